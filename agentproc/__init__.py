@@ -1,0 +1,87 @@
+"""AIOS, as an agent sees it.
+
+    import aios
+
+    reply = aios.chat("What is an operating system? One sentence.")
+    print(reply.text)
+
+An agent is an ordinary Python program. ``aios run agent.py`` starts it as a process of the kernel;
+``python agent.py`` works too, as long as a kernel runs. Every function here is a system call: it
+returns by its deadline, with a result or with one of the errors below.
+
+Import direction: syscalls and hw know nobody; kernel uses both; this package uses syscalls alone.
+"""
+
+from __future__ import annotations
+
+from .sdk import (
+    AsyncReplyStream,
+    ChatOptions,
+    Process,
+    ReplyStream,
+    achat,
+    astream,
+    chat,
+    getpid,
+    getppid,
+    ps,
+    recv,
+    send,
+    spawn,
+    stream,
+    wait,
+)
+from .syscalls.errors import (
+    AiosError,
+    BudgetExceeded,
+    Cancelled,
+    ContextOverflow,
+    DeadlineExceeded,
+    IllegalState,
+    InternalError,
+    InvalidArgument,
+    KernelUnavailable,
+    ModelUnavailable,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+)
+from .syscalls.types import ChatReply, ExitStatus, MailReply, Message, ProcessInfo, Timing, Usage
+
+__all__ = [
+    "AiosError",
+    "AsyncReplyStream",
+    "BudgetExceeded",
+    "Cancelled",
+    "ChatOptions",
+    "ChatReply",
+    "ContextOverflow",
+    "DeadlineExceeded",
+    "ExitStatus",
+    "IllegalState",
+    "InternalError",
+    "InvalidArgument",
+    "KernelUnavailable",
+    "MailReply",
+    "Message",
+    "ModelUnavailable",
+    "NotFound",
+    "PermissionDenied",
+    "Process",
+    "ProcessInfo",
+    "ReplyStream",
+    "ResourceExhausted",
+    "Timing",
+    "Usage",
+    "achat",
+    "astream",
+    "chat",
+    "getpid",
+    "getppid",
+    "ps",
+    "recv",
+    "send",
+    "spawn",
+    "stream",
+    "wait",
+]

@@ -1,0 +1,135 @@
+"""System calls for asyncio: one connection for each event loop, many calls at once on it.
+
+Replies are handed to their calls by a reader task. Cancelling a task cancels its call; when the
+kernel dies, every call under way raises KernelUnavailable at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import weakref
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import zmq.asyncio
+
+from .session import Session
+from .syscalls import codec, paths
+from .syscalls.client import GRACE_S, open_socket
+from .syscalls.errors import AiosError, DeadlineExceeded, KernelUnavailable, from_body
+from .syscalls.table import BY_NAME, Call
+from .syscalls.types import CancelRequest, Chunk
+
+_connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnection]
+
+
+class AsyncConnection:
+    """One DEALER and the task that reads it. Belongs to one event loop."""
+
+    def __init__(self, session: Session) -> None:
+        credentials = session.credentials
+        self._kernel_os_pid = paths.require_kernel(credentials.runtime)
+        plain = open_socket(session.context(), credentials, self._kernel_os_pid)
+        self._socket = zmq.asyncio.Socket.from_socket(plain)
+        self._kernel_fd = os.pidfd_open(self._kernel_os_pid)
+        self._calls: dict[int, asyncio.Queue[codec.Reply | AiosError]] = {}
+        self._call_ids = itertools.count(1)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._kernel_fd, self._kernel_ended)
+        self._reader = loop.create_task(self._read())
+        self.closed = False
+
+    async def call(self, name: str, body: msgspec.Struct, timeout_s: float | None = None) -> Any:
+        """Make a call; returns the table's reply type for it. Raises AiosError."""
+        async for event in self.stream(name, body, timeout_s):
+            if not isinstance(event, Chunk):
+                return event
+        raise AssertionError("a call without a reply")
+
+    async def stream(
+        self, name: str, body: msgspec.Struct, timeout_s: float | None = None
+    ) -> AsyncIterator[Any]:
+        """Make a call; yields Chunks, then the reply."""
+        row = BY_NAME[name]
+        call_id = next(self._call_ids)
+        queue: asyncio.Queue[codec.Reply | AiosError] = asyncio.Queue()
+        self._calls[call_id] = queue
+        ended = False
+        try:
+            frame = codec.encode_request(row.number, call_id, timeout_s, body)
+            await self._socket.send(frame)
+            patience_s = (row.timeout_s if timeout_s is None else timeout_s) + GRACE_S
+            until_s = asyncio.get_running_loop().time() + patience_s
+            while not ended:
+                reply = await self._next(queue, until_s)
+                ended = reply.kind != codec.CHUNK
+                yield _result(row, reply) if ended else codec.convert(reply.body, Chunk)
+        except AiosError:
+            ended = True
+            raise
+        finally:
+            del self._calls[call_id]
+            if not ended and not self.closed:
+                self._cancel(call_id)
+
+    async def _next(
+        self, queue: asyncio.Queue[codec.Reply | AiosError], until_s: float
+    ) -> codec.Reply:
+        try:
+            async with asyncio.timeout_at(until_s):
+                reply = await queue.get()
+        except TimeoutError:
+            raise DeadlineExceeded("the kernel did not answer by the call's deadline") from None
+        if isinstance(reply, AiosError):
+            raise reply
+        return reply
+
+    def _cancel(self, call_id: int) -> None:
+        row = BY_NAME["cancel"]
+        frame = codec.encode_request(row.number, next(self._call_ids), None, CancelRequest(call_id))
+        self._socket.send(frame, zmq.DONTWAIT)
+
+    async def _read(self) -> None:
+        while True:
+            reply = codec.decode_reply(await self._socket.recv())
+            queue = self._calls.get(reply.call_id)
+            if queue:
+                queue.put_nowait(reply)
+
+    def _kernel_ended(self) -> None:
+        error = KernelUnavailable(
+            f"the kernel (pid {self._kernel_os_pid}) has ended", paths.START_HINT
+        )
+        for queue in self._calls.values():
+            queue.put_nowait(error)
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        if not self.closed:
+            self.closed = True
+            asyncio.get_running_loop().remove_reader(self._kernel_fd)
+            os.close(self._kernel_fd)
+            self._reader.cancel()
+            self._socket.close(200)
+
+
+def _result(row: Call, reply: codec.Reply) -> Any:
+    if reply.kind == codec.ERROR:
+        raise from_body(codec.convert_error(reply.body))
+    return codec.convert(reply.body, row.reply)
+
+
+_connections = weakref.WeakKeyDictionary()
+
+
+async def connection(session: Session) -> AsyncConnection:
+    """The running loop's connection, made when it is first needed. Raises KernelUnavailable."""
+    loop = asyncio.get_running_loop()
+    known = _connections.get(loop)
+    if known is None or known.closed:
+        known = _connections[loop] = AsyncConnection(session)
+    return known

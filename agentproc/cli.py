@@ -1,0 +1,170 @@
+"""``aios``: the command line. Parses, then hands over; what is not needed is not imported."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from .syscalls.errors import AiosError
+
+EPILOG = """exit codes:
+  aios run (attached)   the agent's own; 125 aios failed, 126 the file cannot be run,
+                        127 no such file, 128+n ended by signal n;
+                        of several agents the first that is not 0
+  aios wait             the agent's own
+  aios daemon status    0 running, 1 dead but its sockets are left, 3 not running
+  others                0 done, 1 failed, 2 wrong usage
+
+folders: AIOS_RUNTIME_DIR or XDG_RUNTIME_DIR/aios (sockets), XDG_STATE_HOME/aios (logs),
+  XDG_CONFIG_HOME/aios/config.toml, XDG_DATA_HOME/aios/models, XDG_CACHE_HOME/aios
+"""
+REF = "pid, name, or unique prefix of a name"
+CLASSES = ("interactive", "normal", "batch")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and options."""
+    top = argparse.ArgumentParser(
+        prog="aios", description="An operating system for LLM agents.", epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_run(commands)
+    _add_ps(commands)
+    _add_kernel(commands)
+    for name, text in (("config", "show the kernel's settings: get [KEY], path"),
+                       ("bench", "measure: aios bench SUITE [--json]")):  # fmt: skip
+        command = commands.add_parser(name, help=text, add_help=False)
+        command.add_argument("rest", nargs=argparse.REMAINDER)
+    commands.add_parser("version", help="show the version").set_defaults(do="cli:version")
+    return top
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = commands.add_parser("run", help="run Python files as agents", epilog=EPILOG,
+                              formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    run.add_argument("files", nargs="+", metavar="FILE")
+    run.add_argument("-d", "--detach", action="store_true", help="print the pid and return")
+    run.add_argument("--name", help="name of the agent (default: the file's)")
+    run.add_argument("--nice", type=int, default=0, help="-20 (most share) to 19")
+    run.add_argument("--class", dest="klass", choices=CLASSES, default="normal")
+    run.add_argument("--max-tokens", type=int, help="tokens it may generate in its life")
+    run.add_argument("--timeout", type=float, help="seconds after which it is ended")
+    run.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
+    run.add_argument("--model", help="model for its calls: a name or a GGUF file")
+    run.add_argument("--json", action="store_true", help="print pids or exit states as JSON")
+    run.set_defaults(do="cli_run:run", args=[])
+
+
+def _add_ps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    ps = commands.add_parser("ps", help="list agents")
+    ps.add_argument("-a", "--all", action="store_true", help="the dead, too")
+    ps.add_argument("-q", "--quiet", action="store_true", help="pids only")
+    ps.add_argument("--json", action="store_true")
+    ps.set_defaults(do="cli_ps:ps")
+    logs = commands.add_parser("logs", help="show an agent's output")
+    logs.add_argument("-f", "--follow", action="store_true", help="until it ends")
+    logs.add_argument("ref", metavar="REF", help=REF)
+    logs.set_defaults(do="cli_ps:logs")
+    for action, text in (("kill", "end agents and all they started, now"),
+                         ("stop", "ask agents to end, kill them after --grace"),
+                         ("pause", "freeze agents, mid-generation too"),
+                         ("resume", "let paused agents go on")):  # fmt: skip
+        command = commands.add_parser(action, help=text)
+        command.add_argument("refs", nargs="+", metavar="REF", help=REF)
+        command.set_defaults(do="cli_ps:signal", action=action, grace=10.0)
+        if action == "stop":
+            command.add_argument("--grace", type=float, default=10.0, metavar="SECONDS")
+    renice = commands.add_parser("renice", help="change priority")
+    renice.add_argument("--nice", type=int)
+    renice.add_argument("--class", dest="klass", choices=CLASSES)
+    renice.add_argument("refs", nargs="+", metavar="REF", help=REF)
+    renice.set_defaults(do="cli_ps:renice")
+    wait = commands.add_parser("wait", help="wait for agents to end")
+    wait.add_argument("refs", nargs="+", metavar="REF", help=REF)
+    wait.add_argument("--timeout", type=float, metavar="SECONDS")
+    wait.add_argument("--json", action="store_true")
+    wait.set_defaults(do="cli_ps:wait")
+
+
+def _add_kernel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    daemon = commands.add_parser("daemon", help="start, end and look at the kernel")
+    daemon.add_argument("action", choices=("up", "down", "restart", "status"))
+    daemon.add_argument("--json", action="store_true")
+    daemon.set_defaults(do="cli_daemon:daemon", flags=[])
+    model = commands.add_parser("model", help="models being served")
+    model.add_argument("action", choices=("ls",))
+    model.add_argument("--json", action="store_true")
+    model.set_defaults(do="cli_daemon:model_ls")
+    sched = commands.add_parser("sched", help="show or set the scheduler")
+    sched.add_argument("action", choices=("show", "set"))
+    sched.add_argument("policy", nargs="?")
+    sched.add_argument("--quantum", type=int, metavar="TOKENS")
+    sched.add_argument("--width", type=int, metavar="REQUESTS", help="per batch")
+    sched.add_argument("--json", action="store_true")
+    sched.set_defaults(do="cli_daemon:sched")
+    call = commands.add_parser("call", help="make any system call as the operator")
+    call.add_argument("--list", action="store_true", help="list all calls")
+    call.add_argument("name", nargs="?")
+    call.add_argument("body", nargs="?", default="{}", metavar="JSON")
+    call.set_defaults(do="cli_daemon:call")
+
+
+def version(options: argparse.Namespace) -> int:
+    """The installed version."""
+    from importlib.metadata import version as installed
+
+    print(f"aios {installed('aiosd')}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script ``aios``."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["config"]:
+        _become("aios.kernel.daemon", words)
+    if words[:1] == ["bench"]:
+        _become("aios.bench", words[1:])
+    extra: list[str] = []
+    if words[:1] == ["run"] and "--" in words:
+        cut = words.index("--")
+        words, extra = words[:cut], words[cut + 1 :]
+    options = _parse(words)
+    if options.command == "run":
+        options.args = extra
+    module, _, function = options.do.partition(":")
+    try:
+        return int(getattr(importlib.import_module(f"aios.{module}"), function)(options))
+    except AiosError as error:
+        from . import cli_out
+
+        cli_out.complain(error)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    """``aios daemon up`` hands unknown flags on to the kernel; elsewhere they are errors."""
+    if words[:1] != ["daemon"]:
+        return parser().parse_args(words)
+    options, flags = parser().parse_known_args(words)
+    if flags and options.action not in ("up", "restart"):
+        parser().error(f"unrecognized arguments: {' '.join(flags)}")
+    options.flags = flags
+    return options
+
+
+def _become(module: str, words: Sequence[str]) -> None:
+    """Go on as another part of AIOS."""
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *words])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

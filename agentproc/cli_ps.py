@@ -1,0 +1,127 @@
+"""``aios ps | logs | kill | stop | pause | resume | renice | wait``: looking at agents and acting."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import select
+import shutil
+import sys
+from pathlib import Path
+
+from . import cli_out
+from .daemonctl import operator
+from .syscalls.client import Connection
+from .syscalls.errors import AiosError, InvalidArgument
+from .syscalls.types import (
+    ExitStatus,
+    LogReply,
+    ProcessInfo,
+    PsRequest,
+    RefRequest,
+    ReniceRequest,
+    SignalRequest,
+)
+
+_IN_MODIFY, _IN_CLOEXEC = 2, 0o2000000
+_FOREVER_S = 7 * 24 * 3600.0
+
+
+def ps(options: argparse.Namespace) -> int:
+    """The process table."""
+    with operator() as connection:
+        rows: list[ProcessInfo] = connection.call("proc.ps", PsRequest(options.all)).processes
+    if options.json:
+        cli_out.as_json(rows)
+    elif options.quiet:
+        print("\n".join(str(row.pid) for row in rows)) if rows else None
+    else:
+        cli_out.table(
+            ["pid>", "ppid>", "name", "state", "class", "ni>", "os pid>", "age>", "calls>", "in>",
+             "out>", "ctx>", "parks>", "cpu>", "rss>", "exit>", "reason"],
+            [_row(row) for row in rows],
+        )  # fmt: skip
+    return 0
+
+
+def _row(row: ProcessInfo) -> list[str]:
+    out = str(row.tokens_out) if row.max_tokens is None else f"{row.tokens_out}/{row.max_tokens}"
+    return [
+        str(row.pid), str(row.parent), row.name, row.state, row.klass, str(row.nice),
+        str(row.os_pid), cli_out.duration(row.age_s), str(row.calls), str(row.tokens_in), out,
+        str(row.context_tokens), str(row.parks), f"{row.cpu_s:.1f}s", cli_out.size(row.rss_bytes),
+        "" if row.exit_code is None else str(row.exit_code), row.reason,
+    ]  # fmt: skip
+
+
+def signal(options: argparse.Namespace) -> int:
+    """kill, stop, pause and resume; every REF is tried, the first failure counts."""
+    failed = 0
+    with operator() as connection:
+        for ref in options.refs:
+            try:
+                connection.call("proc.signal", SignalRequest(ref, options.action, options.grace))
+            except AiosError as error:
+                cli_out.complain(error)
+                failed = 1
+    return failed
+
+
+def renice(options: argparse.Namespace) -> int:
+    """Nice value and class."""
+    with operator() as connection:
+        for ref in options.refs:
+            connection.call("proc.renice", ReniceRequest(ref, options.nice, options.klass))
+    return 0
+
+
+def wait(options: argparse.Namespace) -> int:
+    """The exit code of the first agent that did not end with 0."""
+    statuses: list[ExitStatus] = []
+    with operator() as connection:
+        for ref in options.refs:
+            statuses.append(connection.call("proc.wait", RefRequest(ref), options.timeout))
+    if options.json:
+        cli_out.as_json(statuses)
+    return next((status.exit_code for status in statuses if status.exit_code), 0)
+
+
+def logs(options: argparse.Namespace) -> int:
+    """An agent's output, with -f until it ends."""
+    with operator() as connection:
+        found: LogReply = connection.call("proc.log", RefRequest(options.ref))
+        path = Path(found.path)
+        if not path.exists():
+            if not found.alive:
+                return 0
+            path.touch()
+        with path.open("rb") as file:
+            if options.follow and found.alive:
+                _follow(connection, found, file.fileno())
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.flush()
+    return 0
+
+
+def _follow(connection: Connection, found: LogReply, fd: int) -> None:
+    """Copy as the file grows (told by inotify), until the agent's end (told by the kernel)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    notify = libc.inotify_init1(_IN_CLOEXEC)
+    if notify < 0 or libc.inotify_add_watch(notify, os.fsencode(found.path), _IN_MODIFY) < 0:
+        raise InvalidArgument(
+            f"cannot watch {found.path}: {os.strerror(ctypes.get_errno())}", "use: aios logs REF"
+        )
+    ended = connection.begin("proc.wait", RefRequest(str(found.pid)), _FOREVER_S)
+    try:
+        while True:
+            while data := os.read(fd, 1 << 16):
+                sys.stdout.buffer.write(data)
+            sys.stdout.flush()
+            ready, _, _ = select.select([notify, connection.fileno()], [], [])
+            if notify in ready:
+                os.read(notify, 4096)
+            if connection.poll(ended):
+                return
+    finally:
+        os.close(notify)

@@ -1,0 +1,124 @@
+"""Starting and ending the kernel from outside: for the command line, the benchmarks and tests.
+
+Waits on descriptors, never by asking again and again: readiness comes through a pipe, the end
+through a pidfd.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from .syscalls import paths
+from .syscalls.client import Connection, Credentials
+from .syscalls.errors import AiosError, KernelUnavailable
+from .syscalls.types import Empty
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 30.0
+
+
+def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> int:
+    """Start a kernel in the background and wait until it serves; returns its host pid.
+
+    One that runs already is left alone. Raises KernelUnavailable with its own words when it
+    cannot start.
+    """
+    runtime = _runtime(env)
+    running = paths.kernel_os_pid(runtime)
+    if running is not None:
+        return running
+    log = _log_file(env)
+    reader, writer = os.pipe()
+    try:
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "aios.kernel.daemon", *flags,
+                 "--ready-fd", str(writer)],
+                pass_fds=(writer,), start_new_session=True, cwd="/", env=env,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            )  # fmt: skip
+        os.close(writer)
+        said = _read_line(reader, START_TIMEOUT_S)
+    finally:
+        os.close(reader)
+    if said == "READY":
+        return process.pid
+    running = paths.kernel_os_pid(runtime)
+    if running is not None and running != process.pid:
+        return running  # somebody else was faster
+    process.kill()
+    process.wait()
+    reason = said.removeprefix("ERROR ") or _last_line(log) or "it says nothing"
+    raise KernelUnavailable(f"the kernel does not start: {reason}", f"its log is {log}")
+
+
+def stop(runtime: Path) -> bool:
+    """End the kernel and wait for that; False when none runs. Kills it as a last resort."""
+    os_pid = paths.kernel_os_pid(runtime)
+    if os_pid is None:
+        return False
+    try:
+        fd = os.pidfd_open(os_pid)
+    except OSError:
+        return False
+    try:
+        try:
+            with operator(runtime) as connection:
+                connection.call("kernel.shutdown", Empty())
+        except AiosError:
+            signal.pidfd_send_signal(fd, signal.SIGTERM)
+        if not select.select([fd], [], [], STOP_TIMEOUT_S)[0]:
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            select.select([fd], [], [], STOP_TIMEOUT_S)
+    finally:
+        os.close(fd)
+    return True
+
+
+def operator(runtime: Path | None = None) -> Connection:
+    """A connection to the operator's socket. Raises KernelUnavailable."""
+    context: zmq.Context[Any] = zmq.Context.instance()
+    return Connection(context, Credentials(runtime or paths.runtime_dir(), operator=True))
+
+
+def _runtime(env: Mapping[str, str] | None) -> Path:
+    named = (env or os.environ).get("AIOS_RUNTIME_DIR")
+    return Path(named) if named else paths.runtime_dir()
+
+
+def _log_file(env: Mapping[str, str] | None) -> Path:
+    state = (env or os.environ).get("XDG_STATE_HOME", "")
+    folder = Path(state) / "aios" if state.startswith("/") else paths.state_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise KernelUnavailable(
+            f"cannot make the log folder {folder}: {error.strerror}", "set XDG_STATE_HOME"
+        ) from None
+    return folder / "aiosd.log"
+
+
+def _read_line(fd: int, patience_s: float) -> str:
+    data = b""
+    while b"\n" not in data:
+        if not select.select([fd], [], [], patience_s)[0]:
+            return "ERROR it was not ready in time"
+        part = os.read(fd, 4096)
+        if not part:
+            break
+        data += part
+    return data.decode("utf-8", "replace").strip()
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,288 @@
+"""The functions of ``import aios``: system calls with Python's manners.
+
+Synchronous ones use the calling thread's connection, asynchronous ones one for each event loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from . import session
+from .syscalls.errors import InvalidArgument, KernelUnavailable
+from .syscalls.types import (
+    ChatReply,
+    ChatRequest,
+    Chunk,
+    Class,
+    Empty,
+    ExitStatus,
+    LogReply,
+    MailReply,
+    Message,
+    Pid,
+    ProcessInfo,
+    ProcessList,
+    PsRequest,
+    RecvRequest,
+    RefRequest,
+    ReniceRequest,
+    SendRequest,
+    SignalRequest,
+    SpawnReply,
+    SpawnRequest,
+)
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from .aio import AsyncConnection
+
+Prompt = str | Sequence[Message | Mapping[str, str]]
+
+
+class ChatOptions(TypedDict, total=False):
+    """Options of a generation; defaults and limits are ChatRequest's.
+
+    ``model``: another model than the agent's. ``seed``: 0 by default, so the same call gives the
+    same text; None draws one. ``stop``: strings that end the text. ``schema``: a JSON schema (dict
+    or text), ``grammar``: GBNF; the text then conforms.
+    """
+
+    system: str
+    model: str
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repeat_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int | None
+    stop: list[str]
+    schema: Mapping[str, Any] | str
+    grammar: str
+
+
+def _request(prompt: Prompt, options: ChatOptions, *, streamed: bool) -> ChatRequest:
+    values: dict[str, Any] = dict(options)
+    system, schema = values.pop("system", None), values.pop("schema", None)
+    messages = [Message("system", system)] if system is not None else []
+    if isinstance(prompt, str):
+        messages.append(Message("user", prompt))
+    else:
+        messages += [_message(turn) for turn in prompt]
+    if schema is not None:
+        values["json_schema"] = schema if isinstance(schema, str) else json.dumps(schema)
+    unknown = sorted(set(values) - set(ChatRequest.__struct_fields__))
+    if unknown:
+        known = ", ".join(sorted(ChatOptions.__annotations__))
+        raise InvalidArgument(f"unknown option {unknown[0]!r}", f"options: {known}")
+    return ChatRequest(messages=messages, stream=streamed, **values)
+
+
+def _message(turn: Message | Mapping[str, str]) -> Message:
+    if isinstance(turn, Message):
+        return turn
+    try:
+        return Message(turn["role"], turn["content"], turn.get("name"))
+    except (KeyError, TypeError):
+        raise InvalidArgument(f"a message has role and content; got {turn!r}") from None
+
+
+def _call(name: str, body: Any, timeout: float | None = None) -> Any:
+    here = session.current()
+    try:
+        return here.connection().call(name, body, timeout)
+    except KernelUnavailable:
+        here.drop()  # a kernel started later is found by the next call
+        raise
+
+
+def chat(
+    prompt: Prompt, *, timeout: float | None = None, **options: Unpack[ChatOptions]
+) -> ChatReply:
+    """Generate a reply to a text or a conversation (role/content dicts or Messages).
+
+    ``timeout`` in seconds, 600 by default. Raises ContextOverflow, BudgetExceeded,
+    DeadlineExceeded, InvalidArgument, ModelUnavailable, KernelUnavailable.
+    """
+    reply: ChatReply = _call("llm.chat", _request(prompt, options, streamed=False), timeout)
+    return reply
+
+
+class ReplyStream(Iterator[str]):
+    """Pieces of text as they are generated; ``reply`` is there when they have ended.
+
+    Closing it early (or leaving its ``with``) cancels the generation.
+    """
+
+    def __init__(self, events: Iterator[Chunk | ChatReply]) -> None:
+        self._events = events
+        self.reply: ChatReply | None = None
+
+    def __next__(self) -> str:
+        event = next(self._events)
+        if isinstance(event, Chunk):
+            return event.text
+        self.reply = event
+        next(self._events, None)
+        raise StopIteration
+
+    def __enter__(self) -> ReplyStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what has not come yet. Idempotent."""
+        close = getattr(self._events, "close", None)
+        if close:
+            close()
+
+
+def stream(
+    prompt: Prompt, *, timeout: float | None = None, **options: Unpack[ChatOptions]
+) -> ReplyStream:
+    """Like ``chat``, but text comes piece by piece."""
+    body = _request(prompt, options, streamed=True)
+    return ReplyStream(session.current().connection().stream("llm.chat", body, timeout))
+
+
+async def _connection() -> AsyncConnection:
+    from .aio import connection
+
+    return await connection(session.current())
+
+
+async def achat(
+    prompt: Prompt, *, timeout: float | None = None, **options: Unpack[ChatOptions]
+) -> ChatReply:
+    """``chat`` for asyncio. Cancelling the task cancels the generation."""
+    body = _request(prompt, options, streamed=False)
+    reply: ChatReply = await (await _connection()).call("llm.chat", body, timeout)
+    return reply
+
+
+class AsyncReplyStream(AsyncIterator[str]):
+    """ReplyStream for asyncio: use it in ``async for``."""
+
+    def __init__(self, events: AsyncIterator[Chunk | ChatReply]) -> None:
+        self._events = events
+        self.reply: ChatReply | None = None
+
+    async def __anext__(self) -> str:
+        event = await anext(self._events)
+        if isinstance(event, Chunk):
+            return event.text
+        self.reply = event
+        raise StopAsyncIteration
+
+
+async def astream(
+    prompt: Prompt, *, timeout: float | None = None, **options: Unpack[ChatOptions]
+) -> AsyncReplyStream:
+    """``stream`` for asyncio."""
+    body = _request(prompt, options, streamed=True)
+    return AsyncReplyStream((await _connection()).stream("llm.chat", body, timeout))
+
+
+def getpid() -> int:
+    """This agent's pid with the kernel (not the host's)."""
+    reply: Pid = _call("getpid", Empty())
+    return reply.pid
+
+
+def getppid() -> int:
+    """The pid of the agent that spawned this one; 0 for the operator."""
+    reply: Pid = _call("getpid", Empty())
+    return reply.parent
+
+
+def ps(*, all: bool = False) -> list[ProcessInfo]:
+    """The process table; ``all`` includes the dead."""
+    reply: ProcessList = _call("proc.ps", PsRequest(all))
+    return reply.processes
+
+
+class Process:
+    """An agent, by pid. Acting on it needs it to be oneself or a descendant."""
+
+    def __init__(self, pid: int, name: str) -> None:
+        self.pid, self.name = pid, name
+
+    def __repr__(self) -> str:
+        return f"<aios.Process {self.pid} {self.name}>"
+
+    def wait(self, timeout: float | None = None) -> ExitStatus:
+        """Wait for its end. Raises DeadlineExceeded."""
+        return wait(self.pid, timeout)
+
+    def kill(self) -> None:
+        """End it and all it started, now."""
+        _call("proc.signal", SignalRequest(str(self.pid), "kill"))
+
+    def stop(self, grace: float = 10.0) -> None:
+        """Ask it to end; kill it after ``grace`` seconds."""
+        _call("proc.signal", SignalRequest(str(self.pid), "stop", grace))
+
+    def pause(self) -> None:
+        """Freeze it, its generation included."""
+        _call("proc.signal", SignalRequest(str(self.pid), "pause"))
+
+    def resume(self) -> None:
+        """Let it go on."""
+        _call("proc.signal", SignalRequest(str(self.pid), "resume"))
+
+    def renice(self, nice: int | None = None, klass: Class | None = None) -> None:
+        """Change its priority."""
+        _call("proc.renice", ReniceRequest(str(self.pid), nice, klass))
+
+    def log(self) -> str:
+        """The path of its output."""
+        reply: LogReply = _call("proc.log", RefRequest(str(self.pid)))
+        return reply.path
+
+
+def spawn(
+    path: str | os.PathLike[str],
+    *args: str,
+    name: str | None = None,
+    nice: int = 0,
+    klass: Class = "normal",
+    max_tokens: int | None = None,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    model: str | None = None,
+) -> Process:
+    """Start a Python file as a child agent, which ends when this one does.
+
+    It inherits environment, folder, output, class and budget; it can have less, not more.
+    """
+    reply: SpawnReply = _call("proc.spawn", SpawnRequest(
+        path=os.path.abspath(os.fspath(path)), args=list(args), cwd=os.getcwd(),
+        env=dict(env or {}), name=name, nice=nice, klass=klass, max_tokens=max_tokens,
+        timeout_s=timeout, model=model,
+    ))  # fmt: skip
+    return Process(reply.pid, reply.name)
+
+
+def wait(ref: int | str, timeout: float | None = None) -> ExitStatus:
+    """Wait for a process's end and say how it ended."""
+    status: ExitStatus = _call("proc.wait", RefRequest(str(ref)), timeout)
+    return status
+
+
+def send(to: int | str, value: Any) -> None:
+    """Put a value (what msgpack can carry) into another agent's mailbox."""
+    _call("ipc.send", SendRequest(str(to), value))
+
+
+def recv(timeout: float | None = None, *, sender: int | str | None = None) -> MailReply:
+    """The next message: ``.sender``, ``.sender_name``, ``.body``. Raises DeadlineExceeded."""
+    reply: MailReply = _call("ipc.recv", RecvRequest(None if sender is None else str(sender)), timeout)
+    return reply

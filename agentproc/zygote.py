@@ -1,0 +1,191 @@
+"""The zygote: a warm interpreter that forks agents, and the parent that buries them.
+
+Single-threaded; holds no zmq context and no open files but its socket. Promises that an agent's
+end is reported only when everything it had started has ended too, and that nothing outlives the
+zygote: it ends, and ends everything, when the kernel is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio  # noqa: F401  warm for agents
+import contextlib
+import gc
+import json  # noqa: F401  warm for agents
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import aios
+
+from . import aio  # noqa: F401  warm for agents
+from .child import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, become, prctl
+from .syscalls.launch import (
+    MAX_PACKET_BYTES,
+    Exited,
+    Fork,
+    Forked,
+    ForkFailed,
+    Report,
+    Signal,
+    decode_order,
+    encode,
+)
+
+_MOST_ROUNDS = 100
+"""Rounds of killing what a dying tree still starts."""
+
+
+class Zygote:
+    """Agents by host pid and by the kernel's pid."""
+
+    def __init__(self, sock: socket.socket, runtime: Path) -> None:
+        self._socket, self._runtime = sock, runtime
+        self._by_os_pid: dict[int, int] = {}
+        self._by_pid: dict[int, int] = {}
+        self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def run(self) -> None:
+        """Serve until the kernel is gone, then end everything."""
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        alive = True
+        while alive:
+            for fd, _ in poll.poll():
+                if fd == self._wake:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake, 4096)
+                    self._reap()
+                else:
+                    alive = self._obey()
+        for os_pid in list(self._by_os_pid):
+            _signal_tree(os_pid, signal.SIGKILL)
+        self._end_strays()
+
+    def _obey(self) -> bool:
+        packet = self._socket.recv(MAX_PACKET_BYTES)
+        if not packet:
+            return False
+        match decode_order(packet):
+            case Fork() as order:
+                self._fork(order)
+            case Signal() as order:
+                self._signal(order)
+        return True
+
+    def _fork(self, order: Fork) -> None:
+        zygote = os.getpid()
+        try:
+            os_pid = os.fork()
+        except OSError as error:
+            self._report(ForkFailed(order.pid, str(error)))
+            return
+        if os_pid == 0:
+            gc.enable()
+            become(order, self._runtime, zygote)
+        self._by_os_pid[os_pid] = order.pid
+        self._by_pid[order.pid] = os_pid
+        self._report(Forked(order.pid, os_pid))
+
+    def _signal(self, order: Signal) -> None:
+        os_pid = self._by_pid.get(order.pid)
+        if os_pid is None:
+            return
+        if order.tree:
+            _signal_tree(os_pid, order.signal)
+        else:
+            os.kill(os_pid, order.signal)
+
+    def _reap(self) -> None:
+        """Bury every child that has ended; agents are reported."""
+        ended = []
+        while (found := _wait_any()) is not None:
+            os_pid, status = found
+            pid = self._by_os_pid.pop(os_pid, None)
+            if pid is not None:
+                del self._by_pid[pid]
+                ended.append(Exited(pid, _exit_code(status)))
+        if ended:
+            self._end_strays()
+        for report in ended:
+            self._report(report)
+
+    def _end_strays(self) -> None:
+        """Kill children that are no agents: what dead agents had started came to us."""
+        for _ in range(_MOST_ROUNDS):
+            strays = [child for child in _children(os.getpid()) if child not in self._by_os_pid]
+            if not strays:
+                return
+            for stray in strays:
+                _signal_tree(stray, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(stray, 0)
+
+    def _report(self, report: Report) -> None:
+        with contextlib.suppress(OSError):  # the kernel is gone; the next read says so
+            self._socket.send(encode(report))
+
+
+def _wait_any() -> tuple[int, int] | None:
+    try:
+        os_pid, status = os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return (os_pid, status) if os_pid else None
+
+
+def _exit_code(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _children(os_pid: int) -> list[int]:
+    try:
+        tasks = os.listdir(f"/proc/{os_pid}/task")
+        texts = [Path(f"/proc/{os_pid}/task/{task}/children").read_text() for task in tasks]
+    except OSError:
+        return []
+    return [int(word) for text in texts for word in text.split()]
+
+
+def _signal_tree(root: int, number: int) -> None:
+    """A signal to a process and all beneath it, again until nothing new has appeared."""
+    seen: set[int] = set()
+    for _ in range(_MOST_ROUNDS):
+        level, fresh = [root], []
+        while level:
+            fresh += [os_pid for os_pid in level if os_pid not in seen]
+            level = [child for os_pid in level for child in _children(os_pid)]
+        if not fresh:
+            return
+        for os_pid in fresh:
+            seen.add(os_pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(os_pid, number)
+        if number == signal.SIGCONT:
+            return
+
+
+def main() -> None:
+    """``python -m aios.zygote FD RUNTIME_DIR``."""
+    fd, runtime = int(sys.argv[1]), Path(sys.argv[2])
+    kernel = os.getppid()
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if os.getppid() != kernel:
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    assert aios.__all__
+    gc.collect()
+    gc.freeze()
+    Zygote(socket.socket(fileno=fd), runtime).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""The core process: one model, its engine, and the requests it is working on.
+
+Started by the kernel with one end of a socket pair; it ends when the other end closes. It does
+what slices say and decides nothing: which requests run, in which seats and for how long is the
+kernel's. A request's whole state is its tokens (prompt and generated) and how many of them are in
+its seat; the pending token is simply the one beyond. So a request goes on in any seat, after a
+restore, a recompute or the death of a core, with the token that would have come.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import select
+import signal
+import socket
+
+import numpy as np
+
+from . import image
+from .arena import SharedMemory
+from .engine import Engine, ImageRejected, ImageTooLarge, InvalidInput, LoadError, Row, Tokens
+from .exact import open_engine
+from .messages import (
+    Adopt,
+    Command,
+    Drop,
+    Event,
+    Failed,
+    Hello,
+    Op,
+    OpResult,
+    Prepare,
+    Prepared,
+    Refused,
+    SamplingParams,
+    Slice,
+    SliceEnd,
+    SliceRow,
+    Start,
+    Step,
+    StepRow,
+    Yield,
+    encode,
+    read_command,
+)
+from .sampling import Sampler
+from .text import TextStream
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Job:
+    """One request: its tokens, and what turns logits into the next one."""
+
+    def __init__(self, engine: Engine, tokens: Tokens, prompt: int, params: SamplingParams) -> None:
+        self._engine = engine
+        self._limit = min(prompt + params.max_tokens, engine.info.context_tokens)
+        self._tokens = np.empty(max(self._limit, len(tokens)), np.int32)
+        self._tokens[: len(tokens)] = tokens
+        self._count = len(tokens)
+        self.prompt = prompt
+        self._grammar = None
+        if params.grammar is not None or params.json_schema is not None:
+            self._grammar = engine.grammar(gbnf=params.grammar, json_schema=params.json_schema)
+        self._sampler = Sampler(params, self._grammar)
+        self._text = TextStream(params.stop)
+        for token in tokens[prompt:]:
+            self._text.push(engine.piece(int(token)))
+            if self._grammar:
+                self._grammar.accept(int(token))
+
+    def pending(self, length: int) -> Tokens:
+        """Tokens that a seat of this length still lacks."""
+        return self._tokens[length : self._count]
+
+    def draw(self, row: Row, logits: np.ndarray, request: int) -> StepRow:
+        """The next token from the logits of the last one."""
+        history = self._tokens[: self._count]
+        token = self._sampler.sample(logits, self._count, history)
+        if self._engine.ends(token):
+            return StepRow(request, -1, self._text.finish(), "stop")
+        self._tokens[self._count] = token
+        self._count += 1
+        if self._grammar:
+            self._grammar.accept(token)
+        text = self._text.push(self._engine.piece(token))
+        if self._text.stopped:
+            return StepRow(request, token, text, "stop")
+        if self._count >= self._limit:
+            return StepRow(request, token, text + self._text.finish(), "length")
+        return StepRow(request, token, text, "")
+
+    def close(self) -> None:
+        """Free the grammar."""
+        if self._grammar:
+            self._grammar.close()
+
+
+class Core:
+    """The loop: read a command, do it; between the steps of a slice, look for more."""
+
+    def __init__(self, sock: socket.socket, engine: Engine, memory: SharedMemory) -> None:
+        self._socket = sock
+        self._engine = engine
+        self._memory = memory
+        self._jobs: dict[int, Job] = {}
+        self._yield = False
+        self._alive = True
+        self._turn = 0
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def run(self) -> None:
+        """Serve until the kernel is gone."""
+        while self._alive:
+            self._next_command()
+
+    def _send(self, event: Event) -> None:
+        self._socket.sendall(encode(event))
+
+    def _next_command(self) -> None:
+        command = read_command(self._socket)
+        if command is None:
+            self._alive = False
+        else:
+            self._obey(command)
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Prepare():
+                self._prepare(command)
+            case Adopt():
+                tokens = np.frombuffer(command.tokens, np.int32)
+                self._jobs[command.request] = Job(
+                    self._engine, tokens, command.prompt_tokens, command.params
+                )
+            case Drop():
+                self._forget(command.request)
+            case Yield():
+                self._yield = True
+            case Slice():
+                self._slice(command)
+            case Start():
+                raise RuntimeError("the core was started twice")
+
+    def _prepare(self, command: Prepare) -> None:
+        engine, params = self._engine, command.params
+        try:
+            if command.messages is not None:
+                tokens = engine.tokenize_chat(command.messages)
+            else:
+                tokens = engine.tokenize_text(command.prompt or "")
+            if not len(tokens):
+                raise InvalidInput("the prompt has no tokens; give it some text")
+            if len(tokens) < engine.info.context_tokens:
+                self._jobs[command.request] = Job(engine, tokens, len(tokens), params)
+        except InvalidInput as error:
+            self._send(Refused(command.request, str(error)))
+        else:
+            self._send(Prepared(command.request, tokens.astype(np.int32).tobytes()))
+
+    def _forget(self, request: int) -> None:
+        job = self._jobs.pop(request, None)
+        if job:
+            job.close()
+
+    def _slice(self, command: Slice) -> None:
+        self._yield = False
+        ops = [self._operate(op) for op in command.ops]
+        start = [self._engine.length(row.seat) for row in command.rows]
+        steps = 0
+        while steps < command.steps and self._alive:
+            live = [row for row in command.rows if row.request in self._jobs]
+            if not live or (steps and self._yield):
+                break
+            steps += 1
+            drawn = self._step(command, live)
+            if drawn:
+                self._send(Step(command.slice, drawn))
+            while self._alive and self._poll.poll(0):
+                self._next_command()
+        lengths = [self._engine.length(row.seat) for row in command.rows]
+        grown = [after - before for after, before in zip(lengths, start, strict=True)]
+        self._send(SliceEnd(command.slice, steps, ops, lengths, grown))
+
+    def _operate(self, op: Op) -> OpResult:
+        try:
+            if op.kind == "save":
+                place = self._memory.at(op.offset, op.size_bytes)
+                return OpResult(True, image.save(self._engine, op.seat, place))
+            if op.kind == "load":
+                place = self._memory.at(op.offset, op.size_bytes)
+                return OpResult(image.load(self._engine, op.seat, place) == op.tokens)
+            return OpResult(self._engine.trim(op.seat, op.tokens) == op.tokens)
+        except ImageTooLarge as error:
+            return OpResult(False, error.needed_bytes, str(error))
+        except ImageRejected as error:
+            return OpResult(False, 0, str(error))
+
+    def _step(self, command: Slice, live: list[SliceRow]) -> list[StepRow]:
+        rows = self._compose(command, live)
+        logits = self._engine.decode([row for _, row in rows])
+        drawn = []
+        for request, row in rows:
+            if row.wants_logits:
+                result = self._jobs[request].draw(row, logits[row.seat], request)
+                if result.finish:
+                    self._forget(request)
+                drawn.append(result)
+        return drawn
+
+    def _compose(self, command: Slice, live: list[SliceRow]) -> list[tuple[int, Row]]:
+        """The rows of the next batch: one token of each that generates, and a chunk of prompt."""
+        decode: list[tuple[int, Row]] = []
+        prefill: list[tuple[int, Row]] = []
+        for request, seat in ((row.request, row.seat) for row in live):
+            length = self._engine.length(seat)
+            pending = self._jobs[request].pending(length)
+            rows = decode if len(pending) == 1 else prefill
+            rows.append((request, Row(seat, length, pending, True)))
+        if not prefill:
+            return sorted(decode, key=lambda row: row[1].seat)
+        if self._engine.info.rung.mixed:
+            room = command.chunk_tokens if decode else command.lone_chunk_tokens
+            room = min(room, self._engine.info.batch_tokens - len(decode))
+            return sorted([*decode, *_chunks(prefill, room)], key=lambda row: row[1].seat)
+        self._turn ^= 1
+        if decode and self._turn:
+            return sorted(decode, key=lambda row: row[1].seat)
+        return [_aligned_chunk(prefill[0], command.chunk_tokens)]
+
+
+def _chunks(prefill: list[tuple[int, Row]], room: int) -> list[tuple[int, Row]]:
+    """As much of the prompts as there is room for, in the order of the slice."""
+    rows = []
+    for request, row in prefill:
+        if room <= 0:
+            break
+        rows.append((request, _cut(row, room)))
+        room -= len(row.tokens)
+    return rows
+
+
+def _aligned_chunk(job: tuple[int, Row], chunk_tokens: int) -> tuple[int, Row]:
+    """The next chunk on a fixed grid of positions, so that it is the same however we got here."""
+    request, row = job
+    return request, _cut(row, chunk_tokens - row.position % chunk_tokens)
+
+
+def _cut(row: Row, most: int) -> Row:
+    if len(row.tokens) <= most:
+        return row
+    return Row(row.seat, row.position, row.tokens[:most], False)
+
+
+def _die_with_parent(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit(0)
+
+
+def main() -> None:
+    """``python -m aios.hw.core --link FD --arena FD --parent PID``; the first message says what."""
+    parser = argparse.ArgumentParser(prog="aios-core")
+    parser.add_argument("--link", type=int, required=True)
+    parser.add_argument("--arena", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    options = parser.parse_args()
+    _die_with_parent(options.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sock = socket.socket(fileno=options.link)
+    start = read_command(sock)
+    if not isinstance(start, Start):
+        raise SystemExit("aios-core: the kernel did not say what to load")
+    try:
+        engine = open_engine(start.settings)
+    except LoadError as error:
+        sock.sendall(encode(Failed(str(error))))
+        raise SystemExit(1) from None
+    memory = SharedMemory(options.arena, start.arena_bytes)
+    sock.sendall(encode(Hello(engine.info)))
+    try:
+        Core(sock, engine, memory).run()
+    except BrokenPipeError:
+        pass  # the kernel is gone; so are we
+    finally:
+        engine.close()
+
+
+if __name__ == "__main__":
+    main()

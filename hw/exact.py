@@ -1,0 +1,206 @@
+"""Exactness: which settings give an agent the same tokens alone and together, on this machine.
+
+Flash attention with q8_0 KV is bit-exact for many models, but not for all, and nobody can tell
+without trying. So a ladder of settings, fastest first, is climbed by a self-test when a model is
+first loaded: sequences alone, then staggered in shared batches, in other seats, saved, loaded and
+recomputed, must give the same logits to the last bit. The last rung needs no test. The outcome
+is kept by model, build, CPU and settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import xxhash
+
+from .engine import Engine, EngineSettings, Logits, Row, Rung, Tokens
+from .fake import FakeEngine
+
+log = logging.getLogger("aios.exact")
+
+RUNGS = (
+    Rung("q8_0 KV, mixed batches"),
+    Rung("q8_0 KV, prefill apart", mixed=False),
+    Rung("q8_0 KV, prefill apart, no repacking", mixed=False, extra_buffers=False),
+    Rung("one request at a time", mixed=False, extra_buffers=False, width=1),
+)
+FASTEST = RUNGS[0]
+_LENGTHS = (23, 90, 530)
+_CHUNK = 64
+_GENERATED = 6
+
+
+def open_engine(settings: EngineSettings) -> Engine:
+    """The model with the fastest settings that are exact, or the fastest of all. Raises LoadError.
+
+    ``info.exact`` says whether the settings passed.
+    """
+    if settings.path == "fake" or settings.path.startswith("fake:"):
+        return FakeEngine(settings)
+    from .llama import LlamaEngine
+
+    if not settings.exact:
+        return LlamaEngine(settings, FASTEST)
+    engine = LlamaEngine(settings, FASTEST)
+    cache = _Cache(settings, engine)
+    for rung in RUNGS[cache.known or 0 :]:
+        if engine.info.rung != rung:
+            engine.close()
+            engine = LlamaEngine(settings, rung)
+        if cache.known is not None or rung.width == 1 or passes(engine):
+            cache.keep(RUNGS.index(rung))
+            engine.declare_exact()
+            break
+        log.info("%s: not exact with %s", settings.path, rung.name)
+    return engine
+
+
+def passes(engine: Engine) -> bool:
+    """The self-test. Leaves all seats empty."""
+    info = engine.info
+    lengths = [min(n, info.context_tokens - _GENERATED - 2) for n in _LENGTHS][: info.seats]
+    prompts = [_prompt(info.vocab_size, n, seed) for seed, n in enumerate(lengths)]
+    alone = [_alone(engine, prompt) for prompt in prompts]
+    together = _together(engine, prompts, [tokens for tokens, _ in alone])
+    recomputed = [_recomputed(engine, tokens) for tokens, _ in alone]
+    for seat in range(info.seats):
+        engine.trim(seat, 0)
+    return all(
+        all(np.array_equal(a, b) for a, b in zip(solo, shared, strict=True))
+        and np.array_equal(solo[-1], again)
+        for (_, solo), shared, again in zip(alone, together, recomputed, strict=True)
+    )
+
+
+def _prompt(vocab_size: int, length: int, seed: int) -> Tokens:
+    random = np.random.default_rng(seed)
+    return random.integers(vocab_size // 8, vocab_size // 2, length).astype(np.int32)
+
+
+def _alone(engine: Engine, prompt: Tokens) -> tuple[Tokens, list[Logits]]:
+    """Prompt and greedy tokens, and the logits at each step, with the machine to itself."""
+    engine.trim(0, 0)
+    tokens, steps = prompt, []
+    step = 2 * _CHUNK if engine.info.rung.mixed else _CHUNK
+    logits = _prefill(engine, 0, tokens, step)
+    for _ in range(_GENERATED):
+        steps.append(logits)
+        tokens = np.append(tokens, np.int32(logits.argmax()))
+        logits = engine.decode([Row(0, len(tokens) - 1, tokens[-1:], True)])[0].copy()
+    steps.append(logits)
+    return tokens, steps
+
+
+def _prefill(engine: Engine, seat: int, tokens: Tokens, step: int) -> Logits:
+    for at in range(0, len(tokens), step):
+        part = tokens[at : at + step]
+        last = at + step >= len(tokens)
+        out = engine.decode([Row(seat, at, part, last)])
+    return out[seat].copy()
+
+
+def _recomputed(engine: Engine, tokens: Tokens) -> Logits:
+    """What a core that knows only the tokens comes to."""
+    engine.trim(0, 0)
+    return _prefill(engine, 0, tokens, _CHUNK)
+
+
+def _together(
+    engine: Engine, prompts: list[Tokens], expected: list[Tokens]
+) -> list[list[Logits]]:
+    """The same sequences in other seats, staggered, in shared batches, moved half-way."""
+    info = engine.info
+    count = len(prompts)
+    seats = [(index + 1) % info.seats for index in range(count)]
+    for seat in range(info.seats):
+        engine.trim(seat, 0)
+    out: list[list[Logits]] = [[] for _ in range(count)]
+    turn = 0
+    while any(len(steps) <= _GENERATED for steps in out):
+        turn += 1
+        live = [i for i in range(count) if i < turn and len(out[i]) <= _GENERATED]
+        batch = _batch(engine, [(i, seats[i], len(prompts[i]), expected[i]) for i in live], turn)
+        logits = engine.decode([row for _, row in batch])
+        for index, row in batch:
+            if row.wants_logits:
+                out[index].append(logits[row.seat].copy())
+        if turn == 4 and info.restorable:
+            _move_all(engine, seats)
+    return out
+
+
+def _batch(
+    engine: Engine, live: list[tuple[int, int, int, Tokens]], turn: int
+) -> list[tuple[int, Row]]:
+    decode: list[tuple[int, Row]] = []
+    prefill: list[tuple[int, Row]] = []
+    for index, seat, prompt, tokens in live:
+        at = engine.length(seat)
+        if at < prompt:
+            end = min(prompt, at + _CHUNK)
+            prefill.append((index, Row(seat, at, tokens[at:end], end == prompt)))
+        else:
+            decode.append((index, Row(seat, at, tokens[at : at + 1], True)))
+    if engine.info.rung.mixed:
+        return sorted([*decode, *prefill[:1]], key=lambda item: item[1].seat)
+    chosen = decode if decode and (turn % 2 or not prefill) else prefill[:1]
+    return sorted(chosen, key=lambda item: item[1].seat)
+
+
+def _move_all(engine: Engine, seats: list[int]) -> None:
+    """Save every sequence and load each into its neighbour's seat."""
+    info = engine.info
+    saved = []
+    for seat in seats:
+        length = engine.length(seat)
+        room = bytearray(info.image_fixed_bytes + length * info.image_token_bytes)
+        size = engine.save(seat, memoryview(room)) if length else 0
+        saved.append((memoryview(room)[:size], length))
+    seats[:] = seats[1:] + seats[:1]
+    for seat, (image, length) in zip(seats, saved, strict=True):
+        engine.trim(seat, 0)
+        if length:
+            engine.load(seat, image, length)
+
+
+class _Cache:
+    """The index of the rung that passed, in a file for each model, build, machine and settings."""
+
+    def __init__(self, settings: EngineSettings, engine: Engine) -> None:
+        info = engine.info
+        parts = (
+            info.model_hash, info.build, _cpu(), str(info.threads), str(info.seats),
+            str(info.context_tokens), info.device, repr(RUNGS), "1",
+        )  # fmt: skip
+        self._path: Path | None = None
+        self.known: int | None = None
+        if settings.cache_dir:
+            key = xxhash.xxh3_64_hexdigest("\0".join(parts).encode())
+            self._path = Path(settings.cache_dir) / "exact" / f"{key}.json"
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                known = json.loads(self._path.read_text())["rung"]
+                self.known = known if known in range(len(RUNGS)) else None
+
+    def keep(self, rung: int) -> None:
+        """Write it, whole or not at all; a cache that cannot be written is no error."""
+        if self._path and self.known is None:
+            with contextlib.suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                part = self._path.with_suffix(f".{os.getpid()}")
+                part.write_text(json.dumps({"rung": rung, "name": RUNGS[rung].name}))
+                part.replace(self._path)
+
+
+def _cpu() -> str:
+    """What distinguishes this CPU from others, as far as the system says."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        return "\n".join(line for line in lines if line.startswith(("model name", "flags")))
+    return platform.processor()

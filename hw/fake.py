@@ -1,0 +1,211 @@
+"""The fake engine: the real one's contract without a model, for tests and simulation.
+
+Its vocabulary is the 256 bytes and a few control tokens. A seat holds its tokens and a running
+hash of them; logits are a function of that hash, so KV that was lost, mixed up or restored wrongly
+changes what comes out. Text looks like lower-case words.
+
+``fake:step_ms=5,ctx=512,end=50,crash_after=100`` simulates the time of a decode call, sets the
+training context, makes one token in 50 the last, and dies in the hundredth decode call.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .engine import (
+    EngineInfo,
+    EngineSettings,
+    ImageRejected,
+    ImageTooLarge,
+    InvalidInput,
+    LoadError,
+    Logits,
+    Message,
+    Row,
+    Rung,
+    Tokens,
+)
+
+VOCAB = 260
+BEGIN, END, TURN_START, TURN_END = 256, 257, 258, 259
+_CONTROL = {"<s>": BEGIN, "</s>": END, "<|im_start|>": TURN_START, "<|im_end|>": TURN_END}
+_LETTERS = np.frombuffer(b"etaoinshrdlcumwfgypbvk ", np.uint8).astype(np.int64)
+_TOKEN_BYTES = 64
+_STATE = struct.Struct("<QQ")
+_SEED = 0x243F6A8885A308D3
+_MASK = (1 << 64) - 1
+
+
+class FakeEngine:
+    """See the module's text; the contract is engine.Engine."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        options = _options(settings.path)
+        train = options.get("ctx", 4096)
+        if settings.context_tokens and settings.context_tokens > train:
+            raise LoadError(f"--ctx {settings.context_tokens} exceeds the model's {train} tokens")
+        self._step_s = options.get("step_ms", 0) / 1000
+        self._end_odds = options.get("end", 200)
+        self._crash_after = options.get("crash_after", 0)
+        self._calls = 0
+        self._tokens: list[list[int]] = [[] for _ in range(settings.seats)]
+        self._hash = [_SEED] * settings.seats
+        self._info = EngineInfo(
+            description="fake model", model_hash="fake", build="fake-1",
+            context_tokens=settings.context_tokens or train, train_context_tokens=train,
+            seats=settings.seats, batch_tokens=512, vocab_size=VOCAB,
+            threads=settings.threads or 1, device="none", rung=Rung("fake"), exact=True,
+            image_fixed_bytes=_STATE.size, image_token_bytes=_TOKEN_BYTES,
+        )  # fmt: skip
+
+    @property
+    def info(self) -> EngineInfo:
+        """What was loaded."""
+        return self._info
+
+    def decode(self, rows: Sequence[Row]) -> dict[int, Logits]:
+        """One batch; the time it takes is simulated."""
+        self._calls += 1
+        if self._calls == self._crash_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._step_s:
+            time.sleep(self._step_s)
+        seats = [row.seat for row in rows]
+        assert seats == sorted(set(seats)), "rows come in ascending order of seat"
+        out = {}
+        for row in rows:
+            assert row.position == len(self._tokens[row.seat]), "a row continues its seat"
+            for token in row.tokens.tolist():
+                self._push(row.seat, token)
+            if row.wants_logits:
+                out[row.seat] = self._logits(self._hash[row.seat])
+        return out
+
+    def length(self, seat: int) -> int:
+        """Tokens in the seat."""
+        return len(self._tokens[seat])
+
+    def trim(self, seat: int, length: int) -> int:
+        """Keep the first tokens."""
+        kept = self._tokens[seat][:length]
+        self._tokens[seat], self._hash[seat] = [], _SEED
+        for token in kept:
+            self._push(seat, token)
+        return len(kept)
+
+    def save(self, seat: int, into: memoryview) -> int:
+        """Hash, count and tokens, padded as if each had real KV."""
+        tokens = self._tokens[seat]
+        size = _STATE.size + len(tokens) * _TOKEN_BYTES
+        if size > len(into):
+            raise ImageTooLarge(size)
+        _STATE.pack_into(into, 0, self._hash[seat], len(tokens))
+        body = np.frombuffer(into, np.int32, offset=_STATE.size, count=len(tokens) * 16)
+        body[::16] = tokens
+        return size
+
+    def load(self, seat: int, image: memoryview, length: int) -> None:
+        """The opposite of save."""
+        self._tokens[seat], self._hash[seat] = [], _SEED
+        state, count = _STATE.unpack_from(image)
+        if count != length or len(image) < _STATE.size + count * _TOKEN_BYTES:
+            raise ImageRejected(f"the image holds {count} tokens, not {length}")
+        body = np.frombuffer(image, np.int32, offset=_STATE.size, count=count * 16)
+        self._tokens[seat], self._hash[seat] = body[::16].tolist(), state
+
+    def tokenize_chat(self, messages: Sequence[Message]) -> Tokens:
+        """ChatML; what looks like a control token inside a message is plain text."""
+        tokens: list[int] = []
+        for message in messages:
+            head = f"{message.role}\n{message.content}"
+            tokens += [TURN_START, *_plain(head), TURN_END, *b"\n"]
+        return np.array([*tokens, TURN_START, *b"assistant\n"], np.int32)
+
+    def tokenize_text(self, text: str) -> Tokens:
+        """Plain bytes after a beginning-of-text token."""
+        return np.array([BEGIN, *_plain(text)], np.int32)
+
+    def piece(self, token: int) -> bytes:
+        """The byte itself."""
+        return bytes([token]) if token < 256 else b""
+
+    def ends(self, token: int) -> bool:
+        """End of text or of turn."""
+        return token in (END, TURN_END)
+
+    def grammar(self, *, gbnf: str | None, json_schema: str | None) -> LiteralGrammar:
+        """Only alternatives of literals: ``root ::= "yes" | "no"``."""
+        rule = re.fullmatch(r'\s*root\s*::=\s*("[^"]+"(?:\s*\|\s*"[^"]+")*)\s*', gbnf or "")
+        if not rule:
+            raise InvalidInput('the fake model knows only grammars like: root ::= "yes" | "no"')
+        literals = re.findall(r'"([^"]+)"', rule[1])
+        return LiteralGrammar([literal.encode() for literal in literals])
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _push(self, seat: int, token: int) -> None:
+        self._tokens[seat].append(token)
+        mixed = (self._hash[seat] ^ (token + 1)) * 0x9E3779B97F4A7C15 & _MASK
+        self._hash[seat] = mixed ^ (mixed >> 29)
+
+    def _logits(self, state: int) -> Logits:
+        logits = np.full(VOCAB, -20.0, np.float32)
+        random = np.random.Generator(np.random.PCG64(state))
+        logits[_LETTERS] = random.standard_normal(len(_LETTERS), np.float32) * 2
+        if self._end_odds and random.integers(self._end_odds) == 0:
+            logits[TURN_END] = 20.0
+        return logits
+
+
+class LiteralGrammar:
+    """One of several literals, then the end."""
+
+    def __init__(self, literals: list[bytes]) -> None:
+        self._left = literals
+
+    def allows(self, token: int) -> bool:
+        """A byte that some literal goes on with, or the end when one is complete."""
+        if token == TURN_END:
+            return b"" in self._left
+        return any(left[:1] == bytes([token]) for left in self._left) if token < 256 else False
+
+    def mask(self, logits: Logits) -> None:
+        """Forbid all others."""
+        allowed = [token for token in range(VOCAB) if self.allows(token)]
+        kept = logits[allowed]
+        logits[:] = -np.inf
+        logits[allowed] = kept
+
+    def accept(self, token: int) -> None:
+        """Go on."""
+        self._left = [left[1:] for left in self._left if left[:1] == bytes([token])]
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _plain(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the text is no valid Unicode: {error.reason}") from None
+
+
+def _options(path: str) -> dict[str, int]:
+    options: dict[str, int] = {}
+    for part in path.partition(":")[2].split(","):
+        name, _, value = part.partition("=")
+        if part and (name not in ("step_ms", "ctx", "end", "crash_after") or not value.isdecimal()):
+            raise LoadError(f"fake model: unknown option {part!r}; see {Path(__file__).name}")
+        if part:
+            options[name] = int(value)
+    return options

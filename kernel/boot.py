@@ -1,0 +1,226 @@
+"""Boot: makes the kernel's parts in order and joins them. The only place that names concrete parts.
+
+    loop → process table → access → supervisor + zygote → models + cores → calls → trap → doors
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from aios.hw import models as gguf
+from aios.hw.arena import Arena
+from aios.hw.engine import EngineSettings
+from aios.hw.messages import Command, Event, Start
+from aios.syscalls import paths
+from aios.syscalls.errors import ModelUnavailable, PermissionDenied
+
+from . import policy
+from .access import AccessManager
+from .calls import Calls
+from .config import Config
+from .doors import AGENTS, OPERATORS, Claim, Doors
+from .launcher import Launcher
+from .link import Link
+from .loop import Loop
+from .model import Core, Model
+from .process import OPERATOR, Process, ProcessTable
+from .scheduler import Settings
+from .supervisor import Supervisor
+from .trap import Caller, Trap
+
+log = logging.getLogger("aios.boot")
+
+_KEPT_LOG_DIRS = 10
+_CORE_EXIT_TIMEOUT_S = 1.0
+_OPERATOR_USER = "op:"
+
+
+class CoreProcess:
+    """A core as a child process, and the link to it."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: EngineSettings,
+        arena: Arena,
+        on_event: Callable[[Event], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fds = (theirs.fileno(), arena.fd)
+            module = ["-m", "aios.hw.core", "--link", str(fds[0]), "--arena", str(fds[1])]
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", *module, "--parent", str(os.getpid())],
+                pass_fds=fds, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        self.os_pid = self._process.pid
+        self._link = Link(loop, ours, on_event, on_gone)
+        self._link.send(Start(settings, arena.size_bytes))
+
+    def send(self, command: Command) -> None:
+        """Send, never blocking."""
+        self._link.send(command)
+
+    def end(self) -> str:
+        """Make sure that it is gone; returns how it ended."""
+        self._link.close()
+        try:
+            code = self._process.wait(_CORE_EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+class Kernel:
+    """All parts, from ``open`` to ``close``."""
+
+    def __init__(self, config: Config, runtime: Path) -> None:
+        self._config, self._runtime = config, runtime
+        self.loop = Loop()
+        self._table = ProcessTable(config.max_agents)
+        self._access = AccessManager(self._table)
+        self._supervisor = Supervisor(self.loop, self._table, _fresh_log_dir(), runtime)
+        self._supervisor.on_buried = self._forget_caller
+        self._launcher = Launcher(
+            self.loop, self._start_zygote, self._supervisor.on_report,
+            self._supervisor.on_zygote_lost,
+        )  # fmt: skip
+        self._supervisor.launcher = self._launcher
+        self._settings = Settings(
+            policy.find(config.policy), config.quantum, config.width or config.seats, config.chunk
+        )
+        self._calls = Calls(
+            self._table, self._access, self._supervisor, self._settings, self._find_model,
+            self.loop.stop, runtime,
+        )  # fmt: skip
+        self._trap = Trap(self.loop, self._access, self._calls.callers.get, self._calls.handlers)
+        self._calls.trap = self._trap
+        self._doors = Doors(self.loop, self._admit, self._trap.on_frame)
+        self._trap.doors = self._doors
+
+    def open(self) -> None:
+        """Start the zygote and the core, then open the doors. Raises OSError, zmq.ZMQError."""
+        self._launcher.open()
+        try:
+            self._find_model(None).load()
+        except ModelUnavailable as error:
+            log.error("%s", error)
+        for endpoint in (paths.agents_endpoint, paths.operator_endpoint):
+            Path(endpoint(self._runtime).removeprefix("ipc://")).unlink(missing_ok=True)
+        self._doors.open(AGENTS, paths.agents_endpoint(self._runtime))
+        self._doors.open(OPERATORS, paths.operator_endpoint(self._runtime))
+
+    def close(self) -> None:
+        """End all agents and cores, close the doors, and leave nothing behind."""
+        self._supervisor.end_all("the kernel is shutting down")
+        for model in self._supervisor.models.values():
+            model.shut()
+            model.arena.close()
+        self._doors.close()
+        self._launcher.close()
+        self.loop.close()
+        for endpoint in (paths.agents_endpoint, paths.operator_endpoint):
+            Path(endpoint(self._runtime).removeprefix("ipc://")).unlink(missing_ok=True)
+
+    def _start_zygote(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        fd = theirs.fileno()
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "aios.zygote", str(fd), str(self._runtime)],
+            pass_fds=(fd,), stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ models
+
+    def _find_model(self, name: str | None) -> Model:
+        """The model of this name or path, served from now on. Raises ModelUnavailable."""
+        name = name or self._config.model
+        models = self._supervisor.models
+        if name not in models:
+            try:
+                path = gguf.resolve(name, paths.data_dir() / "models")
+            except LookupError as error:
+                raise ModelUnavailable(str(error.args[0]), "models: aios model ls") from None
+            known = next((model for model in models.values() if model.path == path), None)
+            models[name] = known or self._new_model(name, path)
+        return models[name]
+
+    def _new_model(self, name: str, path: str) -> Model:
+        config = self._config
+        settings = EngineSettings(
+            path=path, context_tokens=config.ctx, seats=config.seats, threads=config.threads,
+            gpu_layers=config.gpu_layers, exact=config.exact,
+            cache_dir=str(paths.cache_dir()),
+        )  # fmt: skip
+        arena = Arena(config.kv_ram)
+
+        def start(on_event: Callable[[Event], None], on_gone: Callable[[], None]) -> Core:
+            return CoreProcess(self.loop, settings, arena, on_event, on_gone)
+
+        return Model(name, path, arena, self._settings, self.loop, start)
+
+    # ------------------------------------------------------------------ callers
+
+    def _admit(self, claim: Claim) -> str:
+        """The user that a connection is for. Raises PermissionDenied, and NotFound for the dead."""
+        if claim.uid != os.getuid():
+            raise PermissionDenied(f"this kernel serves uid {os.getuid()}, not {claim.uid}")
+        if claim.door == OPERATORS:
+            return self._admit_operator(claim)
+        if claim.name.isdecimal() and len(claim.name) < 19:
+            process = self._table.get(int(claim.name))
+            if process and process.secret and hmac.compare_digest(claim.secret, process.secret):
+                if process.os_pid not in (0, claim.os_pid):
+                    raise PermissionDenied(f"pid {process.pid} is another host process")
+                return self._enrol(process, claim.os_pid)
+            raise PermissionDenied(f"no living agent {claim.name} has this secret")
+        return self._enrol(self._supervisor.adopt_guest(claim.os_pid), claim.os_pid)
+
+    def _enrol(self, process: Process, os_pid: int) -> str:
+        user = str(process.pid)
+        self._calls.callers.setdefault(user, Caller(user, process.pid, os_pid))
+        return user
+
+    def _admit_operator(self, claim: Claim) -> str:
+        agent = self._supervisor.agent_above(claim.os_pid)
+        if agent and not agent.guest:
+            raise PermissionDenied(f"pid {agent.pid} ({agent.name}) is an agent, not the operator")
+        user = f"{_OPERATOR_USER}{claim.os_pid}"
+        if user not in self._calls.callers:
+            self._calls.callers[user] = Caller(user, OPERATOR, claim.os_pid)
+            self._supervisor.watch_host(claim.os_pid, lambda: self._drop_caller(user))
+        return user
+
+    def _forget_caller(self, process: Process) -> None:
+        caller = self._calls.callers.get(str(process.pid))
+        if caller:
+            process.calls = caller.calls
+            self._drop_caller(caller.user)
+
+    def _drop_caller(self, user: str) -> None:
+        """Its process has ended: nobody waits for its calls any more."""
+        caller = self._calls.callers.pop(user)
+        for pending in list(caller.pending.values()):
+            pending.cancel(PermissionDenied(f"{user} has ended"))
+
+
+def _fresh_log_dir() -> Path:
+    """A folder for the agents' output; those of the oldest kernels are removed."""
+    base = paths.state_dir() / "logs"
+    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    old = sorted(path for path in base.iterdir() if path.is_dir())
+    for path in old[: max(0, len(old) - _KEPT_LOG_DIRS + 1)]:
+        shutil.rmtree(path, ignore_errors=True)
+    fresh = base / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    fresh.mkdir(mode=0o700)
+    return fresh

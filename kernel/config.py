@@ -1,0 +1,125 @@
+"""The kernel's settings: one table that makes the file's keys, the flags and the variables.
+
+Later ones win: built-in default, configuration file (TOML), environment (AIOS_KEY), flag (--key).
+An unknown key or an impossible value is an error that names the nearest valid one or the limit.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from aios.syscalls.errors import InvalidArgument
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of one kernel. Lengths in tokens, sizes in bytes."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=4096)] = "default"
+    ctx: Annotated[int, Meta(ge=64, le=1 << 22)] | None = None
+    seats: Annotated[int, Meta(ge=1, le=256)] = 8
+    width: Annotated[int, Meta(ge=1, le=256)] | None = None
+    quantum: Annotated[int, Meta(ge=1, le=65536)] = 16
+    policy: str = "rr"
+    chunk: Annotated[int, Meta(ge=8, le=4096)] = 64
+    threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    gpu_layers: Annotated[int, Meta(ge=-1, le=10000)] = -1
+    exact: bool = True
+    kv_ram: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] = 1 << 30
+    max_agents: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+HELP = {
+    "model": "model to serve: default, a GGUF file, or a name in the models folder",
+    "ctx": "context window of one agent's request, in tokens (default: what memory allows)",
+    "seats": "sequences that the model holds at once; more requests than seats are parked",
+    "width": "requests decoded in one batch (default: all seats)",
+    "quantum": "decode steps that a request runs before others get their turn",
+    "policy": "scheduling policy",
+    "chunk": "prompt tokens computed per step while other requests generate",
+    "threads": "threads for the model (default: physical cores)",
+    "gpu_layers": "model layers on the GPU, -1 for all",
+    "exact": "same tokens alone and together, preempted or not (on or off)",
+    "kv_ram": "bytes of shared memory for parked requests, e.g. 512M",
+    "max_agents": "largest number of living agents",
+    "log_level": "debug, info, warning or error",
+}
+
+_UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
+
+
+def load(path: Path, flags: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> Config:
+    """The merged settings. Raises InvalidArgument naming the source, the key and the limit."""
+    merged: dict[str, Any] = {}
+    for source, values in (
+        (str(path), _from_file(path)),
+        ("environment", _from_environment(environ)),
+        ("command line", flags),
+    ):
+        for key, value in values.items():
+            field = _known(key, source)
+            merged[field] = _checked(field, value, source)
+    return msgspec.convert(merged, Config)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidArgument(
+            f"cannot read the configuration {path}: {error}", f"mend it with: $EDITOR {path}"
+        ) from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    variables = {f"AIOS_{field.upper()}": field for field in Config.__struct_fields__}
+    return {field: environ[name] for name, field in variables.items() if environ.get(name)}
+
+
+def _known(key: str, source: str) -> str:
+    field = key.replace("-", "_")
+    if field in Config.__struct_fields__:
+        return field
+    near = difflib.get_close_matches(field, Config.__struct_fields__, n=1, cutoff=0.4)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    raise InvalidArgument(
+        f"{source}: unknown key {key!r}; {meant}valid keys: {', '.join(Config.__struct_fields__)}",
+        "the settings in force are shown by: aios config get",
+    )
+
+
+def _checked(field: str, value: Any, source: str) -> Any:
+    """One value as its type; texts (flags, variables) may use on/off and units."""
+    kind = next(f.type for f in msgspec.structs.fields(Config) if f.name == field)
+    if isinstance(value, str):
+        value = _parsed(field, value)
+    try:
+        return msgspec.convert(value, kind, strict=not isinstance(value, str))
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(
+            f"{source}: {field} = {value!r}: {error}", f"{field}: {HELP[field]}"
+        ) from None
+
+
+def _parsed(field: str, text: str) -> Any:
+    if field == "exact" and text.lower() in ("on", "off", "true", "false", "1", "0"):
+        return text.lower() in ("on", "true", "1")
+    if field == "kv_ram":
+        digits, unit = text.rstrip("bBiI"), ""
+        if digits and digits[-1].lower() in _UNITS:
+            digits, unit = digits[:-1], digits[-1].lower()
+        if digits.isdecimal():
+            return int(digits) << _UNITS.get(unit, 0)
+    if field in ("ctx", "threads", "width") and text.lower() in ("auto", "none"):
+        return None
+    return text

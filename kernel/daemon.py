@@ -1,0 +1,197 @@
+"""``aiosd``: the kernel as a program. One for each runtime folder, in the foreground.
+
+Owns the lock of the runtime folder, the signals and the process's limits. Exit codes: 0 after a
+clean shutdown, 1 when it cannot start or another kernel runs, 2 for a wrong command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from aios.syscalls import paths
+from aios.syscalls.errors import AiosError, InvalidArgument
+
+from .boot import Kernel
+from .calls import release
+from .config import HELP, Config, load
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+USAGE = """usage: aiosd [--KEY VALUE ...]
+       aiosd config get [KEY] [--json] | config path
+
+Runs the AIOS kernel in the foreground (in the background: aios daemon up).
+
+settings (flag, AIOS_KEY variable or key in the configuration file; later ones win:
+default, file, variable, flag):
+{settings}
+
+  --config FILE        the configuration file (default: {config})
+  --ready-fd N         write READY to this descriptor when serving
+  --help, --version
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script ``aiosd``."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--help" in arguments or "-h" in arguments:
+        print(usage())
+        return 0
+    if "--version" in arguments:
+        print(f"aiosd {release()}")
+        return 0
+    try:
+        if arguments[:1] == ["config"]:
+            return _show_config(arguments[1:])
+        flags = _flags(arguments)
+        ready_fd = int(flags.pop("ready-fd", "-1"))
+        config = load(Path(flags.pop("config", str(paths.config_file()))), flags)
+    except (AiosError, ValueError) as error:
+        print(f"aiosd: {error}", file=sys.stderr)
+        return 2
+    return _run(config, ready_fd)
+
+
+def usage() -> str:
+    """The text of --help."""
+    defaults = {f.name: f.default for f in msgspec.structs.fields(Config)}
+    lines = [
+        f"  --{key.replace('_', '-'):<18} {text} [{_text(defaults[key])}]"
+        for key, text in HELP.items()
+    ]
+    return USAGE.format(settings="\n".join(lines), config="$XDG_CONFIG_HOME/aios/config.toml")
+
+
+def _text(value: object) -> str:
+    return {None: "auto", True: "on", False: "off"}.get(value, str(value))  # type: ignore[call-overload,no-any-return]
+
+
+def _flags(arguments: list[str]) -> dict[str, str]:
+    """``--key value`` and ``--key=value`` pairs. Raises InvalidArgument."""
+    flags: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not key:
+            raise InvalidArgument(f"unexpected argument {argument!r}", "see: aiosd --help")
+        if not equals:
+            following = next(rest, None)
+            if following is None:
+                raise InvalidArgument(f"--{key} needs a value", "see: aiosd --help")
+            value = following
+        flags[key] = value
+    return flags
+
+
+def _show_config(arguments: list[str]) -> int:
+    as_json = "--json" in arguments
+    words = [word for word in arguments if word != "--json"]
+    if words == ["path"]:
+        path = str(paths.config_file())
+        print(json.dumps({"path": path}) if as_json else path)
+        return 0
+    if not words or words[0] != "get" or len(words) > 2:
+        raise InvalidArgument(f"unknown: config {' '.join(words)}", "use: aios config get|path")
+    values = msgspec.to_builtins(load(paths.config_file(), {}))
+    if len(words) == 2:
+        key = words[1].replace("-", "_")
+        if key not in values:
+            load(paths.config_file(), {words[1]: ""})  # raises, naming the nearest key
+        print(json.dumps(values[key]) if as_json else _text(values[key]))
+    elif as_json:
+        print(json.dumps(values, indent=2))
+    else:
+        print("\n".join(f"{key} = {_text(value)}" for key, value in values.items()))
+    return 0
+
+
+def _run(config: Config, ready_fd: int) -> int:
+    logging.basicConfig(
+        level=config.log_level.upper(),
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    runtime = paths.runtime_dir()
+    try:
+        with _locked(runtime):
+            _prepare_process()
+            kernel = Kernel(config, runtime)
+            try:
+                kernel.open()
+                _stop_on_signals(kernel)
+                _tell(ready_fd, "READY\n")
+                logging.getLogger("aios").info("serving in %s, pid %d", runtime, os.getpid())
+                kernel.loop.run()
+            finally:
+                kernel.close()
+    except (AiosError, OSError, ValueError, zmq.ZMQError) as error:
+        text = f"cannot run in {runtime}: {error}"
+        if isinstance(error, AiosError):
+            text = str(error)
+        _tell(ready_fd, f"ERROR {text}\n")
+        print(f"aiosd: {text}", file=sys.stderr)
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def _locked(runtime: Path) -> Iterator[None]:
+    """Hold the runtime folder. The lock is the process's: it ends with it, however it ends."""
+    paths.prepare_runtime_dir(runtime)
+    fd = os.open(paths.lock_file(runtime), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InvalidArgument(
+                f"a kernel runs in {runtime} already (pid {paths.kernel_os_pid(runtime)})",
+                "use it, end it with: aios daemon down; or set AIOS_RUNTIME_DIR for a second one",
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def _prepare_process() -> None:
+    """Descriptors for many agents; orphans of a dead zygote come to us, to be ended."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 1 << 20), most))
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _stop_on_signals(kernel: Kernel) -> None:
+    """SIGTERM, SIGINT and SIGHUP end the loop, woken through a descriptor."""
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+
+    def stop(_: int) -> None:
+        os.read(reader, 64)
+        kernel.loop.stop()
+
+    kernel.loop.watch(reader, stop)
+
+
+def _tell(fd: int, text: str) -> None:
+    if fd >= 0:
+        with contextlib.suppress(OSError):
+            os.write(fd, text.encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

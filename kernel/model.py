@@ -1,0 +1,331 @@
+"""One model being served: its core process, its requests, and what happens when the core dies.
+
+    unloaded → loading → ready ⇄ restarting      loading/restarting → failed → loading (next use)
+
+Promises that a request outlives the core: after a restart each goes on from its tokens, or from
+its image in the arena. A request that was being worked on in three deaths is taken for their
+cause and fails; repeated deaths back off and then fail the model, with the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from aios.hw.arena import Arena
+from aios.hw.engine import EngineInfo
+from aios.hw.messages import (
+    Adopt,
+    Command,
+    Drop,
+    Event,
+    Failed,
+    Hello,
+    Prepare,
+    Prepared,
+    Refused,
+    SliceEnd,
+    Step,
+    Yield,
+)
+from aios.syscalls.errors import AiosError, ContextOverflow, InvalidArgument, ModelUnavailable
+from aios.syscalls.types import ModelInfo, RequestRecord
+
+from .context import ContextManager
+from .loop import Loop, Timer
+from .request import Request
+from .scheduler import Scheduler, Settings
+
+log = logging.getLogger("aios.model")
+
+MOST_DEATHS_OF_A_REQUEST = 3
+MOST_DEATHS = 6
+DEATH_WINDOW_S = 60.0
+RETRY_FAILED_S = 2.0
+_MOST_RECORDS = 10_000
+
+
+class Core(Protocol):
+    """A running core process, as boot.py makes it."""
+
+    os_pid: int
+
+    def send(self, command: Command) -> None:
+        """Send, never blocking."""
+
+    def end(self) -> str:
+        """Make sure that it is gone; returns how it ended."""
+
+
+StartCore = Callable[[Callable[[Event], None], Callable[[], None]], Core]
+"""Start a core; the callbacks get its events, and once the news that it is gone."""
+
+State = Literal["unloaded", "loading", "ready", "restarting", "failed"]
+
+
+class Model:
+    """Owns everything about one model, all in the kernel's thread."""
+
+    def __init__(
+        self, name: str, path: str, arena: Arena, settings: Settings, loop: Loop, start: StartCore
+    ) -> None:
+        self.name, self.path = name, path
+        self.arena = arena
+        self.state: State = "unloaded"
+        self.reason = ""
+        self.info: EngineInfo | None = None
+        self.scheduler = Scheduler(name, settings)
+        self.requests: dict[int, Request] = {}
+        self.records: deque[RequestRecord] = deque(maxlen=_MOST_RECORDS)
+        self.restarts = 0
+        self._context: ContextManager | None = None
+        self._loop, self._start = loop, start
+        self._core: Core | None = None
+        self._deaths: deque[float] = deque(maxlen=MOST_DEATHS)
+        self._failed_s = 0.0
+        self._restart: Timer | None = None
+
+    # ------------------------------------------------------------------ requests
+
+    def submit(self, request: Request) -> None:
+        """Take a request; it ends through its ``on_done``. Loads the model when it must."""
+        now = time.monotonic()
+        if self.state == "failed" and now - self._failed_s < RETRY_FAILED_S:
+            raise self._unavailable()
+        request.phase_since_s = now
+        self.requests[request.id] = request
+        if self.state in ("unloaded", "failed"):
+            self.load()
+        elif self.state == "ready":
+            self._prepare(request)
+
+    def cancel(self, request: Request, error: AiosError) -> None:
+        """End a request now; the core stops it at the next token."""
+        if request.id in self.requests:
+            self._send(Drop(request.id))
+            self._finish(request, error)
+            self._dispatch()
+
+    def hold(self, request: Request) -> None:
+        """Its agent is paused: it keeps what it has, and does not run."""
+        if request.phase in ("preparing", "ready", "running"):
+            self.scheduler.hold(request, time.monotonic())
+            self._dispatch()
+
+    def unhold(self, request: Request) -> None:
+        """Its agent goes on."""
+        if request.phase == "held":
+            now = time.monotonic()
+            if request.tokens:
+                self.scheduler.add(request, now)
+                self._dispatch()
+            else:
+                request.move("preparing", now)
+
+    def reconsider(self) -> None:
+        """Priorities or settings have changed."""
+        self._dispatch()
+
+    def _prepare(self, request: Request) -> None:
+        self._send(Prepare(request.id, request.params, request.messages, request.prompt))
+
+    def _finish(self, request: Request, error: AiosError | None) -> None:
+        now = time.monotonic()
+        self.scheduler.remove(request, now)
+        del self.requests[request.id]
+        outcome = error.code if error else "done"
+        self.records.append(request.record(self.name, outcome, now))
+        request.on_done(error or request.reply(self.name, now))
+        if not self.requests:
+            self.arena.trim()
+
+    def _dispatch(self) -> None:
+        """Start the next slice, or end the one under way if the policy wants others to run."""
+        if self.state != "ready":
+            return
+        command = self.scheduler.next_slice(time.monotonic())
+        if command:
+            self._send(command)
+        elif (number := self.scheduler.should_yield()) is not None:
+            self._send(Yield(number))
+
+    # ------------------------------------------------------------------ the core
+
+    def load(self) -> None:
+        """Start a core, unless there is one."""
+        if self._core is None:
+            self.state, self.reason = ("restarting" if self.restarts else "loading"), ""
+            self._core = self._start(self._on_event, self._on_gone)
+
+    def shut(self) -> None:
+        """End the core; requests fail."""
+        if self._restart:
+            self._restart.cancel()
+        if self._core:
+            self._core.end()
+            self._core = None
+        self._fail(ModelUnavailable("the kernel is shutting down"))
+
+    def _send(self, command: Command) -> None:
+        if self._core:
+            self._core.send(command)
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Step():
+                self._on_step(event)
+            case SliceEnd():
+                self.scheduler.on_slice_end(event, time.monotonic())
+                self._dispatch()
+            case Prepared():
+                self._on_prepared(event)
+            case Refused():
+                self._on_refused(event)
+            case Hello():
+                self._on_hello(event.info)
+            case Failed():
+                self.reason = event.reason
+
+    def _on_hello(self, info: EngineInfo) -> None:
+        log.info("model %s: %s, %s", self.name, info.description, info.rung.name)
+        self.info = info
+        if self._context is None:
+            self._context = ContextManager(self.arena, info)
+        self.scheduler.attach(self._context, info.rung.width or info.seats)
+        self.state, self.reason = "ready", ""
+        for request in self.requests.values():
+            if request.tokens:
+                tokens = request.tokens.tobytes()
+                self._send(Adopt(request.id, request.params, tokens, request.prompt_tokens))
+            else:
+                self._prepare(request)
+        self._dispatch()
+
+    def _on_prepared(self, event: Prepared) -> None:
+        request = self.requests.get(event.request)
+        if request is None or request.tokens:
+            return
+        tokens = array("i")
+        tokens.frombytes(event.tokens)
+        assert self.info
+        window = self.info.context_tokens
+        if len(tokens) >= window:
+            error = ContextOverflow(
+                f"the prompt has {len(tokens):,} tokens; the context window of {self.name} holds "
+                f"{window:,}, the reply's first token included",
+                "shorten the prompt, or start the kernel with a larger one: "
+                "aios daemon restart --ctx N",
+            )
+            self._finish(request, error)
+            return
+        request.tokens, request.prompt_tokens = tokens, len(tokens)
+        if request.phase == "preparing":
+            self.scheduler.add(request, time.monotonic())
+        self._dispatch()
+
+    def _on_refused(self, event: Refused) -> None:
+        request = self.requests.get(event.request)
+        if request:
+            self._finish(request, InvalidArgument(event.reason))
+
+    def _on_step(self, step: Step) -> None:
+        now = time.monotonic()
+        for request, row in self.scheduler.on_step(step.rows, now):
+            if row.text and request.on_text:
+                request.on_text(row.text)
+            if row.finish:
+                self._finish(request, None)
+        if any(row.finish for row in step.rows):
+            self._dispatch()
+
+    def _on_gone(self) -> None:
+        assert self._core
+        how, self._core = self._core.end(), None
+        now = time.monotonic()
+        if self.state == "loading" or self.reason:
+            self._give_up(self.reason or f"its core ended while loading ({how})")
+            return
+        self._deaths.append(now)
+        log.error("model %s: core ended (%s), death %d", self.name, how, len(self._deaths))
+        preparing = [r for r in self.requests.values() if not r.tokens]
+        suspects = self.scheduler.core_lost(now) + preparing
+        if self._context:
+            self._context.lost(self.requests.values())
+        for request in suspects:
+            request.core_deaths += 1
+            if request.core_deaths >= MOST_DEATHS_OF_A_REQUEST:
+                self._finish(request, ModelUnavailable(
+                    f"the model's core died {request.core_deaths} times while working on this "
+                    f"request ({how})", "change the request, or look into: aios daemon status",
+                ))  # fmt: skip
+        if len(self._deaths) == MOST_DEATHS and now - self._deaths[0] < DEATH_WINDOW_S:
+            self._give_up(f"its core died {MOST_DEATHS} times in {DEATH_WINDOW_S:g} s ({how})")
+            return
+        self.restarts += 1
+        self.state = "restarting"
+        recent = sum(now - death < 5.0 for death in self._deaths)
+        delay_s = 0.0 if recent <= 1 else min(5.0, 0.1 * 2**recent)
+        self._restart = self._loop.at(now + delay_s, self.load)
+
+    def _give_up(self, reason: str) -> None:
+        self.state, self.reason, self._failed_s = "failed", reason, time.monotonic()
+        self._deaths.clear()
+        log.error("model %s: %s", self.name, reason)
+        self._fail(self._unavailable())
+
+    def _fail(self, error: ModelUnavailable) -> None:
+        for request in list(self.requests.values()):
+            self._finish(request, error)
+
+    def _unavailable(self) -> ModelUnavailable:
+        return ModelUnavailable(
+            f"model {self.name} cannot be served: {self.reason}",
+            "name another one with --model, or mend it and try again; models: aios model ls",
+        )
+
+    # ------------------------------------------------------------------ looking in
+
+    @property
+    def core_os_pid(self) -> int:
+        """The core's host pid, 0 when there is none."""
+        return self._core.os_pid if self._core else 0
+
+    def describe(self) -> ModelInfo:
+        """One row of ``aios model ls``."""
+        info = self.info
+        running, ready = self.scheduler.counts
+        return ModelInfo(
+            name=self.name,
+            path=self.path,
+            state="loading" if self.state == "unloaded" else self.state,
+            reason=self.reason,
+            description=info.description if info else "",
+            context_tokens=info.context_tokens if info else 0,
+            seats=info.seats if info else 0,
+            seats_used=self._context.seats_used if self._context else 0,
+            running=running,
+            ready=ready,
+            kv_type=info.rung.kv_type if info else "",
+            exact=(info.rung.name if info.exact else "off") if info else "",
+            threads=info.threads if info else 0,
+            device=info.device if info else "",
+            core_os_pid=self.core_os_pid,
+            core_restarts=self.restarts,
+            arena_bytes=self.arena.size_bytes,
+            arena_used_bytes=self.arena.used_bytes,
+            images=sum(request.image is not None for request in self.requests.values()),
+            file_bytes=0,
+        )
+
+    def check(self) -> list[str]:
+        """What is wrong with the accounts; empty when all is well."""
+        problems = self.arena.check()
+        if self._context:
+            problems += self._context.check(self.requests.values())
+        if not self.requests and self.arena.used_bytes and not self.scheduler.counts[0]:
+            problems.append(f"{self.name}: {self.arena.used_bytes} bytes of images of nobody")
+        return problems

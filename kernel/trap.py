@@ -1,0 +1,209 @@
+"""The trap: where a frame from outside becomes a call, and a result or an error becomes a reply.
+
+Promises one reply for every request whose frame can be answered, by its deadline. This is the only
+place that turns exceptions into replies: a typed error is told as it is; anything else is a bug of
+the kernel's, is logged with its traceback and told as INTERNAL.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from aios.syscalls import codec
+from aios.syscalls.errors import (
+    AiosError,
+    Cancelled,
+    DeadlineExceeded,
+    InternalError,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
+from aios.syscalls.table import BY_NAME, BY_NUMBER, Call
+from aios.syscalls.types import Chunk
+
+from .access import AccessManager
+from .doors import Doors, Peer
+from .loop import Loop, Timer
+
+log = logging.getLogger("aios.trap")
+
+MOST_PENDING = 1024
+"""Calls that one caller may have waiting."""
+
+
+class Caller:
+    """Who makes calls: an agent (its pid) or an operator's program (pid 0), by connection."""
+
+    def __init__(self, user: str, pid: int, os_pid: int) -> None:
+        self.user, self.pid, self.os_pid = user, pid, os_pid
+        self.pending: dict[tuple[bytes, int], Pending] = {}
+        self.calls = 0
+
+
+class Pending:
+    """One call on its way through the kernel. It ends once: by reply, fail or cancel."""
+
+    __slots__ = ("_on_end", "_timer", "_trap", "call", "call_id", "caller", "ended", "peer",
+                 "timeout_s")  # fmt: skip
+
+    def __init__(
+        self, trap: Trap, peer: Peer, caller: Caller, call: Call, request: codec.Request
+    ) -> None:
+        self._trap, self.peer, self.caller, self.call = trap, peer, caller, call
+        self.call_id = request.call_id
+        self.timeout_s = request.timeout_s or call.timeout_s
+        self.ended = False
+        self._timer: Timer | None = None
+        self._on_end: Callable[[AiosError], None] | None = None
+
+    def defer(self, on_end: Callable[[AiosError], None]) -> None:
+        """The reply comes later. ``on_end`` drops the work when the call ends before that.
+
+        Raises ResourceExhausted when the caller has too many such calls.
+        """
+        pending = self.caller.pending
+        if len(pending) >= MOST_PENDING:
+            raise ResourceExhausted(
+                f"{len(pending)} calls of this caller are waiting; the limit is {MOST_PENDING}",
+                "wait for some of them",
+            )
+        if (self.peer.route, self.call_id) in pending:
+            raise InvalidArgument(f"call id {self.call_id} is in use by a call that still waits")
+        pending[self.peer.route, self.call_id] = self
+        self._on_end = on_end
+        self._timer = self._trap.loop.at(time.monotonic() + self.timeout_s, self._expire)
+
+    def reply(self, body: msgspec.Struct) -> None:
+        """End with a result. Nothing happens when it has ended."""
+        if self._end():
+            self._trap.send(self, codec.RESULT, body)
+
+    def fail(self, error: AiosError) -> None:
+        """End with an error, told to the caller only. Nothing happens when it has ended."""
+        if self._end():
+            self._trap.send(self, codec.ERROR, error.body())
+
+    def cancel(self, error: AiosError) -> None:
+        """End with an error, and drop the work."""
+        on_end = self._on_end
+        if not self.ended:
+            self.fail(error)
+            if on_end:
+                on_end(error)
+
+    def chunk(self, text: str) -> None:
+        """Stream a piece of the result."""
+        if not self.ended:
+            self._trap.send(self, codec.CHUNK, Chunk(text))
+
+    def postpone(self, by_s: float) -> None:
+        """Move the deadline."""
+        if self._timer and not self._timer.cancelled:
+            due_s = self._timer.due_s + by_s
+            self._timer.cancel()
+            self._timer = self._trap.loop.at(due_s, self._expire)
+
+    def freeze(self) -> None:
+        """Stop the deadline's clock until ``postpone``."""
+        if self._timer and not self._timer.cancelled:
+            self._timer.cancel()
+            self._timer = self._trap.loop.at(self._timer.due_s + 10 * 365 * 86400.0, self._expire)
+
+    def thaw(self, frozen_s: float) -> None:
+        """Start it again."""
+        self.postpone(frozen_s - 10 * 365 * 86400.0)
+
+    def _end(self) -> bool:
+        if self.ended:
+            return False
+        self.ended = True
+        if self._timer:
+            self._timer.cancel()
+            self.caller.pending.pop((self.peer.route, self.call_id), None)
+        return True
+
+    def _expire(self) -> None:
+        self.cancel(DeadlineExceeded(
+            f"{self.call.name} did not end within {self.timeout_s:g} s",
+            "give the call a larger timeout, or look who holds the model with: aios ps",
+        ))  # fmt: skip
+
+
+Handler = Callable[[Pending, Any], msgspec.Struct | None]
+"""Returns the reply, or None after ``defer``. Raises AiosError."""
+
+
+class Trap:
+    """Decodes, checks, dispatches, answers."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        access: AccessManager,
+        find_caller: Callable[[str], Caller | None],
+        handlers: Mapping[str, Handler],
+    ) -> None:
+        if set(handlers) != set(BY_NAME):
+            raise AssertionError(f"handlers and table differ: {set(handlers) ^ set(BY_NAME)}")
+        self.loop = loop
+        self._access, self._find_caller = access, find_caller
+        self._handlers = {BY_NAME[name].number: handler for name, handler in handlers.items()}
+        self.doors: Doors | None = None
+        self.calls = self.refused = 0
+
+    def on_frame(self, peer: Peer, frame: bytes, whole: bool) -> None:
+        """One frame from a peer that the door has authenticated."""
+        caller = self._find_caller(peer.user)
+        if caller is None:
+            return  # its process has just ended
+        self.calls += 1
+        caller.calls += 1
+        pending: Pending | None = None
+        try:
+            if not whole:
+                raise InvalidArgument("a request is one frame; this message had several")
+            request = codec.decode_request(frame)
+            call = BY_NUMBER.get(request.number)
+            if call is None:
+                raise NotFound(f"there is no system call {request.number}", "see: aios call --list")
+            pending = Pending(self, peer, caller, call, request)
+            self._access.check_call(caller.pid, call)
+            body = codec.convert(request.body, call.request)
+            result = self._handlers[call.number](pending, body)
+            if result is not None:
+                pending.reply(result)
+        except AiosError as error:
+            self._refuse(peer, pending, frame, error)
+        except Exception:
+            log.exception("a handler failed on a call by %s", caller.user)
+            error = InternalError("the kernel failed on this call", "its log says why: aios daemon")
+            self._refuse(peer, pending, frame, error)
+
+    def cancel(self, pending: Pending, call_id: int) -> None:
+        """The caller cancels one of its own calls on the same connection."""
+        target = pending.caller.pending.get((pending.peer.route, call_id))
+        if target:
+            target.cancel(Cancelled("cancelled by its caller"))
+
+    def send(self, pending: Pending, kind: int, body: msgspec.Struct) -> None:
+        """Send a reply frame."""
+        assert self.doors
+        try:
+            frame = codec.encode_reply(pending.call_id, kind, body)
+        except AiosError as error:
+            frame = codec.encode_reply(pending.call_id, codec.ERROR, error.body())
+        self.doors.send(pending.peer, frame)
+
+    def _refuse(self, peer: Peer, pending: Pending | None, frame: bytes, error: AiosError) -> None:
+        self.refused += 1
+        if pending:
+            pending.fail(error)
+        elif self.doors:
+            call_id = codec.peek_call_id(frame)
+            self.doors.send(peer, codec.encode_reply(call_id, codec.ERROR, error.body()))

@@ -1,0 +1,227 @@
+"""The client's side of the system-call socket: one DEALER, one call after another.
+
+Owns its socket. Promises that every call returns a reply or raises a typed error by its deadline,
+also when the kernel dies meanwhile. Not thread-safe: a thread that calls has a connection of its
+own (agentproc.session sees to that).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from . import codec, paths
+from .errors import AiosError, DeadlineExceeded, KernelUnavailable, from_body
+from .table import BY_NAME, Call
+from .types import CancelRequest, Chunk
+
+CONNECT_TIMEOUT_S = 10.0
+GRACE_S = 5.0
+"""How much longer than the deadline a client waits for a living kernel to say so."""
+GUEST = "guest"
+
+
+class Credentials(NamedTuple):
+    """How a connection proves who it is.
+
+    ``user`` and ``secret`` are what the kernel gave an agent that it started; a guest (a Python
+    program started by hand) has none and is known by its host pid. The operator uses the other
+    socket, where the kernel looks at the peer's user and pid.
+    """
+
+    runtime: Path
+    user: str = GUEST
+    secret: str = "-"
+    operator: bool = False
+
+
+def open_socket(
+    context: zmq.Context[Any], credentials: Credentials, kernel_os_pid: int
+) -> zmq.Socket[Any]:
+    """A connected, authenticated DEALER. Raises KernelUnavailable with the reason."""
+    sock = context.socket(zmq.DEALER)
+    sock.linger = 200
+    sock.maxmsgsize = codec.MAX_FRAME_BYTES
+    sock.sndhwm = sock.rcvhwm = 1000
+    sock.reconnect_ivl = 100
+    if credentials.operator:
+        endpoint = paths.operator_endpoint(credentials.runtime)
+    else:
+        endpoint = paths.agents_endpoint(credentials.runtime)
+        sock.plain_username = credentials.user.encode()
+        sock.plain_password = credentials.secret.encode()
+    monitor = sock.get_monitor_socket(
+        zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    )  # fmt: skip
+    try:
+        sock.connect(endpoint)
+        if not monitor.poll(int(CONNECT_TIMEOUT_S * 1000)):
+            raise KernelUnavailable(
+                f"the kernel (pid {kernel_os_pid}) did not answer within {CONNECT_TIMEOUT_S:g} s",
+                "look at it with: aios daemon status; restart it with: aios daemon restart",
+            )
+        event = parse_monitor_message(monitor.recv_multipart())["event"]
+        if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            raise KernelUnavailable(
+                "the kernel refused this connection",
+                "an agent cannot use the operator's socket, and a kernel serves one user; "
+                "start agents with: aios run agent.py",
+            )
+    except BaseException:
+        sock.disable_monitor()
+        sock.close(0)
+        raise
+    sock.disable_monitor()
+    return sock
+
+
+class Connection:
+    """One authenticated connection to the kernel. Close it, or use it in ``with``."""
+
+    def __init__(self, context: zmq.Context[Any], credentials: Credentials) -> None:
+        self._runtime = credentials.runtime
+        self.kernel_os_pid = paths.require_kernel(credentials.runtime)
+        self._kernel_fd = _open_pidfd(self.kernel_os_pid)
+        try:
+            self._socket = open_socket(context, credentials, self.kernel_os_pid)
+        except BaseException:
+            os.close(self._kernel_fd)
+            raise
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._kernel_fd, zmq.POLLIN)
+        self._call_ids = itertools.count(1)
+        self._closed = False
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; calls under way are dropped by the kernel. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._socket.close()
+            os.close(self._kernel_fd)
+
+    def call(self, name: str, body: msgspec.Struct, timeout_s: float | None = None) -> Any:
+        """Make a call; returns the table's reply type for it. Raises AiosError."""
+        row = BY_NAME[name]
+        call_id = self._send(row, body, timeout_s)
+        deadline_s = _deadline(row, timeout_s)
+        try:
+            while True:
+                reply = self._receive(deadline_s)
+                if reply.call_id == call_id and reply.kind != codec.CHUNK:
+                    return _result(row, reply)
+        except (AiosError, KeyError):
+            raise
+        except BaseException:
+            self._cancel(call_id)
+            raise
+
+    def stream(
+        self, name: str, body: msgspec.Struct, timeout_s: float | None = None
+    ) -> Iterator[Chunk | Any]:
+        """Make a call that streams: yields Chunks, then the reply. Closing it early cancels."""
+        row = BY_NAME[name]
+        call_id = self._send(row, body, timeout_s)
+        deadline_s = _deadline(row, timeout_s)
+        ended = False
+        try:
+            while not ended:
+                reply = self._receive(deadline_s)
+                if reply.call_id != call_id:
+                    continue
+                if reply.kind == codec.CHUNK:
+                    yield codec.convert(reply.body, Chunk)
+                else:
+                    ended = True
+                    yield _result(row, reply)
+        finally:
+            if not ended:
+                self._cancel(call_id)
+
+    def begin(self, name: str, body: msgspec.Struct, timeout_s: float | None = None) -> int:
+        """Make a call without waiting; ``poll`` with the number it returns asks for the reply."""
+        return self._send(BY_NAME[name], body, timeout_s)
+
+    def fileno(self) -> int:
+        """Readable when ``poll`` should be asked."""
+        return int(self._socket.fd)
+
+    def poll(self, call_id: int) -> bool:
+        """Whether the call has ended, well or not. Raises KernelUnavailable."""
+        while self._socket.poll(0):
+            reply = codec.decode_reply(self._socket.recv())
+            if reply.call_id == call_id and reply.kind != codec.CHUNK:
+                return True
+        if paths.kernel_os_pid(self._runtime) != self.kernel_os_pid:
+            raise KernelUnavailable("the kernel has ended", paths.START_HINT)
+        return False
+
+    def _send(self, row: Call, body: msgspec.Struct, timeout_s: float | None) -> int:
+        call_id = next(self._call_ids)
+        frame = codec.encode_request(row.number, call_id, timeout_s, body)
+        try:
+            self._socket.send(frame, zmq.DONTWAIT)
+        except zmq.Again:
+            raise KernelUnavailable(
+                "the kernel does not take any more calls from this connection",
+                "look at it with: aios daemon status",
+            ) from None
+        return call_id
+
+    def _receive(self, deadline_s: float) -> codec.Reply:
+        left_ms = max(0, int((deadline_s - time.monotonic()) * 1000))
+        ready = dict(self._poller.poll(left_ms))
+        if self._socket in ready:
+            return codec.decode_reply(self._socket.recv())
+        if ready:
+            raise KernelUnavailable(
+                f"the kernel (pid {self.kernel_os_pid}) has ended", paths.START_HINT
+            )
+        raise DeadlineExceeded(
+            "the kernel did not answer by the call's deadline",
+            "look at it with: aios daemon status",
+        )
+
+    def _cancel(self, call_id: int) -> None:
+        if not self._closed:
+            frame = codec.encode_request(
+                BY_NAME["cancel"].number, next(self._call_ids), None, CancelRequest(call_id)
+            )
+            try:
+                self._socket.send(frame, zmq.DONTWAIT)
+            except zmq.ZMQError:
+                return  # the kernel is gone or stuck; it drops the call when we disconnect
+
+
+def _deadline(row: Call, timeout_s: float | None) -> float:
+    return time.monotonic() + (row.timeout_s if timeout_s is None else timeout_s) + GRACE_S
+
+
+def _result(row: Call, reply: codec.Reply) -> Any:
+    if reply.kind == codec.ERROR:
+        raise from_body(codec.convert_error(reply.body))
+    return codec.convert(reply.body, row.reply)
+
+
+def _open_pidfd(os_pid: int) -> int:
+    try:
+        return os.pidfd_open(os_pid)
+    except OSError:
+        raise KernelUnavailable(
+            f"the kernel (pid {os_pid}) has just ended", paths.START_HINT
+        ) from None

@@ -1,0 +1,165 @@
+"""Bytes ↔ messages, without sockets.
+
+A request is the msgpack array ``[number, call_id, timeout_ms, body]``, a reply
+``[call_id, kind, body]`` with kind RESULT, ERROR or CHUNK; bodies are maps. Every length is
+limited, and whatever a decoder can raise leaves here as InvalidArgument with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeVar
+
+import msgpack
+import msgspec
+
+from .errors import ErrorBody, InvalidArgument, ResourceExhausted
+from .types import MAX_TIMEOUT_S
+
+MAX_FRAME_BYTES = 8 << 20
+"""Largest request or reply frame. The kernel's socket drops a peer that sends a larger one."""
+MAX_DEPTH_HINT = "nest values less than 100 levels deep"
+
+RESULT, ERROR, CHUNK = 0, 1, 2
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+_MALFORMED = (ValueError, TypeError, OverflowError, RecursionError, MemoryError)
+
+
+class Request(NamedTuple):
+    """A request as decoded: shape checked, body not yet."""
+
+    number: int
+    call_id: int
+    timeout_s: float | None
+    body: dict[str, Any]
+
+
+class Reply(NamedTuple):
+    """A reply as decoded: shape checked, body not yet."""
+
+    call_id: int
+    kind: int
+    body: dict[str, Any]
+
+
+def encode_request(
+    number: int, call_id: int, timeout_s: float | None, body: msgspec.Struct
+) -> bytes:
+    """A request frame. Raises InvalidArgument when the body cannot be carried."""
+    timeout_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
+    return _pack([number, call_id, timeout_ms, _plain(body)])
+
+
+def encode_reply(call_id: int, kind: int, body: msgspec.Struct) -> bytes:
+    """A reply frame."""
+    return _pack([call_id, kind, _plain(body)])
+
+
+def decode_request(frame: bytes) -> Request:
+    """The request in a frame. Raises InvalidArgument, never anything else."""
+    number, call_id, timeout_ms, body = _unpack(frame, 4)
+    for label, value, most in (
+        ("number", number, 1 << 31),
+        ("call_id", call_id, 1 << 63),
+        ("timeout_ms", timeout_ms, int(MAX_TIMEOUT_S * 1000)),
+    ):
+        if type(value) is not int or not 0 <= value <= most:
+            raise InvalidArgument(f"{label} is {_shown(value)}; expected 0 to {most}")
+    if type(body) is not dict:
+        raise InvalidArgument(f"body is {_shown(body)}; expected a map")
+    return Request(number, call_id, timeout_ms / 1000 if timeout_ms else None, body)
+
+
+def peek_call_id(frame: bytes) -> int:
+    """The call id of a frame that failed to decode, if it can be read; else 0."""
+    try:
+        unpacker = msgpack.Unpacker(max_buffer_size=64, strict_map_key=True)
+        unpacker.feed(frame[:64])
+        unpacker.read_array_header()
+        unpacker.skip()
+        call_id = unpacker.unpack()
+    except (*_MALFORMED, msgpack.exceptions.UnpackException):
+        return 0
+    return call_id if type(call_id) is int and 0 <= call_id <= 1 << 63 else 0
+
+
+def decode_reply(frame: bytes) -> Reply:
+    """The reply in a frame. Raises InvalidArgument."""
+    call_id, kind, body = _unpack(frame, 3)
+    if type(call_id) is not int or kind not in (RESULT, ERROR, CHUNK) or type(body) is not dict:
+        raise InvalidArgument("a reply does not have the shape [call_id, kind, body]")
+    return Reply(call_id, kind, body)
+
+
+def convert(body: dict[str, Any], into: type[S]) -> S:
+    """The body as its type. Raises InvalidArgument naming field, limit and value."""
+    try:
+        return msgspec.convert(body, into)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(_explain(str(error), body)) from None
+    except RecursionError:
+        raise InvalidArgument("the request is nested too deeply", MAX_DEPTH_HINT) from None
+
+
+def convert_error(body: dict[str, Any]) -> ErrorBody:
+    """An error body, whatever state it is in."""
+    try:
+        return msgspec.convert(body, ErrorBody)
+    except msgspec.ValidationError:
+        return ErrorBody("ERROR", f"an error without a readable body: {_shown(body)}")
+
+
+def _plain(body: msgspec.Struct) -> Any:
+    return msgspec.to_builtins(body, builtin_types=(bytes,))
+
+
+def _pack(message: list[Any]) -> bytes:
+    try:
+        frame: bytes = msgpack.packb(message)
+    except _MALFORMED as error:
+        raise InvalidArgument(f"this value cannot be sent: {error}") from None
+    if len(frame) > MAX_FRAME_BYTES:
+        raise ResourceExhausted(
+            f"a message of {len(frame):,} bytes exceeds the limit of {MAX_FRAME_BYTES:,}",
+            "send less at once, or pass a file's path instead of its content",
+        )
+    return frame
+
+
+def _unpack(frame: bytes, length: int) -> list[Any]:
+    if len(frame) > MAX_FRAME_BYTES:
+        raise InvalidArgument(
+            f"a frame of {len(frame):,} bytes exceeds the limit of {MAX_FRAME_BYTES:,}"
+        )
+    try:
+        message = msgpack.unpackb(
+            frame,
+            strict_map_key=True,
+            max_str_len=MAX_FRAME_BYTES,
+            max_bin_len=MAX_FRAME_BYTES,
+            max_array_len=1 << 18,
+            max_map_len=1 << 16,
+            max_ext_len=0,
+        )
+    except (*_MALFORMED, msgpack.exceptions.UnpackException) as error:
+        reason = str(error) or type(error).__name__
+        raise InvalidArgument(f"malformed frame of {len(frame):,} bytes: {reason}") from None
+    if type(message) is not list or len(message) != length:
+        raise InvalidArgument(f"a frame is {_shown(message)}; expected an array of {length}")
+    return message
+
+
+def _explain(reason: str, body: dict[str, Any]) -> str:
+    """msgspec's message with the offending value beside it."""
+    text, _, path = reason.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
+    field = path.split(".")[0].split("[")[0]
+    if field and field in body:
+        return f"{path}: {text}; got {_shown(body[field])}"
+    return f"{path}: {text}" if path else text
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"

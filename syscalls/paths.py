@@ -1,0 +1,125 @@
+"""Where things are: XDG folders, the runtime folder, its sockets, and which kernel holds it.
+
+Every path can be moved by an environment variable; nothing is created at import.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+from pathlib import Path
+
+from .errors import KernelUnavailable
+
+_FLOCK = "hhqqi"  # struct flock of 64-bit Linux, native alignment
+_SOCKET_PATH_LIMIT = 107
+
+START_HINT = "start it with: aios daemon up"
+
+
+def _xdg(variable: str, default: str) -> Path:
+    value = os.environ.get(variable, "")
+    base = Path(value) if value.startswith("/") else Path.home() / default
+    return base / "aios"
+
+
+def config_file() -> Path:
+    """The configuration file; AIOS_CONFIG moves it. It need not exist."""
+    named = os.environ.get("AIOS_CONFIG")
+    return Path(named) if named else _xdg("XDG_CONFIG_HOME", ".config") / "config.toml"
+
+
+def cache_dir() -> Path:
+    """What can be computed again."""
+    return _xdg("XDG_CACHE_HOME", ".cache")
+
+
+def data_dir() -> Path:
+    """What must last: models."""
+    return _xdg("XDG_DATA_HOME", ".local/share")
+
+
+def state_dir() -> Path:
+    """Logs."""
+    return _xdg("XDG_STATE_HOME", ".local/state")
+
+
+def runtime_dir() -> Path:
+    """The folder of one kernel: its lock and sockets. AIOS_RUNTIME_DIR moves it."""
+    named = os.environ.get("AIOS_RUNTIME_DIR")
+    if named:
+        return Path(named).absolute()
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if base.startswith("/") and os.path.isdir(base):
+        return Path(base) / "aios"
+    return Path(f"/tmp/aios-{os.getuid()}")
+
+
+def agents_endpoint(runtime: Path) -> str:
+    """Where agents connect."""
+    return f"ipc://{runtime}/agents.sock"
+
+
+def operator_endpoint(runtime: Path) -> str:
+    """Where the operator's command line connects."""
+    return f"ipc://{runtime}/operator.sock"
+
+
+def lock_file(runtime: Path) -> Path:
+    """Locked by the living kernel for as long as it lives."""
+    return runtime / "aiosd.lock"
+
+
+def prepare_runtime_dir(runtime: Path) -> None:
+    """Create the folder, private to this user.
+
+    Raises OSError when it cannot be made (no space, no right), PermissionError when it belongs to
+    somebody else, ValueError when its path is too long for a socket.
+    """
+    longest = len(os.fsencode(runtime / "operator.sock"))
+    if longest > _SOCKET_PATH_LIMIT:
+        raise ValueError(
+            f"runtime folder {runtime} is too long: its sockets' paths have {longest} bytes, the "
+            f"system's limit is {_SOCKET_PATH_LIMIT}; set AIOS_RUNTIME_DIR to a shorter path"
+        )
+    runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = runtime.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PermissionError(
+            f"runtime folder {runtime} is not a folder of this user; "
+            "set AIOS_RUNTIME_DIR to one that is"
+        )
+    if found.st_mode & 0o077:
+        runtime.chmod(0o700)
+
+
+def kernel_os_pid(runtime: Path) -> int | None:
+    """The host's pid of the kernel that holds this runtime folder, or None.
+
+    Asks who holds the lock without taking it, so it can be asked at any time.
+    """
+    try:
+        fd = os.open(lock_file(runtime), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KernelUnavailable(
+            f"cannot look into the runtime folder {runtime}: {error.strerror}",
+            "set AIOS_RUNTIME_DIR to a folder of your own",
+        ) from None
+    try:
+        query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, query))
+    finally:
+        os.close(fd)
+    return None if kind == fcntl.F_UNLCK else pid
+
+
+def require_kernel(runtime: Path) -> int:
+    """The kernel's host pid. Raises KernelUnavailable with the way to start it."""
+    pid = kernel_os_pid(runtime)
+    if pid is None:
+        raise KernelUnavailable(f"no AIOS kernel runs in {runtime}", START_HINT)
+    return pid

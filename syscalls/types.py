@@ -1,0 +1,383 @@
+"""Request and reply types of every system call, with their limits.
+
+All are frozen. Limits are part of the type, so the boundary checks them before a handler runs.
+Times are seconds on the kernel's monotonic clock unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+MAX_TEXT_BYTES = 4 << 20
+"""Longest text in one field (characters). Longer prompts cannot fit any context window served."""
+MAX_ARGS = 1024
+MAX_TIMEOUT_S = 7 * 24 * 3600.0
+
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Ref = Annotated[str, Meta(min_length=1, max_length=128)]
+Text = Annotated[str, Meta(max_length=MAX_TEXT_BYTES)]
+Path = Annotated[str, Meta(min_length=1, max_length=4096)]
+Nice = Annotated[int, Meta(ge=-20, le=19)]
+Class = Literal["interactive", "normal", "batch"]
+ProcessState = Literal["starting", "idle", "ready", "running", "paused", "ending", "dead"]
+
+
+class Empty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request or reply without content."""
+
+
+# ------------------------------------------------------------------------------ processes
+
+
+class Pid(msgspec.Struct, frozen=True):
+    """Who the caller is. ``pid`` is the kernel's number, not the host's."""
+
+    pid: int
+    name: str
+    parent: int
+
+
+class PsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``all``: dead processes too, as far as the kernel remembers them (the newest 1,000)."""
+
+    all: bool = False
+
+
+class ProcessInfo(msgspec.Struct, frozen=True):
+    """One row of the process table.
+
+    ``cpu_s`` and ``rss_bytes`` are the host's figures for the agent's own process;
+    ``tokens_in`` and ``tokens_out`` count prompt and generated tokens; ``context_tokens`` is
+    what its running requests hold now. ``exit_code`` follows the shell: 128+n for signal n.
+    """
+
+    pid: int
+    parent: int
+    name: str
+    state: ProcessState
+    klass: Class
+    nice: int
+    os_pid: int
+    started_unix: float
+    age_s: float
+    calls: int
+    tokens_in: int
+    tokens_out: int
+    max_tokens: int | None
+    context_tokens: int
+    requests: int
+    parks: int
+    cpu_s: float
+    rss_bytes: int
+    exit_code: int | None
+    reason: str
+    command: str
+    model: str | None
+
+
+class ProcessList(msgspec.Struct, frozen=True):
+    """Processes in order of pid."""
+
+    processes: list[ProcessInfo]
+
+
+class SpawnRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Start a Python file as an agent.
+
+    ``stdin``, ``stdout``, ``stderr`` are paths (the operator's only): a file or a FIFO that has a
+    reader. ``None`` for output means the agent's log. ``env`` is the whole environment for the
+    operator, and additions to its own for an agent's child.
+    ``max_tokens`` bounds the tokens it may generate over its life; ``timeout_s`` bounds that life.
+    """
+
+    path: Path
+    args: Annotated[list[Text], Meta(max_length=MAX_ARGS)] = []
+    cwd: Path | None = None
+    env: Annotated[dict[str, Text], Meta(max_length=4096)] = {}
+    name: Name | None = None
+    nice: Nice = 0
+    klass: Class = "normal"
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 40)] | None = None
+    timeout_s: Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S)] | None = None
+    model: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    stdin: Path | None = None
+    stdout: Path | None = None
+    stderr: Path | None = None
+
+
+class SpawnReply(msgspec.Struct, frozen=True):
+    """``log`` is the file that the agent's output goes to (or would, when it is attached)."""
+
+    pid: int
+    name: str
+    os_pid: int
+    log: str
+
+
+class RefRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``ref``: a pid, a name, or a unique prefix of a name."""
+
+    ref: Ref
+
+
+class SignalRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``kill``: SIGKILL to the agent and all it started. ``stop``: SIGTERM, and SIGKILL after
+    ``grace_s``. ``pause`` and ``resume`` freeze and thaw it, its generation included."""
+
+    ref: Ref
+    action: Literal["kill", "stop", "pause", "resume"]
+    grace_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
+
+
+class ReniceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Change the nice value, the class, or both."""
+
+    ref: Ref
+    nice: Nice | None = None
+    klass: Class | None = None
+
+
+class ExitStatus(msgspec.Struct, frozen=True):
+    """How a process ended. ``exit_code``: 0–255, 128+n for signal n."""
+
+    pid: int
+    name: str
+    exit_code: int
+    reason: str
+
+
+class LogReply(msgspec.Struct, frozen=True):
+    """Where the output of a process is; ``alive`` while more may come."""
+
+    pid: int
+    path: str
+    alive: bool
+
+
+# ------------------------------------------------------------------------------ messages
+
+
+class SendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A message to another agent: any value that msgpack can carry, 1 MiB packed at most."""
+
+    to: Ref
+    body: Any
+
+
+class RecvRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Wait for the next message; ``sender`` restricts it to one process."""
+
+    sender: Ref | None = None
+
+
+class MailReply(msgspec.Struct, frozen=True):
+    """One message; ``sender`` is set by the kernel and cannot be forged."""
+
+    sender: int
+    sender_name: str
+    body: Any
+
+
+# ------------------------------------------------------------------------------ the model
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One turn of a conversation, in the chat-completion format."""
+
+    role: Annotated[str, Meta(min_length=1, max_length=32)]
+    content: Text
+    name: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Generate text. Exactly one of ``messages`` (chat template applied) and ``prompt`` (raw).
+
+    The same request gives the same tokens: sampling is a function of (``seed``, position).
+    ``seed=None`` draws one, and the reply names it. ``temperature=0`` is greedy.
+    ``json_schema`` (a JSON text) and ``grammar`` (GBNF) constrain the output; at most one.
+    """
+
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)] | None = None
+    prompt: Text | None = None
+    model: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 256
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 0.7
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 0.95
+    top_k: Annotated[int, Meta(ge=0, le=1 << 20)] = 40
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    repeat_penalty: Annotated[float, Meta(gt=0, le=10)] = 1.0
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = 0
+    stop: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(max_length=16)
+    ] = []
+    json_schema: Annotated[str, Meta(min_length=2, max_length=1 << 18)] | None = None
+    grammar: Annotated[str, Meta(min_length=1, max_length=1 << 18)] | None = None
+    stream: bool = False
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """A piece of a streamed reply."""
+
+    text: str
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """``cached_tokens``: prompt tokens whose KV was there already and was not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Seconds, as the kernel saw them.
+
+    ``wait_s``: call received → first slice. ``ready_s``: all time runnable but not running, the
+    wait included. ``first_token_s`` and ``turnaround_s``: from call received. ``received_s`` is
+    on the kernel's monotonic clock (CLOCK_MONOTONIC, comparable across processes of one host).
+    """
+
+    received_s: float
+    wait_s: float
+    ready_s: float
+    first_token_s: float
+    turnaround_s: float
+    slices: int
+    parks: int
+    recomputes: int
+
+
+class ChatReply(msgspec.Struct, frozen=True):
+    """``finish``: ``stop`` (end of turn or stop string) or ``length`` (max_tokens or window)."""
+
+    text: str
+    finish: Literal["stop", "length"]
+    tokens: list[int]
+    usage: Usage
+    timing: Timing
+    seed: int
+    model: str
+
+
+# ------------------------------------------------------------------------------ the kernel
+
+
+class CancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Cancel one of the caller's own calls on the same connection. It ends with CANCELLED."""
+
+    call_id: int
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """One model that the kernel knows. Sizes in bytes, lengths in tokens."""
+
+    name: str
+    path: str
+    state: Literal["loading", "ready", "failed", "restarting"]
+    reason: str
+    description: str
+    context_tokens: int
+    seats: int
+    seats_used: int
+    running: int
+    ready: int
+    kv_type: str
+    exact: str
+    threads: int
+    device: str
+    core_os_pid: int
+    core_restarts: int
+    arena_bytes: int
+    arena_used_bytes: int
+    images: int
+    file_bytes: int
+
+
+class KernelStatus(msgspec.Struct, frozen=True):
+    """What ``aios daemon status`` shows."""
+
+    version: str
+    os_pid: int
+    uptime_s: float
+    runtime_dir: str
+    policy: str
+    quantum_tokens: int
+    processes: int
+    calls: int
+    calls_refused: int
+    models: list[ModelInfo]
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    """Models in the order they were first asked for."""
+
+    models: list[ModelInfo]
+
+
+class SchedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Change the policy, the quantum or the batch width; ``None`` leaves one as it is.
+
+    ``width``: how many requests may share one decode step (at most the number of seats).
+    """
+
+    policy: Annotated[str, Meta(max_length=64)] | None = None
+    quantum_tokens: Annotated[int, Meta(ge=1, le=65536)] | None = None
+    width: Annotated[int, Meta(ge=1, le=256)] | None = None
+
+
+class SchedReply(msgspec.Struct, frozen=True):
+    """The scheduler's settings in force."""
+
+    policy: str
+    policies: list[str]
+    quantum_tokens: int
+    width: int
+
+
+class TraceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Records of the newest requests and slices; ``clear`` forgets them afterwards."""
+
+    clear: bool = False
+
+
+class SliceRecord(msgspec.Struct, frozen=True):
+    """One slice: ``rows`` are (kernel pid, request id, tokens generated in this slice)."""
+
+    model: str
+    start_s: float
+    end_s: float
+    steps: int
+    rows: list[tuple[int, int, int]]
+
+
+class RequestRecord(msgspec.Struct, frozen=True):
+    """One finished request. ``outcome``: ``done`` or an error code."""
+
+    request_id: int
+    pid: int
+    name: str
+    model: str
+    outcome: str
+    prompt_tokens: int
+    completion_tokens: int
+    timing: Timing
+
+
+class TraceReply(msgspec.Struct, frozen=True):
+    """Both lists oldest first; ``dropped`` older slices are forgotten."""
+
+    requests: list[RequestRecord]
+    slices: list[SliceRecord]
+    dropped: int
+
+
+class CheckReply(msgspec.Struct, frozen=True):
+    """What every accountant of the kernel found wrong with itself; empty when all is well."""
+
+    problems: list[str]
+    open_files: int
