@@ -74,12 +74,12 @@ def _open_stdio(order: Fork) -> None:
     for target, fd in enumerate(opened):
         os.dup2(fd, target)
     os.closerange(3, 1024)
+    # ruff: noqa: SIM115  they stay open as long as the process
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)
     sys.stderr = open(
         2, "w", encoding="utf-8", buffering=1, errors="backslashreplace", closefd=False
     )
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
 
 
 def _open_input(path: str) -> int:

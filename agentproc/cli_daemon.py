@@ -119,7 +119,9 @@ def call(options: argparse.Namespace) -> int:
     try:
         body = codec.convert(json.loads(options.body), row.request)
     except ValueError as error:
-        raise InvalidArgument(f"the body is no JSON: {error}", "example: aios call getpid {}") from None
+        raise InvalidArgument(
+            f"the body is no JSON: {error}", "example: aios call getpid {}"
+        ) from None
     with daemonctl.operator() as connection:
         cli_out.as_json(connection.call(row.name, body))
     return 0

@@ -31,9 +31,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def _rich_table(
-    names: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]]
-) -> None:
+def _rich_table(names: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -64,7 +62,11 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f}s"
     whole = int(seconds)
-    for unit, size, below, part in (("m", 60, "s", 1), ("h", 3600, "m", 60), ("d", 86400, "h", 3600)):
+    for unit, size, below, part in (
+        ("m", 60, "s", 1),
+        ("h", 3600, "m", 60),
+        ("d", 86400, "h", 3600),
+    ):
         if whole < size * (60 if unit != "h" else 24) or unit == "d":
             return f"{whole // size}{unit}{whole % size // part:02d}{below}"
     raise AssertionError

@@ -1,4 +1,4 @@
-"""``aios ps | logs | kill | stop | pause | resume | renice | wait``: looking at agents and acting."""
+"""``aios ps | logs | kill | stop | pause | resume | renice | wait``: agents, seen and acted on."""
 
 from __future__ import annotations
 

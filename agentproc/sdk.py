@@ -284,5 +284,7 @@ def send(to: int | str, value: Any) -> None:
 
 def recv(timeout: float | None = None, *, sender: int | str | None = None) -> MailReply:
     """The next message: ``.sender``, ``.sender_name``, ``.body``. Raises DeadlineExceeded."""
-    reply: MailReply = _call("ipc.recv", RecvRequest(None if sender is None else str(sender)), timeout)
+    reply: MailReply = _call(
+        "ipc.recv", RecvRequest(None if sender is None else str(sender)), timeout
+    )
     return reply

@@ -38,7 +38,7 @@ class SharedMemory:
             raise ValueError(
                 f"[{offset}, +{size_bytes}) lies outside an arena of {len(self.view)} bytes"
             )
-        return memoryview(self.view)[offset : offset + size_bytes]
+        return self.view.data[offset : offset + size_bytes]
 
     def discard(self) -> None:
         """Give all pages back to the system; the content is zero afterwards."""
@@ -68,11 +68,10 @@ class Arena(SharedMemory):
     def allocate(self, size_bytes: int) -> Extent | None:
         """A place of at least this size, or None when no free one is large enough."""
         wanted = max(PAGE_BYTES, -(-size_bytes // PAGE_BYTES) * PAGE_BYTES)
-        for index, hole in enumerate(self._free):
-            if hole.size_bytes >= wanted:
-                break
-        else:
+        index = next((i for i, h in enumerate(self._free) if h.size_bytes >= wanted), None)
+        if index is None:
             return None
+        hole = self._free[index]
         if hole.size_bytes == wanted:
             del self._free[index]
         else:

@@ -71,7 +71,7 @@ class ChatFormat:
                 bos_token=self._begin, eos_token=self._end,
             )  # fmt: skip
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError) as error:
-            raise InvalidInput(f"the model's chat template refuses these messages: {error}") from None
+            raise InvalidInput(f"the chat template refuses these messages: {error}") from None
 
 
 def _refuse(reason: object) -> str:

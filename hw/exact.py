@@ -16,7 +16,6 @@ import os
 import platform
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import xxhash
 
@@ -112,9 +111,7 @@ def _recomputed(engine: Engine, tokens: Tokens) -> Logits:
     return _prefill(engine, 0, tokens, _CHUNK)
 
 
-def _together(
-    engine: Engine, prompts: list[Tokens], expected: list[Tokens]
-) -> list[list[Logits]]:
+def _together(engine: Engine, prompts: list[Tokens], expected: list[Tokens]) -> list[list[Logits]]:
     """The same sequences in other seats, staggered, in shared batches, moved half-way."""
     info = engine.info
     count = len(prompts)

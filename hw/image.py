@@ -39,7 +39,7 @@ def save(engine: Engine, seat: int, into: memoryview) -> int:
 
 
 def load(engine: Engine, seat: int, image: memoryview) -> int:
-    """Put an image into a seat; returns its tokens. Raises ImageRejected; the seat is empty then."""
+    """Put an image into a seat; returns its tokens. Raises ImageRejected, the seat then empty."""
     try:
         if len(image) < HEADER_BYTES:
             raise ImageRejected("the image is shorter than its header")

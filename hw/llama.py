@@ -130,9 +130,7 @@ class LlamaEngine:
         window = min(self._train_window, max(_WINDOW_STEP, fits))
         return max(window // _WINDOW_STEP * _WINDOW_STEP, min(_WINDOW_STEP, self._train_window))
 
-    def _open_context(
-        self, settings: EngineSettings, rung: Rung, window: int, threads: int
-    ) -> Any:
+    def _open_context(self, settings: EngineSettings, rung: Rung, window: int, threads: int) -> Any:
         params = lib.llama_context_default_params()
         params.n_ctx = window * settings.seats
         params.n_batch = params.n_ubatch = BATCH_TOKENS
@@ -206,8 +204,7 @@ class LlamaEngine:
     def _logits(self, index: int) -> Logits:
         pointer = lib.llama_get_logits_ith(self._context, index)
         address = ctypes.cast(pointer, ctypes.c_void_p).value
-        values = (ctypes.c_float * self._vocab_size).from_address(address or 0)
-        return np.frombuffer(values, np.float32)
+        return logits_at(address or 0, self._vocab_size)
 
     def length(self, seat: int) -> int:
         """Tokens in the seat."""
@@ -389,6 +386,13 @@ class LlamaGrammar:
         if self._sampler:
             lib.llama_sampler_free(self._sampler)
             self._sampler = None
+
+
+def logits_at(address: int, count: int) -> Logits:
+    """A view of llama.cpp's own memory, valid until the next decode."""
+    floats: Any = (ctypes.c_float * count).from_address(address)
+    view: Logits = np.frombuffer(floats, np.float32)
+    return view
 
 
 def _last_error() -> str:

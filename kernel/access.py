@@ -27,7 +27,7 @@ class AccessManager:
             )
 
     def check_target(self, caller_pid: int, call: Call, target: Process) -> None:
-        """Raises PermissionDenied when the call needs kin and the target is none of the caller's."""
+        """Raises PermissionDenied when the call needs kin and the target is not the caller's."""
         if call.privilege == "kin" and not self._table.descends(target, caller_pid):
             raise PermissionDenied(
                 f"{call.name}: pid {caller_pid} may act on itself and what it has started; "

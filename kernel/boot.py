@@ -1,6 +1,6 @@
 """Boot: makes the kernel's parts in order and joins them. The only place that names concrete parts.
 
-    loop → process table → access → supervisor + zygote → models + cores → calls → trap → doors
+loop → process table → access → supervisor + zygote → models + cores → calls → trap → doors
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import msgpack
 import psutil
 
 from aios.hw import messages as core
+from aios.hw.engine import Message
 from aios.syscalls import types as t
 from aios.syscalls.errors import (
     AiosError,
@@ -242,7 +243,7 @@ class Calls:
             rank=policy.RANKS[process.klass],
             nice=process.nice,
             params=_sampling(body, budget),
-            messages=messages and [core.Message(m.role, m.content) for m in messages],
+            messages=[Message(m.role, m.content) for m in messages] if messages else None,
             prompt=body.prompt,
             received_s=time.monotonic(),
             on_text=call.chunk if body.stream else None,

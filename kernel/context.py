@@ -131,9 +131,9 @@ class ContextManager:
     def _free_seat(
         self, keep: Collection[Request], coldest_first: Callable[[Request], tuple[int, ...]]
     ) -> int:
-        for seat, owner in enumerate(self._seats):
+        for free, owner in enumerate(self._seats):
             if owner is None:
-                return seat
+                return free
         others = [owner for owner in self._seats if owner is not None and owner not in keep]
         victim = max(others, key=coldest_first)
         seat = victim.seat

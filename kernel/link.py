@@ -18,7 +18,7 @@ _READ_BYTES = 1 << 18
 
 
 class Link:
-    """Sends commands, hands events to ``on_event``; ``on_close`` once when the other end is gone."""
+    """Sends commands, hands on events; ``on_close`` once when the other end is gone."""
 
     def __init__(
         self,

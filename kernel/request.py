@@ -9,7 +9,10 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from aios.hw.messages import Message, SamplingParams
+import xxhash
+
+from aios.hw.engine import Message
+from aios.hw.messages import SamplingParams
 from aios.syscalls.errors import AiosError
 from aios.syscalls.types import ChatReply, RequestRecord, Timing, Usage
 
@@ -109,5 +112,6 @@ class Request:
             outcome=outcome,
             prompt_tokens=self.prompt_tokens,
             completion_tokens=len(self.tokens) - self.prompt_tokens,
+            digest=xxhash.xxh3_64_hexdigest(self.tokens[self.prompt_tokens :].tobytes()),
             timing=self.timing(now),
         )

@@ -182,8 +182,10 @@ class Trap:
             self._refuse(peer, pending, frame, error)
         except Exception:
             log.exception("a handler failed on a call by %s", caller.user)
-            error = InternalError("the kernel failed on this call", "its log says why: aios daemon")
-            self._refuse(peer, pending, frame, error)
+            bug = InternalError(
+                "the kernel failed on this call", "its log says why; please report it"
+            )
+            self._refuse(peer, pending, frame, bug)
 
     def cancel(self, pending: Pending, call_id: int) -> None:
         """The caller cancels one of its own calls on the same connection."""

@@ -47,7 +47,7 @@ def open_socket(
     context: zmq.Context[Any], credentials: Credentials, kernel_os_pid: int
 ) -> zmq.Socket[Any]:
     """A connected, authenticated DEALER. Raises KernelUnavailable with the reason."""
-    sock = context.socket(zmq.DEALER)
+    sock: zmq.Socket[Any] = context.socket(zmq.DEALER)
     sock.linger = 200
     sock.maxmsgsize = codec.MAX_FRAME_BYTES
     sock.sndhwm = sock.rcvhwm = 1000

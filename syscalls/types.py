@@ -356,7 +356,7 @@ class SliceRecord(msgspec.Struct, frozen=True):
 
 
 class RequestRecord(msgspec.Struct, frozen=True):
-    """One finished request. ``outcome``: ``done`` or an error code."""
+    """One finished request. ``outcome``: ``done`` or an error code; ``digest``: of its tokens."""
 
     request_id: int
     pid: int
@@ -365,6 +365,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
     outcome: str
     prompt_tokens: int
     completion_tokens: int
+    digest: str
     timing: Timing
 
 

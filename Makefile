@@ -1,0 +1,43 @@
+# Two commands do everything on a fresh machine: make demo, make test.
+PYTHON ?= python3
+BIN := .venv/bin
+TREE := build/tree
+SUITE ?= seed
+
+help:
+	@echo "make demo    set up, then watch three agents share one model"
+	@echo "make test    set up, then lint, types and all tests"
+	@echo "make setup   set up .venv (GPU=cuda for a GPU build, PYTHON=... for another Python)"
+	@echo "make bench   one suite: make bench SUITE=seed|consistency|syscall|overhead"
+	@echo "make lint types docs clean"
+
+setup:
+	@GPU="$(GPU)" $(PYTHON) tools/setup.py
+
+demo: setup
+	@$(BIN)/python -P -m aios.bench.demo
+
+test: setup lint types
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/python tools/docs.py --check
+
+# mypy walks a tree of links laid out as the package is installed
+types: setup
+	@rm -rf $(TREE) && mkdir -p $(TREE)/aios
+	@ln -s $(CURDIR)/agentproc/*.py $(CURDIR)/agentproc/py.typed $(TREE)/aios/
+	@for part in bench examples hw kernel syscalls; do ln -s $(CURDIR)/$$part $(TREE)/aios/$$part; done
+	cd $(TREE) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p aios
+
+docs: setup
+	$(BIN)/python tools/docs.py
+
+bench: setup
+	$(BIN)/aios bench $(SUITE)
+
+clean:
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help setup demo test lint types docs bench clean

@@ -1,0 +1,53 @@
+"""``aios bench SUITE [--json] [--seed N] [--repeats N] [--plot DIR]``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+from aios.syscalls.errors import AiosError
+
+from . import report
+
+SUITES = {
+    "seed": ("the three seed agents: sequential, fifo, rr", 5),
+    "consistency": ("agents alone and together, parked again and again: the same tokens?", 1),
+    "syscall": ("the null system call against a raw pyzmq echo", 7),
+    "overhead": ("tokens/s through the whole stack against a bare llama_decode loop", 5),
+}
+"""Suite → what it measures, repeats by default."""
+
+
+def main() -> int:
+    """Run one suite. Exit codes: 0, 1 when a check failed or it could not run, 2 usage."""
+    lines = "\n".join(f"  {name:<12} {text}" for name, (text, _) in SUITES.items())
+    parser = argparse.ArgumentParser(
+        prog="aios bench", epilog=f"suites:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("suite", choices=SUITES, metavar="SUITE")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, help="how often each arm runs")
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="write charts (PNG) there")
+    options = parser.parse_args()
+    repeats = SUITES[options.suite][1] if options.repeats is None else options.repeats
+    if repeats < 1 or options.seed < 0:
+        parser.error("--repeats is at least 1, --seed at least 0")
+    suite: report.Suite = importlib.import_module(f"aios.bench.{options.suite}").run
+    try:
+        result = suite(options.seed, repeats, options.plot)
+    except ModuleNotFoundError as error:
+        print(f"aios: {error.name} is not installed\n  pip install 'aiosd[bench]'", file=sys.stderr)
+        return 1
+    except (AiosError, RuntimeError) as error:
+        print(f"aios: {error}", file=sys.stderr)
+        return 1
+    print(result.as_json() if options.json else result.as_text())
+    return 0 if all(result.checks.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

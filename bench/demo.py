@@ -1,0 +1,72 @@
+"""``make demo``: three agents share the real model under a preemptive kernel; then their times.
+
+Two seats for three agents, so that they are parked and brought back while you watch.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from aios import examples
+from aios.cli_out import complain, table
+from aios.syscalls.errors import AiosError
+from aios.syscalls.types import RequestRecord
+
+from .harness import Machine, kernel
+from .seed import AGENTS
+
+FLAGS = ("--seats", "2", "--quantum", "8", "--policy", "rr")
+
+
+def main() -> int:
+    """Exit code 0 when all three agents ended well."""
+    print(f"starting a kernel: aiosd {' '.join(FLAGS)}")
+    print("loading the model (the first time it is also tested for exactness, some 10 s) …")
+    try:
+        with kernel(FLAGS) as machine:
+            return _show(machine)
+    except (AiosError, RuntimeError) as error:
+        complain(str(error), "is it set up? make setup")
+        return 1
+
+
+def _show(machine: Machine) -> int:
+    (model,) = machine.status().models
+    print(f"{model.description}; {model.seats} seats, {model.device}, {model.threads} threads")
+    print(f"exactness: {model.exact}\n\naios run {' '.join(f'{name}.py' for name in AGENTS)}\n")
+    folder = Path(examples.__file__).parent
+    files = [str(folder / f"{name}.py") for name in AGENTS]
+    sys.stdout.flush()
+    code = subprocess.run([sys.executable, "-P", "-m", "aios.cli", "run", *files]).returncode
+    calls: dict[str, list[RequestRecord]] = defaultdict(list)
+    for record in machine.trace().requests:
+        calls[record.name].append(record)
+    print("\nseconds in each state, all calls of an agent together:\n")
+    table(
+        ["agent", "calls>", "prompt tokens>", "generated>", "waiting>", "ready>", "turnaround>",
+         "slices>", "parked>"],
+        [_row(name, calls[name]) for name in AGENTS if name in calls],
+    )  # fmt: skip
+    print(
+        "\nwaiting: call received until its first slice; ready: could have run, did not;"
+        "\nturnaround: call received until its reply. More: aios bench seed"
+    )
+    return code
+
+
+def _row(name: str, calls: list[RequestRecord]) -> list[str]:
+    times = [call.timing for call in calls]
+    return [
+        name, str(len(calls)), str(sum(call.prompt_tokens for call in calls)),
+        str(sum(call.completion_tokens for call in calls)),
+        f"{sum(t.wait_s for t in times):.2f}", f"{sum(t.ready_s for t in times):.2f}",
+        f"{sum(t.turnaround_s for t in times):.2f}", str(sum(t.slices for t in times)),
+        str(sum(t.parks for t in times)),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""A kernel of its own for a suite, in temporary folders, and agents started in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from aios import daemonctl
+from aios.syscalls.client import Connection
+from aios.syscalls.types import (
+    Empty,
+    ExitStatus,
+    KernelStatus,
+    RefRequest,
+    SchedRequest,
+    SpawnReply,
+    SpawnRequest,
+    TraceReply,
+    TraceRequest,
+)
+
+READY_TIMEOUT_S = 600.0
+WORKER = Path(__file__).with_name("worker.py")
+
+
+class Machine:
+    """A running kernel, seen by its operator."""
+
+    def __init__(self, connection: Connection, folder: Path) -> None:
+        self.connection, self.folder = connection, folder
+        self._outputs = 0
+
+    def spawn(self, path: Path, *args: str, name: str | None = None) -> tuple[SpawnReply, Path]:
+        """Start an agent; its output goes to the file that is returned."""
+        self._outputs += 1
+        output = self.folder / f"out-{self._outputs}"
+        output.touch()
+        reply: SpawnReply = self.connection.call("proc.spawn", SpawnRequest(
+            path=str(path), args=list(args), cwd=str(self.folder), name=name,
+            env={k: v for k, v in os.environ.items() if k != "AIOS_RUNTIME_DIR"},
+            stdout=str(output), stderr=str(output),
+        ))  # fmt: skip
+        return reply, output
+
+    def wait(self, agent: SpawnReply, output: Path) -> str:
+        """Wait for an agent's end; returns its output. Raises RuntimeError when it failed."""
+        status: ExitStatus = self.connection.call("proc.wait", RefRequest(str(agent.pid)))
+        text = output.read_text()
+        if status.exit_code:
+            raise RuntimeError(f"agent {agent.name} ended with {status.exit_code}:\n{text}")
+        return text
+
+    def schedule(self, policy: str, quantum: int | None = None, width: int | None = None) -> None:
+        """Change the scheduler."""
+        self.connection.call("sched.set", SchedRequest(policy, quantum, width))
+
+    def trace(self) -> TraceReply:
+        """What has happened since the last call."""
+        reply: TraceReply = self.connection.call("trace.read", TraceRequest(clear=True))
+        return reply
+
+    def status(self) -> KernelStatus:
+        """The kernel's state."""
+        reply: KernelStatus = self.connection.call("kernel.status", Empty())
+        return reply
+
+
+@contextlib.contextmanager
+def kernel(flags: Sequence[str] = ()) -> Iterator[Machine]:
+    """A kernel in temporary folders whose model is loaded; ended afterwards."""
+    with tempfile.TemporaryDirectory(prefix="aios-bench-") as name:
+        folder = Path(name)
+        saved = {key: os.environ.get(key) for key in ("AIOS_RUNTIME_DIR", "XDG_STATE_HOME")}
+        os.environ["AIOS_RUNTIME_DIR"] = str(folder / "run")
+        os.environ["XDG_STATE_HOME"] = str(folder / "state")
+        try:
+            daemonctl.start(flags)
+            with daemonctl.operator() as connection:
+                machine = Machine(connection, folder)
+                warm, output = machine.spawn(WORKER, "--max-tokens", "1")
+                machine.wait(warm, output)
+                machine.trace()
+                yield machine
+        finally:
+            daemonctl.stop(folder / "run")
+            for key, value in saved.items():
+                if value is None:
+                    os.environ.pop(key, None)
+                else:
+                    os.environ[key] = value
+
+
+def progress(text: str) -> None:
+    """A line about where a long suite is, for the person who waits."""
+    print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

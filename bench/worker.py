@@ -1,0 +1,85 @@
+"""An agent for benchmarks: one generation from a prompt of about so many tokens, told as JSON."""
+
+import argparse
+import json
+import random
+
+import aios
+
+WORDS = [
+    "time",
+    "year",
+    "people",
+    "way",
+    "day",
+    "man",
+    "thing",
+    "woman",
+    "life",
+    "child",
+    "world",
+    "school",
+    "state",
+    "family",
+    "student",
+    "group",
+    "country",
+    "problem",
+    "hand",
+    "part",
+    "place",
+    "case",
+    "week",
+    "company",
+    "system",
+    "program",
+    "question",
+    "work",
+    "night",
+    "point",
+    "home",
+    "water",
+    "room",
+    "mother",
+    "area",
+    "money",
+    "story",
+    "fact",
+    "month",
+    "lot",
+    "right",
+    "study",
+    "book",
+    "eye",
+    "job",
+    "word",
+]
+
+
+def main() -> None:
+    """Generate, and print what came of it."""
+    options = argparse.ArgumentParser()
+    options.add_argument("--prompt", default="Tell a long story about a river.")
+    options.add_argument("--words", type=int, default=0, help="random words after the prompt")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--temperature", type=float, default=0.0)
+    options.add_argument("--max-tokens", type=int, default=32)
+    given = options.parse_args()
+    words = random.Random(given.seed).choices(WORDS, k=given.words)
+    reply = aios.chat(
+        " ".join([given.prompt, *words]),
+        temperature=given.temperature,
+        seed=given.seed,
+        max_tokens=given.max_tokens,
+    )
+    print(json.dumps({
+        "tokens": reply.tokens,
+        "text": reply.text,
+        "prompt_tokens": reply.usage.prompt_tokens,
+        "decode_s": reply.timing.turnaround_s - reply.timing.first_token_s,
+        "parks": reply.timing.parks,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
