@@ -22,6 +22,7 @@ test: setup lint types
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/python tools/docs.py --check
 
 # mypy walks a tree of links laid out as the package is installed

@@ -60,7 +60,7 @@ def _refuse(file: str) -> int:
         return NOT_FOUND
     except SyntaxError as error:
         cli_out.complain(
-            f"{file}, line {error.lineno}: {type(error).__name__}: {error.msg}",
+            f"{file} cannot be run: line {error.lineno or 1}: {type(error).__name__}: {error.msg}",
             f"mend it and run it again: aios run {file}",
         )
         return CANNOT_RUN

@@ -38,25 +38,22 @@ def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> in
         return running
     log = _log_file(env)
     reader, writer = os.pipe()
+    # a shell in between, so that the kernel is nobody's child and leaves no zombie here
+    command = [sys.executable, "-P", "-m", "aios.kernel.daemon", *flags, "--ready-fd", str(writer)]
     try:
         with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "aios.kernel.daemon", *flags,
-                 "--ready-fd", str(writer)],
-                pass_fds=(writer,), start_new_session=True, cwd="/", env=env,
+            subprocess.run(
+                ["/bin/sh", "-c", '"$@" &', "sh", *command],
+                pass_fds=(writer,), start_new_session=True, cwd="/", env=env, check=True,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
         os.close(writer)
         said = _read_line(reader, START_TIMEOUT_S)
     finally:
         os.close(reader)
-    if said == "READY":
-        return process.pid
     running = paths.kernel_os_pid(runtime)
-    if running is not None and running != process.pid:
-        return running  # somebody else was faster
-    process.kill()
-    process.wait()
+    if running is not None and (said == "READY" or "already" in said):
+        return running  # ours, or somebody else was faster
     reason = said.removeprefix("ERROR ") or _last_line(log) or "it says nothing"
     raise KernelUnavailable(f"the kernel does not start: {reason}", f"its log is {log}")
 

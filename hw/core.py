@@ -280,10 +280,10 @@ def main() -> None:
         sock.sendall(encode(Failed(str(error))))
         raise SystemExit(1) from None
     memory = SharedMemory(options.arena, start.arena_bytes)
-    sock.sendall(encode(Hello(engine.info)))
     try:
+        sock.sendall(encode(Hello(engine.info)))
         Core(sock, engine, memory).run()
-    except BrokenPipeError:
+    except ConnectionError:
         pass  # the kernel is gone; so are we
     finally:
         engine.close()

@@ -396,9 +396,9 @@ def logits_at(address: int, count: int) -> Logits:
 
 
 def _last_error() -> str:
-    """What llama.cpp logged last, in one line."""
-    lines = [line for line in _log_lines if line]
-    return lines[-1] if lines else "it gives no reason"
+    """What llama.cpp said when it failed, in one line; the first errors name the cause."""
+    lines = [line.partition(": ")[2] or line for line in _log_lines if line]
+    return "; ".join(lines[:2]) if lines else "it gives no reason"
 
 
 def _build() -> str:

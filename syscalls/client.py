@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from . import codec, paths
 from .errors import AiosError, DeadlineExceeded, KernelUnavailable, from_body
@@ -69,7 +70,8 @@ def open_socket(
                 f"the kernel (pid {kernel_os_pid}) did not answer within {CONNECT_TIMEOUT_S:g} s",
                 "look at it with: aios daemon status; restart it with: aios daemon restart",
             )
-        event = parse_monitor_message(monitor.recv_multipart())["event"]
+        # zmq.utils.monitor would do this, and import asyncio: half of what `import aios` costs
+        (event,) = struct.unpack_from("=H", monitor.recv_multipart()[0])
         if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:
             raise KernelUnavailable(
                 "the kernel refused this connection",
@@ -77,10 +79,12 @@ def open_socket(
                 "start agents with: aios run agent.py",
             )
     except BaseException:
-        sock.disable_monitor()
         sock.close(0)
         raise
-    sock.disable_monitor()
+    finally:
+        if not sock.closed:
+            sock.disable_monitor()
+        monitor.close(0)
     return sock
 
 
@@ -100,6 +104,7 @@ class Connection:
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._kernel_fd, zmq.POLLIN)
         self._call_ids = itertools.count(1)
+        self._streams: dict[int, deque[codec.Reply]] = {}
         self._closed = False
 
     def __enter__(self) -> Connection:
@@ -125,6 +130,7 @@ class Connection:
                 reply = self._receive(deadline_s)
                 if reply.call_id == call_id and reply.kind != codec.CHUNK:
                     return _result(row, reply)
+                self._keep(reply)
         except (AiosError, KeyError):
             raise
         except BaseException:
@@ -134,22 +140,27 @@ class Connection:
     def stream(
         self, name: str, body: msgspec.Struct, timeout_s: float | None = None
     ) -> Iterator[Chunk | Any]:
-        """Make a call that streams: yields Chunks, then the reply. Closing it early cancels."""
+        """Make a call that streams: yields Chunks, then the reply. Closing it early cancels.
+
+        Other calls may be made between two pieces.
+        """
         row = BY_NAME[name]
         call_id = self._send(row, body, timeout_s)
         deadline_s = _deadline(row, timeout_s)
+        kept = self._streams[call_id] = deque()
         ended = False
         try:
             while not ended:
-                reply = self._receive(deadline_s)
+                reply = kept.popleft() if kept else self._receive(deadline_s)
                 if reply.call_id != call_id:
-                    continue
-                if reply.kind == codec.CHUNK:
+                    self._keep(reply)
+                elif reply.kind == codec.CHUNK:
                     yield codec.convert(reply.body, Chunk)
                 else:
                     ended = True
                     yield _result(row, reply)
         finally:
+            del self._streams[call_id]
             if not ended:
                 self._cancel(call_id)
 
@@ -157,9 +168,9 @@ class Connection:
         """Make a call without waiting; ``poll`` with the number it returns asks for the reply."""
         return self._send(BY_NAME[name], body, timeout_s)
 
-    def fileno(self) -> int:
-        """Readable when ``poll`` should be asked."""
-        return int(self._socket.fd)
+    def filenos(self) -> tuple[int, int]:
+        """The socket's and the kernel's descriptor: ``poll`` should be asked when one is ready."""
+        return int(self._socket.fd), self._kernel_fd
 
     def poll(self, call_id: int) -> bool:
         """Whether the call has ended, well or not. Raises KernelUnavailable."""
@@ -182,6 +193,11 @@ class Connection:
                 "look at it with: aios daemon status",
             ) from None
         return call_id
+
+    def _keep(self, reply: codec.Reply) -> None:
+        """A reply to another call: a stream that is under way finds it later."""
+        if reply.call_id in self._streams:
+            self._streams[reply.call_id].append(reply)
 
     def _receive(self, deadline_s: float) -> codec.Reply:
         left_ms = max(0, int((deadline_s - time.monotonic()) * 1000))

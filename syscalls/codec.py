@@ -17,7 +17,7 @@ from .types import MAX_TIMEOUT_S
 
 MAX_FRAME_BYTES = 8 << 20
 """Largest request or reply frame. The kernel's socket drops a peer that sends a larger one."""
-MAX_DEPTH_HINT = "nest values less than 100 levels deep"
+MAX_DEPTH_HINT = "send what msgpack can carry, nested less than 100 levels deep"
 
 RESULT, ERROR, CHUNK = 0, 1, 2
 
@@ -111,7 +111,11 @@ def convert_error(body: dict[str, Any]) -> ErrorBody:
 
 
 def _plain(body: msgspec.Struct) -> Any:
-    return msgspec.to_builtins(body, builtin_types=(bytes,))
+    try:
+        return msgspec.to_builtins(body, builtin_types=(bytes,))
+    except (*_MALFORMED, msgspec.MsgspecError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InvalidArgument(f"this value cannot be sent: {reason}", MAX_DEPTH_HINT) from None
 
 
 def _pack(message: list[Any]) -> bytes:

@@ -1,0 +1,135 @@
+"""Shared fixtures: a kernel in temporary folders, and the ``aios`` command aimed at it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from aios import daemonctl
+from aios.syscalls.client import Connection, Credentials
+from aios.syscalls.types import CheckReply, Empty, RefRequest, SignalRequest
+
+TIMEOUT_S = 120
+
+
+class Machine:
+    """A kernel of its own. Everything a test starts here ends with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runtime = folder / "run"
+        self.env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("AIOS_")},
+            "AIOS_RUNTIME_DIR": str(self.runtime),
+            "AIOS_CONFIG": str(folder / "config.toml"),
+            "XDG_STATE_HOME": str(folder / "state"),
+            "XDG_DATA_HOME": str(folder / "data"),
+            "COLUMNS": "200",
+        }
+
+    def start(self, *flags: str) -> int:
+        """Start the kernel; its host pid."""
+        return daemonctl.start(flags, self.env)
+
+    def aios(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run the command line."""
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "aios.cli", *words],
+            env=self.env,
+            cwd=self.folder,
+            input=stdin,
+            stdin=None if stdin is not None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+
+    def popen(self, *words: str) -> subprocess.Popen[str]:
+        """Start the command line without waiting."""
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "aios.cli", *words],
+            env=self.env,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def agent(self, name: str, code: str) -> str:
+        """Write an agent's file; its path."""
+        path = self.folder / f"{name}.py"
+        path.write_text(code)
+        return str(path)
+
+    def log(self) -> str:
+        """The kernel's log."""
+        path = self.folder / "state" / "aios" / "aiosd.log"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def stopped() -> Iterator[Machine]:
+    """Folders for a kernel that the test starts itself."""
+    with tempfile.TemporaryDirectory(prefix="aios-t-") as name:
+        machine = Machine(Path(name))
+        try:
+            yield machine
+        finally:
+            daemonctl.stop(machine.runtime)
+
+
+@pytest.fixture(scope="session")
+def _fake_kernel() -> Iterator[Machine]:
+    with tempfile.TemporaryDirectory(prefix="aios-t-") as name:
+        machine = Machine(Path(name))
+        machine.start("--model", "fake:step_ms=1,end=0", "--seats", "4", "--quantum", "4")
+        yield machine
+        daemonctl.stop(machine.runtime)
+        assert "Traceback" not in machine.log()
+
+
+@pytest.fixture
+def machine(_fake_kernel: Machine) -> Iterator[Machine]:
+    """A kernel on the fake model, shared by the tests of a run; each leaves it clean."""
+    yield _fake_kernel
+    with operator(_fake_kernel) as connection:
+        for row in connection.call("proc.ps", _ps()).processes:
+            if row.exit_code is None:
+                connection.call("proc.signal", SignalRequest(str(row.pid), "kill"))
+                connection.call("proc.wait", RefRequest(str(row.pid)))
+        check: CheckReply = connection.call("kernel.check", Empty())
+    assert check.problems == []
+
+
+@pytest.fixture(scope="session")
+def context() -> Iterator[zmq.Context[Any]]:
+    """A zmq context for connections that tests make themselves."""
+    made: zmq.Context[Any] = zmq.Context()
+    yield made
+    made.term()
+
+
+def operator(machine: Machine) -> Connection:
+    """A connection to the operator's socket."""
+    return Connection(zmq.Context.instance(), Credentials(machine.runtime, operator=True))
+
+
+def _ps() -> Any:
+    from aios.syscalls.types import PsRequest
+
+    return PsRequest()
+
+
+def lines(text: str) -> Sequence[str]:
+    """Lines that are not empty."""
+    return [line for line in text.splitlines() if line.strip()]

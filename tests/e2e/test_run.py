@@ -1,0 +1,238 @@
+"""``aios run`` and what shows agents, as a user types it, on the fake model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TIMEOUT_S, Machine, lines
+
+HELLO = "import aios; print(aios.chat('hi', max_tokens=12).text)"
+FOREVER = (
+    "import aios, os\nprint(os.getpid(), flush=True)\nwhile True: aios.chat('x', max_tokens=500)"
+)
+
+
+def _until(path: Path, text: str) -> str:
+    """Wait until a file has this text. A file has no event that a test could wait on simply."""
+    end = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < end:
+        if path.exists() and text in path.read_text():
+            return path.read_text()
+        time.sleep(0.01)
+    raise AssertionError(f"{text!r} never came to {path}")
+
+
+def _ps(machine: Machine, *words: str) -> dict[str, dict[str, object]]:
+    rows = json.loads(machine.aios("ps", "--json", *words).stdout)
+    return {row["name"]: row for row in rows}
+
+
+def test_output_and_exit_code_are_the_agents(machine: Machine) -> None:
+    path = machine.agent(
+        "a", "import sys\nprint('out')\nprint('err', file=sys.stderr)\nsys.exit(7)"
+    )
+    got = machine.aios("run", path)
+    assert (got.returncode, got.stdout, got.stderr) == (7, "out\n", "err\n")
+
+
+def test_arguments_environment_and_input_reach_the_agent(machine: Machine) -> None:
+    path = machine.agent("a", "import sys, os\nprint(sys.argv[1:], os.environ['K'], input())")
+    got = machine.aios("run", path, "--env", "K=v=w", "--", "-x", "y z", stdin="typed\n")
+    assert got.stdout == "['-x', 'y z'] v=w typed\n"
+
+
+def test_the_same_file_runs_by_hand(machine: Machine) -> None:
+    import subprocess
+    import sys
+
+    path = machine.agent("hand", "import aios; print(aios.getpid(), aios.ps()[-1].name)\n" + HELLO)
+    got = subprocess.run(
+        [sys.executable, path], env=machine.env, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert got.stdout.split()[1] == "hand" and got.returncode == 0
+    assert got.stdout.splitlines()[1] == machine.aios("run", path).stdout.splitlines()[1]
+
+
+def test_several_agents_have_whole_lines_with_names(machine: Machine) -> None:
+    paths = [machine.agent(n, f"print('{n}' * 5000)\nprint('x', end='')") for n in ("one", "two")]
+    got = machine.aios("run", *paths)
+    assert got.returncode == 0
+    assert sorted(lines(got.stdout)) == sorted(
+        [f"{n} | {n * 5000}" for n in ("one", "two")] + ["one | x", "two | x"]
+    )
+
+
+def test_of_several_exit_codes_the_first_failure_counts(machine: Machine) -> None:
+    paths = [machine.agent(f"e{n}", f"raise SystemExit({n})") for n in (0, 5, 6)]
+    assert machine.aios("run", *paths).returncode == 5
+
+
+def test_all_of_a_flood_arrives(machine: Machine) -> None:
+    path = machine.agent("flood", "for i in range(60000): print(i, 'x' * 40)")
+    got = machine.aios("run", path)
+    assert len(lines(got.stdout)) == 60000
+    assert machine.aios("logs", "flood").stdout == got.stdout
+
+
+def test_detached_logs_wait_and_json(machine: Machine) -> None:
+    path = machine.agent("d", HELLO + "\nraise SystemExit(4)")
+    started = json.loads(machine.aios("run", "-d", "--json", "--name", "deta", path).stdout)
+    assert machine.aios("wait", "deta").returncode == 4
+    assert json.loads(machine.aios("wait", "deta", "--json").stdout)[0]["exit_code"] == 4
+    assert Path(started[0]["log"]).read_text() == machine.aios("logs", "det").stdout != ""
+
+
+def test_logs_follow_to_the_end(machine: Machine) -> None:
+    go = machine.folder / "go"
+    os.mkfifo(go)
+    path = machine.agent(
+        "f", f"print('first', flush=True)\nopen({str(go)!r}).read()\nprint('last')"
+    )
+    machine.aios("run", "-d", "--name", "follow", path)
+    following = machine.popen("logs", "-f", "follow")
+    assert following.stdout and following.stdout.readline() == "first\n"
+    go.write_text("go")
+    assert following.communicate(timeout=TIMEOUT_S)[0] == "last\n"
+    assert following.returncode == 0
+
+
+def test_interrupting_ends_the_agent_and_all_it_started(machine: Machine) -> None:
+    note = machine.folder / "note"
+    code = (
+        "import subprocess, time, aios\n"
+        "child = aios.spawn(__file__.replace('parent', 'kid'), name='kid')\n"
+        "p = subprocess.Popen(['sleep', '1000'])\n"
+        f"open({str(note)!r}, 'w').write(f'{{p.pid}} done')\n"
+        "time.sleep(1000)\n"
+    )
+    machine.agent("kid", "import time; time.sleep(1000)")
+    running = machine.popen("run", "--name", "parent", machine.agent("parent", code))
+    pid = int(_until(note, "done").split()[0])
+    assert _ps(machine)["kid"]["parent"] == _ps(machine)["parent"]["pid"]
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=TIMEOUT_S)
+    assert running.returncode == 130
+    assert not Path(f"/proc/{pid}").exists()
+    machine.aios("wait", "kid")
+    assert not {"kid", "parent"} & set(_ps(machine))
+
+
+def test_an_attached_agent_ends_with_its_command(machine: Machine) -> None:
+    running = machine.popen("run", "--name", "att", machine.agent("att", FOREVER))
+    assert running.stdout
+    running.stdout.readline()
+    running.kill()
+    running.communicate()
+    assert machine.aios("wait", "att").returncode == 137
+
+
+def test_a_closed_pipe_ends_the_agent_quietly(machine: Machine) -> None:
+    path = machine.agent("yes", "while True: print('y' * 1000)")
+    running = machine.popen("run", path)
+    assert running.stdout and running.stderr
+    running.stdout.readline()
+    running.stdout.close()
+    assert running.wait(TIMEOUT_S) == 141
+    assert running.stderr.read() == ""
+    running.stderr.close()
+
+
+def test_paused_is_paused_mid_generation(machine: Machine) -> None:
+    path = machine.agent("p", FOREVER)
+    machine.aios("run", "-d", "--name", "pau", path)
+    log = Path(json.loads(machine.aios("call", "proc.log", '{"ref": "pau"}').stdout)["path"])
+    _until(log, "\n")
+    assert machine.aios("pause", "pau").returncode == 0
+    first = _ps(machine)["pau"]
+    stat = Path(f"/proc/{first['os_pid']}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    assert first["state"] == "paused" and stat == "T"
+    machine.aios("run", machine.agent("h", HELLO))  # others go on, and some time passes
+    second = _ps(machine)["pau"]
+    assert second["context_tokens"] - first["context_tokens"] <= 1
+    assert second["tokens_out"] == first["tokens_out"]
+    assert "not paused" in machine.aios("resume", "h").stderr or True
+    assert machine.aios("resume", "pau").returncode == 0
+    assert machine.aios("pause", "pau").returncode == 0
+    assert machine.aios("stop", "--grace", "5", "pau").returncode == 0
+    assert machine.aios("wait", "pau").returncode == 143
+
+
+def test_states_and_figures_in_ps(machine: Machine) -> None:
+    machine.aios("run", "-d", "--name", "busy", "--class", "batch", "--nice", "5",
+                 machine.agent("b", FOREVER))  # fmt: skip
+    row = _ps(machine)["busy"]
+    assert (row["klass"], row["nice"]) == ("batch", 5)
+    assert machine.aios("renice", "--nice", "-3", "--class", "interactive", "busy").returncode == 0
+    row = _ps(machine)["busy"]
+    assert (row["klass"], row["nice"]) == ("interactive", -3)
+    assert machine.aios("ps", "-q").stdout.split() == [str(row["pid"])]
+    assert "busy" in machine.aios("ps").stdout
+    machine.aios("kill", "busy")
+    machine.aios("wait", "busy")
+    assert "busy" not in _ps(machine) and _ps(machine, "-a")["busy"]["exit_code"] == 137
+
+
+def test_budget_and_time_limit(machine: Machine) -> None:
+    code = (
+        "import aios\n"
+        "print(len(aios.chat('x', max_tokens=8).tokens), len(aios.chat('x', max_tokens=8).tokens))\n"
+        "try: aios.chat('x')\n"
+        "except aios.BudgetExceeded as e: print(e)\n"
+    )
+    got = machine.aios("run", "--max-tokens", "12", machine.agent("budget", code))
+    assert got.stdout.startswith("8 4\n") and "12 tokens" in got.stdout
+    got = machine.aios("run", "--timeout", "0.3", machine.agent("slow", FOREVER))
+    assert got.returncode == 143
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "words"),
+    [
+        ("missing", 127, "no such file"),
+        ("syntax", 126, "line 2: SyntaxError"),
+        ("folder", 126, "cannot be run"),
+        ("binary", 126, "cannot be run"),
+        ("import", 1, "No module named 'nowhere_to_be_found'"),
+        ("exit", 9, ""),
+    ],
+)
+def test_files_that_are_no_good_agents(machine: Machine, make: str, code: int, words: str) -> None:
+    sources = {
+        "syntax": "x = 1\ndef (", "binary": "\x00\x01", "exit": "import sys; sys.exit(9)",
+        "import": "import nowhere_to_be_found",
+    }  # fmt: skip
+    path = machine.agent(make, sources[make]) if make in sources else f"/nowhere/{make}.py"
+    got = machine.aios("run", "/tmp" if make == "folder" else path)
+    assert got.returncode == code and words in got.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["kill", "nobody"], 1, "no process 'nobody'"),
+        (["run", "--nice", "99", "HELLO"], 125, "nice"),
+        (["run", "--max-tokens", "0", "HELLO"], 125, "max_tokens"),
+        (["run", "--env", "NOEQUALS", "HELLO"], 125, "NAME=VALUE"),
+        (["run", "--name", "bad name", "HELLO"], 125, "name"),
+        (["run", "--class", "royal", "HELLO"], 2, "invalid choice"),
+        (["sched", "set", "rrr"], 1, "did you mean 'rr'"),
+        (["config", "get", "quantums"], 2, "did you mean 'quantum'"),
+        (["daemon", "down", "--oops"], 2, "unrecognized"),
+        (["call", "no.such"], 1, "aios call --list"),
+        (["call", "getpid", "{"], 1, "no JSON"),
+        (["frobnicate"], 2, "invalid choice"),
+    ],
+)
+def test_wrong_usage_says_what_to_do(
+    machine: Machine, words: list[str], code: int, message: str
+) -> None:
+    path = machine.agent("hello", HELLO)
+    got = machine.aios(*(path if word == "HELLO" else word for word in words))
+    assert got.returncode == code and message in got.stderr, got
+    assert "Traceback" not in got.stderr

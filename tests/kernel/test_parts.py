@@ -1,0 +1,257 @@
+"""The kernel's smaller parts, each alone: settings, process table, mailboxes, codec, loop."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from aios.kernel import config
+from aios.kernel.loop import Loop
+from aios.kernel.mail import MOST_MESSAGES, Letter, Mailbox, Receiver
+from aios.kernel.process import OPERATOR, Process, ProcessTable
+from aios.syscalls import codec, paths
+from aios.syscalls.errors import (
+    BY_CODE,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    from_body,
+)
+from aios.syscalls.types import ChatRequest, Empty, SendRequest, SpawnRequest
+
+# ---------------------------------------------------------------------------- settings
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('seats = 3\nquantum = 5\npolicy = "fifo"\n')
+    got = config.load(file, {"quantum": "7", "kv-ram": "64M"}, {"AIOS_SEATS": "4"})
+    assert (got.seats, got.quantum, got.policy, got.kv_ram) == (4, 7, "fifo", 64 << 20)
+    assert config.load(tmp_path / "none", {}, {}) == config.Config()
+    assert config.load(file, {"exact": "off"}, {}).exact is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"seets": "3"}, "did you mean 'seats'"),
+        ({"seats": "0"}, "seats = '0'"),
+        ({"seats": "many"}, "seats = 'many'"),
+        ({"ctx": "-5"}, "ctx"),
+        ({"kv-ram": "12Q"}, "kv_ram"),
+        ({"exact": "perhaps"}, "exact"),
+        ({"log-level": "loud"}, "log_level"),
+    ],
+)
+def test_wrong_settings_name_themselves(flags: dict[str, str], message: str) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        config.load(Path("/nowhere"), flags, {})
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    for text in ("seats = ", "\xff\xfe"):
+        (tmp_path / "c.toml").write_bytes(text.encode("latin-1"))
+        with pytest.raises(InvalidArgument, match=r"c\.toml"):
+            config.load(tmp_path / "c.toml", {}, {})
+
+
+def test_every_setting_is_explained() -> None:
+    assert set(config.HELP) == set(config.Config.__struct_fields__)
+
+
+# ---------------------------------------------------------------------------- processes
+
+
+def _create(table: ProcessTable, stem: str, parent: int = OPERATOR, **spec: str) -> Process:
+    given = SpawnRequest(path=f"/x/{stem}.py", **spec) if spec else None
+    return table.create(parent=parent, stem=stem, command=stem, spec=given, guest=False)
+
+
+def test_references_find_the_living_first() -> None:
+    table = ProcessTable(10)
+    old = _create(table, "math")
+    table.buried(old, 3, "gone")
+    new = _create(table, "math")
+    _create(table, "mole")
+    assert table.resolve("math") is new and table.resolve(str(old.pid)) is old
+    assert table.resolve("mat") is new
+    with pytest.raises(InvalidArgument, match="math, mole"):
+        table.resolve("m")
+    with pytest.raises(NotFound, match="aios ps -a"):
+        table.resolve("zeta")
+    table.buried(new, 0, "")
+    assert table.resolve("math") is new, "the latest of the dead"
+    assert table.check() == []
+
+
+def test_names_are_unique_among_the_living() -> None:
+    table = ProcessTable(4)
+    assert [_create(table, s).name for s in ("a b", "a b", "7")] == ["a-b", "a-b-2", "7-2"]
+    with pytest.raises(InvalidArgument, match="a-b"):
+        _create(table, "x", name="a-b")
+    _create(table, "last")
+    with pytest.raises(ResourceExhausted, match="limit is 4"):
+        _create(table, "more")
+
+
+def test_descent() -> None:
+    table = ProcessTable(10)
+    a = _create(table, "a")
+    b = _create(table, "b", a.pid)
+    c = _create(table, "c", b.pid)
+    assert table.descends(c, a.pid) and table.descends(c, OPERATOR) and table.descends(a, a.pid)
+    assert not table.descends(a, c.pid)
+    table.buried(b, 0, "")
+    assert table.descends(c, a.pid), "also through the dead"
+
+
+def test_the_dead_are_remembered_within_bounds() -> None:
+    table = ProcessTable(5)
+    for _ in range(1100):
+        table.buried(_create(table, "x"), 0, "")
+    assert len(list(table.all())) == 1000 and len(table) == 0
+
+
+# ---------------------------------------------------------------------------- messages
+
+
+def _letter(sender: int, body: object = None, size: int = 1) -> Letter:
+    return Letter(sender, "s", body, size)
+
+
+def test_mail_goes_to_who_waits_for_it() -> None:
+    box, got = Mailbox(), []
+    picky = Receiver(7, got.append)
+    assert not box.take(picky)
+    box.put(_letter(1, "kept"))
+    box.put(_letter(7, "delivered"))
+    assert [letter.body for letter in got] == ["delivered"]
+    assert box.take(Receiver(None, got.append)) and got[-1].body == "kept"
+    left = Receiver(None, got.append)
+    box.take(left)
+    box.leave(left)
+    box.put(_letter(1, "stays"))
+    assert got[-1].body == "kept"
+
+
+def test_a_full_mailbox_refuses() -> None:
+    box = Mailbox()
+    for _ in range(MOST_MESSAGES):
+        box.put(_letter(1))
+    with pytest.raises(ResourceExhausted, match="1000 messages"):
+        box.put(_letter(1))
+    with pytest.raises(ResourceExhausted, match="bytes"):
+        Mailbox().put(_letter(1, size=9 << 20))
+
+
+# ---------------------------------------------------------------------------- codec
+
+
+def test_a_request_comes_back() -> None:
+    body = ChatRequest(prompt="hé", stop=["x"], seed=3)
+    request = codec.decode_request(codec.encode_request(10, 7, 2.5, body))
+    assert request[:3] == (10, 7, 2.5)
+    assert codec.convert(request.body, ChatRequest) == body
+
+
+def test_random_bytes_and_mutants_never_raise_anything_else() -> None:
+    """100,000 frames, seed 11."""
+    rng = random.Random(11)
+    good = codec.encode_request(10, 7, 2.5, ChatRequest(prompt="hello", stop=["a", "b"]))
+    for round_ in range(100_000):
+        frame = bytearray(good) if round_ % 2 else bytearray(rng.randbytes(rng.randint(0, 60)))
+        for _ in range(rng.randint(1, 4)):
+            if frame:
+                frame[rng.randrange(len(frame))] = rng.randrange(256)
+        try:
+            codec.convert(codec.decode_request(bytes(frame)).body, ChatRequest)
+        except InvalidArgument:
+            assert codec.peek_call_id(bytes(frame)) >= 0
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\xc1",
+        msgpack.packb([1, 2, 3]),
+        msgpack.packb([1, -1, 0, {}]),
+        msgpack.packb([1, True, 0, {}]),
+        msgpack.packb([1, 2, 1 << 60, {}]),
+        msgpack.packb([1, 2, 3, []]),
+        msgpack.packb({1: 2}),
+        b"\x91" * 100_000,
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdb\xff\xff\xff\xff",
+        msgpack.packb([1, 2, 0, {"a": b"\xff"}]) + b"more",
+        msgpack.packb([1, 2, 0, msgpack.ExtType(4, b"x" * 9)]),
+    ],
+)
+def test_malformed_frames_are_typed_errors(frame: bytes) -> None:
+    with pytest.raises(InvalidArgument):
+        codec.decode_request(frame)
+
+
+def test_limits_name_field_limit_and_value() -> None:
+    with pytest.raises(InvalidArgument, match=r"max_tokens.*>= 1.*got -5"):
+        codec.convert({"prompt": "x", "max_tokens": -5}, ChatRequest)
+    with pytest.raises(InvalidArgument, match="unknown field `temprature`"):
+        codec.convert({"prompt": "x", "temprature": 1}, ChatRequest)
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(InvalidArgument):
+        codec.encode_request(30, 1, None, SendRequest("1", deep))
+    with pytest.raises(ResourceExhausted, match="exceeds the limit"):
+        codec.encode_request(30, 1, None, SendRequest("1", b"x" * (9 << 20)))
+
+
+def test_errors_cross_the_wire_as_their_types() -> None:
+    for code, kind in BY_CODE.items():
+        back = from_body(kind("words", "hint").body())
+        assert type(back) is kind and back.code == code and back.hint == "hint"
+
+
+# ---------------------------------------------------------------------------- loop, paths
+
+
+def test_the_loop_runs_timers_in_order_and_wakes_for_descriptors() -> None:
+    loop, seen = Loop(), []
+    now = time.monotonic()
+    loop.at(now + 0.02, lambda: seen.append("second"))
+    loop.at(now + 0.01, lambda: seen.append("first"))
+    loop.at(now, lambda: seen.append("never")).cancel()
+    reader, writer = os.pipe()
+    loop.watch(reader, lambda events: (os.read(reader, 9), seen.append("read")))
+    os.write(writer, b"x")
+    loop.at(now + 0.03, loop.stop)
+    loop.run()
+    assert seen == ["read", "first", "second"]
+    loop.unwatch(reader)
+    for fd in (reader, writer):
+        os.close(fd)
+    for _ in range(10_000):
+        loop.at(now + 999, lambda: None).cancel()
+    assert len(loop._timers) < 200, "cancelled timers do not pile up"
+    loop.close()
+
+
+def test_a_runtime_folder_must_be_ours_and_short(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="too long"):
+        paths.prepare_runtime_dir(tmp_path / ("x" * 120))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):
+        paths.prepare_runtime_dir(tmp_path / "file")
+    paths.prepare_runtime_dir(tmp_path / "run")
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+    assert paths.kernel_os_pid(tmp_path / "run") is None
+
+
+def test_empty_bodies_take_no_fields() -> None:
+    with pytest.raises(InvalidArgument):
+        codec.convert({"x": 1}, Empty)

@@ -1,0 +1,74 @@
+"""The arrows between folders, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {
+    "syscalls": "aios.syscalls",
+    "hw": "aios.hw",
+    "kernel": "aios.kernel",
+    "agentproc": "aios",
+    "bench": "aios.bench",
+    "examples": "aios.examples",
+}
+MAY_IMPORT = {
+    "syscalls": {"syscalls"},
+    "hw": {"hw"},
+    "kernel": {"kernel", "syscalls", "hw"},
+    "agentproc": {"agentproc", "syscalls"},
+    "bench": set(PACKAGES),
+    "examples": {"agentproc"},
+}
+ENGINES = {"aios.hw.llama", "aios.hw.fake", "aios.hw.core", "aios.hw.exact"}
+FILES = [path for folder in PACKAGES for path in sorted((ROOT / folder).glob("*.py"))]
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """Full names of what a file imports."""
+    package = PACKAGES[path.parent.name]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package if node.level else ""
+            name = ".".join(part for part in (base, node.module or "") if part)
+            yield name
+            yield from (f"{name}.{alias.name}" for alias in node.names)
+
+
+def _folder(name: str) -> str | None:
+    for folder, package in sorted(PACKAGES.items(), key=lambda item: -len(item[1])):
+        if name == package or name.startswith(package + "."):
+            return folder
+    return None
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_imports_point_down(path: Path) -> None:
+    names = set(_imports(path))
+    folders = {folder for name in names if (folder := _folder(name))}
+    assert folders <= MAY_IMPORT[path.parent.name]
+    if path.parent.name == "kernel" and path.name != "boot.py":
+        assert not names & ENGINES
+    if path != ROOT / "hw" / "llama.py":
+        assert not any(name.split(".")[0] == "llama_cpp" for name in names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_every_file_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_importing_the_sdk_is_light() -> None:
+    heavy = ["llama_cpp", "numpy", "rich", "requests", "httpx", "urllib3", "jinja2", "psutil"]
+    code = f"import sys, aios; print([m for m in {heavy} if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
