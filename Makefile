@@ -7,11 +7,13 @@ SUITE ?= seed
 help:
 	@echo "make demo    set up, then watch three agents share one model"
 	@echo "make test    set up, then lint, types and all tests"
-	@echo "make setup   set up .venv (GPU=cuda for a GPU build, PYTHON=... for another Python)"
+	@echo "make setup   set up .venv (GPU=cuda|hip|vulkan|metal|cpu is remembered; PYTHON=...)"
 	@echo "make bench   one suite: make bench SUITE=seed|consistency|syscall|overhead"
 	@echo "make lint types docs clean"
 
 setup:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "setup: Python 3.11" \
+		"or newer is needed, $(PYTHON) is older or missing: make setup PYTHON=..." >&2; exit 1; }
 	@GPU="$(GPU)" $(PYTHON) tools/setup.py
 
 demo: setup

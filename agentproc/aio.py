@@ -1,7 +1,8 @@
 """System calls for asyncio: one connection for each event loop, many calls at once on it.
 
-Replies are handed to their calls by a reader task. Cancelling a task cancels its call; when the
-kernel dies, every call under way raises KernelUnavailable at once.
+Replies are handed to their calls by a reader task, which the connection lives and ends with.
+Cancelling a task cancels its call; when the kernel dies, every call under way raises
+KernelUnavailable at once.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import itertools
 import os
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -22,8 +24,6 @@ from .syscalls.client import GRACE_S, open_socket
 from .syscalls.errors import AiosError, DeadlineExceeded, KernelUnavailable, from_body
 from .syscalls.table import BY_NAME, Call
 from .syscalls.types import CancelRequest, Chunk
-
-_connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnection]
 
 
 class AsyncConnection:
@@ -44,15 +44,16 @@ class AsyncConnection:
 
     async def call(self, name: str, body: msgspec.Struct, timeout_s: float | None = None) -> Any:
         """Make a call; returns the table's reply type for it. Raises AiosError."""
-        async for event in self.stream(name, body, timeout_s):
-            if not isinstance(event, Chunk):
-                return event
+        async with aclosing(self.stream(name, body, timeout_s)) as events:
+            async for event in events:
+                if not isinstance(event, Chunk):
+                    return event
         raise AssertionError("a call without a reply")
 
     async def stream(
         self, name: str, body: msgspec.Struct, timeout_s: float | None = None
-    ) -> AsyncIterator[Any]:
-        """Make a call; yields Chunks, then the reply."""
+    ) -> AsyncGenerator[Any, None]:
+        """Make a call; yields Chunks, then the reply. Closing it early cancels."""
         row = BY_NAME[name]
         call_id = next(self._call_ids)
         queue: asyncio.Queue[codec.Reply | AiosError] = asyncio.Queue()
@@ -93,11 +94,14 @@ class AsyncConnection:
         self._socket.send(frame, zmq.DONTWAIT)
 
     async def _read(self) -> None:
-        while True:
-            reply = codec.decode_reply(await self._socket.recv())
-            queue = self._calls.get(reply.call_id)
-            if queue:
-                queue.put_nowait(reply)
+        try:
+            while True:
+                reply = codec.decode_reply(await self._socket.recv())
+                queue = self._calls.get(reply.call_id)
+                if queue:
+                    queue.put_nowait(reply)
+        finally:
+            self.close()  # also when asyncio.run ends and cancels every task
 
     def _kernel_ended(self) -> None:
         error = KernelUnavailable(
@@ -123,7 +127,9 @@ def _result(row: Call, reply: codec.Reply) -> Any:
     return codec.convert(reply.body, row.reply)
 
 
-_connections = weakref.WeakKeyDictionary()
+_connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnection] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 async def connection(session: Session) -> AsyncConnection:

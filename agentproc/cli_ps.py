@@ -118,7 +118,7 @@ def _follow(connection: Connection, found: LogReply, fd: int) -> None:
             while data := os.read(fd, 1 << 16):
                 sys.stdout.buffer.write(data)
             sys.stdout.flush()
-            ready, _, _ = select.select([notify, connection.fileno()], [], [])
+            ready, _, _ = select.select([notify, *connection.filenos()], [], [])
             if notify in ready:
                 os.read(notify, 4096)
             if connection.poll(ended):

@@ -37,6 +37,7 @@ def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> in
     if running is not None:
         return running
     log = _log_file(env)
+    log_bytes = log.stat().st_size if log.exists() else 0
     reader, writer = os.pipe()
     # a shell in between, so that the kernel is nobody's child and leaves no zombie here
     command = [sys.executable, "-P", "-m", "aios.kernel.daemon", *flags, "--ready-fd", str(writer)]
@@ -54,7 +55,7 @@ def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> in
     running = paths.kernel_os_pid(runtime)
     if running is not None and (said == "READY" or "already" in said):
         return running  # ours, or somebody else was faster
-    reason = said.removeprefix("ERROR ") or _last_line(log) or "it says nothing"
+    reason = _last_words(log, log_bytes) or said.removeprefix("ERROR ") or "it says nothing"
     raise KernelUnavailable(f"the kernel does not start: {reason}", f"its log is {log}")
 
 
@@ -116,6 +117,8 @@ def _read_line(fd: int, patience_s: float) -> str:
     return data.decode("utf-8", "replace").strip()
 
 
-def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""
+def _last_words(path: Path, start: int) -> str:
+    """What a kernel that has just failed wrote: its error, and what to do."""
+    text = path.read_bytes()[start:].decode("utf-8", "replace")
+    _, found, words = text.rpartition("aiosd: ")
+    return words.strip() if found else text.strip()[-2000:]

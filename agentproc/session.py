@@ -25,9 +25,12 @@ class _Held:
         self.connection = connection
         self._os_pid = os.getpid()
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """Idempotent; in a forked child it does nothing."""
         if os.getpid() == self._os_pid:
             self.connection.close()
+
+    __del__ = close
 
 
 class Session:
@@ -64,7 +67,7 @@ class Session:
         held: _Held | None = getattr(self._local, "held", None)
         self._local.held = None
         if held:
-            held.connection.close()
+            held.close()
 
 
 class _Holder:

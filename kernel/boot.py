@@ -21,7 +21,7 @@ from aios.hw.arena import Arena
 from aios.hw.engine import EngineSettings
 from aios.hw.messages import Command, Event, Start
 from aios.syscalls import paths
-from aios.syscalls.errors import ModelUnavailable, PermissionDenied
+from aios.syscalls.errors import Cancelled, ModelUnavailable, PermissionDenied
 
 from . import policy
 from .access import AccessManager
@@ -92,6 +92,7 @@ class Kernel:
         self._access = AccessManager(self._table)
         self._supervisor = Supervisor(self.loop, self._table, _fresh_log_dir(), runtime)
         self._supervisor.on_buried = self._forget_caller
+        self._supervisor.on_killed = self._silence_caller
         self._launcher = Launcher(
             self.loop, self._start_zygote, self._supervisor.on_report,
             self._supervisor.on_zygote_lost,
@@ -207,11 +208,16 @@ class Kernel:
             process.calls = caller.calls
             self._drop_caller(caller.user)
 
+    def _silence_caller(self, process: Process) -> None:
+        caller = self._calls.callers.get(str(process.pid))
+        for pending in list(caller.pending.values()) if caller else ():
+            pending.abandon(Cancelled(f"pid {process.pid} was killed"))
+
     def _drop_caller(self, user: str) -> None:
         """Its process has ended: nobody waits for its calls any more."""
         caller = self._calls.callers.pop(user)
         for pending in list(caller.pending.values()):
-            pending.cancel(PermissionDenied(f"{user} has ended"))
+            pending.abandon(Cancelled(f"{user} has ended"))
 
 
 def _fresh_log_dir() -> Path:

@@ -3,8 +3,9 @@
     unloaded → loading → ready ⇄ restarting      loading/restarting → failed → loading (next use)
 
 Promises that a request outlives the core: after a restart each goes on from its tokens, or from
-its image in the arena. A request that was being worked on in three deaths is taken for their
-cause and fails; repeated deaths back off and then fail the model, with the reason.
+its image in the arena. A request that was being worked on in three deaths, and got no token
+between them, is taken for their cause and fails; repeated deaths back off, and when no request at
+all gets a token between them, they fail the model, with the reason.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ log = logging.getLogger("aios.model")
 
 MOST_DEATHS_OF_A_REQUEST = 3
 MOST_DEATHS = 6
-DEATH_WINDOW_S = 60.0
+BACKOFF_WINDOW_S = 5.0
 RETRY_FAILED_S = 2.0
 _MOST_RECORDS = 10_000
 
@@ -86,6 +87,8 @@ class Model:
         self._loop, self._start = loop, start
         self._core: Core | None = None
         self._deaths: deque[float] = deque(maxlen=MOST_DEATHS)
+        self._fruitless = 0
+        """Deaths since a token came."""
         self._failed_s = 0.0
         self._restart: Timer | None = None
 
@@ -234,7 +237,9 @@ class Model:
 
     def _on_step(self, step: Step) -> None:
         now = time.monotonic()
+        self._fruitless = 0
         for request, row in self.scheduler.on_step(step.rows, now):
+            request.core_deaths = 0
             if row.text and request.on_text:
                 request.on_text(row.text)
             if row.finish:
@@ -250,7 +255,8 @@ class Model:
             self._give_up(self.reason or f"its core ended while loading ({how})")
             return
         self._deaths.append(now)
-        log.error("model %s: core ended (%s), death %d", self.name, how, len(self._deaths))
+        self._fruitless += 1
+        log.error("model %s: core ended (%s)", self.name, how)
         preparing = [r for r in self.requests.values() if not r.tokens]
         suspects = self.scheduler.core_lost(now) + preparing
         if self._context:
@@ -262,18 +268,18 @@ class Model:
                     f"the model's core died {request.core_deaths} times while working on this "
                     f"request ({how})", "change the request, or look into: aios daemon status",
                 ))  # fmt: skip
-        if len(self._deaths) == MOST_DEATHS and now - self._deaths[0] < DEATH_WINDOW_S:
-            self._give_up(f"its core died {MOST_DEATHS} times in {DEATH_WINDOW_S:g} s ({how})")
+        if self._fruitless >= MOST_DEATHS:
+            self._give_up(f"its core died {MOST_DEATHS} times without giving a token ({how})")
             return
         self.restarts += 1
         self.state = "restarting"
-        recent = sum(now - death < 5.0 for death in self._deaths)
+        recent = sum(now - death < BACKOFF_WINDOW_S for death in self._deaths)
         delay_s = 0.0 if recent <= 1 else min(5.0, 0.1 * 2**recent)
         self._restart = self._loop.at(now + delay_s, self.load)
 
     def _give_up(self, reason: str) -> None:
         self.state, self.reason, self._failed_s = "failed", reason, time.monotonic()
-        self._deaths.clear()
+        self._fruitless = 0
         log.error("model %s: %s", self.name, reason)
         self._fail(self._unavailable())
 

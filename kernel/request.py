@@ -60,7 +60,7 @@ class Request:
     parks: int = 0
     recomputes: int = 0
     core_deaths: int = 0
-    """Cores that died while working on it."""
+    """Cores that died while working on it, since its last token."""
 
     def move(self, phase: Phase, now: float) -> None:
         """Go to a phase; time spent runnable but not running is counted as ready time."""

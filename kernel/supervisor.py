@@ -51,6 +51,7 @@ class Supervisor:
         self._timers: dict[int, Timer] = {}
         self._watched: dict[int, int] = {}
         self.on_buried: Callable[[Process], None] = lambda process: None
+        self.on_killed: Callable[[Process], None] = lambda process: None
 
     # ------------------------------------------------------------------ birth
 
@@ -186,6 +187,7 @@ class Supervisor:
         if process.life != "ending":
             process.move("ending")
             process.reason = reason
+        self.on_killed(process)  # before its requests end: it must not live to see that
         self._cancel_work(process, Cancelled(f"pid {process.pid} was killed"))
         for child in list(process.children):
             other = self._table.get(child)

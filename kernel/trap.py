@@ -91,11 +91,15 @@ class Pending:
 
     def cancel(self, error: AiosError) -> None:
         """End with an error, and drop the work."""
-        on_end = self._on_end
         if not self.ended:
             self.fail(error)
-            if on_end:
-                on_end(error)
+            if self._on_end:
+                self._on_end(error)
+
+    def abandon(self, error: AiosError) -> None:
+        """Drop the work without a word: the caller is dead, or about to be killed."""
+        if self._end() and self._on_end:
+            self._on_end(error)
 
     def chunk(self, text: str) -> None:
         """Stream a piece of the result."""

