@@ -101,7 +101,10 @@ class LlamaEngine:
         _log_lines.clear()
         model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not model:
-            raise LoadError(f"llama.cpp cannot load {path}: {_last_error()}")
+            raise LoadError(
+                f"llama.cpp cannot load {path}: {_last_error()}; if the file is truncated or "
+                "damaged, get it again"
+            )
         if lib.llama_vocab_type(lib.llama_model_get_vocab(model)) == 0:
             lib.llama_model_free(model)
             raise LoadError(f"{path} has no vocabulary, so it cannot generate text")

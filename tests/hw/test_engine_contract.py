@@ -189,7 +189,7 @@ def test_a_model_that_cannot_be_loaded_says_why(kind: str, tmp_path: Path) -> No
         path.write_bytes(b"not a model, just words" * 10 if kind == "text" else data)
     reasons = {
         "missing": "No such file", "empty": "0 bytes", "text": "not b'GGUF'",
-        "truncated": "not within the file bounds", "version": "version 99", "window": "exceeds",
+        "truncated": "truncated or damaged", "version": "version 99", "window": "exceeds",
     }  # fmt: skip
     with pytest.raises(LoadError, match=reasons[kind]):
         open_engine(EngineSettings(path=str(path), context_tokens=context, seats=1, exact=False))
