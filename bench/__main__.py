@@ -15,7 +15,7 @@ SUITES = {
     "seed": ("the three seed agents: sequential, fifo, rr", 5),
     "consistency": ("agents alone and together, parked again and again: the same tokens?", 1),
     "syscall": ("the null system call against a raw pyzmq echo", 7),
-    "overhead": ("tokens/s through the whole stack against a bare llama_decode loop", 5),
+    "overhead": ("tokens/s through the whole stack against a bare llama_decode loop", 9),
 }
 """Suite → what it measures, repeats by default."""
 

@@ -54,7 +54,12 @@ _PR_SET_PDEATHSIG = 1
 class Job:
     """One request: its tokens, and what turns logits into the next one."""
 
-    def __init__(self, engine: Engine, tokens: Tokens, prompt: int, params: SamplingParams) -> None:
+    def __init__(
+        self, engine: Engine, tokens: Tokens, prompt: int, params: SamplingParams, streamed: bool
+    ) -> None:
+        self.urgent = True
+        """The next token is told at once: the first is, and each that is streamed."""
+        self._streamed = streamed
         self._engine = engine
         self._limit = min(prompt + params.max_tokens, engine.info.context_tokens)
         self._tokens = np.empty(max(self._limit, len(tokens)), np.int32)
@@ -77,6 +82,7 @@ class Job:
 
     def draw(self, row: Row, logits: np.ndarray, request: int) -> StepRow:
         """The next token from the logits of the last one."""
+        self.urgent = self._streamed
         history = self._tokens[: self._count]
         token = self._sampler.sample(logits, self._count, history)
         if self._engine.ends(token):
@@ -106,6 +112,7 @@ class Core:
         self._engine = engine
         self._memory = memory
         self._jobs: dict[int, Job] = {}
+        self._drawn: list[StepRow] = []
         self._yield = False
         self._alive = True
         self._turn = 0
@@ -134,7 +141,11 @@ class Core:
             case Adopt():
                 tokens = np.frombuffer(command.tokens, np.int32)
                 self._jobs[command.request] = Job(
-                    self._engine, tokens, command.prompt_tokens, command.params
+                    self._engine,
+                    tokens,
+                    command.prompt_tokens,
+                    command.params,
+                    command.streamed,
                 )
             case Drop():
                 self._forget(command.request)
@@ -155,7 +166,9 @@ class Core:
             if not len(tokens):
                 raise InvalidInput("the prompt has no tokens; give it some text")
             if len(tokens) < engine.info.context_tokens:
-                self._jobs[command.request] = Job(engine, tokens, len(tokens), params)
+                self._jobs[command.request] = Job(
+                    engine, tokens, len(tokens), params, command.streamed
+                )
         except InvalidInput as error:
             self._send(Refused(command.request, str(error)))
         else:
@@ -176,11 +189,11 @@ class Core:
             if not live or (steps and self._yield):
                 break
             steps += 1
-            drawn = self._step(command, live)
-            if drawn:
-                self._send(Step(command.slice, drawn))
+            if self._step(command, live):
+                self._tell(command.slice)
             while self._alive and self._poll.poll(0):
                 self._next_command()
+        self._tell(command.slice)
         lengths = [self._engine.length(row.seat) for row in command.rows]
         grown = [after - before for after, before in zip(lengths, start, strict=True)]
         self._send(SliceEnd(command.slice, steps, ops, lengths, grown))
@@ -199,17 +212,26 @@ class Core:
         except ImageRejected as error:
             return OpResult(False, 0, str(error))
 
-    def _step(self, command: Slice, live: list[SliceRow]) -> list[StepRow]:
+    def _tell(self, slice_number: int) -> None:
+        if self._drawn:
+            self._send(Step(slice_number, self._drawn))
+            self._drawn = []
+
+    def _step(self, command: Slice, live: list[SliceRow]) -> bool:
+        """One batch; whether something was drawn that cannot wait."""
         rows = self._compose(command, live)
         logits = self._engine.decode([row for _, row in rows])
-        drawn = []
+        urgent = False
         for request, row in rows:
             if row.wants_logits:
-                result = self._jobs[request].draw(row, logits[row.seat], request)
+                job = self._jobs[request]
+                urgent |= job.urgent
+                result = job.draw(row, logits[row.seat], request)
                 if result.finish:
+                    urgent = True
                     self._forget(request)
-                drawn.append(result)
-        return drawn
+                self._drawn.append(result)
+        return urgent
 
     def _compose(self, command: Slice, live: list[SliceRow]) -> list[tuple[int, Row]]:
         """The rows of the next batch: one token of each that generates, and a chunk of prompt."""

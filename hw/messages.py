@@ -47,6 +47,7 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
 
     request: int
     params: SamplingParams
+    streamed: bool
     messages: list[Message] | None = None
     prompt: str | None = None
 
@@ -56,6 +57,7 @@ class Adopt(msgspec.Struct, frozen=True, tag=True):
 
     request: int
     params: SamplingParams
+    streamed: bool
     tokens: bytes
     prompt_tokens: int
 
@@ -148,7 +150,11 @@ class StepRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
-    """Tokens drawn in one step."""
+    """Tokens drawn, in order; a request may have several rows.
+
+    Tokens nobody reads yet are kept until the slice ends, so that the kernel need not wake for
+    each: what a dying core takes along is drawn again, the same.
+    """
 
     slice: int
     rows: list[StepRow]

@@ -134,7 +134,8 @@ class Model:
         self._dispatch()
 
     def _prepare(self, request: Request) -> None:
-        self._send(Prepare(request.id, request.params, request.messages, request.prompt))
+        streamed = request.on_text is not None
+        self._send(Prepare(request.id, request.params, streamed, request.messages, request.prompt))
 
     def _finish(self, request: Request, error: AiosError | None) -> None:
         now = time.monotonic()
@@ -202,8 +203,10 @@ class Model:
         self.state, self.reason = "ready", ""
         for request in self.requests.values():
             if request.tokens:
-                tokens = request.tokens.tobytes()
-                self._send(Adopt(request.id, request.params, tokens, request.prompt_tokens))
+                tokens, streamed = request.tokens.tobytes(), request.on_text is not None
+                self._send(
+                    Adopt(request.id, request.params, streamed, tokens, request.prompt_tokens)
+                )
             else:
                 self._prepare(request)
         self._dispatch()
