@@ -27,7 +27,7 @@ from . import policy
 from .access import AccessManager
 from .calls import Calls
 from .config import Config
-from .doors import AGENTS, OPERATORS, Claim, Doors
+from .doors import AGENTS, OPERATORS, Claim, Doors, Peer
 from .launcher import Launcher
 from .link import Link
 from .loop import Loop
@@ -107,7 +107,7 @@ class Kernel:
         )  # fmt: skip
         self._trap = Trap(self.loop, self._access, self._calls.callers.get, self._calls.handlers)
         self._calls.trap = self._trap
-        self._doors = Doors(self.loop, self._admit, self._trap.on_frame)
+        self._doors = Doors(self.loop, self._admit, self._trap.on_frame, self._give_up)
         self._trap.doors = self._doors
 
     def open(self) -> None:
@@ -207,6 +207,17 @@ class Kernel:
         if caller:
             process.calls = caller.calls
             self._drop_caller(caller.user)
+
+    def _give_up(self, peer: Peer) -> None:
+        """A peer does not read its replies: an agent is ended, others lose their calls."""
+        caller = self._calls.callers.get(peer.user)
+        process = self._table.get(caller.pid) if caller else None
+        if process and not process.guest:
+            if process.life != "ending":
+                self._supervisor.kill(process, "it did not read its replies")
+        elif caller:
+            for pending in list(caller.pending.values()):
+                pending.abandon(Cancelled("its caller does not read its replies"))
 
     def _silence_caller(self, process: Process) -> None:
         caller = self._calls.callers.get(str(process.pid))

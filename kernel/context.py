@@ -10,24 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from aios.hw.arena import Arena, Extent
 from aios.hw.engine import EngineInfo
 from aios.hw.image import image_bytes
 from aios.hw.messages import Op, OpResult
 
-if TYPE_CHECKING:
-    from .request import Request
-
-
-@dataclass(eq=False)
-class Image:
-    """A parked request's state in the arena; ``size_bytes`` is 0 until the core has written it."""
-
-    extent: Extent
-    tokens: int
-    size_bytes: int = 0
+from .request import Image, Request
 
 
 @dataclass(eq=False)

@@ -25,7 +25,8 @@ log = logging.getLogger("aios.doors")
 AGENTS, OPERATORS = "agents", "operators"
 _BATCH = 64
 """Frames taken from one socket before others get their turn."""
-_MOST_QUEUED = 10_000
+_MOST_QUEUED_BYTES = 16 << 20
+"""Replies kept for a peer that does not read them; with more it is given up."""
 _RETRY_S = 0.02
 
 
@@ -51,20 +52,33 @@ Admit = Callable[[Claim], str]
 """Returns the user that a claim stands for. Raises AiosError to refuse it."""
 
 
+class _Backlog:
+    """Replies that a slow reader has not taken yet."""
+
+    def __init__(self) -> None:
+        self.frames: deque[bytes] = deque()
+        self.size_bytes = 0
+
+
 class Doors:
     """Receives frames with their senders; sends replies."""
 
     def __init__(
-        self, loop: Loop, admit: Admit, on_frame: Callable[[Peer, bytes, bool], None]
+        self,
+        loop: Loop,
+        admit: Admit,
+        on_frame: Callable[[Peer, bytes, bool], None],
+        on_stuck: Callable[[Peer], None],
     ) -> None:
         self._loop, self._admit, self._on_frame = loop, admit, on_frame
+        self._on_stuck = on_stuck
         self._context: zmq.Context[Any] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 4096)
         self._guard = self._context.socket(zmq.ROUTER)
         self._guard.bind("inproc://zeromq.zap.01")
         loop.watch_socket(self._guard, self._on_claim)
         self._sockets: dict[str, zmq.Socket[Any]] = {}
-        self._queues: dict[Peer, deque[bytes]] = {}
+        self._backlogs: dict[Peer, _Backlog] = {}
         self._retry: Timer | None = None
 
     def open(self, door: str, endpoint: str) -> None:
@@ -73,7 +87,7 @@ class Doors:
         sock.linger = 500
         sock.maxmsgsize = MAX_FRAME_BYTES
         sock.router_mandatory = 1
-        sock.sndhwm = sock.rcvhwm = 1000
+        sock.sndhwm, sock.rcvhwm = 64, 1000  # frames for each peer
         sock.handshake_ivl = 10_000
         sock.zap_domain = door.encode()
         sock.set(zmq.BACKLOG, 1024)
@@ -85,15 +99,18 @@ class Doors:
 
     def send(self, peer: Peer, frame: bytes) -> None:
         """Send a reply now, or as soon as the peer takes it."""
-        queue = self._queues.get(peer)
-        if queue is None and self._try(peer, frame):
+        backlog = self._backlogs.get(peer)
+        if backlog is None:
+            if self._try(peer, frame):
+                return
+            backlog = self._backlogs[peer] = _Backlog()
+        backlog.frames.append(frame)
+        backlog.size_bytes += len(frame)
+        if backlog.size_bytes > _MOST_QUEUED_BYTES:
+            log.warning("user %s does not read its replies; it is given up", peer.user)
+            del self._backlogs[peer]
+            self._on_stuck(peer)
             return
-        queue = self._queues.setdefault(peer, deque())
-        if len(queue) >= _MOST_QUEUED:
-            log.warning("user %s reads no replies: %d were given up", peer.user, len(queue))
-            del self._queues[peer]
-            return
-        queue.append(frame)
         if self._retry is None:
             self._retry = self._loop.at(time.monotonic() + _RETRY_S, self._flush)
 
@@ -121,12 +138,12 @@ class Doors:
     def _flush(self) -> None:
         """A slow reader's pipe has no event of its own, so this is tried while one exists."""
         self._retry = None
-        for peer, queue in list(self._queues.items()):
-            while queue and self._try(peer, queue[0]):
-                queue.popleft()
-            if not queue:
-                del self._queues[peer]
-        if self._queues:
+        for peer, backlog in list(self._backlogs.items()):
+            while backlog.frames and self._try(peer, backlog.frames[0]):
+                backlog.size_bytes -= len(backlog.frames.popleft())
+            if not backlog.frames:
+                del self._backlogs[peer]
+        if self._backlogs:
             self._retry = self._loop.at(time.monotonic() + _RETRY_S, self._flush)
 
     def _on_readable(self, door: str, sock: zmq.Socket[Any]) -> None:

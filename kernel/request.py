@@ -11,13 +11,22 @@ from dataclasses import dataclass, field
 
 import xxhash
 
+from aios.hw.arena import Extent
 from aios.hw.engine import Message
 from aios.hw.messages import SamplingParams
 from aios.syscalls.errors import AiosError
 from aios.syscalls.types import ChatReply, RequestRecord, Timing, Usage
 
-from .context import Image
 from .states import Phase, next_phase
+
+
+@dataclass(eq=False)
+class Image:
+    """A parked request's state in the arena; ``size_bytes`` is 0 until the core has written it."""
+
+    extent: Extent
+    tokens: int
+    size_bytes: int = 0
 
 
 @dataclass(eq=False)

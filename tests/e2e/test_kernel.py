@@ -324,6 +324,28 @@ def test_leaving_a_stream_cancels_it(guest: Connection) -> None:
     assert guest.call("model.list", Empty()).models[0].seats_used == 0
 
 
+def test_an_agent_that_reads_no_replies_is_ended_and_nobody_else(machine: Machine) -> None:
+    code = """
+import time, zmq, aios
+from aios import session
+from aios.syscalls import codec, paths
+from aios.syscalls.types import SendRequest, RecvRequest
+mine, me = session.current().credentials, str(aios.getpid())
+sock = zmq.Context().socket(zmq.DEALER)
+sock.rcvhwm = 1
+sock.plain_username, sock.plain_password = mine.user.encode(), mine.secret.encode()
+sock.connect(paths.agents_endpoint(mine.runtime))
+for n in range(300):
+    sock.send(codec.encode_request(30, 2 * n, None, SendRequest(me, b"x" * 900_000)))
+    sock.send(codec.encode_request(31, 2 * n + 1, None, RecvRequest()))
+time.sleep(1000)
+"""
+    machine.aios("run", "-d", "--name", "deaf", machine.agent("deaf", code))
+    assert machine.aios("wait", "deaf").returncode == 137
+    rows = json.loads(machine.aios("ps", "-a", "--json").stdout)
+    assert next(r for r in rows if r["name"] == "deaf")["reason"] == "it did not read its replies"
+
+
 def test_async_calls_share_one_connection(machine: Machine) -> None:
     code = """
 import asyncio, aios
