@@ -14,6 +14,7 @@ Import direction: syscalls and hw know nobody; kernel uses both; this package us
 
 from __future__ import annotations
 
+from .conversation import Context, context
 from .sdk import (
     AsyncReplyStream,
     ChatOptions,
@@ -46,7 +47,17 @@ from .syscalls.errors import (
     PermissionDenied,
     ResourceExhausted,
 )
-from .syscalls.types import ChatReply, ExitStatus, MailReply, Message, ProcessInfo, Timing, Usage
+from .syscalls.types import (
+    ChatReply,
+    ExitStatus,
+    MailReply,
+    Message,
+    NamedContext,
+    ProcessInfo,
+    Timing,
+    Usage,
+    WindowReport,
+)
 
 __all__ = [
     "AiosError",
@@ -55,6 +66,7 @@ __all__ = [
     "Cancelled",
     "ChatOptions",
     "ChatReply",
+    "Context",
     "ContextOverflow",
     "DeadlineExceeded",
     "ExitStatus",
@@ -65,6 +77,7 @@ __all__ = [
     "MailReply",
     "Message",
     "ModelUnavailable",
+    "NamedContext",
     "NotFound",
     "PermissionDenied",
     "Process",
@@ -73,9 +86,11 @@ __all__ = [
     "ResourceExhausted",
     "Timing",
     "Usage",
+    "WindowReport",
     "achat",
     "astream",
     "chat",
+    "context",
     "getpid",
     "getppid",
     "ps",

@@ -51,7 +51,10 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     run.add_argument("--name", help="name of the agent (default: the file's)")
     run.add_argument("--nice", type=int, default=0, help="-20 (most share) to 19")
     run.add_argument("--class", dest="klass", choices=CLASSES, default="normal")
-    run.add_argument("--max-tokens", type=int, help="tokens it may generate in its life")
+    run.add_argument("--max-tokens", type=int, help="tokens it and its children may generate")
+    run.add_argument("--weight", type=float, default=1.0, help="share of the model (fair)")
+    run.add_argument("--quota-tokens", type=int, help="tokens it may compute in a minute")
+    run.add_argument("--quota-cells", type=int, help="KV cells it may hold at once")
     run.add_argument("--timeout", type=float, help="seconds after which it is ended")
     run.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     run.add_argument("--model", help="model for its calls: a name or a GGUF file")
@@ -78,7 +81,10 @@ def _add_ps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         command.set_defaults(do="cli_ps:signal", action=action, grace=10.0)
         if action == "stop":
             command.add_argument("--grace", type=float, default=10.0, metavar="SECONDS")
-    renice = commands.add_parser("renice", help="change priority")
+    renice = commands.add_parser("renice", help="change priority, weight or quotas")
+    renice.add_argument("--weight", type=float)
+    renice.add_argument("--quota-tokens", type=int, help="0: none")
+    renice.add_argument("--quota-cells", type=int, help="0: none")
     renice.add_argument("--nice", type=int)
     renice.add_argument("--class", dest="klass", choices=CLASSES)
     renice.add_argument("refs", nargs="+", metavar="REF", help=REF)
@@ -95,14 +101,38 @@ def _add_kernel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     daemon.add_argument("action", choices=("up", "down", "restart", "status"))
     daemon.add_argument("--json", action="store_true")
     daemon.set_defaults(do="cli_daemon:daemon", flags=[])
-    model = commands.add_parser("model", help="models being served")
-    model.add_argument("action", choices=("ls",))
-    model.add_argument("--json", action="store_true")
-    model.set_defaults(do="cli_daemon:model_ls")
+    model = commands.add_parser("model", help="models: what is served, load, unload, tune")
+    actions = model.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in (("ls", "list the models that the kernel serves, and those it could"),
+                       ("load", "load a model now"),
+                       ("unload", "give its memory back")):  # fmt: skip
+        action = actions.add_parser(name, help=text)
+        if name != "ls":
+            action.add_argument("name", metavar="MODEL", help="a name or a GGUF file")
+        action.add_argument("--json", action="store_true")
+        action.set_defaults(do=f"cli_daemon:model_{name}")
+    tune = actions.add_parser("tune", help="find the fastest settings for a model, here")
+    tune.add_argument("name", nargs="?", default="default", metavar="MODEL")
+    tune.add_argument("--reset", action="store_true", help="forget what was found")
+    tune.add_argument(
+        "--perplexity",
+        type=float,
+        default=1.0,
+        metavar="PERCENT",
+        help="how much worse it may predict a text than the original (1)",
+    )
+    tune.add_argument("--seats", type=int, default=8)
+    tune.add_argument("--json", action="store_true")
+    tune.set_defaults(do="cli_daemon:model_tune")
+    trace = commands.add_parser("trace", help="what ran when: a Chrome or Perfetto trace")
+    trace.add_argument("action", choices=("export",))
+    trace.add_argument("--output", metavar="FILE", help="instead of standard output")
+    trace.set_defaults(do="cli_trace:export")
     sched = commands.add_parser("sched", help="show or set the scheduler")
     sched.add_argument("action", choices=("show", "set"))
     sched.add_argument("policy", nargs="?")
-    sched.add_argument("--quantum", type=int, metavar="TOKENS")
+    sched.add_argument("--quantum", type=int, metavar="TOKENS", help="0: as measured")
+    sched.add_argument("--chunk", type=int, metavar="TOKENS", help="of prompt; 0: as measured")
     sched.add_argument("--width", type=int, metavar="REQUESTS", help="per batch")
     sched.add_argument("--json", action="store_true")
     sched.set_defaults(do="cli_daemon:sched")

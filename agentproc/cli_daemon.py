@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from pathlib import Path
 
 from . import cli_out, daemonctl
 from .syscalls import codec, paths
 from .syscalls.errors import InvalidArgument
 from .syscalls.table import BY_NAME, CALLS
-from .syscalls.types import Empty, KernelStatus, ModelInfo, SchedReply, SchedRequest
+from .syscalls.types import (
+    Empty,
+    KernelStatus,
+    ModelInfo,
+    ModelRequest,
+    SchedReply,
+    SchedRequest,
+)
 
 RUNNING, DEAD_WITH_REMAINS, NOT_RUNNING = 0, 1, 3
 
@@ -57,7 +66,7 @@ def _status(options: argparse.Namespace, runtime: Path) -> int:
     print(
         f"aiosd {status.version}, pid {status.os_pid}, up {cli_out.duration(status.uptime_s)}, "
         f"in {status.runtime_dir}\n"
-        f"policy {status.policy}, quantum {status.quantum_tokens} tokens, "
+        f"policy {status.policy}, quantum {status.quantum_tokens or 'auto'} tokens, "
         f"{status.processes} agents, {status.calls} calls ({status.calls_refused} refused)\n"
     )
     _models(status.models)
@@ -65,23 +74,64 @@ def _status(options: argparse.Namespace, runtime: Path) -> int:
 
 
 def model_ls(options: argparse.Namespace) -> int:
-    """Models that the kernel serves."""
+    """Models that the kernel serves or has served, and the files it could serve."""
     with daemonctl.operator() as connection:
         models: list[ModelInfo] = connection.call("model.list", Empty()).models
     if options.json:
         cli_out.as_json(models)
-    else:
-        _models(models)
+        return 0
+    _models(models)
+    known = {model.path for model in models}
+    folder = paths.data_dir() / "models"
+    others = [path for path in sorted(folder.glob("*.gguf")) if str(path.resolve()) not in known]
+    if others:
+        print("\nnot asked for yet:", ", ".join(path.stem for path in others))
     return 0
+
+
+def model_load(options: argparse.Namespace) -> int:
+    """Load a model and wait until it is ready."""
+    with daemonctl.operator() as connection:
+        model: ModelInfo = connection.call("model.load", ModelRequest(_model_name(options.name)))
+    if options.json:
+        cli_out.as_json(model)
+    else:
+        _models([model])
+    return 0
+
+
+def model_unload(options: argparse.Namespace) -> int:
+    """End a model's core; the next request loads it again."""
+    with daemonctl.operator() as connection:
+        connection.call("model.unload", ModelRequest(_model_name(options.name)))
+    if options.json:
+        cli_out.as_json({"unloaded": options.name})
+    return 0
+
+
+def _model_name(name: str) -> str:
+    """The kernel runs in another folder, so it gets whole paths."""
+    is_path = name.endswith(".gguf") or "/" in name
+    return str(Path(name).absolute()) if is_path and not name.startswith("fake") else name
+
+
+def model_tune(options: argparse.Namespace) -> int:
+    """Runs in a process of its own, which loads the model again and again."""
+    words = [options.name if options.name == "default" else _model_name(options.name),
+             "--perplexity", str(options.perplexity), "--seats", str(options.seats)]  # fmt: skip
+    words += ["--reset"] * options.reset + ["--json"] * options.json
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "aios.hw.tune", *words])
 
 
 def _models(models: list[ModelInfo]) -> None:
     cli_out.table(
         ["model", "state", "window>", "seats>", "running>", "ready>", "kv", "parked>", "threads>",
-         "device", "exact", "restarts>", "what"],
+         "device", "exact", "memory>", "restarts>", "what"],
         [[m.name, m.state, str(m.context_tokens), f"{m.seats_used}/{m.seats}", str(m.running),
           str(m.ready), m.kv_type, cli_out.size(m.arena_used_bytes), str(m.threads), m.device,
-          m.exact, str(m.core_restarts), m.reason or m.description] for m in models],
+          m.exact, cli_out.size(m.memory_bytes), str(m.core_restarts),
+          m.reason or m.description + ("" if m.restorable else " (cannot be parked: recomputed)")]
+         for m in models],
     )  # fmt: skip
 
 
@@ -90,7 +140,12 @@ def sched(options: argparse.Namespace) -> int:
     request = SchedRequest()
     if options.action == "set":
         request = codec.convert(
-            {"policy": options.policy, "quantum_tokens": options.quantum, "width": options.width},
+            {
+                "policy": options.policy,
+                "quantum_tokens": options.quantum,
+                "width": options.width,
+                "chunk_tokens": options.chunk,
+            },
             SchedRequest,
         )
     with daemonctl.operator() as connection:
@@ -98,10 +153,12 @@ def sched(options: argparse.Namespace) -> int:
     if options.json:
         cli_out.as_json(reply)
     else:
+        quantum, chunk = reply.quantum_tokens or "auto", reply.chunk_tokens or "auto"
         print(
-            f"policy {reply.policy} (of {', '.join(reply.policies)}), "
-            f"quantum {reply.quantum_tokens} tokens, width {reply.width}"
+            f"policy {reply.policy}, quantum {quantum} tokens, width {reply.width}, "
+            f"chunk {chunk} tokens\n"
         )
+        cli_out.table(["policy", "promise"], [list(item) for item in reply.policies.items()])
     return 0
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import cli_out
 from .daemonctl import operator
+from .syscalls import codec
 from .syscalls.client import Connection
 from .syscalls.errors import AiosError, InvalidArgument
 from .syscalls.types import (
@@ -38,8 +39,8 @@ def ps(options: argparse.Namespace) -> int:
         print("\n".join(str(row.pid) for row in rows)) if rows else None
     else:
         cli_out.table(
-            ["pid>", "ppid>", "name", "state", "class", "ni>", "os pid>", "age>", "calls>", "in>",
-             "out>", "ctx>", "parks>", "cpu>", "rss>", "exit>", "reason"],
+            ["pid>", "ppid>", "name", "state", "class", "ni>", "weight>", "os pid>", "age>",
+             "calls>", "in>", "out>", "ctx>", "parks>", "cpu>", "rss>", "exit>", "reason"],
             [_row(row) for row in rows],
         )  # fmt: skip
     return 0
@@ -49,10 +50,16 @@ def _row(row: ProcessInfo) -> list[str]:
     out = str(row.tokens_out) if row.max_tokens is None else f"{row.tokens_out}/{row.max_tokens}"
     return [
         str(row.pid), str(row.parent), row.name, row.state, row.klass, str(row.nice),
-        str(row.os_pid), cli_out.duration(row.age_s), str(row.calls), str(row.tokens_in), out,
-        str(row.context_tokens), str(row.parks), f"{row.cpu_s:.1f}s", cli_out.size(row.rss_bytes),
+        f"{row.weight:g}", str(row.os_pid), cli_out.duration(row.age_s), str(row.calls),
+        str(row.tokens_in), out, _context(row), str(row.parks), f"{row.cpu_s:.1f}s",
+        cli_out.size(row.rss_bytes),
         "" if row.exit_code is None else str(row.exit_code), row.reason,
     ]  # fmt: skip
+
+
+def _context(row: ProcessInfo) -> str:
+    """Tokens held, of how many there is room for."""
+    return f"{row.context_tokens}/{row.window_tokens}" if row.window_tokens else "0"
 
 
 def signal(options: argparse.Namespace) -> int:
@@ -72,7 +79,10 @@ def renice(options: argparse.Namespace) -> int:
     """Nice value and class."""
     with operator() as connection:
         for ref in options.refs:
-            connection.call("proc.renice", ReniceRequest(ref, options.nice, options.klass))
+            wanted = {"ref": ref, "nice": options.nice, "klass": options.klass,
+                      "weight": options.weight, "quota_tokens": options.quota_tokens,
+                      "quota_cells": options.quota_cells}  # fmt: skip
+            connection.call("proc.renice", codec.convert(wanted, ReniceRequest))
     return 0
 
 

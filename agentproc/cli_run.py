@@ -85,6 +85,8 @@ def _spec(options: argparse.Namespace, file: Path) -> SpawnRequest:
         "path": str(file.absolute()), "args": options.args, "cwd": os.getcwd(),
         "env": environment, "name": options.name, "nice": options.nice, "klass": options.klass,
         "max_tokens": options.max_tokens, "timeout_s": options.timeout, "model": options.model,
+        "weight": options.weight, "quota_tokens": options.quota_tokens,
+        "quota_cells": options.quota_cells,
         "stdin": None if several or options.detach else _stdin(),
     }  # fmt: skip
     if options.model and (options.model.endswith(".gguf") or "/" in options.model):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from . import session
-from .syscalls.errors import InvalidArgument, KernelUnavailable
+from .syscalls.errors import InvalidArgument
 from .syscalls.types import (
     ChatReply,
     ChatRequest,
@@ -48,7 +48,9 @@ class ChatOptions(TypedDict, total=False):
 
     ``model``: another model than the agent's. ``seed``: 0 by default, so the same call gives the
     same text; None draws one. ``stop``: strings that end the text. ``schema``: a JSON schema (dict
-    or text), ``grammar``: GBNF; the text then conforms.
+    or text), ``grammar``: GBNF; the text then conforms. ``window``: what to do when the messages
+    outgrow the context window; the reply's ``window`` says what was done. ``expected_tokens``: a
+    guess of the reply's length, for the policy ``srtf``.
     """
 
     system: str
@@ -65,6 +67,8 @@ class ChatOptions(TypedDict, total=False):
     stop: list[str]
     schema: Mapping[str, Any] | str
     grammar: str
+    window: Literal["error", "truncate", "summarise"]
+    expected_tokens: int
 
 
 def _request(prompt: Prompt, options: ChatOptions, *, streamed: bool) -> ChatRequest:
@@ -93,15 +97,6 @@ def _message(turn: Message | Mapping[str, str]) -> Message:
         raise InvalidArgument(f"a message has role and content; got {turn!r}") from None
 
 
-def _call(name: str, body: Any, timeout: float | None = None) -> Any:
-    here = session.current()
-    try:
-        return here.connection().call(name, body, timeout)
-    except KernelUnavailable:
-        here.drop()  # a kernel started later is found by the next call
-        raise
-
-
 def chat(
     prompt: Prompt, *, timeout: float | None = None, **options: Unpack[ChatOptions]
 ) -> ChatReply:
@@ -110,7 +105,7 @@ def chat(
     ``timeout`` in seconds, 600 by default. Raises ContextOverflow, BudgetExceeded,
     DeadlineExceeded, InvalidArgument, ModelUnavailable, KernelUnavailable.
     """
-    reply: ChatReply = _call("llm.chat", _request(prompt, options, streamed=False), timeout)
+    reply: ChatReply = session.call("llm.chat", _request(prompt, options, streamed=False), timeout)
     return reply
 
 
@@ -193,19 +188,19 @@ async def astream(
 
 def getpid() -> int:
     """This agent's pid with the kernel (not the host's)."""
-    reply: Pid = _call("getpid", Empty())
+    reply: Pid = session.call("getpid", Empty())
     return reply.pid
 
 
 def getppid() -> int:
     """The pid of the agent that spawned this one; 0 for the operator."""
-    reply: Pid = _call("getpid", Empty())
+    reply: Pid = session.call("getpid", Empty())
     return reply.parent
 
 
 def ps(*, all: bool = False) -> list[ProcessInfo]:
     """The process table; ``all`` includes the dead."""
-    reply: ProcessList = _call("proc.ps", PsRequest(all))
+    reply: ProcessList = session.call("proc.ps", PsRequest(all))
     return reply.processes
 
 
@@ -224,27 +219,27 @@ class Process:
 
     def kill(self) -> None:
         """End it and all it started, now."""
-        _call("proc.signal", SignalRequest(str(self.pid), "kill"))
+        session.call("proc.signal", SignalRequest(str(self.pid), "kill"))
 
     def stop(self, grace: float = 10.0) -> None:
         """Ask it to end; kill it after ``grace`` seconds."""
-        _call("proc.signal", SignalRequest(str(self.pid), "stop", grace))
+        session.call("proc.signal", SignalRequest(str(self.pid), "stop", grace))
 
     def pause(self) -> None:
         """Freeze it, its generation included."""
-        _call("proc.signal", SignalRequest(str(self.pid), "pause"))
+        session.call("proc.signal", SignalRequest(str(self.pid), "pause"))
 
     def resume(self) -> None:
         """Let it go on."""
-        _call("proc.signal", SignalRequest(str(self.pid), "resume"))
+        session.call("proc.signal", SignalRequest(str(self.pid), "resume"))
 
     def renice(self, nice: int | None = None, klass: Class | None = None) -> None:
         """Change its priority."""
-        _call("proc.renice", ReniceRequest(str(self.pid), nice, klass))
+        session.call("proc.renice", ReniceRequest(str(self.pid), nice, klass))
 
     def log(self) -> str:
         """The path of its output."""
-        reply: LogReply = _call("proc.log", RefRequest(str(self.pid)))
+        reply: LogReply = session.call("proc.log", RefRequest(str(self.pid)))
         return reply.path
 
 
@@ -263,7 +258,7 @@ def spawn(
 
     It inherits environment, folder, output, class and budget; it can have less, not more.
     """
-    reply: SpawnReply = _call("proc.spawn", SpawnRequest(
+    reply: SpawnReply = session.call("proc.spawn", SpawnRequest(
         path=os.path.abspath(os.fspath(path)), args=list(args), cwd=os.getcwd(),
         env=dict(env or {}), name=name, nice=nice, klass=klass, max_tokens=max_tokens,
         timeout_s=timeout, model=model,
@@ -273,18 +268,18 @@ def spawn(
 
 def wait(ref: int | str, timeout: float | None = None) -> ExitStatus:
     """Wait for a process's end and say how it ended."""
-    status: ExitStatus = _call("proc.wait", RefRequest(str(ref)), timeout)
+    status: ExitStatus = session.call("proc.wait", RefRequest(str(ref)), timeout)
     return status
 
 
 def send(to: int | str, value: Any) -> None:
     """Put a value (what msgpack can carry) into another agent's mailbox."""
-    _call("ipc.send", SendRequest(str(to), value))
+    session.call("ipc.send", SendRequest(str(to), value))
 
 
 def recv(timeout: float | None = None, *, sender: int | str | None = None) -> MailReply:
     """The next message: ``.sender``, ``.sender_name``, ``.body``. Raises DeadlineExceeded."""
-    reply: MailReply = _call(
+    reply: MailReply = session.call(
         "ipc.recv", RecvRequest(None if sender is None else str(sender)), timeout
     )
     return reply

@@ -12,10 +12,12 @@ import os
 import threading
 from typing import Any
 
+import msgspec
 import zmq
 
 from .syscalls import paths
 from .syscalls.client import Connection, Credentials
+from .syscalls.errors import KernelUnavailable
 
 
 class _Held:
@@ -89,3 +91,13 @@ def current() -> Session:
     """The session of this process."""
     known = _holder.sessions.get(os.getpid())
     return known or _holder.sessions.setdefault(os.getpid(), Session())
+
+
+def call(name: str, body: msgspec.Struct, timeout: float | None = None) -> Any:
+    """A system call on the calling thread's connection."""
+    here = current()
+    try:
+        return here.connection().call(name, body, timeout)
+    except KernelUnavailable:
+        here.drop()  # a kernel started later is found by the next call
+        raise

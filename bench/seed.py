@@ -112,7 +112,7 @@ def _gantt(folder: Path, arm: str, trace: TraceReply, start_s: float) -> None:
     names = {record.pid: record.name for record in trace.requests}
     bars: dict[str, list[tuple[float, float]]] = {name: [] for name in AGENTS}
     for piece in trace.slices:
-        for pid, _, _ in piece.rows:
+        for pid, *_ in piece.rows:
             if pid in names:
                 bars[names[pid]].append((piece.start_s - start_s, piece.end_s - piece.start_s))
     figure, axes = pyplot.subplots(figsize=(9, 2.2))

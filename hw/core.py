@@ -15,22 +15,22 @@ import os
 import select
 import signal
 import socket
+import time
 
 import numpy as np
 
-from . import image
 from .arena import SharedMemory
-from .engine import Engine, ImageRejected, ImageTooLarge, InvalidInput, LoadError, Row, Tokens
+from .calibrate import ThreadWatch, calibrate, thread_counts
+from .engine import Engine, InvalidInput, LoadError, Message, Row, Tokens
 from .exact import open_engine
 from .messages import (
+    GRID_TOKENS,
     Adopt,
     Command,
     Drop,
     Event,
     Failed,
     Hello,
-    Op,
-    OpResult,
     Prepare,
     Prepared,
     Refused,
@@ -45,6 +45,7 @@ from .messages import (
     encode,
     read_command,
 )
+from .operate import Operator
 from .sampling import Sampler
 from .text import TextStream
 
@@ -61,7 +62,8 @@ class Job:
         """The next token is told at once: the first is, and each that is streamed."""
         self._streamed = streamed
         self._engine = engine
-        self._limit = min(prompt + params.max_tokens, engine.info.context_tokens)
+        window = min(params.max_context or engine.info.context_tokens, engine.info.context_tokens)
+        self._limit = min(prompt + params.max_tokens, max(window, prompt + 1))
         self._tokens = np.empty(max(self._limit, len(tokens)), np.int32)
         self._tokens[: len(tokens)] = tokens
         self._count = len(tokens)
@@ -107,10 +109,13 @@ class Job:
 class Core:
     """The loop: read a command, do it; between the steps of a slice, look for more."""
 
-    def __init__(self, sock: socket.socket, engine: Engine, memory: SharedMemory) -> None:
+    def __init__(
+        self, sock: socket.socket, engine: Engine, memory: SharedMemory, threads: list[int]
+    ) -> None:
         self._socket = sock
         self._engine = engine
-        self._memory = memory
+        self._operator = Operator(engine, memory)
+        self._watch = ThreadWatch(engine, threads)
         self._jobs: dict[int, Job] = {}
         self._drawn: list[StepRow] = []
         self._yield = False
@@ -121,8 +126,11 @@ class Core:
 
     def run(self) -> None:
         """Serve until the kernel is gone."""
-        while self._alive:
-            self._next_command()
+        try:
+            while self._alive:
+                self._next_command()
+        finally:
+            self._operator.close()
 
     def _send(self, event: Event) -> None:
         self._socket.sendall(encode(event))
@@ -158,11 +166,15 @@ class Core:
 
     def _prepare(self, command: Prepare) -> None:
         engine, params = self._engine, command.params
+        dropped = 0
         try:
-            if command.messages is not None:
-                tokens = engine.tokenize_chat(command.messages)
-            else:
+            if command.messages is None:
                 tokens = engine.tokenize_text(command.prompt or "")
+            elif command.truncate:
+                room = engine.info.context_tokens - reply_room(engine, params.max_tokens)
+                tokens, dropped = fitting(engine, command.messages, room)
+            else:
+                tokens = engine.tokenize_chat(command.messages)
             if not len(tokens):
                 raise InvalidInput("the prompt has no tokens; give it some text")
             if len(tokens) < engine.info.context_tokens:
@@ -172,7 +184,7 @@ class Core:
         except InvalidInput as error:
             self._send(Refused(command.request, str(error)))
         else:
-            self._send(Prepared(command.request, tokens.astype(np.int32).tobytes()))
+            self._send(Prepared(command.request, tokens.astype(np.int32).tobytes(), dropped))
 
     def _forget(self, request: int) -> None:
         job = self._jobs.pop(request, None)
@@ -181,7 +193,7 @@ class Core:
 
     def _slice(self, command: Slice) -> None:
         self._yield = False
-        ops = [self._operate(op) for op in command.ops]
+        ops = [self._operator.operate(op) for op in command.ops]
         start = [self._engine.length(row.seat) for row in command.rows]
         steps = 0
         while steps < command.steps and self._alive:
@@ -198,20 +210,6 @@ class Core:
         grown = [after - before for after, before in zip(lengths, start, strict=True)]
         self._send(SliceEnd(command.slice, steps, ops, lengths, grown))
 
-    def _operate(self, op: Op) -> OpResult:
-        try:
-            if op.kind == "save":
-                place = self._memory.at(op.offset, op.size_bytes)
-                return OpResult(True, image.save(self._engine, op.seat, place))
-            if op.kind == "load":
-                place = self._memory.at(op.offset, op.size_bytes)
-                return OpResult(image.load(self._engine, op.seat, place) == op.tokens)
-            return OpResult(self._engine.trim(op.seat, op.tokens) == op.tokens)
-        except ImageTooLarge as error:
-            return OpResult(False, error.needed_bytes, str(error))
-        except ImageRejected as error:
-            return OpResult(False, 0, str(error))
-
     def _tell(self, slice_number: int) -> None:
         if self._drawn:
             self._send(Step(slice_number, self._drawn))
@@ -220,7 +218,10 @@ class Core:
     def _step(self, command: Slice, live: list[SliceRow]) -> bool:
         """One batch; whether something was drawn that cannot wait."""
         rows = self._compose(command, live)
+        start_s = time.perf_counter()
         logits = self._engine.decode([row for _, row in rows])
+        if all(len(row.tokens) == 1 for _, row in rows):
+            self._watch.after(len(rows), time.perf_counter() - start_s)
         urgent = False
         for request, row in rows:
             if row.wants_logits:
@@ -251,7 +252,29 @@ class Core:
         self._turn ^= 1
         if decode and self._turn:
             return sorted(decode, key=lambda row: row[1].seat)
-        return [_aligned_chunk(prefill[0], command.chunk_tokens)]
+        return [_aligned_chunk(prefill[0])]
+
+
+def reply_room(engine: Engine, max_tokens: int) -> int:
+    """Tokens to keep free for the reply when a conversation is cut to fit."""
+    return max(1, min(max_tokens, engine.info.context_tokens // 4))
+
+
+def fitting(engine: Engine, messages: list[Message], room: int) -> tuple[Tokens, int]:
+    """The conversation without its oldest turns, as few as make it fit, and how many those are.
+
+    System messages at its beginning and its last message always stay.
+    """
+    head = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
+    low, high = 0, max(0, len(messages) - head - 1)
+    tokens = engine.tokenize_chat(messages)
+    if len(tokens) <= room:
+        return tokens, 0
+    while low < high:  # the fewest that make it fit, or all that may go
+        middle = (low + high) // 2
+        kept = engine.tokenize_chat([*messages[:head], *messages[head + middle :]])
+        low, high = (low, middle) if len(kept) <= room else (middle + 1, high)
+    return engine.tokenize_chat([*messages[:head], *messages[head + low :]]), low
 
 
 def _chunks(prefill: list[tuple[int, Row]], room: int) -> list[tuple[int, Row]]:
@@ -265,10 +288,10 @@ def _chunks(prefill: list[tuple[int, Row]], room: int) -> list[tuple[int, Row]]:
     return rows
 
 
-def _aligned_chunk(job: tuple[int, Row], chunk_tokens: int) -> tuple[int, Row]:
+def _aligned_chunk(job: tuple[int, Row]) -> tuple[int, Row]:
     """The next chunk on a fixed grid of positions, so that it is the same however we got here."""
     request, row = job
-    return request, _cut(row, chunk_tokens - row.position % chunk_tokens)
+    return request, _cut(row, GRID_TOKENS - row.position % GRID_TOKENS)
 
 
 def _cut(row: Row, most: int) -> Row:
@@ -301,10 +324,13 @@ def main() -> None:
     except LoadError as error:
         sock.sendall(encode(Failed(str(error))))
         raise SystemExit(1) from None
+    threads = thread_counts(start.settings.threads)
+    if engine.info.device != "none":
+        calibrate(engine, threads)
     memory = SharedMemory(options.arena, start.arena_bytes)
     try:
         sock.sendall(encode(Hello(engine.info)))
-        Core(sock, engine, memory).run()
+        Core(sock, engine, memory, threads).run()
     except ConnectionError:
         pass  # the kernel is gone; so are we
     finally:

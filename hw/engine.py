@@ -76,6 +76,12 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """An image of n tokens takes at most image_fixed_bytes + n * image_token_bytes."""
     restorable: bool = True
     """False: this model's state cannot be saved; parked requests are recomputed."""
+    prefill_token_s: float = 0.001
+    """Calibrated at load: seconds for a prompt token, in chunks."""
+    decode_token_s: float = 0.001
+    """Calibrated at load: seconds for a generated token when all seats generate."""
+    step_s: float = 0.001
+    """Calibrated at load: seconds of a step with one row."""
 
 
 class Row(NamedTuple):
@@ -145,6 +151,9 @@ class Engine(Protocol):
         are valid until the next decode. A row's position must equal the seat's length.
         """
 
+    def set_threads(self, threads: int) -> None:
+        """Decode with so many threads from now on. Does not change the logits."""
+
     def length(self, seat: int) -> int:
         """Tokens in the seat."""
 
@@ -178,6 +187,9 @@ class Engine(Protocol):
 
     def grammar(self, *, gbnf: str | None, json_schema: str | None) -> Grammar:
         """A fresh grammar from exactly one source. Raises InvalidInput."""
+
+    def declare(self, info: EngineInfo) -> None:
+        """Replace ``info``: what tests and measurements found out."""
 
     def close(self) -> None:
         """Free the model. Idempotent."""

@@ -3,8 +3,8 @@
 Flash attention with q8_0 KV is bit-exact for many models, but not for all, and nobody can tell
 without trying. So a ladder of settings, fastest first, is climbed by a self-test when a model is
 first loaded: sequences alone, then staggered in shared batches, in other seats, saved, loaded and
-recomputed, must give the same logits to the last bit. The last rung needs no test. The outcome
-is kept by model, build, CPU and settings.
+recomputed with another number of threads, must give the same logits to the last bit. The last rung
+needs no test. The outcome is kept by model, build, CPU and settings.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import platform
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import xxhash
 
@@ -55,7 +56,7 @@ def open_engine(settings: EngineSettings) -> Engine:
             engine = LlamaEngine(settings, rung)
         if cache.known is not None or rung.width == 1 or passes(engine):
             cache.keep(RUNGS.index(rung))
-            engine.declare_exact()
+            engine.declare(msgspec.structs.replace(engine.info, exact=True))
             break
         log.info("%s: not exact with %s", settings.path, rung.name)
     return engine
@@ -68,7 +69,10 @@ def passes(engine: Engine) -> bool:
     prompts = [_prompt(info.vocab_size, n, seed) for seed, n in enumerate(lengths)]
     alone = [_alone(engine, prompt) for prompt in prompts]
     together = _together(engine, prompts, [tokens for tokens, _ in alone])
+    threads = info.threads
+    engine.set_threads(1)
     recomputed = [_recomputed(engine, tokens) for tokens, _ in alone]
+    engine.set_threads(threads)
     for seat in range(info.seats):
         engine.trim(seat, 0)
     return all(
@@ -174,7 +178,7 @@ class _Cache:
         info = engine.info
         parts = (
             info.model_hash, info.build, _cpu(), str(info.threads), str(info.seats),
-            str(info.context_tokens), info.device, repr(RUNGS), "1",
+            str(info.context_tokens), info.device, repr(RUNGS), "2",
         )  # fmt: skip
         self._path: Path | None = None
         self.known: int | None = None

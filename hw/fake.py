@@ -5,7 +5,8 @@ hash of them; logits are a function of that hash, so KV that was lost, mixed up 
 changes what comes out. Text looks like lower-case words.
 
 ``fake:step_ms=5,ctx=512,end=50,crash_after=100`` simulates the time of a decode call, sets the
-training context, makes one token in 50 the last, and dies in the hundredth decode call.
+training context, makes one token in 50 the last, and dies in the hundredth decode call;
+``frozen=1`` is a model whose state cannot be saved.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from .engine import (
@@ -39,6 +41,7 @@ BEGIN, END, TURN_START, TURN_END = 256, 257, 258, 259
 _CONTROL = {"<s>": BEGIN, "</s>": END, "<|im_start|>": TURN_START, "<|im_end|>": TURN_END}
 _LETTERS = np.frombuffer(b"etaoinshrdlcumwfgypbvk ", np.uint8).astype(np.int64)
 _TOKEN_BYTES = 64
+_OPTIONS = ("step_ms", "ctx", "end", "crash_after", "frozen")
 _STATE = struct.Struct("<QQ")
 _SEED = 0x243F6A8885A308D3
 _MASK = (1 << 64) - 1
@@ -61,9 +64,10 @@ class FakeEngine:
         self._info = EngineInfo(
             description="fake model", model_hash="fake", build="fake-1",
             context_tokens=settings.context_tokens or train, train_context_tokens=train,
-            seats=settings.seats, batch_tokens=512, vocab_size=VOCAB,
+            seats=settings.seats, batch_tokens=2048, vocab_size=VOCAB,
             threads=settings.threads or 1, device="none", rung=Rung("fake"), exact=True,
             image_fixed_bytes=_STATE.size, image_token_bytes=_TOKEN_BYTES,
+            restorable=not options.get("frozen", 0), step_s=self._step_s or 1e-3,
         )  # fmt: skip
 
     @property
@@ -88,6 +92,14 @@ class FakeEngine:
             if row.wants_logits:
                 out[row.seat] = self._logits(self._hash[row.seat])
         return out
+
+    def set_threads(self, threads: int) -> None:
+        """Counted, not used."""
+        self._info = msgspec.structs.replace(self._info, threads=threads)
+
+    def declare(self, info: EngineInfo) -> None:
+        """What measurements found out."""
+        self._info = info
 
     def length(self, seat: int) -> int:
         """Tokens in the seat."""
@@ -204,7 +216,7 @@ def _options(path: str) -> dict[str, int]:
     options: dict[str, int] = {}
     for part in path.partition(":")[2].split(","):
         name, _, value = part.partition("=")
-        if part and (name not in ("step_ms", "ctx", "end", "crash_after") or not value.isdecimal()):
+        if part and (name not in _OPTIONS or not value.isdecimal()):
             raise LoadError(f"fake model: unknown option {part!r}; see {Path(__file__).name}")
         if part:
             options[name] = int(value)

@@ -37,7 +37,8 @@ import llama_cpp.llama_cpp as _untyped  # isort: skip
 
 lib: Any = _untyped
 
-BATCH_TOKENS = 512
+BATCH_TOKENS = 2048
+_UBATCH_TOKENS = 512
 _DEFAULT_KV_BYTES = 2 << 30
 _KV_TYPES = {"f16": (1, 2.0), "q8_0": (8, 34 / 32)}
 _WINDOW_STEP = 256
@@ -136,7 +137,7 @@ class LlamaEngine:
     def _open_context(self, settings: EngineSettings, rung: Rung, window: int, threads: int) -> Any:
         params = lib.llama_context_default_params()
         params.n_ctx = window * settings.seats
-        params.n_batch = params.n_ubatch = BATCH_TOKENS
+        params.n_batch, params.n_ubatch = BATCH_TOKENS, _UBATCH_TOKENS
         params.n_seq_max = settings.seats
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
@@ -224,12 +225,11 @@ class LlamaEngine:
 
     def save(self, seat: int, into: memoryview) -> int:
         """The sequence's state, written by llama.cpp where it is to be."""
-        needed = int(lib.llama_state_seq_get_size(self._context, seat))
-        if needed > len(into):
-            raise ImageTooLarge(needed)
-        place = (ctypes.c_uint8 * len(into)).from_buffer(into)
-        size = lib.llama_state_seq_get_data(self._context, place, len(into), seat)
+        size = lib.llama_state_seq_get_data(self._context, _bytes_at(into), len(into), seat)
         if not size:
+            needed = int(lib.llama_state_seq_get_size(self._context, seat))
+            if needed > len(into):
+                raise ImageTooLarge(needed)
             raise ImageRejected("llama.cpp cannot save this model's state")
         return int(size)
 
@@ -237,8 +237,7 @@ class LlamaEngine:
         """The opposite of save."""
         self._lengths[seat] = 1  # whatever is there now goes
         self.trim(seat, 0)
-        place = (ctypes.c_uint8 * len(image)).from_buffer(image)
-        if not lib.llama_state_seq_set_data(self._context, place, len(image), seat):
+        if not lib.llama_state_seq_set_data(self._context, _bytes_at(image), len(image), seat):
             lib.llama_memory_seq_rm(self._memory, seat, -1, -1)
             raise ImageRejected(f"llama.cpp rejects the state: {_last_error()}")
         self._lengths[seat] = length
@@ -305,9 +304,14 @@ class LlamaEngine:
             raise InvalidInput(f"the grammar cannot be used: {_last_error()}")
         return LlamaGrammar(sampler, self._vocab_size)
 
-    def declare_exact(self) -> None:
-        """The self-test has passed with these settings."""
-        self._info = msgspec.structs.replace(self._info, exact=True)
+    def declare(self, info: EngineInfo) -> None:
+        """What tests and measurements found out."""
+        self._info = info
+
+    def set_threads(self, threads: int) -> None:
+        """For single tokens and for batches."""
+        lib.llama_set_n_threads(self._context, threads, threads)
+        self._info = msgspec.structs.replace(self._info, threads=threads)
 
     def close(self) -> None:
         """Free context and model."""
@@ -389,6 +393,12 @@ class LlamaGrammar:
         if self._sampler:
             lib.llama_sampler_free(self._sampler)
             self._sampler = None
+
+
+def _bytes_at(memory: memoryview) -> Any:
+    """A uint8 pointer to writable memory; the caller keeps the memory alive."""
+    address = np.frombuffer(memory, np.uint8).ctypes.data
+    return ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8))
 
 
 def logits_at(address: int, count: int) -> Logits:

@@ -30,6 +30,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     json_schema: str | None = None
     grammar: str | None = None
+    max_context: int | None = None
+    """Prompt and reply together; None: the context window."""
 
 
 # -------------------------------------------------------------------------- kernel → core
@@ -50,6 +52,8 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     streamed: bool
     messages: list[Message] | None = None
     prompt: str | None = None
+    truncate: bool = False
+    """When the conversation is too long, leave out its oldest turns."""
 
 
 class Adopt(msgspec.Struct, frozen=True, tag=True):
@@ -69,16 +73,24 @@ class Drop(msgspec.Struct, frozen=True, tag=True):
 
 
 class Op(msgspec.Struct, frozen=True):
-    """``save`` a seat to the arena, ``load`` it from there, or ``trim`` it to ``tokens``.
+    """One operation on a seat or an image, done before the steps of a slice.
 
-    For save, ``size_bytes`` is the room there is; for load, what was written.
+    ``save``: seat → arena; ``size_bytes`` is the room there is. ``load``: arena, or the file at
+    ``path`` → seat. ``copy``: seat ``source`` → seat. ``trim``: the seat. The last three leave the
+    first ``tokens`` tokens in the seat. ``spill``: arena → file.
     """
 
-    kind: Literal["save", "load", "trim"]
-    seat: int
+    kind: Literal["save", "load", "copy", "trim", "spill"]
+    seat: int = 0
     offset: int = 0
     size_bytes: int = 0
     tokens: int = 0
+    source: int = 0
+    path: str = ""
+
+
+GRID_TOKENS = 64
+"""Where chunks may not be mixed with generating rows, prompts are cut at multiples of this."""
 
 
 class SliceRow(msgspec.Struct, frozen=True):
@@ -127,10 +139,11 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prepared(msgspec.Struct, frozen=True, tag=True):
-    """The request's prompt as int32 tokens."""
+    """The request's prompt as int32 tokens; ``dropped`` turns were left out of it."""
 
     request: int
     tokens: bytes
+    dropped: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
@@ -161,15 +174,17 @@ class Step(msgspec.Struct, frozen=True, tag=True):
 
 
 class OpResult(msgspec.Struct, frozen=True):
-    """``size_bytes``: written by save. Not ok: the image, or for load the seat, is empty."""
+    """``size_bytes``: what was moved. Not ok: the image or file, or the seat, is empty."""
 
     ok: bool
     size_bytes: int = 0
     reason: str = ""
+    seconds: float = 0.0
 
 
 class SliceEnd(msgspec.Struct, frozen=True, tag=True):
-    """The slice is over. ``lengths``: tokens in the seat of each row, in the slice's order."""
+    """The slice is over. ``lengths``: tokens in the seat of each row, in the slice's order;
+    ``prefilled``: how many of them it computed in this slice, generated ones included."""
 
     slice: int
     steps: int

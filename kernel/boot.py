@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from aios.hw import models as gguf
+import xxhash
+
 from aios.hw.arena import Arena
 from aios.hw.engine import EngineSettings
 from aios.hw.messages import Command, Event, Start
@@ -28,11 +29,14 @@ from .access import AccessManager
 from .calls import Calls
 from .config import Config
 from .doors import AGENTS, OPERATORS, Claim, Doors, Peer
+from .kvstore import KvStore
 from .launcher import Launcher
 from .link import Link
 from .loop import Loop
-from .model import Core, Model
+from .model import Core
+from .models import Models
 from .process import OPERATOR, Process, ProcessTable
+from .saved import SavedContexts
 from .scheduler import Settings
 from .supervisor import Supervisor
 from .trap import Caller, Trap
@@ -101,9 +105,14 @@ class Kernel:
         self._settings = Settings(
             policy.find(config.policy), config.quantum, config.width or config.seats, config.chunk
         )
+        self._store = KvStore(Arena(config.kv_ram), _kv_folder(runtime), config.kv_disk)
+        self._models = self._supervisor.models = Models(
+            config.model, paths.data_dir() / "models", self._store, self._settings, self.loop,
+            self._start_core, config.memory, config.idle_unload,
+        )  # fmt: skip
         self._calls = Calls(
-            self._table, self._access, self._supervisor, self._settings, self._find_model,
-            self.loop.stop, runtime,
+            self._table, self._access, self._supervisor, self._settings, self._models,
+            self._store, SavedContexts(paths.data_dir() / "contexts"), self.loop.stop, runtime,
         )  # fmt: skip
         self._trap = Trap(self.loop, self._access, self._calls.callers.get, self._calls.handlers)
         self._calls.trap = self._trap
@@ -114,7 +123,7 @@ class Kernel:
         """Start the zygote and the core, then open the doors. Raises OSError, zmq.ZMQError."""
         self._launcher.open()
         try:
-            self._find_model(None).load()
+            self._models.find(None).load()
         except ModelUnavailable as error:
             log.error("%s", error)
         for endpoint in (paths.agents_endpoint, paths.operator_endpoint):
@@ -125,9 +134,8 @@ class Kernel:
     def close(self) -> None:
         """End all agents and cores, close the doors, and leave nothing behind."""
         self._supervisor.end_all("the kernel is shutting down")
-        for model in self._supervisor.models.values():
-            model.shut()
-            model.arena.close()
+        self._models.close()
+        self._store.close()
         self._doors.close()
         self._launcher.close()
         self.loop.close()
@@ -141,34 +149,15 @@ class Kernel:
             pass_fds=(fd,), stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
-    # ------------------------------------------------------------------ models
-
-    def _find_model(self, name: str | None) -> Model:
-        """The model of this name or path, served from now on. Raises ModelUnavailable."""
-        name = name or self._config.model
-        models = self._supervisor.models
-        if name not in models:
-            try:
-                path = gguf.resolve(name, paths.data_dir() / "models")
-            except LookupError as error:
-                raise ModelUnavailable(str(error.args[0]), "models: aios model ls") from None
-            known = next((model for model in models.values() if model.path == path), None)
-            models[name] = known or self._new_model(name, path)
-        return models[name]
-
-    def _new_model(self, name: str, path: str) -> Model:
+    def _start_core(
+        self, path: str, on_event: Callable[[Event], None], on_gone: Callable[[], None]
+    ) -> Core:
         config = self._config
         settings = EngineSettings(
             path=path, context_tokens=config.ctx, seats=config.seats, threads=config.threads,
-            gpu_layers=config.gpu_layers, exact=config.exact,
-            cache_dir=str(paths.cache_dir()),
+            gpu_layers=config.gpu_layers, exact=config.exact, cache_dir=str(paths.cache_dir()),
         )  # fmt: skip
-        arena = Arena(config.kv_ram)
-
-        def start(on_event: Callable[[Event], None], on_gone: Callable[[], None]) -> Core:
-            return CoreProcess(self.loop, settings, arena, on_event, on_gone)
-
-        return Model(name, path, arena, self._settings, self.loop, start)
+        return CoreProcess(self.loop, settings, self._store.arena, on_event, on_gone)
 
     # ------------------------------------------------------------------ callers
 
@@ -229,6 +218,11 @@ class Kernel:
         caller = self._calls.callers.pop(user)
         for pending in list(caller.pending.values()):
             pending.abandon(Cancelled(f"{user} has ended"))
+
+
+def _kv_folder(runtime: Path) -> Path:
+    """Where this kernel's images go; one kernel for each runtime folder, so it is nobody else's."""
+    return paths.cache_dir() / "kv" / xxhash.xxh3_64_hexdigest(str(runtime.resolve()).encode())
 
 
 def _fresh_log_dir() -> Path:

@@ -19,20 +19,25 @@ from aios.syscalls.errors import (
     BudgetExceeded,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
 )
 
 from . import policy
 from .access import AccessManager
+from .kvstore import KvStore
 from .mail import Letter, Receiver
 from .model import Model
+from .models import Models
 from .process import OPERATOR, Process, ProcessTable
 from .request import Request
+from .saved import SavedContexts
 from .scheduler import Settings
 from .supervisor import Supervisor
 from .trap import Caller, Handler, Pending, Trap
 
 MAX_MESSAGE_BYTES = 1 << 20
+_OPERATORS_TO_GIVE = "weight and quotas are of a whole program, and the operator's to give"
 
 
 class Calls:
@@ -44,12 +49,15 @@ class Calls:
         access: AccessManager,
         supervisor: Supervisor,
         settings: Settings,
-        find_model: Callable[[str | None], Model],
+        models: Models,
+        store: KvStore,
+        saved: SavedContexts,
         shutdown: Callable[[], None],
         runtime: Path,
     ) -> None:
         self._table, self._access, self._supervisor = table, access, supervisor
-        self._settings, self._find_model, self._shutdown = settings, find_model, shutdown
+        self._settings, self._models, self._shutdown = settings, models, shutdown
+        self._store, self._saved = store, saved
         self._runtime = runtime
         self._started_s = time.monotonic()
         self._request_ids = 0
@@ -60,6 +68,12 @@ class Calls:
             "cancel": self._cancel,
             "llm.chat": self._chat,
             "model.list": self._model_list,
+            "model.load": self._model_load,
+            "model.unload": self._model_unload,
+            "context.save": self._context_save,
+            "context.restore": self._context_restore,
+            "context.list": self._context_list,
+            "context.remove": self._context_remove,
             "proc.ps": self._ps,
             "proc.spawn": self._spawn,
             "proc.wait": self._wait,
@@ -108,7 +122,10 @@ class Calls:
             started_unix=process.started_unix, age_s=until_s - process.started_s,
             calls=self._calls_of(process), tokens_in=process.tokens_in,
             tokens_out=process.tokens_out, max_tokens=process.max_tokens,
-            context_tokens=sum(len(request.tokens) for request in requests),
+            context_tokens=(sum(len(request.tokens) for request in requests)
+                            or len(process.last_tokens)),
+            window_tokens=process.window_tokens, weight=process.account.weight,
+            quota_tokens=process.account.quota_tokens, quota_cells=process.account.quota_cells,
             requests=len(requests), parks=process.parks + sum(r.parks for r in requests),
             cpu_s=cpu_s, rss_bytes=rss_bytes, exit_code=process.exit_code,
             reason=process.reason, command=process.command, model=process.model,
@@ -125,6 +142,11 @@ class Calls:
             else:
                 call.reply(result)
 
+        if call.caller.pid != OPERATOR and (
+            body.weight != 1.0 or body.quota_tokens is not None or body.quota_cells is not None
+        ):
+            raise PermissionDenied(_OPERATORS_TO_GIVE, "start the program with: aios run --weight")
+        self._check_quotas(body.quota_tokens, body.quota_cells)
         call.defer(lambda error: None)
         self._supervisor.spawn(call.caller.pid, call.caller.os_pid, body, started)
 
@@ -159,16 +181,38 @@ class Calls:
         return list(caller.pending.values()) if caller else []
 
     def _renice(self, call: Pending, body: t.ReniceRequest) -> t.Empty:
-        if body.nice is None and body.klass is None:
-            raise InvalidArgument("renice changes nothing", "give a nice value, a class, or both")
+        given = (body.nice, body.klass, body.weight, body.quota_tokens, body.quota_cells)
+        if all(value is None for value in given):
+            raise InvalidArgument(
+                "renice changes nothing", "give a nice value, a class, a weight or a quota"
+            )
         process = self._target(call, body.ref)
+        if call.caller.pid != OPERATOR and any(value is not None for value in given[2:]):
+            raise PermissionDenied(_OPERATORS_TO_GIVE, "as the operator, use: aios renice")
+        self._check_quotas(body.quota_tokens or None, body.quota_cells or None)
+        account = process.account
+        account.weight = body.weight or account.weight
+        if body.quota_tokens is not None:
+            account.quota_tokens = body.quota_tokens or None
+        if body.quota_cells is not None:
+            account.quota_cells = body.quota_cells or None
         process.nice = process.nice if body.nice is None else body.nice
         process.klass = body.klass or process.klass
         for request in process.requests.values():
             request.nice, request.rank = process.nice, policy.RANKS[process.klass]
-        for model in self._supervisor.models.values():
+        for model in self._models:
             model.reconsider()
         return t.Empty()
+
+    def _check_quotas(self, tokens: int | None, cells: int | None) -> None:
+        """A quota that no slice fits in would stop the program for good."""
+        quantum = max((model.scheduler.quantum for model in self._models), default=1)
+        for name, value in (("quota_tokens", tokens), ("quota_cells", cells)):
+            if value is not None and value < quantum:
+                raise InvalidArgument(
+                    f"{name} = {value} is less than one quantum of {quantum} tokens",
+                    "give more, or make the quantum smaller: aios sched set --quantum N",
+                )
 
     def _log(self, call: Pending, body: t.RefRequest) -> t.LogReply:
         process = self._target(call, body.ref)
@@ -217,18 +261,21 @@ class Calls:
             raise InvalidArgument("give exactly one of messages and prompt")
         if body.json_schema is not None and body.grammar is not None:
             raise InvalidArgument("give at most one of json_schema and grammar")
-        model = self._find_model(body.model or process.model)
-        budget = _budget(process, body.max_tokens)
+        model = self._models.find(body.model or process.model)
+        budget = self._budget(process, body.max_tokens)
         request = self._request(call, process, body, budget)
-        request.on_done = self._finisher(call, process, request, budget)
+        request.on_done = self._finisher(call, process, request, budget, model)
         call.defer(lambda error: model.cancel(request, error))
         process.requests[request.id] = request
-        process.tokens_reserved += budget
+        lineage = list(self._table.lineage(process))
+        for member in lineage:
+            member.budget_used += budget
         try:
             model.submit(request)
         except AiosError:
             del process.requests[request.id]
-            process.tokens_reserved -= budget
+            for member in lineage:
+                member.budget_used -= budget
             raise
 
     def _request(
@@ -242,23 +289,33 @@ class Calls:
             name=process.name,
             rank=policy.RANKS[process.klass],
             nice=process.nice,
-            params=_sampling(body, budget),
+            account=process.account,
+            params=_sampling(body, budget, process.account.quota_cells),
             messages=[Message(m.role, m.content) for m in messages] if messages else None,
             prompt=body.prompt,
             received_s=time.monotonic(),
             on_text=call.chunk if body.stream else None,
             on_done=lambda outcome: None,
+            expected_tokens=body.expected_tokens,
+            window_policy=body.window,
         )
 
     def _finisher(
-        self, call: Pending, process: Process, request: Request, budget: int
+        self, call: Pending, process: Process, request: Request, budget: int, model: Model
     ) -> Callable[[t.ChatReply | AiosError], None]:
+        lineage = list(self._table.lineage(process))
+
         def done(outcome: t.ChatReply | AiosError) -> None:
+            generated = len(request.tokens) - request.prompt_tokens
             process.requests.pop(request.id, None)
-            process.tokens_reserved -= budget
+            for member in lineage:
+                member.budget_used -= budget - generated
             process.tokens_in += request.prompt_tokens
-            process.tokens_out += len(request.tokens) - request.prompt_tokens
+            process.tokens_out += generated
             process.parks += request.parks
+            process.window_tokens = model.info.context_tokens if model.info else 0
+            if not isinstance(outcome, AiosError):
+                process.last_tokens, process.last_model = request.tokens, model.name
             if isinstance(outcome, AiosError):
                 call.fail(outcome)
             else:
@@ -266,8 +323,66 @@ class Calls:
 
         return done
 
+    def _budget(self, process: Process, wanted: int) -> int:
+        """Tokens that this call may generate: what the process and its ancestors have left."""
+        for member in self._table.lineage(process):
+            if member.max_tokens is None:
+                continue
+            left = member.max_tokens - member.budget_used
+            if left <= 0:
+                raise BudgetExceeded(
+                    f"pid {member.pid} ({member.name}) and what it started have used or reserved "
+                    f"all of its {member.max_tokens:,} tokens",
+                    "start it with a larger --max-tokens",
+                )
+            wanted = min(wanted, left)
+        return wanted
+
     def _model_list(self, _: Pending, __: t.Empty) -> t.ModelList:
-        return t.ModelList([model.describe() for model in self._supervisor.models.values()])
+        return t.ModelList([model.describe() for model in self._models])
+
+    def _model_load(self, call: Pending, body: t.ModelRequest) -> None:
+        model = self._models.find(body.name)
+
+        def ready(error: AiosError | None) -> None:
+            if error:
+                call.fail(error)
+            else:
+                call.reply(model.describe())
+
+        call.defer(lambda error: None)
+        model.when_ready(ready)
+
+    def _model_unload(self, _: Pending, body: t.ModelRequest) -> t.Empty:
+        self._models.unload(self._models.find(body.name))
+        return t.Empty()
+
+    # ------------------------------------------------------------------ contexts
+
+    def _context_save(self, call: Pending, body: t.SaveRequest) -> None:
+        process = self._me(call)
+        model = self._models.find(process.last_model or process.model)
+
+        def done(result: t.NamedContext | AiosError) -> None:
+            if isinstance(result, AiosError):
+                call.fail(result)
+            else:
+                call.reply(result)
+
+        call.defer(lambda error: None)
+        self._saved.save(process, model, body.name, body.messages, done)
+
+    def _context_restore(self, call: Pending, body: t.ContextName) -> t.ContextReply:
+        process = self._me(call)
+        model = self._models.find(process.last_model or process.model)
+        return t.ContextReply(*self._saved.restore(process, model, body.name))
+
+    def _context_list(self, call: Pending, _: t.Empty) -> t.ContextList:
+        return t.ContextList(self._saved.list(self._me(call)))
+
+    def _context_remove(self, call: Pending, body: t.ContextName) -> t.Empty:
+        self._saved.remove(self._me(call), body.name)
+        return t.Empty()
 
     # ------------------------------------------------------------------ the kernel
 
@@ -279,11 +394,11 @@ class Calls:
             uptime_s=time.monotonic() - self._started_s,
             runtime_dir=str(self._runtime),
             policy=self._settings.policy.name,
-            quantum_tokens=self._settings.quantum_tokens,
+            quantum_tokens=self._settings.quantum_tokens or 0,
             processes=len(self._table),
             calls=self.trap.calls,
             calls_refused=self.trap.refused,
-            models=[model.describe() for model in self._supervisor.models.values()],
+            models=[model.describe() for model in self._models],
         )
 
     def _stop(self, call: Pending, _: t.Empty) -> t.Empty:
@@ -291,8 +406,8 @@ class Calls:
         return t.Empty()
 
     def _check(self, _: Pending, __: t.Empty) -> t.CheckReply:
-        problems = self._table.check()
-        for model in self._supervisor.models.values():
+        problems = self._table.check() + self._store.check()
+        for model in self._models:
             problems += model.check()
         return t.CheckReply(problems, len(os.listdir("/proc/self/fd")))
 
@@ -300,16 +415,20 @@ class Calls:
         settings = self._settings
         chosen = policy.find(body.policy) if body.policy is not None else settings.policy
         settings.policy = chosen
-        settings.quantum_tokens = body.quantum_tokens or settings.quantum_tokens
+        if body.quantum_tokens is not None:
+            settings.quantum_tokens = body.quantum_tokens or None
+        if body.chunk_tokens is not None:
+            settings.chunk_tokens = body.chunk_tokens or None
         settings.width = body.width or settings.width
-        for model in self._supervisor.models.values():
+        for model in self._models:
             model.reconsider()
         return t.SchedReply(
-            settings.policy.name, sorted(policy.POLICIES), settings.quantum_tokens, settings.width
-        )
+            settings.policy.name, {name: p.promise for name, p in policy.POLICIES.items()},
+            settings.quantum_tokens or 0, settings.width, settings.chunk_tokens or 0,
+        )  # fmt: skip
 
     def _trace(self, _: Pending, body: t.TraceRequest) -> t.TraceReply:
-        models = list(self._supervisor.models.values())
+        models = list(self._models)
         reply = t.TraceReply(
             requests=[record for model in models for record in model.records],
             slices=[record for model in models for record in model.scheduler.records],
@@ -330,28 +449,15 @@ def release() -> str:
         return "unknown"
 
 
-def _sampling(body: t.ChatRequest, budget: int) -> core.SamplingParams:
+def _sampling(body: t.ChatRequest, budget: int, cells: int | None) -> core.SamplingParams:
     seed = body.seed if body.seed is not None else int.from_bytes(os.urandom(7), "little")
     return core.SamplingParams(
         max_tokens=budget, seed=seed, temperature=body.temperature, top_p=body.top_p,
         top_k=body.top_k, min_p=body.min_p, repeat_penalty=body.repeat_penalty,
         presence_penalty=body.presence_penalty, frequency_penalty=body.frequency_penalty,
         stop=tuple(body.stop), json_schema=body.json_schema, grammar=body.grammar,
+        max_context=cells,
     )  # fmt: skip
-
-
-def _budget(process: Process, wanted: int) -> int:
-    """Tokens that this call may generate."""
-    if process.max_tokens is None:
-        return wanted
-    left = process.max_tokens - process.tokens_out - process.tokens_reserved
-    if left <= 0:
-        raise BudgetExceeded(
-            f"pid {process.pid} ({process.name}) has used or reserved all of its "
-            f"{process.max_tokens:,} tokens",
-            "start it with a larger --max-tokens",
-        )
-    return min(wanted, left)
 
 
 def _by(call: Pending, verb: str) -> str:

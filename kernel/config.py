@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import psutil
 from msgspec import Meta
 
 from aios.syscalls.errors import InvalidArgument
@@ -26,13 +27,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ctx: Annotated[int, Meta(ge=64, le=1 << 22)] | None = None
     seats: Annotated[int, Meta(ge=1, le=256)] = 8
     width: Annotated[int, Meta(ge=1, le=256)] | None = None
-    quantum: Annotated[int, Meta(ge=1, le=65536)] = 16
-    policy: str = "rr"
-    chunk: Annotated[int, Meta(ge=8, le=4096)] = 64
+    quantum: Annotated[int, Meta(ge=1, le=65536)] | None = None
+    policy: str = "fair"
+    chunk: Annotated[int, Meta(ge=8, le=4096)] | None = None
     threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
     gpu_layers: Annotated[int, Meta(ge=-1, le=10000)] = -1
     exact: bool = True
     kv_ram: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] = 1 << 30
+    kv_disk: Annotated[int, Meta(ge=0, le=1 << 46)] = 2 << 30
+    memory: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] | None = None
+    idle_unload: Annotated[float, Meta(ge=0, le=1e9)] = 900.0
     max_agents: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -42,17 +46,22 @@ HELP = {
     "ctx": "context window of one agent's request, in tokens (default: what memory allows)",
     "seats": "sequences that the model holds at once; more requests than seats are parked",
     "width": "requests decoded in one batch (default: all seats)",
-    "quantum": "decode steps that a request runs before others get their turn",
-    "policy": "scheduling policy",
-    "chunk": "prompt tokens computed per step while other requests generate",
-    "threads": "threads for the model (default: physical cores)",
+    "quantum": "decode steps before others get their turn (default: by measured speed)",
+    "policy": "fifo, rr, priority, fair, mlfq or srtf",
+    "chunk": "prompt tokens computed per step while others generate (default: by measured speed)",
+    "threads": "threads for the model (default: measured, and measured again when steps slow down)",
     "gpu_layers": "model layers on the GPU, -1 for all",
     "exact": "same tokens alone and together, preempted or not (on or off)",
-    "kv_ram": "bytes of shared memory for parked requests, e.g. 512M",
+    "kv_ram": "bytes of shared memory for contexts that have no seat, e.g. 512M",
+    "kv_disk": "bytes of files for those that do not fit there, e.g. 4G; 0: none",
+    "memory": "bytes that loaded models may take together (default: no limit)",
+    "idle_unload": "seconds after which an idle model is unloaded; 0: never; the default stays",
     "max_agents": "largest number of living agents",
     "log_level": "debug, info, warning or error",
 }
 
+_SIZES = ("kv_ram", "kv_disk", "memory")
+_OPTIONAL = ("ctx", "threads", "width", "quantum", "chunk", "memory")
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
 
 
@@ -67,7 +76,21 @@ def load(path: Path, flags: Mapping[str, str], environ: Mapping[str, str] = os.e
         for key, value in values.items():
             field = _known(key, source)
             merged[field] = _checked(field, value, source)
-    return msgspec.convert(merged, Config)
+    config = msgspec.convert(merged, Config)
+    _check_memory(config)
+    return config
+
+
+def _check_memory(config: Config) -> None:
+    """Shared memory that the machine does not have would end in kills, not in errors."""
+    total = psutil.virtual_memory().total
+    for name in ("kv_ram", "memory"):
+        wanted = getattr(config, name)
+        if wanted is not None and wanted > total:
+            raise InvalidArgument(
+                f"{name} = {wanted:,} bytes exceeds this machine's memory of {total:,} bytes",
+                f"give less, e.g. --{name.replace('_', '-')} {total // 4 >> 20}M",
+            )
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -114,12 +137,12 @@ def _checked(field: str, value: Any, source: str) -> Any:
 def _parsed(field: str, text: str) -> Any:
     if field == "exact" and text.lower() in ("on", "off", "true", "false", "1", "0"):
         return text.lower() in ("on", "true", "1")
-    if field == "kv_ram":
+    if field in _SIZES:
         digits, unit = text.rstrip("bBiI"), ""
         if digits and digits[-1].lower() in _UNITS:
             digits, unit = digits[:-1], digits[-1].lower()
         if digits.isdecimal():
             return int(digits) << _UNITS.get(unit, 0)
-    if field in ("ctx", "threads", "width") and text.lower() in ("auto", "none"):
+    if field in _OPTIONAL and text.lower() in ("auto", "none"):
         return None
     return text

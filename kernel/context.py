@@ -1,166 +1,409 @@
-"""The context manager: which request's KV is in which seat, and where the others' is.
+"""The context manager: which request's KV is in which seat, where the others' is, who shares what.
 
 Promises that a request chosen to run has a seat, whatever number of others there are; that a
-request keeps its seat until someone else needs it; and that nothing is parked while a free or
-worthless seat is left. What loses its seat goes to an image in the arena; when the arena is full,
-or the model cannot be saved, its tokens are enough and it is recomputed.
+request keeps its seat until someone else needs it; that nothing is parked while a free or less
+valuable seat is left; and that tokens whose KV exists anywhere, in a seat or an image, are not
+computed again by another request that begins with them.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from aios.hw.arena import Arena, Extent
+from aios.hw.arena import Extent
 from aios.hw.engine import EngineInfo
 from aios.hw.image import image_bytes
-from aios.hw.messages import Op, OpResult
+from aios.hw.messages import GRID_TOKENS, Op, OpResult
+from aios.syscalls.types import OpRecord
 
-from .request import Image, Request
+from .kvstore import Image, KvStore
+from .prefix import BLOCK, PrefixIndex, common
+from .request import Request
+
+_COPY_BYTES_PER_S = 2e9
+"""A cautious guess of how fast images move, to see when computing again is cheaper."""
+_COPY_FIXED_S = 1e-4
+_CACHE_TOKENS = 64
+"""What a seat holds after its request has ended is kept as an image from so many tokens on."""
+
+Coldness = Callable[[Request], tuple[float, ...]]
+
+
+@dataclass(eq=False)
+class Seat:
+    """A sequence of the engine. Without an owner it holds what the last one left behind."""
+
+    number: int
+    tokens: array[int] = field(default_factory=lambda: array("i"))
+    length: int = 0
+    owner: Request | None = None
+    keys: list[int] = field(default_factory=list)
+    used: int = 0
+    """Tick of its last use."""
 
 
 @dataclass(eq=False)
 class _Planned:
-    """An operation under way, and what its result means."""
+    """An operation under way. ``settle`` gets its result, None when the core died before."""
 
     op: Op
-    request: Request
-    image: Image | None
+    request_id: int
+    pid: int
+    settle: Callable[[OpResult | None], None]
 
 
 class ContextManager:
     """Seats and images of one model. Plans operations; the core carries them out."""
 
-    def __init__(self, arena: Arena, info: EngineInfo) -> None:
-        self._arena, self._info = arena, info
-        self._seats: list[Request | None] = [None] * info.seats
+    def __init__(self, store: KvStore, info: EngineInfo) -> None:
+        self._store, self._info = store, info
+        self._seats = [Seat(number) for number in range(info.seats)]
+        self._index: PrefixIndex[Seat | Image] = PrefixIndex()
         self._planned: list[_Planned] = []
-        self._leaving: list[Extent] = []
+        self._tick = 0
 
     @property
     def seats_used(self) -> int:
         """Seats that hold a living request's context."""
-        return sum(owner is not None for owner in self._seats)
+        return sum(seat.owner is not None for seat in self._seats)
 
-    def seat_all(
-        self, chosen: Sequence[Request], coldest_first: Callable[[Request], tuple[int, ...]]
-    ) -> list[Op]:
+    @property
+    def images(self) -> int:
+        """Images of this model, parked and cached."""
+        return sum(image.home is self for image in self._store.images)
+
+    @property
+    def busy(self) -> bool:
+        """Operations are under way."""
+        return bool(self._planned)
+
+    # ------------------------------------------------------------------ planning
+
+    def seat_all(self, chosen: Sequence[Request], coldest_first: Coldness) -> list[Op]:
         """Give every chosen request a seat; returns what the core must do first, in order.
 
         ``coldest_first`` orders those that may lose their seat: the greatest key goes first.
         """
-        assert not self._planned and not self._leaving, "a slice is still under way"
+        self._tick += 1
         keep = set(chosen)
         for request in chosen:
             if request.seat is None:
-                self._put(request, self._free_seat(keep, coldest_first))
+                self._place(request, keep, coldest_first)
+        for request in chosen:
+            if request.seat is not None:
+                self._seats[request.seat].used = self._tick
         return [planned.op for planned in self._planned]
 
-    def settle(self, results: Sequence[OpResult]) -> None:
-        """Take in how the operations of the last ``seat_all`` went."""
-        planned, self._planned = self._planned, []
-        leaving, self._leaving = self._leaving, []
-        for extent in leaving:
-            self._arena.free(extent)
+    def shared(self, request: Request) -> int:
+        """Tokens of its beginning whose KV exists somewhere."""
+        return self._source(request)[1]
+
+    def to_file(self, tokens: array[int], path: str, done: Callable[[int], None]) -> bool:
+        """Plan to write KV of the longest known beginning of ``tokens`` to a file.
+
+        ``done`` gets the number of tokens written, 0 when it failed. False when there is nothing.
+        """
+        if not self._info.restorable:
+            return False
+        holder, _ = self._index.find(tokens, len(tokens), lambda h: isinstance(h, Image))
+        if holder is None:
+            return False
+        length = holder.length
+
+        def settle(result: OpResult | None) -> None:
+            if isinstance(holder, Image):
+                self._store.unpin(holder)
+            done(length if result and result.ok else 0)
+
+        if isinstance(holder, Seat):
+            room = image_bytes(self._info, length)
+            self._plan(Op("save", holder.number, size_bytes=room, path=path), None, settle)
+        elif holder.extent:
+            self._store.pin(holder)
+            place = holder.extent
+            self._plan(Op("spill", offset=place.offset, size_bytes=holder.size_bytes, path=path),
+                       None, settle)  # fmt: skip
+        else:
+            return False
+        return True
+
+    def errands(self) -> list[Op]:
+        """Operations that wait for a slice though nobody needs a seat."""
+        return [planned.op for planned in self._planned]
+
+    def adopt(self, tokens: array[int], path: str) -> None:
+        """An image in a file of somebody else's holds the KV of these tokens."""
+        if any(image.path == path for image in self._store.images):
+            return
+        image = Image(tokens, len(tokens), self, path=path)
+        self._store.adopt(image)
+        self._index.update(image)
+
+    # ------------------------------------------------------------------ what came of it
+
+    def settle(self, results: Sequence[OpResult]) -> list[OpRecord]:
+        """Take in how the operations of the slice went; returns them for the trace."""
+        planned, self._planned = self._planned[: len(results)], self._planned[len(results) :]
+        records = []
         for plan, result in zip(planned, results, strict=True):
-            image = plan.image
-            if plan.op.kind == "save" and image:
-                if plan.request.image is not image:
-                    self._arena.free(image.extent)  # its request has ended meanwhile
-                elif result.ok:
-                    image.size_bytes = result.size_bytes
-                else:
-                    self._forget_image(plan.request)
-            elif plan.op.kind == "load" and not result.ok:
-                plan.request.recomputes += 1
+            plan.settle(result)
+            if plan.op.kind != "trim":
+                records.append(OpRecord(plan.op.kind, plan.pid, plan.request_id, plan.op.tokens,
+                                        result.size_bytes, result.seconds, result.ok))  # fmt: skip
+        return records
+
+    def ran(self, request: Request, length: int) -> None:
+        """A slice is over and the seat that the request had in it holds so many tokens."""
+        seat = self._seats[request.seat] if request.seat is not None else None
+        if seat is None:
+            seat = next((s for s in self._seats if s.tokens is request.tokens), None)
+        if seat is None or seat.tokens is not request.tokens:
+            return
+        seat.length = min(length, len(request.tokens))
+        if seat.owner is request:
+            request.length = seat.length
+        self._index.update(seat)
 
     def release(self, request: Request) -> None:
-        """The request has ended: its seat is free and its image void."""
+        """The request has ended: its seat is anyone's, and what is in it a cache."""
         if request.seat is not None:
-            self._seats[request.seat] = None
+            self._seats[request.seat].owner = None
             request.seat = None
         image, request.image = request.image, None
-        if image and not any(plan.image is image for plan in self._planned):
-            self._arena.free(image.extent)
+        if image:
+            self._store.remove(image)
 
     def lost(self, requests: Collection[Request]) -> None:
         """The core has died: seats are empty, and images that it had not finished are void."""
-        unfinished = {plan.image for plan in self._planned if plan.op.kind == "save"}
-        saved = [plan.image for plan in self._planned if plan.op.kind == "save" and plan.image]
-        self._planned = []
-        leaving, self._leaving = self._leaving, []
-        for extent in leaving:
-            self._arena.free(extent)
-        for request in requests:
-            if request.seat is not None:
-                self._seats[request.seat] = None
-                request.seat, request.length = None, 0
-                request.recomputes += 1
-            elif request.image in unfinished and request.image:
-                saved.remove(request.image)
-                self._forget_image(request)
-        for image in saved:
-            self._arena.free(image.extent)  # their requests ended while they were written
+        planned, self._planned = self._planned, []
+        for plan in planned:
+            plan.settle(None)
+        for seat in self._seats:
+            self._empty(seat)
+            if seat.owner:
+                seat.owner.seat, seat.owner.length = None, 0
+                seat.owner.recomputes += 1
+                seat.owner = None
+
+    def close(self) -> None:
+        """The model is unloaded: forget its seats and images."""
+        self.lost(())
+        for image in [image for image in self._store.images if image.home is self]:
+            self._store.remove(image)
+
+    def forget(self, image: Image) -> None:
+        """The store has given it up. A request that was parked in it is computed again."""
+        self._index.remove(image)
+        if image.owner and image.owner.image is image:
+            image.owner.image, image.owner.length = None, 0
+            image.owner.recomputes += 1
 
     def check(self, requests: Collection[Request]) -> list[str]:
         """What is wrong with the accounts; empty when all is well."""
         problems = []
-        for seat, owner in enumerate(self._seats):
-            if owner is not None and owner.seat != seat:
-                problems.append(f"seat {seat}: its request {owner.id} says {owner.seat}")
+        for seat in self._seats:
+            owner = seat.owner
+            if owner is not None and owner.seat != seat.number:
+                problems.append(f"seat {seat.number}: its request {owner.id} says {owner.seat}")
             if owner is not None and owner not in requests:
-                problems.append(f"seat {seat}: held by request {owner.id}, which has ended")
+                problems.append(f"seat {seat.number}: held by request {owner.id}, which has ended")
+            if seat.length > len(seat.tokens):
+                problems.append(f"seat {seat.number}: {seat.length} of {len(seat.tokens)} tokens")
         for request in requests:
-            if request.seat is not None and self._seats[request.seat] is not request:
+            if request.seat is not None and self._seats[request.seat].owner is not request:
                 problems.append(f"request {request.id}: not in its seat {request.seat}")
             if request.seat is not None and request.image is not None:
                 problems.append(f"request {request.id}: seated and parked at once")
+        parked = {request.image for request in requests if request.image}
+        for image in self._store.images:
+            if image.owner and image.home is self and image not in parked:
+                problems.append(f"an image of {image.length} tokens is parked for nobody")
         return problems
 
-    def _free_seat(
-        self, keep: Collection[Request], coldest_first: Callable[[Request], tuple[int, ...]]
-    ) -> int:
-        for free, owner in enumerate(self._seats):
-            if owner is None:
-                return free
-        others = [owner for owner in self._seats if owner is not None and owner not in keep]
-        victim = max(others, key=coldest_first)
-        seat = victim.seat
-        assert seat is not None
-        self._park(victim, seat)
+    # ------------------------------------------------------------------ seats
+
+    def _place(self, request: Request, keep: Collection[Request], coldest: Coldness) -> None:
+        image, request.image = request.image, None
+        if image:
+            seat = self._free_seat(keep, coldest, None)
+            self._load(request, seat, image, image.length)
+            return
+        source, shared = self._source(request)
+        # what it has computed itself before is not a cache's merit
+        shared_prompt = 0 if request.computed else min(shared, request.prompt_tokens)
+        if isinstance(source, Seat) and source.owner is None and self._yields(source, shared, keep):
+            self._trim(request, source, shared)
+        elif isinstance(source, Seat):
+            seat = self._free_seat(keep, coldest, source)
+            source.used = self._tick
+            if seat is source:
+                self._trim(request, seat, shared)
+            else:
+                op = Op("copy", seat.number, tokens=shared, source=source.number)
+                self._begin(request, seat, shared, op)
+        elif source:
+            self._store.used(source)
+            self._load(request, self._free_seat(keep, coldest, None), source, shared)
+        else:
+            self._trim(request, self._free_seat(keep, coldest, None), 0)
+        request.cached_tokens = max(request.cached_tokens, shared_prompt)
+
+    def _source(self, request: Request) -> tuple[Seat | Image | None, int]:
+        """Where the most tokens of its beginning are; the last one must be run for its logits."""
+        most = len(request.tokens) - 1
+        if not self._info.restorable:  # nothing can be copied, but a seat can be taken over
+            free = [s for s in self._seats if s.owner is None and s.length]
+            best = max(free, key=lambda s: common(s.tokens, request.tokens), default=None)
+            shared = min(most, best.length, common(best.tokens, request.tokens)) if best else 0
+            return (best, shared) if shared >= BLOCK else (None, 0)
+        source, shared = self._index.find(request.tokens, most, _tier)
+        if not self._info.rung.mixed:  # chunks lie on a fixed grid
+            shared -= shared % GRID_TOKENS
+        return (source, shared) if shared else (None, 0)
+
+    def _yields(self, seat: Seat, shared: int, keep: Collection[Request]) -> bool:
+        """Whether a free seat's content may be cut to its beginning, or is worth a copy."""
+        if not self._info.restorable or 2 * shared > seat.length:
+            return True
+        return not any(
+            other is not seat and (other.owner is None or other.owner not in keep)
+            for other in self._seats
+        )
+
+    def _free_seat(self, keep: Collection[Request], coldest: Coldness, source: Seat | None) -> Seat:
+        free = [seat for seat in self._seats if seat.owner is None and seat is not source]
+        if free:
+            seat = min(free, key=lambda s: (s.length > 0, s.used if s.length else 0, s.number))
+            self._keep_content(seat)
+            return seat
+        others = [s for s in self._seats if s.owner and s.owner not in keep and s is not source]
+        if not others:  # only the source itself is left: its content moves along with the copy
+            assert source
+            if source.owner:
+                self._park(source)
+            return source
+        seat = max(others, key=lambda s: coldest(s.owner) if s.owner else ())
+        self._park(seat)
         return seat
 
-    def _park(self, victim: Request, seat: int) -> None:
-        victim.seat = None
-        self._seats[seat] = None
+    def _empty(self, seat: Seat) -> None:
+        seat.length = 0
+        self._index.remove(seat)
+
+    def _begin(self, request: Request, seat: Seat, length: int, op: Op) -> None:
+        """The seat is the request's from now on, and holds ``length`` of its tokens after op."""
+        self._index.remove(seat)
+        seat.tokens, seat.length, seat.owner = request.tokens, length, request
+        request.seat, request.length = seat.number, length
+        self._index.update(seat)
+
+        def settle(result: OpResult | None) -> None:
+            if result and not result.ok:
+                request.recomputes += length > 0
+                request.cached_tokens = 0
+                if seat.tokens is request.tokens:
+                    self._empty(seat)
+
+        self._plan(op, request, settle)
+
+    def _trim(self, request: Request, seat: Seat, length: int) -> None:
+        self._begin(request, seat, length, Op("trim", seat.number, tokens=length))
+
+    def _load(self, request: Request, seat: Seat, image: Image, length: int) -> None:
+        if image.path:
+            op = Op("load", seat.number, tokens=length, path=image.path)
+        else:
+            assert image.extent
+            offset, size = image.extent.offset, image.size_bytes
+            op = Op("load", seat.number, offset, size, length)
+        self._store.pin(image)
+        self._begin(request, seat, length, op)
+        began = self._planned[-1]
+        settle_seat = began.settle
+
+        def settle(result: OpResult | None) -> None:
+            settle_seat(result)
+            self._store.unpin(image)
+            if result is None and image.owner is request and seat.owner is request:
+                request.image, request.length = image, image.length  # it outlives the core
+                request.seat = seat.owner = None
+            elif image.owner or (result and not result.ok):
+                self._store.remove(image)
+
+        began.settle = settle
+
+    # ------------------------------------------------------------------ images
+
+    def _park(self, seat: Seat) -> None:
+        victim = seat.owner
+        assert victim
+        victim.seat, seat.owner = None, None
         victim.parks += 1
-        extent = None
-        if victim.length and self._info.restorable:
-            extent = self._arena.allocate(image_bytes(self._info, victim.length))
-        if extent is None:
-            if victim.length:
-                victim.recomputes += 1
+        image = None
+        if self._worth_saving(seat.length):
+            image = self._save(seat, victim)
+        if image:
+            victim.image = image
+        else:
+            victim.recomputes += victim.length > 0
             victim.length = 0
-            return
-        victim.image = Image(extent, victim.length)
-        op = Op("save", seat, extent.offset, extent.size_bytes, victim.length)
-        self._planned.append(_Planned(op, victim, victim.image))
 
-    def _put(self, request: Request, seat: int) -> None:
-        self._seats[seat] = request
-        request.seat = seat
-        image, request.image = request.image, None
-        if image is None:
-            request.length = 0
-            self._planned.append(_Planned(Op("trim", seat), request, None))
-            return
-        op = Op("load", seat, image.extent.offset, image.size_bytes, image.tokens)
-        self._planned.append(_Planned(op, request, None))
-        self._leaving.append(image.extent)
+    def _keep_content(self, seat: Seat) -> None:
+        """Before a free seat is used again: what it holds may be of use to somebody."""
+        if seat.length >= _CACHE_TOKENS and self._worth_saving(seat.length):
+            tokens = seat.tokens
+            self._index.remove(seat)
+            _, known = self._index.find(tokens, seat.length, _tier)
+            if known < seat.length:
+                self._save(seat, None)
 
-    def _forget_image(self, request: Request) -> None:
-        if request.image:
-            self._arena.free(request.image.extent)
-            request.image = None
-            request.length = 0
-            request.recomputes += 1
+    def _worth_saving(self, length: int) -> bool:
+        moved_s = _COPY_FIXED_S + 2 * image_bytes(self._info, length) / _COPY_BYTES_PER_S
+        return self._info.restorable and length * self._info.prefill_token_s > moved_s
+
+    def _save(self, seat: Seat, owner: Request | None) -> Image | None:
+        image = Image(seat.tokens[: seat.length], seat.length, self, owner)
+        if not self._store.add(image, image_bytes(self._info, seat.length), self._spill):
+            return None
+        place = image.extent or Extent(0, image.size_bytes)
+        op = Op("save", seat.number, place.offset, place.size_bytes, seat.length, path=image.path)
+        self._store.pin(image)
+
+        def settle(result: OpResult | None) -> None:
+            if result and result.ok:
+                self._store.written(image, result.size_bytes)
+            else:
+                self._store.remove(image)
+            self._store.unpin(image)
+
+        self._index.update(image)
+        self._plan(op, owner, settle)
+        return image
+
+    def _spill(self, image: Image, extent: Extent, path: str) -> None:
+        """A cached image goes to a file. Should another core write to its place before ours has
+        read it, the file is no valid image, and is found out when it is loaded."""
+
+        def settle(result: OpResult | None) -> None:
+            self._store.unpin(image)
+            if not (result and result.ok):
+                self._store.remove(image)
+
+        self._store.pin(image)
+        op = Op("spill", 0, extent.offset, image.size_bytes, image.length, path=path)
+        self._plan(op, None, settle)
+
+    def _plan(
+        self, op: Op, request: Request | None, settle: Callable[[OpResult | None], None]
+    ) -> None:
+        number, pid = (request.id, request.pid) if request else (0, 0)
+        self._planned.append(_Planned(op, number, pid, settle))
+
+
+def _tier(holder: Seat | Image) -> float:
+    """Seats before memory before files; among seats those that nobody owns."""
+    if isinstance(holder, Seat):
+        return 0.0 if holder.owner is None else 0.5
+    return 2.0 if holder.path else 1.0

@@ -1,6 +1,7 @@
 """One model being served: its core process, its requests, and what happens when the core dies.
 
-    unloaded → loading → ready ⇄ restarting      loading/restarting → failed → loading (next use)
+    unloaded → (waiting →) loading → ready ⇄ restarting      loading/restarting → failed
+    ready → unloaded when idle      failed → loading at the next use
 
 Promises that a request outlives the core: after a restart each goes on from its tokens, or from
 its image in the arena. A request that was being worked on in three deaths, and got no token
@@ -11,14 +12,14 @@ all gets a token between them, they fail the model, with the reason.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from array import array
 from collections import deque
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from aios.hw.arena import Arena
-from aios.hw.engine import EngineInfo
+from aios.hw.engine import EngineInfo, Message
 from aios.hw.messages import (
     Adopt,
     Command,
@@ -33,10 +34,12 @@ from aios.hw.messages import (
     Step,
     Yield,
 )
-from aios.syscalls.errors import AiosError, ContextOverflow, InvalidArgument, ModelUnavailable
+from aios.syscalls.errors import AiosError, InvalidArgument, ModelUnavailable
 from aios.syscalls.types import ModelInfo, RequestRecord
 
+from . import window
 from .context import ContextManager
+from .kvstore import KvStore
 from .loop import Loop, Timer
 from .request import Request
 from .scheduler import Scheduler, Settings
@@ -65,17 +68,29 @@ class Core(Protocol):
 StartCore = Callable[[Callable[[Event], None], Callable[[], None]], Core]
 """Start a core; the callbacks get its events, and once the news that it is gone."""
 
-State = Literal["unloaded", "loading", "ready", "restarting", "failed"]
+State = Literal["unloaded", "waiting", "loading", "ready", "restarting", "failed"]
 
 
 class Model:
     """Owns everything about one model, all in the kernel's thread."""
 
     def __init__(
-        self, name: str, path: str, arena: Arena, settings: Settings, loop: Loop, start: StartCore
+        self,
+        name: str,
+        path: str,
+        store: KvStore,
+        settings: Settings,
+        loop: Loop,
+        start: StartCore,
+        may_load: Callable[[Model], bool] = lambda model: True,
+        on_idle: Callable[[Model], None] = lambda model: None,
     ) -> None:
+        """``may_load`` is asked for memory before a core is started; ``on_idle`` is told when the
+        last request has ended."""
         self.name, self.path = name, path
-        self.arena = arena
+        self.store = store
+        self._may_load, self._on_idle = may_load, on_idle
+        self.idle_since_s = time.monotonic()
         self.state: State = "unloaded"
         self.reason = ""
         self.info: EngineInfo | None = None
@@ -91,6 +106,10 @@ class Model:
         """Deaths since a token came."""
         self._failed_s = 0.0
         self._restart: Timer | None = None
+        self._quota_timer: Timer | None = None
+        self._restored: dict[str, array[int]] = {}
+        """Until there is a core that can look at them."""
+        self._on_ready: list[Callable[[AiosError | None], None]] = []
 
     # ------------------------------------------------------------------ requests
 
@@ -100,14 +119,16 @@ class Model:
         if self.state == "failed" and now - self._failed_s < RETRY_FAILED_S:
             raise self._unavailable()
         request.phase_since_s = now
-        self.requests[request.id] = request
-        if self.state in ("unloaded", "failed"):
+        if self.state in ("unloaded", "failed", "waiting"):
             self.load()
-        elif self.state == "ready":
+        self.requests[request.id] = request
+        if self.state == "ready":
             self._prepare(request)
 
     def cancel(self, request: Request, error: AiosError) -> None:
         """End a request now; the core stops it at the next token."""
+        if request.helper:
+            self.cancel(request.helper, error)
         if request.id in self.requests:
             self._send(Drop(request.id))
             self._finish(request, error)
@@ -134,44 +155,97 @@ class Model:
         self._dispatch()
 
     def _prepare(self, request: Request) -> None:
-        streamed = request.on_text is not None
-        self._send(Prepare(request.id, request.params, streamed, request.messages, request.prompt))
+        streamed, cut = request.on_text is not None, request.window_policy != "error"
+        self._send(Prepare(
+            request.id, request.params, streamed, request.messages, request.prompt, cut
+        ))  # fmt: skip
 
     def _finish(self, request: Request, error: AiosError | None) -> None:
         now = time.monotonic()
         self.scheduler.remove(request, now)
         del self.requests[request.id]
         outcome = error.code if error else "done"
-        self.records.append(request.record(self.name, outcome, now))
+        if not request.hidden:
+            self.records.append(request.record(self.name, outcome, now))
         request.on_done(error or request.reply(self.name, now))
         if not self.requests:
-            self.arena.trim()
+            self.idle_since_s = now
+            self._on_idle(self)
 
     def _dispatch(self) -> None:
         """Start the next slice, or end the one under way if the policy wants others to run."""
         if self.state != "ready":
             return
-        command = self.scheduler.next_slice(time.monotonic())
+        now = time.monotonic()
+        command = self.scheduler.next_slice(now)
         if command:
             self._send(command)
-        elif (number := self.scheduler.should_yield()) is not None:
+        elif (number := self.scheduler.should_yield(now)) is not None:
             self._send(Yield(number))
+        elif not self.scheduler.counts[0]:
+            self._wait_for_quota(now)
+
+    def _wait_for_quota(self, now: float) -> None:
+        """Nobody may run now; look again when somebody's quota lets it."""
+        if self._quota_timer:
+            self._quota_timer.cancel()
+        due_s = self.scheduler.wake_s(now)
+        self._quota_timer = None if due_s is None else self._loop.at(due_s, self._dispatch)
 
     # ------------------------------------------------------------------ the core
 
     def load(self) -> None:
-        """Start a core, unless there is one."""
-        if self._core is None:
-            self.state, self.reason = ("restarting" if self.restarts else "loading"), ""
-            self._core = self._start(self._on_event, self._on_gone)
+        """Start a core, unless there is one. Raises ModelUnavailable when it can never fit."""
+        if self._core:
+            return
+        self.reason = ""
+        if self._context is None and not self._may_load(self):
+            self.state = "waiting"
+            return
+        self.state = "restarting" if self._context else "loading"
+        self._core = self._start(self._on_event, self._on_gone)
 
-    def shut(self) -> None:
-        """End the core; requests fail."""
+    def when_ready(self, tell: Callable[[AiosError | None], None]) -> None:
+        """Load it, and say when it is ready, or why it is not."""
+        if self.state == "ready":
+            tell(None)
+            return
+        self._on_ready.append(tell)
+        self.load()
+
+    def unload(self) -> None:
+        """End the idle model's core and forget its contexts; the next request loads it again."""
+        assert not self.requests
+        self._end_core()
+        if self._context:
+            self._context.close()
+        self._context, self.state = None, "unloaded"
+
+    def save_context(self, tokens: array[int], path: str, done: Callable[[int], None]) -> None:
+        """Write what KV there is of these tokens to a file; ``done`` gets how many they are."""
+        context = self._context if self.state == "ready" else None
+        if context and context.to_file(tokens, path, done):
+            self._dispatch()
+        else:
+            done(0)
+
+    def restore_context(self, tokens: array[int], path: str) -> None:
+        """KV of these tokens is in a file; it is looked at when a request begins with them."""
+        if self._context:
+            self._context.adopt(tokens, path)
+        else:
+            self._restored[path] = tokens
+
+    def _end_core(self) -> None:
         if self._restart:
             self._restart.cancel()
         if self._core:
             self._core.end()
             self._core = None
+
+    def shut(self) -> None:
+        """End the core; requests fail."""
+        self._end_core()
         self._fail(ModelUnavailable("the kernel is shutting down"))
 
     def _send(self, command: Command) -> None:
@@ -198,40 +272,61 @@ class Model:
         log.info("model %s: %s, %s", self.name, info.description, info.rung.name)
         self.info = info
         if self._context is None:
-            self._context = ContextManager(self.arena, info)
-        self.scheduler.attach(self._context, info.rung.width or info.seats)
+            self._context = ContextManager(self.store, info)
+        for path, restored in self._restored.items():
+            self._context.adopt(restored, path)
+        self._restored.clear()
+        self.scheduler.attach(self._context, info)
         self.state, self.reason = "ready", ""
-        for request in self.requests.values():
+        if not info.restorable:
+            log.warning("model %s: its state cannot be saved; what loses its seat is computed "
+                        "again", self.name)  # fmt: skip
+        self._tell_ready(None)
+        for request in list(self.requests.values()):
             if request.tokens:
                 tokens, streamed = request.tokens.tobytes(), request.on_text is not None
                 self._send(
                     Adopt(request.id, request.params, streamed, tokens, request.prompt_tokens)
                 )
-            else:
+            elif not request.helper:
                 self._prepare(request)
         self._dispatch()
 
     def _on_prepared(self, event: Prepared) -> None:
         request = self.requests.get(event.request)
-        if request is None or request.tokens:
+        if request is None or request.tokens or request.helper:
+            return
+        if event.dropped and request.window_policy == "summarise" and not request.window:
+            self._send(Drop(request.id))
+            window.summarise(self, request, event.dropped)
             return
         tokens = array("i")
         tokens.frombytes(event.tokens)
         assert self.info
-        window = self.info.context_tokens
-        if len(tokens) >= window:
-            error = ContextOverflow(
-                f"the prompt has {len(tokens):,} tokens; the context window of {self.name} holds "
-                f"{window:,}, the reply's first token included",
-                "shorten the prompt, or start the kernel with a larger one: "
-                "aios daemon restart --ctx N",
-            )
-            self._finish(request, error)
+        quota = request.account.quota_cells
+        holds = min(self.info.context_tokens, quota or self.info.context_tokens)
+        if len(tokens) >= holds:
+            self._send(Drop(request.id))
+            self._finish(request, window.overflow(self.name, len(tokens), holds, holds == quota))
             return
+        if event.dropped:
+            request.window = window.report(request, event.dropped)
         request.tokens, request.prompt_tokens = tokens, len(tokens)
         if request.phase == "preparing":
             self.scheduler.add(request, time.monotonic())
         self._dispatch()
+
+    def begin_anew(self, request: Request, messages: list[Message]) -> None:
+        """Prepare it again, with other messages."""
+        if request.id in self.requests:
+            request.messages = messages
+            if self.state == "ready":
+                self._prepare(request)
+
+    def fail(self, request: Request, error: AiosError) -> None:
+        """A request cannot go on."""
+        if request.id in self.requests:
+            self._finish(request, error)
 
     def _on_refused(self, event: Refused) -> None:
         request = self.requests.get(event.request)
@@ -266,7 +361,7 @@ class Model:
             self._context.lost(self.requests.values())
         for request in suspects:
             request.core_deaths += 1
-            if request.core_deaths >= MOST_DEATHS_OF_A_REQUEST:
+            if request.core_deaths >= MOST_DEATHS_OF_A_REQUEST and request.phase != "done":
                 self._finish(request, ModelUnavailable(
                     f"the model's core died {request.core_deaths} times while working on this "
                     f"request ({how})", "change the request, or look into: aios daemon status",
@@ -285,6 +380,12 @@ class Model:
         self._fruitless = 0
         log.error("model %s: %s", self.name, reason)
         self._fail(self._unavailable())
+        self._tell_ready(self._unavailable())
+
+    def _tell_ready(self, error: AiosError | None) -> None:
+        waiting, self._on_ready = self._on_ready, []
+        for tell in waiting:
+            tell(error)
 
     def _fail(self, error: ModelUnavailable) -> None:
         for request in list(self.requests.values()):
@@ -310,7 +411,7 @@ class Model:
         return ModelInfo(
             name=self.name,
             path=self.path,
-            state="loading" if self.state == "unloaded" else self.state,
+            state=self.state,
             reason=self.reason,
             description=info.description if info else "",
             context_tokens=info.context_tokens if info else 0,
@@ -324,17 +425,34 @@ class Model:
             device=info.device if info else "",
             core_os_pid=self.core_os_pid,
             core_restarts=self.restarts,
-            arena_bytes=self.arena.size_bytes,
-            arena_used_bytes=self.arena.used_bytes,
-            images=sum(request.image is not None for request in self.requests.values()),
-            file_bytes=0,
+            arena_bytes=self.store.arena.size_bytes,
+            arena_used_bytes=self.store.arena.used_bytes,
+            images=self._context.images if self._context else 0,
+            file_bytes=self.store.disk_used_bytes,
+            memory_bytes=self.memory_bytes,
+            quantum_tokens=self.scheduler.quantum,
+            chunk_tokens=self.scheduler.chunk,
+            restorable=info.restorable if info else True,
         )
+
+    @property
+    def memory_bytes(self) -> int:
+        """Weights and KV cache; before it is first loaded, the weights alone."""
+        try:
+            weights = os.stat(self.path).st_size
+        except OSError:
+            weights = 0
+        info = self.info
+        return weights + (info.seats * info.context_tokens * info.image_token_bytes if info else 0)
+
+    @property
+    def loaded(self) -> bool:
+        """It has a core, or will have one at once."""
+        return self._core is not None or self.state == "restarting"
 
     def check(self) -> list[str]:
         """What is wrong with the accounts; empty when all is well."""
-        problems = self.arena.check()
+        problems = []
         if self._context:
             problems += self._context.check(self.requests.values())
-        if not self.requests and self.arena.used_bytes and not self.scheduler.counts[0]:
-            problems.append(f"{self.name}: {self.arena.used_bytes} bytes of images of nobody")
         return problems

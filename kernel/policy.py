@@ -2,6 +2,9 @@
 
 A policy gives each request that could run a key; the scheduler runs the lowest keys, as many as
 share a batch. It sees numbers only, so the same code runs in the kernel and in a simulator.
+
+Every key begins with the request's class. Aging: what has waited AGING_S counts as one class more
+urgent, so nothing starves.
 """
 
 from __future__ import annotations
@@ -9,20 +12,30 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from heapq import nsmallest
+from math import log2
 from typing import NamedTuple, Protocol, TypeVar
 
 from aios.syscalls.errors import InvalidArgument
 
 RANKS = {"interactive": 0, "normal": 1, "batch": 2}
 """Classes, most urgent first. A request of a lower rank number preempts at the next token."""
+AGING_S = 30.0
+NICE_AGING_S = 2.0
+"""``priority``: waiting so long is worth one step of niceness."""
+FIRST_LEVEL = 64.0
+"""``mlfq``: work of the first level, in prompt tokens; each further level doubles it."""
 
 
 class Job(Protocol):
-    """What a policy may look at."""
+    """What a policy may look at. Work is counted in prompt tokens."""
 
     @property
     def rank(self) -> int:
         """From RANKS; lower runs first."""
+
+    @property
+    def nice(self) -> int:
+        """-20 to 19; lower runs first."""
 
     @property
     def arrival(self) -> int:
@@ -32,26 +45,90 @@ class Job(Protocol):
     def turn(self) -> int:
         """Its place in the round; a new one at the tail when it has used its quantum."""
 
+    @property
+    def received_s(self) -> float:
+        """When it was received."""
+
+    @property
+    def idle_since_s(self) -> float:
+        """Since when it could have run and did not."""
+
+    @property
+    def share(self) -> float:
+        """Its account's use of the model over its weight, up to its own turn."""
+
+    @property
+    def service(self) -> float:
+        """Work done for it, and the prompt work that must be done first."""
+
+    @property
+    def left(self) -> float:
+        """Work that is left, as far as anyone has said."""
+
 
 J = TypeVar("J", bound=Job)
-Key = Callable[[Job], tuple[int, int]]
+Key = Callable[[Job, float], tuple[float, ...]]
 
 
 class Policy(NamedTuple):
-    """A name, what it promises, and the order it puts requests in."""
+    """A name, what it promises, and the order it puts requests in at a time."""
 
     name: str
     promise: str
     key: Key
+    turns: bool = False
+    """Goes by turns: a slice ends when somebody's quantum does."""
+    shares: bool = False
+    """Looks at ``share``."""
+    preempts: bool = False
+    """A newcomer may end the slice of one of its own class, not only of a lower one."""
+
+
+def _urgency(job: Job, now: float) -> int:
+    return job.rank - int(max(0.0, now - job.idle_since_s) / AGING_S)
+
+
+def _fifo(job: Job, now: float) -> tuple[float, ...]:
+    return job.rank - int(max(0.0, now - job.received_s) / AGING_S), job.arrival
+
+
+def _rr(job: Job, now: float) -> tuple[float, ...]:
+    return _urgency(job, now), job.turn
+
+
+def _priority(job: Job, now: float) -> tuple[float, ...]:
+    waited = max(0.0, now - job.idle_since_s)
+    return _urgency(job, now), job.nice - int(waited / NICE_AGING_S), job.turn
+
+
+def _fair(job: Job, now: float) -> tuple[float, ...]:
+    return _urgency(job, now), job.share, job.turn
+
+
+def _mlfq(job: Job, now: float) -> tuple[float, ...]:
+    return _urgency(job, now), int(log2(1.0 + job.service / FIRST_LEVEL)), job.turn
+
+
+def _srtf(job: Job, now: float) -> tuple[float, ...]:
+    return _urgency(job, now), job.left, job.arrival
 
 
 POLICIES: dict[str, Policy] = {
     policy.name: policy
     for policy in (
-        Policy("fifo", "first come, first served, to completion", lambda j: (j.rank, j.arrival)),
-        Policy("rr", "round robin: a quantum each, in turn", lambda j: (j.rank, j.turn)),
+        Policy("fifo", "first come, first served, to completion", _fifo),
+        Policy("rr", "round robin: a quantum each, in turn", _rr, turns=True),
+        Policy("priority", "lower nice values first, the longest waiting among equals", _priority,
+               turns=True),
+        Policy("fair", "equal shares, by weight, for programs that want the model", _fair,
+               shares=True),
+        Policy("mlfq", "what has used little comes first; long prompts join lower", _mlfq,
+               turns=True, preempts=True),
+        Policy("srtf", "what is nearest to its end comes first, as far as is known", _srtf,
+               preempts=True),
     )
-}
+}  # fmt: skip
+DEFAULT = "fair"
 
 
 def find(name: str) -> Policy:
@@ -66,11 +143,16 @@ def find(name: str) -> Policy:
     )
 
 
-def pick(policy: Policy, jobs: Iterable[J], width: int) -> Sequence[J]:
-    """The running set of the next slice, most urgent first."""
-    return nsmallest(width, jobs, key=policy.key)
+def pick(policy: Policy, jobs: Iterable[J], width: int, now: float) -> Sequence[J]:
+    """The most urgent jobs, in order."""
+    return nsmallest(width, jobs, key=lambda job: policy.key(job, now))
+
+
+def niceness(nice: int) -> float:
+    """What a nice value is worth: a quarter more for each step less."""
+    return float(1.25**-nice)
 
 
 def quantum_steps(quantum_tokens: int, nice: int) -> int:
     """A request's share of a round: the quantum, a quarter more for each step of niceness less."""
-    return max(1, round(quantum_tokens * 1.25**-nice))
+    return max(1, round(quantum_tokens * niceness(nice)))

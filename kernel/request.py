@@ -11,22 +11,14 @@ from dataclasses import dataclass, field
 
 import xxhash
 
-from aios.hw.arena import Extent
 from aios.hw.engine import Message
 from aios.hw.messages import SamplingParams
 from aios.syscalls.errors import AiosError
-from aios.syscalls.types import ChatReply, RequestRecord, Timing, Usage
+from aios.syscalls.types import ChatReply, RequestRecord, Timing, Usage, WindowReport
 
+from .account import Account
+from .kvstore import Image
 from .states import Phase, next_phase
-
-
-@dataclass(eq=False)
-class Image:
-    """A parked request's state in the arena; ``size_bytes`` is 0 until the core has written it."""
-
-    extent: Extent
-    tokens: int
-    size_bytes: int = 0
 
 
 @dataclass(eq=False)
@@ -38,12 +30,21 @@ class Request:
     name: str
     rank: int
     nice: int
+    account: Account
     params: SamplingParams
     messages: list[Message] | None
     prompt: str | None
     received_s: float
     on_text: Callable[[str], None] | None
     on_done: Callable[[ChatReply | AiosError], None]
+    expected_tokens: int | None = None
+    """How long the caller thinks the reply will be."""
+    window_policy: str = "error"
+    window: WindowReport | None = None
+    """What was done to make the prompt fit."""
+    hidden: bool = False
+    """The kernel's own, on behalf of another request, whose ``helper`` it is."""
+    helper: Request | None = None
 
     phase: Phase = "preparing"
     tokens: array[int] = field(default_factory=lambda: array("i"))
@@ -55,11 +56,23 @@ class Request:
     length: int = 0
     """Tokens whose KV is in the seat or, parked, in the image."""
     image: Image | None = None
+    computed: int = 0
+    """Most tokens whose KV it ever had; what is beyond is new work."""
+    cached_tokens: int = 0
+    """Prompt tokens that it found computed."""
+    cells: int = 0
+    """Reserved of its account's quota; 0 until it has started."""
 
     arrival: int = 0
     turn: int = 0
     used_steps: int = 0
     """Of its quantum in this round."""
+    share: float = 0.0
+    """Set by the scheduler before policies look."""
+    done_work: float = 0.0
+    """In prompt tokens."""
+    decode_cost: float = 1.0
+    """Of a generated token, in prompt tokens."""
 
     first_slice_s: float | None = None
     first_token_s: float | None = None
@@ -70,6 +83,24 @@ class Request:
     recomputes: int = 0
     core_deaths: int = 0
     """Cores that died while working on it, since its last token."""
+
+    @property
+    def idle_since_s(self) -> float:
+        """Since when it could have run and did not."""
+        return self.phase_since_s if self.phase == "ready" else float("inf")
+
+    @property
+    def service(self) -> float:
+        """Work done for it, and the prompt work that must be done first."""
+        return self.done_work + max(0, self.prompt_tokens - max(self.length, self.computed))
+
+    @property
+    def left(self) -> float:
+        """Work that is left, as far as the caller has said."""
+        generated = len(self.tokens) - self.prompt_tokens
+        expected = self.expected_tokens or self.params.max_tokens
+        prompt = max(0, self.prompt_tokens - self.length)
+        return prompt + max(1, expected - generated) * self.decode_cost
 
     def move(self, phase: Phase, now: float) -> None:
         """Go to a phase; time spent runnable but not running is counted as ready time."""
@@ -105,10 +136,11 @@ class Request:
             text="".join(self.text),
             finish="length" if self.finish == "length" else "stop",
             tokens=generated,
-            usage=Usage(self.prompt_tokens, len(generated)),
+            usage=Usage(self.prompt_tokens, len(generated), self.cached_tokens),
             timing=self.timing(now),
             seed=self.params.seed,
             model=model,
+            window=self.window,
         )
 
     def record(self, model: str, outcome: str, now: float) -> RequestRecord:
@@ -121,6 +153,7 @@ class Request:
             outcome=outcome,
             prompt_tokens=self.prompt_tokens,
             completion_tokens=len(self.tokens) - self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
             digest=xxhash.xxh3_64_hexdigest(self.tokens[self.prompt_tokens :].tobytes()),
             timing=self.timing(now),
         )

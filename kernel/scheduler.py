@@ -2,38 +2,53 @@
 
     next_slice → the core runs it → on_step for each token → on_slice_end → next_slice …
 
-Promises that the policy's order decides alone, that a slice under way is ended early only when
-the policy would now run somebody else, and that work per slice depends on runnable requests only.
-It does no I/O and reads no clock: the same code runs in the kernel and in a simulator.
+Promises that the policy's order decides alone, but for two cases: an account beyond its quota
+waits, and a request waits while another in the same slice computes a beginning that both share. A
+slice under way is ended early only when the policy would now run somebody else. Work per slice
+depends on runnable requests only. It does no I/O and reads no clock: the same code runs in the
+kernel and in a simulator.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from aios.hw.messages import Slice, SliceEnd, SliceRow, StepRow
-from aios.syscalls.types import SliceRecord
+from aios.hw.engine import EngineInfo
+from aios.hw.messages import Op, Slice, SliceEnd, SliceRow, StepRow
+from aios.syscalls.types import OpRecord, SliceRecord
 
 from . import policy
+from .account import Account
 from .context import ContextManager
+from .prefix import BLOCK, common
 from .request import Request
 
 LONE_CHUNK_FACTOR = 2
 """How much larger a prompt chunk is while no stream has to wait for it."""
+LONELY_QUANTA = 4
+"""Quanta in a slice while everybody who wants to run does."""
+SHARED_TOKENS = 2 * BLOCK
+"""A beginning that another request is computing is worth waiting for from so many tokens on."""
 _MOST_RECORDS = 20_000
+_MOST_CLOCKS = 4096
+_CHUNK_S, _SLICE_S = 0.25, 0.5
+"""Aimed at when the machine's speed decides: seconds of a step with a chunk, and of a slice."""
 
 
 @dataclass
 class Settings:
-    """What the operator may change while the kernel runs; shared by all models."""
+    """What the operator may change while the kernel runs; shared by all models.
+
+    ``None`` for quantum or chunk: by the speed that the core has measured.
+    """
 
     policy: policy.Policy
-    quantum_tokens: int
+    quantum_tokens: int | None
     width: int
-    chunk_tokens: int
+    chunk_tokens: int | None
 
 
 @dataclass
@@ -46,6 +61,13 @@ class _Running:
     yielding: bool = False
 
 
+@dataclass
+class _Choice:
+    rows: list[Request] = field(default_factory=list)
+    share_after: int | None = None
+    """Prompt tokens until others can share what a row is computing."""
+
+
 class Scheduler:
     """Requests of one model. Times are passed in."""
 
@@ -53,16 +75,34 @@ class Scheduler:
         self._model, self._settings = model, settings
         self._context: ContextManager | None = None
         self._width = 1
+        self._quantum, self._chunk, self._decode_cost = 16, 64, 1.0
         self._ready: dict[int, Request] = {}
         self._running: _Running | None = None
         self._slices = itertools.count(1)
         self._order = itertools.count()
+        self._clocks: dict[int, float] = {}
+        """Virtual time of each account: work over weight."""
+        self._floor = 0.0
         self.records: deque[SliceRecord] = deque(maxlen=_MOST_RECORDS)
         self.records_dropped = 0
 
-    def attach(self, context: ContextManager, width: int) -> None:
-        """A core is there: its seats, and how many rows it can take in one batch."""
-        self._context, self._width = context, width
+    def attach(self, context: ContextManager, info: EngineInfo) -> None:
+        """A core is there: its seats, how many rows it takes in one batch, and its speed."""
+        self._context = context
+        self._width = info.rung.width or info.seats
+        self._decode_cost = info.decode_token_s / max(info.prefill_token_s, 1e-9)
+        self._chunk = chunk_tokens(info)
+        self._quantum = quantum_tokens(info)
+
+    @property
+    def quantum(self) -> int:
+        """Tokens of a quantum in force."""
+        return self._settings.quantum_tokens or self._quantum
+
+    @property
+    def chunk(self) -> int:
+        """Prompt tokens of a chunk in force."""
+        return self._settings.chunk_tokens or self._chunk
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -76,6 +116,8 @@ class Scheduler:
             request.arrival = next(self._order) + 1
         request.turn = next(self._order)
         request.used_steps = 0
+        request.decode_cost = self._decode_cost
+        self._wake(request.account)
         request.move("ready", now)
         self._ready[request.id] = request
 
@@ -87,32 +129,43 @@ class Scheduler:
     def remove(self, request: Request, now: float) -> None:
         """It has ended, one way or another; its seat is free."""
         self._ready.pop(request.id, None)
+        request.account.cells -= request.cells
+        request.cells = 0
         request.move("done", now)
         if self._context:
             self._context.release(request)
 
     def next_slice(self, now: float) -> Slice | None:
         """The next slice, or None when one is under way or nobody can run."""
-        if self._running or not self._ready or not self._context:
+        if self._running or not self._context:
             return None
-        settings = self._settings
-        chosen = policy.pick(settings.policy, self._ready.values(), self._batch_width())
-        ops = self._context.seat_all(chosen, self._coldness)
-        for request in chosen:
-            request.move("running", now)
-            request.slices += 1
-            if request.first_slice_s is None:
-                request.first_slice_s = now
+        choice = self._choose(now)
+        if not choice.rows:
+            if not self._context.busy:
+                return None
+            return self._slice(_Choice(), self._context.errands(), now)
+        ops = self._context.seat_all(choice.rows, lambda request: self._coldness(request, now))
+        for request in choice.rows:
+            self._start(request, now)
+        return self._slice(choice, ops, now)
+
+    def _slice(self, choice: _Choice, ops: list[Op], now: float) -> Slice:
+        chosen = choice.rows
         number = next(self._slices)
         self._running = _Running(number, now, list(chosen), [len(r.tokens) for r in chosen])
         return Slice(
             slice=number,
             ops=ops,
             rows=[SliceRow(r.id, r.seat) for r in chosen if r.seat is not None],
-            steps=min(self._steps_left(r) for r in chosen),
-            chunk_tokens=settings.chunk_tokens,
-            lone_chunk_tokens=settings.chunk_tokens * LONE_CHUNK_FACTOR,
+            steps=self._steps(choice),
+            chunk_tokens=self.chunk,
+            lone_chunk_tokens=self.chunk * LONE_CHUNK_FACTOR,
         )
+
+    def wake_s(self, now: float) -> float | None:
+        """When a request that waits for its quota can run; None when none does."""
+        times = [r.account.may_run_s(now) for r in self._ready.values()]
+        return min((at for at in times if at > now), default=None)
 
     def on_step(self, rows: list[StepRow], now: float) -> Iterator[tuple[Request, StepRow]]:
         """Tokens that were drawn; yields the living requests they belong to, brought up to date."""
@@ -134,27 +187,36 @@ class Scheduler:
         """Account for the slice; its requests are ready again."""
         running, self._running = self._running, None
         assert running and running.slice == end.slice and self._context
-        self._context.settle(end.ops)
-        for request, length in zip(running.rows, end.lengths, strict=True):
+        ops = self._context.settle(end.ops)
+        prefilled = []
+        for row, request in enumerate(running.rows):
+            drawn = len(request.tokens) - running.before[row]
+            prefilled.append(max(0, end.prefilled[row] - drawn))
+            self._context.ran(request, end.lengths[row])
+            self._charge(request, end.lengths[row], drawn, now)
             if request.phase == "done":
                 continue
-            request.length = length
             request.used_steps += end.steps
             if request.phase == "running":
                 request.move("ready", now)
             if self._steps_left(request) <= 0:
                 request.turn = next(self._order)
                 request.used_steps = 0
-        self._record(running, end.steps, now)
+        if self._ready:
+            behind = min(self._clocks.get(r.account.id, 0.0) for r in self._ready.values())
+            self._floor = max(self._floor, behind)
+        self._record(running, end.steps, prefilled, ops, now)
 
-    def should_yield(self) -> int | None:
+    def should_yield(self, now: float) -> int | None:
         """The slice under way, if it holds a paused request or lacks one that should run."""
         running = self._running
-        if running is None or running.yielding:
+        if running is None or running.yielding or not running.rows:
             return None
         if not any(request.phase == "held" for request in running.rows):
-            wanted = policy.pick(self._settings.policy, self._ready.values(), self._batch_width())
-            if all(request.phase == "running" for request in wanted):
+            wanted = self._choose(now).rows
+            missing = [request for request in wanted if request.phase != "running"]
+            alive = [request for request in running.rows if request.phase == "running"]
+            if not missing or not self._worth_yielding(missing, alive, now):
                 return None
         running.yielding = True
         return running.slice
@@ -167,20 +229,154 @@ class Scheduler:
             request.move("ready", now)
         return victims
 
-    def _batch_width(self) -> int:
-        return min(self._settings.width, self._width)
+    # ------------------------------------------------------------------ choosing
+
+    def _choose(self, now: float) -> _Choice:
+        width = min(self._settings.width, self._width)
+        jobs = [r for r in self._ready.values() if r.account.may_run_s(now) <= now]
+        if self._settings.policy.shares:
+            self._project(jobs)
+        choice = _Choice()
+        reserved: Counter[Account] = Counter()
+        for request in policy.pick(self._settings.policy, jobs, 2 * width, now):
+            if len(choice.rows) == width:
+                break
+            if not self._within_quota(request, reserved) or self._waits(request, choice):
+                continue
+            choice.rows.append(request)
+        return choice
+
+    def _project(self, jobs: Sequence[Request]) -> None:
+        """What each account will have used when it is this request's turn."""
+        turns: Counter[Account] = Counter()
+        step = self.quantum * self._decode_cost
+        for request in sorted(jobs, key=lambda job: job.turn):
+            clock = self._clocks.get(request.account.id, self._floor)
+            request.share = clock + turns[request.account] * step / _weight(request)
+            turns[request.account] += 1
+
+    def _within_quota(self, request: Request, reserved: Counter[Account]) -> bool:
+        quota = request.account.quota_cells
+        if quota is None or request.cells:
+            return True
+        wanted = request.account.cells + reserved[request.account] + _cells(request)
+        if wanted > quota and request.account.cells + reserved[request.account]:
+            return False
+        reserved[request.account] += _cells(request)
+        return True
+
+    def _waits(self, request: Request, choice: _Choice) -> bool:
+        """Whether a row before it is computing a beginning that both share."""
+        assert self._context
+        if request.seat is not None or request.image or not choice.rows:
+            return False
+        known: int | None = None
+        for other in choice.rows:
+            if other.length >= other.prompt_tokens:
+                continue
+            both = min(common(request.tokens, other.tokens), len(request.tokens) - 1)
+            if both < SHARED_TOKENS or both <= other.length:
+                continue
+            if known is None:
+                known = self._context.shared(request)
+            if both >= max(known, other.length) + SHARED_TOKENS:
+                left = both - other.length
+                choice.share_after = min(choice.share_after or left, left)
+                return True
+        return False
+
+    def _worth_yielding(
+        self, missing: Sequence[Request], running: Sequence[Request], now: float
+    ) -> bool:
+        chosen = self._settings.policy
+        if chosen.preempts or len(running) < min(self._settings.width, self._width):
+            return True
+        first = min(chosen.key(request, now)[0] for request in missing)
+        return any(chosen.key(request, now)[0] > first for request in running)
+
+    def _steps(self, choice: _Choice) -> int:
+        if not choice.rows:
+            return 0
+        if len(choice.rows) == len(self._ready):
+            return self.quantum * LONELY_QUANTA
+        steps = self.quantum
+        if self._settings.policy.turns:
+            steps = min(self._steps_left(request) for request in choice.rows)
+        if choice.share_after:
+            steps = min(steps, -(-choice.share_after // self.chunk))
+        return max(1, steps)
+
+    def _start(self, request: Request, now: float) -> None:
+        request.move("running", now)
+        request.slices += 1
+        if request.first_slice_s is None:
+            request.first_slice_s = now
+        if not request.cells and request.account.quota_cells is not None:
+            request.cells = _cells(request)
+            request.account.cells += request.cells
 
     def _steps_left(self, request: Request) -> int:
-        share = policy.quantum_steps(self._settings.quantum_tokens, request.nice)
-        return share - request.used_steps
+        return policy.quantum_steps(self.quantum, request.nice) - request.used_steps
 
-    def _coldness(self, request: Request) -> tuple[int, ...]:
-        return (request.phase == "held", *self._settings.policy.key(request))
+    def _coldness(self, request: Request, now: float) -> tuple[float, ...]:
+        return (request.phase == "held", *self._settings.policy.key(request, now))
 
-    def _record(self, running: _Running, steps: int, now: float) -> None:
+    # ------------------------------------------------------------------ accounting
+
+    def _wake(self, account: Account) -> None:
+        """An account that did not want the model has no claim to what it did not use."""
+        self._clocks[account.id] = max(self._clocks.get(account.id, 0.0), self._floor)
+        if len(self._clocks) > _MOST_CLOCKS:
+            live = {request.account.id for request in self._ready.values()} | {account.id}
+            self._clocks = {
+                number: clock for number, clock in self._clocks.items()
+                if number in live or clock > self._floor
+            }  # fmt: skip
+
+    def _charge(self, request: Request, length: int, drawn: int, now: float) -> None:
+        """Cached tokens cost nothing, nor does what is computed a second time."""
+        fresh = max(0, length - max(request.computed, request.cached_tokens) - drawn)
+        request.computed = max(request.computed, length)
+        work = fresh + drawn * self._decode_cost
+        request.done_work += work
+        account = request.account
+        account.charge(fresh + drawn, now)
+        clock = self._clocks.get(account.id, self._floor)
+        self._clocks[account.id] = clock + work / _weight(request)
+
+    def _record(
+        self,
+        running: _Running,
+        steps: int,
+        prefilled: Sequence[int],
+        ops: list[OpRecord],
+        now: float,
+    ) -> None:
         rows = [
-            (request.pid, request.id, len(request.tokens) - before)
-            for request, before in zip(running.rows, running.before, strict=True)
+            (request.pid, request.id, len(request.tokens) - before, prompt)
+            for request, before, prompt in zip(running.rows, running.before, prefilled, strict=True)
         ]
         self.records_dropped += len(self.records) == self.records.maxlen
-        self.records.append(SliceRecord(self._model, running.start_s, now, steps, rows))
+        self.records.append(SliceRecord(self._model, running.start_s, now, steps, rows, ops))
+
+
+def quantum_tokens(info: EngineInfo) -> int:
+    """A quantum that takes a good part of a second here, in a full batch."""
+    step_s = info.decode_token_s * info.seats
+    return int(min(64, max(8, _SLICE_S / max(step_s, 1e-6))))
+
+
+def chunk_tokens(info: EngineInfo) -> int:
+    """A chunk of prompt that streams hardly notice here: a power of two from 32 to 512."""
+    most = _CHUNK_S / max(info.prefill_token_s, 1e-9)
+    return next((size for size in (512, 256, 128, 64) if size <= most), 32)
+
+
+def _weight(request: Request) -> float:
+    return request.account.weight * policy.niceness(request.nice)
+
+
+def _cells(request: Request) -> int:
+    """KV cells that a request may come to need."""
+    wanted = request.prompt_tokens + request.params.max_tokens
+    return min(wanted, request.account.quota_cells or wanted)

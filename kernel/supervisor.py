@@ -31,6 +31,7 @@ from aios.syscalls.types import SpawnReply, SpawnRequest
 from .launcher import Launcher
 from .loop import Loop, Timer
 from .model import Model
+from .models import Models
 from .process import OPERATOR, Process, ProcessTable
 
 log = logging.getLogger("aios.supervisor")
@@ -46,7 +47,7 @@ class Supervisor:
         self._loop, self._table = loop, table
         self._log_dir, self._runtime = log_dir, runtime
         self.launcher: Launcher | None = None
-        self.models: dict[str, Model] = {}
+        self.models: Models | None = None
         self._starting: dict[int, Started] = {}
         self._timers: dict[int, Timer] = {}
         self._watched: dict[int, int] = {}
@@ -108,7 +109,7 @@ class Supervisor:
             process.model = spec.model or mother.model
             process.klass = max(spec.klass, mother.klass, key=_urgency)
             process.nice = max(spec.nice, mother.nice)
-            process.max_tokens = _smaller(spec.max_tokens, _left(mother))
+            process.account = mother.account
         return process
 
     def adopt_guest(self, os_pid: int) -> Process:
@@ -172,7 +173,7 @@ class Supervisor:
 
     def _reap_strays(self) -> None:
         """Host processes that agents of a dead zygote left to the kernel, their next reaper."""
-        cores = {model.core_os_pid for model in self.models.values()}
+        cores = {model.core_os_pid for model in self.models or ()}
         for child in psutil.Process().children():
             if child.pid not in cores:
                 child.kill()
@@ -306,7 +307,8 @@ class Supervisor:
             self._model_of(request.id).cancel(request, error)
 
     def _model_of(self, request_id: int) -> Model:
-        return next(model for model in self.models.values() if request_id in model.requests)
+        assert self.models
+        return self.models.holding(request_id)
 
 
 def _is_fifo(path: str | None) -> bool:
@@ -318,16 +320,6 @@ def _is_fifo(path: str | None) -> bool:
 
 def _urgency(klass: str) -> int:
     return ("interactive", "normal", "batch").index(klass)
-
-
-def _left(mother: Process) -> int | None:
-    if mother.max_tokens is None:
-        return None
-    return max(1, mother.max_tokens - mother.tokens_out)
-
-
-def _smaller(a: int | None, b: int | None) -> int | None:
-    return min((n for n in (a, b) if n is not None), default=None)
 
 
 def _how(exit_code: int) -> str:

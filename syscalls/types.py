@@ -21,6 +21,8 @@ Ref = Annotated[str, Meta(min_length=1, max_length=128)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_BYTES)]
 Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 Nice = Annotated[int, Meta(ge=-20, le=19)]
+Weight = Annotated[float, Meta(gt=0, le=1000)]
+Quota = Annotated[int, Meta(ge=1, le=1 << 40)]
 Class = Literal["interactive", "normal", "batch"]
 ProcessState = Literal["starting", "idle", "ready", "running", "paused", "ending", "dead"]
 
@@ -51,7 +53,8 @@ class ProcessInfo(msgspec.Struct, frozen=True):
 
     ``cpu_s`` and ``rss_bytes`` are the host's figures for the agent's own process;
     ``tokens_in`` and ``tokens_out`` count prompt and generated tokens; ``context_tokens`` is
-    what its running requests hold now. ``exit_code`` follows the shell: 128+n for signal n.
+    what its running requests hold now, or its last one held; ``window_tokens`` is what one may
+    hold. Weight and quotas are of its program. ``exit_code`` follows the shell: 128+n for signal n.
     """
 
     pid: int
@@ -68,6 +71,10 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     tokens_out: int
     max_tokens: int | None
     context_tokens: int
+    window_tokens: int
+    weight: float
+    quota_tokens: int | None
+    quota_cells: int | None
     requests: int
     parks: int
     cpu_s: float
@@ -90,7 +97,9 @@ class SpawnRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``stdin``, ``stdout``, ``stderr`` are paths (the operator's only): a file or a FIFO that has a
     reader. ``None`` for output means the agent's log. ``env`` is the whole environment for the
     operator, and additions to its own for an agent's child.
-    ``max_tokens`` bounds the tokens it may generate over its life; ``timeout_s`` bounds that life.
+    ``max_tokens`` bounds the tokens that it and its children may generate in their lives;
+    ``timeout_s`` bounds that life. ``weight``, ``quota_tokens`` (computed in a minute) and
+    ``quota_cells`` (KV cells held at once) are of the whole program, so the operator's to give.
     """
 
     path: Path
@@ -103,6 +112,9 @@ class SpawnRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: Annotated[int, Meta(ge=1, le=1 << 40)] | None = None
     timeout_s: Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S)] | None = None
     model: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    weight: Weight = 1.0
+    quota_tokens: Quota | None = None
+    quota_cells: Quota | None = None
     stdin: Path | None = None
     stdout: Path | None = None
     stderr: Path | None = None
@@ -133,11 +145,15 @@ class SignalRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReniceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Change the nice value, the class, or both."""
+    """Change what is not ``None``. Weight and quotas are of the whole program and the operator's
+    to change; a quota of 0 lifts it."""
 
     ref: Ref
     nice: Nice | None = None
     klass: Class | None = None
+    weight: Weight | None = None
+    quota_tokens: Annotated[int, Meta(ge=0, le=1 << 40)] | None = None
+    quota_cells: Annotated[int, Meta(ge=0, le=1 << 40)] | None = None
 
 
 class ExitStatus(msgspec.Struct, frozen=True):
@@ -198,6 +214,8 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     The same request gives the same tokens: sampling is a function of (``seed``, position).
     ``seed=None`` draws one, and the reply names it. ``temperature=0`` is greedy.
     ``json_schema`` (a JSON text) and ``grammar`` (GBNF) constrain the output; at most one.
+    ``window``: what to do when the messages outgrow the context window: an error, leave out the
+    oldest turns, or let the model summarise them. ``expected_tokens``: a hint for ``srtf``.
     """
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)] | None = None
@@ -218,6 +236,8 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     json_schema: Annotated[str, Meta(min_length=2, max_length=1 << 18)] | None = None
     grammar: Annotated[str, Meta(min_length=1, max_length=1 << 18)] | None = None
     stream: bool = False
+    window: Literal["error", "truncate", "summarise"] = "error"
+    expected_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -252,8 +272,21 @@ class Timing(msgspec.Struct, frozen=True):
     recomputes: int
 
 
+class WindowReport(msgspec.Struct, frozen=True):
+    """What was done so that a conversation fits the context window.
+
+    ``policy``: ``truncate`` or ``summarise``. ``dropped_turns`` of the oldest messages were left
+    out; with ``summarise`` the model's ``summary`` of them stands in their place.
+    """
+
+    policy: str
+    dropped_turns: int
+    summary: str = ""
+
+
 class ChatReply(msgspec.Struct, frozen=True):
-    """``finish``: ``stop`` (end of turn or stop string) or ``length`` (max_tokens or window)."""
+    """``finish``: ``stop`` (end of turn or stop string) or ``length`` (max_tokens or window).
+    ``window``: what was left out of the conversation; None when nothing was."""
 
     text: str
     finish: Literal["stop", "length"]
@@ -262,6 +295,45 @@ class ChatReply(msgspec.Struct, frozen=True):
     timing: Timing
     seed: int
     model: str
+    window: WindowReport | None = None
+
+
+# ------------------------------------------------------------------------------ contexts
+
+
+class SaveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Keep a conversation under a name, and with it the KV that the caller's last reply left."""
+
+    name: Name
+    messages: Annotated[list[Message], Meta(max_length=4096)]
+
+
+class NamedContext(msgspec.Struct, frozen=True):
+    """A saved conversation. ``tokens``: of its KV that were saved, 0 when none were."""
+
+    name: str
+    saved_unix: float
+    tokens: int
+    size_bytes: int
+
+
+class ContextReply(msgspec.Struct, frozen=True):
+    """A restored conversation."""
+
+    messages: list[Message]
+    tokens: int
+
+
+class ContextName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which one."""
+
+    name: Name
+
+
+class ContextList(msgspec.Struct, frozen=True):
+    """In order of name."""
+
+    contexts: list[NamedContext]
 
 
 # ------------------------------------------------------------------------------ the kernel
@@ -278,7 +350,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
     name: str
     path: str
-    state: Literal["loading", "ready", "failed", "restarting"]
+    state: Literal["unloaded", "waiting", "loading", "ready", "failed", "restarting"]
     reason: str
     description: str
     context_tokens: int
@@ -296,6 +368,10 @@ class ModelInfo(msgspec.Struct, frozen=True):
     arena_used_bytes: int
     images: int
     file_bytes: int
+    memory_bytes: int
+    quantum_tokens: int
+    chunk_tokens: int
+    restorable: bool
 
 
 class KernelStatus(msgspec.Struct, frozen=True):
@@ -319,24 +395,33 @@ class ModelList(msgspec.Struct, frozen=True):
     models: list[ModelInfo]
 
 
+class ModelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model by name or path."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
 class SchedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Change the policy, the quantum or the batch width; ``None`` leaves one as it is.
+    """Change the policy, the quantum, the chunk or the batch width; ``None`` leaves one as it is.
 
     ``width``: how many requests may share one decode step (at most the number of seats).
+    ``quantum_tokens`` and ``chunk_tokens``: 0 lets the measured speed of the machine decide.
     """
 
     policy: Annotated[str, Meta(max_length=64)] | None = None
-    quantum_tokens: Annotated[int, Meta(ge=1, le=65536)] | None = None
+    quantum_tokens: Annotated[int, Meta(ge=0, le=65536)] | None = None
     width: Annotated[int, Meta(ge=1, le=256)] | None = None
+    chunk_tokens: Annotated[int, Meta(ge=0, le=4096)] | None = None
 
 
 class SchedReply(msgspec.Struct, frozen=True):
-    """The scheduler's settings in force."""
+    """The scheduler's settings in force; 0: decided by each model's measured speed."""
 
     policy: str
-    policies: list[str]
+    policies: dict[str, str]
     quantum_tokens: int
     width: int
+    chunk_tokens: int
 
 
 class TraceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -345,14 +430,31 @@ class TraceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clear: bool = False
 
 
+class OpRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A context was moved: ``save``, ``load``, ``copy`` or ``spill``, for a request (0: a cache).
+
+    ``size_bytes`` and ``seconds`` as the core measured them.
+    """
+
+    kind: str
+    pid: int
+    request_id: int
+    tokens: int
+    size_bytes: int
+    seconds: float
+    ok: bool
+
+
 class SliceRecord(msgspec.Struct, frozen=True):
-    """One slice: ``rows`` are (kernel pid, request id, tokens generated in this slice)."""
+    """One slice: ``rows`` are (kernel pid, request id, tokens generated, prompt tokens computed);
+    ``ops`` were done at its beginning."""
 
     model: str
     start_s: float
     end_s: float
     steps: int
-    rows: list[tuple[int, int, int]]
+    rows: list[tuple[int, int, int, int]]
+    ops: list[OpRecord] = []
 
 
 class RequestRecord(msgspec.Struct, frozen=True):
@@ -367,6 +469,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
     completion_tokens: int
     digest: str
     timing: Timing
+    cached_tokens: int = 0
 
 
 class TraceReply(msgspec.Struct, frozen=True):

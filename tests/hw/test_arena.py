@@ -60,22 +60,32 @@ def _filled() -> tuple[FakeEngine, bytearray]:
     engine = FakeEngine(EngineSettings(path="fake", seats=2))
     engine.decode([Row(0, 0, engine.tokenize_text("hello"), False)])
     room = bytearray(image.image_bytes(engine.info, engine.length(0)))
-    size = image.save(engine, 0, memoryview(room))
+    images = image.Images(engine)
+    size = images.save(0, memoryview(room))
+    images.close()
     assert size <= len(room)
     return engine, room
 
 
+def _load(engine: FakeEngine, seat: int, room: bytearray) -> int:
+    images = image.Images(engine)
+    try:
+        return images.load(seat, memoryview(room))
+    finally:
+        images.close()
+
+
 def test_an_image_goes_into_another_seat() -> None:
     engine, room = _filled()
-    assert image.load(engine, 1, memoryview(room)) == engine.length(0) == engine.length(1)
+    assert _load(engine, 1, room) == engine.length(0) == engine.length(1)
 
 
-@pytest.mark.parametrize("at", [0, 10, 20, 30, 80])
+@pytest.mark.parametrize("at", [0, 10, 20, 30, 40, 80, -1])
 def test_a_damaged_image_is_rejected_and_leaves_the_seat_empty(at: int) -> None:
     engine, room = _filled()
     room[at] ^= 0xFF
     with pytest.raises(ImageRejected):
-        image.load(engine, 1, memoryview(room))
+        _load(engine, 1, room)
     assert engine.length(1) == 0
 
 
@@ -87,7 +97,7 @@ def test_an_image_of_another_model_is_rejected() -> None:
         model_hash="other",
     )
     with pytest.raises(ImageRejected, match="another model"):
-        image.load(other, 0, memoryview(room))
+        _load(other, 0, room)
 
 
 def test_no_room_is_told_with_the_need_and_leaves_no_image() -> None:
@@ -95,7 +105,7 @@ def test_no_room_is_told_with_the_need_and_leaves_no_image() -> None:
     small = bytearray(len(room) - 64)
     small[:] = room[: len(small)]
     with pytest.raises(ImageTooLarge) as caught:
-        image.save(engine, 0, memoryview(small))
+        image.Images(engine).save(0, memoryview(small))
     assert caught.value.needed_bytes <= len(room)
     with pytest.raises(ImageRejected, match="no image"):
-        image.load(engine, 1, memoryview(small))
+        _load(engine, 1, small)

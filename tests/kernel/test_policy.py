@@ -11,9 +11,12 @@ import pytest
 from aios.hw.arena import Arena
 from aios.hw.engine import EngineSettings, Row
 from aios.hw.fake import FakeEngine
-from aios.hw.messages import OpResult, SamplingParams, Slice, SliceEnd, StepRow
+from aios.hw.messages import SamplingParams, Slice, SliceEnd, StepRow
+from aios.hw.operate import Operator
 from aios.kernel import policy
+from aios.kernel.account import Account
 from aios.kernel.context import ContextManager
+from aios.kernel.kvstore import KvStore
 from aios.kernel.request import Request
 from aios.kernel.scheduler import Scheduler, Settings
 from aios.kernel.states import PHASES, IllegalTransition, next_life, next_phase
@@ -24,7 +27,7 @@ def make_request(number: int, prompt: int = 3, rank: int = 1, nice: int = 0) -> 
     request = Request(
         id=number, pid=number, name=f"a{number}", rank=rank, nice=nice,
         params=SamplingParams(max_tokens=1000, seed=number), messages=None, prompt="x",
-        received_s=0.0, on_text=None, on_done=lambda outcome: None,
+        account=Account(number), received_s=0.0, on_text=None, on_done=lambda outcome: None,
     )  # fmt: skip
     request.tokens.extend([number % 200 + 1] * prompt)
     request.prompt_tokens = prompt
@@ -44,10 +47,12 @@ class Machine:
     ) -> None:
         self.engine = FakeEngine(EngineSettings(path="fake:end=0", seats=seats))
         self.arena = Arena(arena)
-        self.context = ContextManager(self.arena, self.engine.info)
+        self.store = KvStore(self.arena, None, 0)
+        self.context = ContextManager(self.store, self.engine.info)
         self.settings = Settings(policy.find(name), quantum, width, 8)
         self.scheduler = Scheduler("fake", self.settings)
-        self.scheduler.attach(self.context, seats)
+        self.scheduler.attach(self.context, self.engine.info)
+        self.operator = Operator(self.engine, self.arena)
         self.now = 0.0
         self.living: dict[int, Request] = {}
         self.served: list[int] = []
@@ -61,7 +66,7 @@ class Machine:
         command = self.scheduler.next_slice(self.now)
         if command is None:
             return None
-        ops = [self._do(op) for op in command.ops]
+        ops = [self.operator.operate(op) for op in command.ops]
         steps = min(command.steps, most_steps)
         before = [self.engine.length(row.seat) for row in command.rows]
         for _ in range(steps):
@@ -72,19 +77,8 @@ class Machine:
         lengths = [self.engine.length(row.seat) for row in command.rows]
         grown = [b - a for a, b in zip(before, lengths, strict=True)]
         self.scheduler.on_slice_end(SliceEnd(command.slice, steps, ops, lengths, grown), self.now)
-        assert self.context.check(self.living.values()) == [] == self.arena.check()
+        assert self.context.check(self.living.values()) == [] == self.store.check()
         return command
-
-    def _do(self, op: object) -> OpResult:
-        from aios.hw import image
-
-        if op.kind == "save":
-            size = image.save(self.engine, op.seat, self.arena.at(op.offset, op.size_bytes))
-            return OpResult(True, size)
-        if op.kind == "load":
-            place = self.arena.at(op.offset, op.size_bytes)
-            return OpResult(image.load(self.engine, op.seat, place) == op.tokens)
-        return OpResult(self.engine.trim(op.seat, op.tokens) == op.tokens)
 
     def _step(self, number: int, seat: int) -> StepRow | None:
         request = self.living.get(number)
@@ -114,10 +108,10 @@ def test_a_higher_class_runs_next_and_asks_for_the_slice_to_end() -> None:
     machine = Machine("fifo")
     machine.add(make_request(1, rank=2))
     assert machine.scheduler.next_slice(0.0)
-    assert machine.scheduler.should_yield() is None
+    assert machine.scheduler.should_yield(0.0) is None
     machine.add(make_request(2, rank=0))
-    assert machine.scheduler.should_yield() == 1
-    assert machine.scheduler.should_yield() is None, "it is asked once"
+    assert machine.scheduler.should_yield(0.0) == 1
+    assert machine.scheduler.should_yield(0.0) is None, "it is asked once"
 
 
 def test_equals_wait_for_the_quantum() -> None:
@@ -125,7 +119,7 @@ def test_equals_wait_for_the_quantum() -> None:
     machine.add(make_request(1))
     assert machine.scheduler.next_slice(0.0)
     machine.add(make_request(2))
-    assert machine.scheduler.should_yield() is None
+    assert machine.scheduler.should_yield(0.0) is None
 
 
 def test_a_slice_cut_short_keeps_its_turn() -> None:
@@ -163,15 +157,13 @@ def test_seats_are_kept_until_needed() -> None:
 def test_any_schedule_gives_the_tokens_of_running_alone(seed: int, arena: int) -> None:
     """Random arrivals, classes, pauses and ends; with and without room for images."""
     rng = random.Random(seed)
-    machine = Machine(
-        rng.choice(["fifo", "rr"]), rng.randint(1, 4), rng.randint(1, 4), rng.randint(1, 9), arena
-    )
+    machine = Machine("fifo", rng.randint(1, 4), rng.randint(1, 4), rng.randint(1, 9), arena)
     requests = {n: make_request(n, rng.randint(1, 60), rng.randint(0, 2)) for n in range(1, 13)}
     waiting = list(requests.values())
     for _ in range(400):
         if waiting and rng.random() < 0.3:
             machine.add(waiting.pop())
-        machine.settings.policy = policy.find(rng.choice(["fifo", "rr"]))
+        machine.settings.policy = policy.find(rng.choice(sorted(policy.POLICIES)))
         for request in list(machine.living.values()):
             if request.phase == "ready" and rng.random() < 0.05:
                 machine.scheduler.hold(request, machine.now)
@@ -189,13 +181,15 @@ def test_any_schedule_gives_the_tokens_of_running_alone(seed: int, arena: int) -
             tokens = np.array([got], np.int32)
     for request in list(machine.living.values()):
         machine.end(request)
+    machine.context.close()  # the caches
     assert machine.arena.used_bytes == 0
 
 
 def test_work_per_slice_does_not_grow_with_those_who_cannot_run() -> None:
     machine = Machine("rr", seats=2)
     looked: list[int] = []
-    machine.settings.policy = policy.Policy("spy", "", lambda j: looked.append(1) or (0, j.turn))
+    spy = policy.Policy("spy", "", lambda j, now: looked.append(1) or (0, j.turn))
+    machine.settings.policy = spy
     machine.add(make_request(1))
     for number in range(2, 500):
         machine.scheduler.hold(machine.add(make_request(number)), 0.0)

@@ -1,0 +1,117 @@
+"""Contexts: conversations that grow, fork into branches, and are saved and restored.
+
+    aios.context.chat("Plan a trip to Oslo.")
+    branches = aios.context.fork(3)              # best of three; the prefix is computed once
+    best = max((b.chat("Go on.", seed=i) for i, b in enumerate(branches)), key=score)
+    aios.context.save("oslo")                    # and in a later run: aios.context.restore("oslo")
+
+A context is a list of messages; the kernel finds the work that earlier calls have done for its
+beginning, whoever made them, so each call pays for what is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from . import sdk, session
+from .syscalls.types import (
+    ChatReply,
+    ContextList,
+    ContextName,
+    ContextReply,
+    Empty,
+    Message,
+    NamedContext,
+    SaveRequest,
+)
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+SUMMARY = "Summary of the conversation so far: "
+
+
+class Context:
+    """One conversation. Not for use by several threads at once; fork it for that."""
+
+    def __init__(self, messages: Sequence[Message] = (), *, system: str | None = None) -> None:
+        self.messages: list[Message] = list(messages)
+        if system is not None:
+            self.messages.insert(0, Message("system", system))
+        self.last: ChatReply | None = None
+        """The last reply."""
+
+    def __repr__(self) -> str:
+        return f"<aios.Context of {len(self.messages)} messages>"
+
+    def chat(
+        self, text: str, *, timeout: float | None = None, **options: Unpack[sdk.ChatOptions]
+    ) -> ChatReply:
+        """Say something; the reply becomes part of the context. Errors are ``aios.chat``'s."""
+        said = Message("user", text)
+        reply = sdk.chat([*self.messages, said], timeout=timeout, **options)
+        return self._heard(said, reply)
+
+    async def achat(
+        self, text: str, *, timeout: float | None = None, **options: Unpack[sdk.ChatOptions]
+    ) -> ChatReply:
+        """``chat`` for asyncio."""
+        said = Message("user", text)
+        reply = await sdk.achat([*self.messages, said], timeout=timeout, **options)
+        return self._heard(said, reply)
+
+    def _heard(self, said: Message, reply: ChatReply) -> ChatReply:
+        """What the window's policy left out is left out from now on."""
+        if reply.window:
+            head = next(
+                (i for i, m in enumerate(self.messages) if m.role != "system"), len(self.messages)
+            )
+            kept = self.messages[head + reply.window.dropped_turns :]
+            self.messages = self.messages[:head]
+            if reply.window.summary:
+                if self.messages and self.messages[-1].content.startswith(SUMMARY):
+                    self.messages.pop()
+                self.messages.append(Message("system", SUMMARY + reply.window.summary))
+            self.messages += kept
+        self.messages += [said, Message("assistant", reply.text)]
+        self.last = reply
+        return reply
+
+    def fork(self, n: int = 2) -> list[Context]:
+        """``n`` contexts that go on from here, each on its own."""
+        return [Context(self.messages) for _ in range(n)]
+
+    def clear(self) -> None:
+        """Begin again."""
+        self.messages, self.last = [], None
+
+    def save(self, name: str) -> NamedContext:
+        """Keep it under a name for this agent (by the agent's name), its computed state included
+        as far as that is this agent's last call's. Survives the agent and the kernel.
+
+        Raises ResourceExhausted when there is no room.
+        """
+        saved: NamedContext = session.call("context.save", SaveRequest(name, self.messages))
+        return saved
+
+    def restore(self, name: str) -> Context:
+        """Become what was saved under a name; returns self. Raises NotFound."""
+        reply: ContextReply = session.call("context.restore", ContextName(name))
+        self.messages, self.last = list(reply.messages), None
+        return self
+
+    @staticmethod
+    def saved() -> list[NamedContext]:
+        """What this agent has saved."""
+        reply: ContextList = session.call("context.list", Empty())
+        return reply.contexts
+
+    @staticmethod
+    def remove(name: str) -> None:
+        """Forget what was saved under a name. Raises NotFound."""
+        session.call("context.remove", ContextName(name))
+
+
+context = Context()
+"""The agent's own context, for programs that need only one."""

@@ -1,0 +1,52 @@
+"""Accounts: what a program may use of the model, and how its share is weighed.
+
+A program and everything it starts share one account, so an agent gains nothing by splitting its
+work among calls or children.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_MINUTE_S = 60.0
+
+
+@dataclass(eq=False)
+class Account:
+    """One program. ``quota_tokens`` per minute and ``quota_cells`` of KV at once; None: no limit.
+
+    A quota makes requests wait; it never fails one that could run later.
+    """
+
+    id: int
+    weight: float = 1.0
+    quota_tokens: int | None = None
+    quota_cells: int | None = None
+    cells: int = 0
+    """Reserved by its requests that have started."""
+    _tokens: float = 0.0
+    """Left in the bucket, which holds a minute's worth; negative after a long slice."""
+    _filled_s: float | None = None
+
+    def may_run_s(self, now: float) -> float:
+        """When its token quota lets it run again; not after ``now`` when it may run now."""
+        if self.quota_tokens is None:
+            return now
+        self._fill(now)
+        if self._tokens > 0:
+            return now
+        return now + (1.0 - self._tokens) * _MINUTE_S / self.quota_tokens
+
+    def charge(self, tokens: int, now: float) -> None:
+        """It has computed so many tokens, prompt and generated."""
+        if self.quota_tokens is not None:
+            self._fill(now)
+            self._tokens -= tokens
+
+    def _fill(self, now: float) -> None:
+        assert self.quota_tokens is not None
+        if self._filled_s is None:
+            self._tokens, self._filled_s = float(self.quota_tokens), now
+        rate = self.quota_tokens / _MINUTE_S
+        self._tokens = min(self.quota_tokens, self._tokens + (now - self._filled_s) * rate)
+        self._filled_s = now

@@ -1,0 +1,253 @@
+"""The KV store: images of contexts that are in no seat, in shared memory and in files.
+
+    seat → image in the arena → image in a file → tokens alone (recomputed when they run again)
+
+One store for all models. Promises that a parked request's image is never dropped for the sake of a
+cache, that both budgets hold, and that every byte is accounted for: ``check`` says otherwise.
+Cached images, whose request has ended, leave when room is needed: GreedyDual, so what was not used
+for long and is cheap to compute again goes first, to a file when there is room, else for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import shutil
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from aios.hw.arena import Arena, Extent
+
+if TYPE_CHECKING:
+    from .request import Request
+
+log = logging.getLogger("aios.kvstore")
+
+_CACHED_FILE_TOKENS = 128
+"""Cached images of fewer tokens are dropped rather than written to a file."""
+_ATTENTION_TOKENS = 4096.0
+"""Around so many tokens, attention costs as much as all the rest of a prompt token."""
+
+
+class Home(Protocol):
+    """The context manager of a model."""
+
+    def forget(self, image: Image) -> None:
+        """The store has given it up."""
+
+
+@dataclass(eq=False)
+class Image:
+    """KV of the first ``length`` of ``tokens``, in the arena or in a file.
+
+    ``owner``: the request that is parked in it; None: it is a cache. ``home``: whose model it is
+    of. ``pins``: operations under way that read or write it.
+    """
+
+    tokens: array[int]
+    length: int
+    home: Home
+    owner: Request | None = None
+    extent: Extent | None = None
+    path: str = ""
+    size_bytes: int = 0
+    """Of the image, once it has been written; until then the room it has."""
+    pins: int = 0
+    kept: bool = False
+    """The file belongs to somebody else: never deleted, not in the budget."""
+    keys: list[int] = field(default_factory=list)
+    heat: float = 0.0
+    cached: bool = False
+    """Among those that may be evicted."""
+
+    @property
+    def worth(self) -> float:
+        """Cost of computing it again, over its size."""
+        return 1.0 + self.length / _ATTENTION_TOKENS
+
+
+Spill = Callable[[Image, Extent, str], None]
+"""Plan the operation that copies an image's extent to a file."""
+
+
+class _Shelf:
+    """Cached images of one tier, least valuable first."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Image]] = []
+        self._order = itertools.count()
+        self._clock = 0.0
+
+    def put(self, image: Image) -> None:
+        """Add it, or note that it was used."""
+        image.heat = self._clock + image.worth
+        image.cached = True
+        heapq.heappush(self._heap, (image.heat, next(self._order), image))
+        if len(self._heap) > 4096:
+            self._heap = [entry for entry in self._heap if _current(entry)]
+            heapq.heapify(self._heap)
+
+    def take(self, on_disk: bool) -> Image | None:
+        """Remove the least valuable; None when there is none that may go."""
+        busy = []
+        found = None
+        while self._heap and found is None:
+            entry = heapq.heappop(self._heap)
+            if not _current(entry) or bool(entry[2].path) != on_disk:
+                continue
+            if entry[2].pins:
+                busy.append(entry)
+            else:
+                self._clock, found = entry[0], entry[2]
+        for entry in busy:
+            heapq.heappush(self._heap, entry)
+        if found:
+            found.cached = False
+        return found
+
+
+def _current(entry: tuple[float, int, Image]) -> bool:
+    heat, _, image = entry
+    return image.cached and image.heat == heat
+
+
+class KvStore:
+    """Both tiers and their budgets. ``folder`` is the store's own; what is in it goes."""
+
+    def __init__(self, arena: Arena, folder: Path | None, disk_bytes: int) -> None:
+        self.arena = arena
+        self.disk_bytes = disk_bytes if folder else 0
+        self.disk_used_bytes = 0
+        self.images: set[Image] = set()
+        self._folder = folder
+        self._names = itertools.count(1)
+        self._in_memory, self._on_disk = _Shelf(), _Shelf()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+            if disk_bytes:
+                folder.mkdir(parents=True, mode=0o700)
+
+    def add(self, image: Image, room_bytes: int, spill: Spill) -> bool:
+        """Find a place for an image of at most so many bytes; False when there is none.
+
+        A parked image may push cached ones out of both tiers, a cached one only out of memory.
+        """
+        extent = self._allocate(room_bytes, spill)
+        if extent:
+            image.extent, image.size_bytes = extent, extent.size_bytes
+        elif image.owner and self._make_disk_room(room_bytes):
+            image.path, image.size_bytes = self._new_path(), room_bytes
+            self.disk_used_bytes += room_bytes
+        else:
+            return False
+        self.images.add(image)
+        if not image.owner:
+            self._in_memory.put(image)
+        return True
+
+    def adopt(self, image: Image) -> None:
+        """Know an image in a file of somebody else's."""
+        image.kept = True
+        self.images.add(image)
+        self._on_disk.put(image)
+
+    def written(self, image: Image, size_bytes: int) -> None:
+        """It has been saved, and is so large."""
+        if image.path and not image.kept and image in self.images:
+            self.disk_used_bytes += size_bytes - image.size_bytes
+        image.size_bytes = size_bytes
+
+    def used(self, image: Image) -> None:
+        """A cached image was of use."""
+        if image.cached:
+            (self._on_disk if image.path else self._in_memory).put(image)
+
+    def remove(self, image: Image) -> None:
+        """Free its place. Idempotent; waits for operations under way (see ``unpin``)."""
+        image.cached = False
+        if image not in self.images:
+            return
+        self.images.remove(image)
+        image.home.forget(image)
+        if not image.pins:
+            self._free(image)
+
+    def pin(self, image: Image) -> None:
+        """An operation that uses its place has been planned."""
+        image.pins += 1
+
+    def unpin(self, image: Image) -> None:
+        """The operation is over."""
+        image.pins -= 1
+        if not image.pins and image not in self.images:
+            self._free(image)
+
+    def close(self) -> None:
+        """Free both tiers."""
+        self.arena.close()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def check(self) -> list[str]:
+        """What is wrong with the accounts; empty when all is well."""
+        problems = self.arena.check()
+        idle = not any(image.pins for image in self.images)
+        extents = sum(image.extent.size_bytes for image in self.images if image.extent)
+        if idle and extents > self.arena.used_bytes:
+            problems.append(f"kv: images claim {extents} of {self.arena.used_bytes} bytes in use")
+        files = sum(i.size_bytes for i in self.images if i.path and not i.kept)
+        if idle and files > self.disk_used_bytes:
+            problems.append(f"kv: files of {files} bytes, {self.disk_used_bytes} are accounted for")
+        if self.disk_used_bytes > self.disk_bytes:
+            problems.append(f"kv: {self.disk_used_bytes} bytes on disk exceed {self.disk_bytes}")
+        return problems
+
+    def _allocate(self, room_bytes: int, spill: Spill) -> Extent | None:
+        if room_bytes > self.arena.size_bytes:
+            return None
+        while not (extent := self.arena.allocate(room_bytes)):
+            victim = self._in_memory.take(on_disk=False)
+            if victim is None:
+                return None
+            if not self._to_disk(victim, spill):
+                self.remove(victim)
+        return extent
+
+    def _to_disk(self, image: Image, spill: Spill) -> bool:
+        if image.length < _CACHED_FILE_TOKENS or not self._make_disk_room(image.size_bytes):
+            return False
+        extent = image.extent
+        assert extent
+        image.extent, image.path = None, self._new_path()
+        self.disk_used_bytes += image.size_bytes
+        spill(image, extent, image.path)
+        self.arena.free(extent)  # whoever gets it is served after the spill, in the same slice
+        self._on_disk.put(image)
+        return True
+
+    def _make_disk_room(self, size_bytes: int) -> bool:
+        while self.disk_used_bytes + size_bytes > self.disk_bytes:
+            victim = self._on_disk.take(on_disk=True) if size_bytes <= self.disk_bytes else None
+            if victim is None:
+                return False
+            self.remove(victim)
+        return True
+
+    def _new_path(self) -> str:
+        assert self._folder
+        return str(self._folder / f"{next(self._names)}.kv")
+
+    def _free(self, image: Image) -> None:
+        extent, image.extent = image.extent, None
+        if extent:
+            self.arena.free(extent)
+        if image.path and not image.kept:
+            self.disk_used_bytes -= image.size_bytes
+            with contextlib.suppress(OSError):
+                Path(image.path).unlink()
+        image.path = ""

@@ -1,0 +1,103 @@
+"""When a conversation outgrows the context window: what is left out, and what stands for it.
+
+The core cuts (it has the tokens): the oldest turns go, the system messages at the beginning and
+the last message stay. ``summarise`` lets the model itself tell in a few sentences what those turns
+said, piece by piece when they are long, and puts that where they were. The reply says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from aios.hw.engine import Message
+from aios.hw.messages import SamplingParams
+from aios.syscalls.errors import AiosError, ContextOverflow
+from aios.syscalls.types import ChatReply, WindowReport
+
+from .request import Request
+
+if TYPE_CHECKING:
+    from .model import Model
+
+SUMMARY = "Summary of the conversation so far: "
+_SUMMARY_TOKENS = 192
+_ASK = (
+    "Summarise this conversation in a few sentences. Keep names, numbers, decisions and open "
+    "questions.\n\n"
+)
+
+
+def overflow(model: str, tokens: int, holds: int, by_quota: bool) -> ContextOverflow:
+    """The error for a prompt that does not fit."""
+    if by_quota:
+        return ContextOverflow(
+            f"the prompt has {tokens:,} tokens; the program's quota of KV cells is {holds:,}, the "
+            "reply's first token included",
+            "shorten the prompt, or raise it: aios renice --quota-cells N REF",
+        )
+    return ContextOverflow(
+        f"the prompt has {tokens:,} tokens; the context window of {model} holds {holds:,}, the "
+        "reply's first token included",
+        'shorten it, let the oldest turns go (window="truncate" or "summarise"), or start the '
+        "kernel with a larger window: aios daemon restart --ctx N",
+    )
+
+
+def report(request: Request, dropped: int) -> WindowReport:
+    """What the reply says about turns that were left out."""
+    before = request.window
+    if before:  # the summary took room, so more had to go
+        return WindowReport(before.policy, before.dropped_turns + dropped, before.summary)
+    return WindowReport(request.window_policy, dropped)
+
+
+def summarise(model: Model, request: Request, dropped: int) -> None:
+    """Have the turns that must go summarised, then prepare the request with the summary."""
+    messages = request.messages or []
+    head = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
+    gone = messages[head : head + dropped]
+    start = head
+    if head and messages[head - 1].content.startswith(SUMMARY):
+        start -= 1  # an earlier summary becomes part of the new one
+        gone = [messages[start], *gone]
+    transcript = "\n".join(f"{message.role}: {message.content}" for message in gone)
+    assert model.info
+    most = max(128, model.info.context_tokens // 2 - 256)  # characters; a token has one at least
+    pieces = [transcript[at : at + most] for at in range(0, len(transcript), most)]
+
+    def finished(summary: str) -> None:
+        request.window = WindowReport("summarise", dropped, summary)
+        stand_in = Message("system", SUMMARY + summary)
+        model.begin_anew(request, [*messages[:start], stand_in, *messages[head + dropped :]])
+
+    _next_piece(model, request, pieces, "", finished)
+
+
+def _next_piece(
+    model: Model, request: Request, pieces: list[str], summary: str, finished: Callable[[str], None]
+) -> None:
+    """Summarise the first piece together with what the ones before it came to."""
+    if not pieces:
+        finished(summary)
+        return
+
+    def done(outcome: ChatReply | AiosError) -> None:
+        request.helper = None
+        if isinstance(outcome, AiosError):
+            model.fail(request, outcome)
+        else:
+            _next_piece(model, request, pieces[1:], outcome.text.strip(), finished)
+
+    said = f"Summary so far: {summary}\n\n" if summary else ""
+    assert model.info
+    helper = Request(
+        id=-request.id, pid=request.pid, name=request.name, rank=request.rank, nice=request.nice,
+        account=request.account, hidden=True, prompt=None, on_text=None, on_done=done,
+        params=SamplingParams(max_tokens=min(_SUMMARY_TOKENS, model.info.context_tokens // 8),
+                              seed=request.params.seed),
+        messages=[Message("user", _ASK + said + pieces[0])], received_s=time.monotonic(),
+    )  # fmt: skip
+    request.helper = helper
+    model.submit(helper)
