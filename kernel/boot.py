@@ -26,7 +26,9 @@ from aios.syscalls.errors import Cancelled, ModelUnavailable, PermissionDenied
 
 from . import policy
 from .access import AccessManager
-from .calls import Calls
+from .calls_kernel import KernelCalls
+from .calls_model import ModelCalls
+from .calls_process import ProcessCalls
 from .config import Config
 from .doors import AGENTS, OPERATORS, Claim, Doors, Peer
 from .kvstore import KvStore
@@ -110,12 +112,20 @@ class Kernel:
             config.model, paths.data_dir() / "models", self._store, self._settings, self.loop,
             self._start_core, config.memory, config.idle_unload,
         )  # fmt: skip
-        self._calls = Calls(
-            self._table, self._access, self._supervisor, self._settings, self._models,
-            self._store, SavedContexts(paths.data_dir() / "contexts"), self.loop.stop, runtime,
-        )  # fmt: skip
-        self._trap = Trap(self.loop, self._access, self._calls.callers.get, self._calls.handlers)
-        self._calls.trap = self._trap
+        self._callers: dict[str, Caller] = {}
+        kernel_calls = KernelCalls(
+            self._table, self._settings, self._models, self._store, self.loop.stop, runtime
+        )
+        handlers = (
+            ProcessCalls(
+                self._table, self._access, self._supervisor, self._models, self._callers
+            ).handlers
+            | ModelCalls(
+                self._table, self._models, SavedContexts(paths.data_dir() / "contexts")
+            ).handlers
+            | kernel_calls.handlers
+        )
+        self._trap = kernel_calls.trap = Trap(self.loop, self._access, self._callers.get, handlers)
         self._doors = Doors(self.loop, self._admit, self._trap.on_frame, self._give_up)
         self._trap.doors = self._doors
 
@@ -178,7 +188,7 @@ class Kernel:
 
     def _enrol(self, process: Process, os_pid: int) -> str:
         user = str(process.pid)
-        self._calls.callers.setdefault(user, Caller(user, process.pid, os_pid))
+        self._callers.setdefault(user, Caller(user, process.pid, os_pid))
         return user
 
     def _admit_operator(self, claim: Claim) -> str:
@@ -186,20 +196,20 @@ class Kernel:
         if agent and not agent.guest:
             raise PermissionDenied(f"pid {agent.pid} ({agent.name}) is an agent, not the operator")
         user = f"{_OPERATOR_USER}{claim.os_pid}"
-        if user not in self._calls.callers:
-            self._calls.callers[user] = Caller(user, OPERATOR, claim.os_pid)
+        if user not in self._callers:
+            self._callers[user] = Caller(user, OPERATOR, claim.os_pid)
             self._supervisor.watch_host(claim.os_pid, lambda: self._drop_caller(user))
         return user
 
     def _forget_caller(self, process: Process) -> None:
-        caller = self._calls.callers.get(str(process.pid))
+        caller = self._callers.get(str(process.pid))
         if caller:
             process.calls = caller.calls
             self._drop_caller(caller.user)
 
     def _give_up(self, peer: Peer) -> None:
         """A peer does not read its replies: an agent is ended, others lose their calls."""
-        caller = self._calls.callers.get(peer.user)
+        caller = self._callers.get(peer.user)
         process = self._table.get(caller.pid) if caller else None
         if process and not process.guest:
             if process.life != "ending":
@@ -209,13 +219,13 @@ class Kernel:
                 pending.abandon(Cancelled("its caller does not read its replies"))
 
     def _silence_caller(self, process: Process) -> None:
-        caller = self._calls.callers.get(str(process.pid))
+        caller = self._callers.get(str(process.pid))
         for pending in list(caller.pending.values()) if caller else ():
             pending.abandon(Cancelled(f"pid {process.pid} was killed"))
 
     def _drop_caller(self, user: str) -> None:
         """Its process has ended: nobody waits for its calls any more."""
-        caller = self._calls.callers.pop(user)
+        caller = self._callers.pop(user)
         for pending in list(caller.pending.values()):
             pending.abandon(Cancelled(f"{user} has ended"))
 

@@ -25,7 +25,7 @@ from aios.syscalls import paths
 from aios.syscalls.errors import AiosError, InvalidArgument
 
 from .boot import Kernel
-from .calls import release
+from .calls_kernel import release
 from .config import HELP, Config, load
 
 _PR_SET_CHILD_SUBREAPER = 36

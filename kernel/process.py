@@ -176,6 +176,13 @@ class ProcessTable:
         """The living process of this pid."""
         return self._living.get(pid)
 
+    def caller(self, pid: int) -> Process:
+        """The living process that makes a call. Raises NotFound."""
+        process = self._living.get(pid)
+        if process is None:
+            raise NotFound(f"pid {pid} has ended")
+        return process
+
     def by_os_pid(self, os_pid: int) -> Process | None:
         """The living process that runs as this host process."""
         return self._by_os_pid.get(os_pid)

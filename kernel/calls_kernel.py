@@ -1,0 +1,111 @@
+"""Calls on the kernel itself: ``kernel.*``, ``sched.set``, ``trace.read`` and ``cancel``."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from aios.syscalls import types as t
+
+from . import policy
+from .kvstore import KvStore
+from .models import Models
+from .process import ProcessTable
+from .scheduler import Settings
+from .trap import Handler, Pending, Trap
+
+
+class KernelCalls:
+    """What the operator sees and sets; ``trap`` is there once the kernel is open."""
+
+    def __init__(
+        self,
+        table: ProcessTable,
+        settings: Settings,
+        models: Models,
+        store: KvStore,
+        shutdown: Callable[[], None],
+        runtime: Path,
+    ) -> None:
+        self._table, self._settings, self._models = table, settings, models
+        self._store, self._shutdown, self._runtime = store, shutdown, runtime
+        self._started_s = time.monotonic()
+        self.trap: Trap | None = None
+        self.handlers: dict[str, Handler] = {
+            "cancel": self._cancel,
+            "kernel.status": self._status,
+            "kernel.shutdown": self._stop,
+            "kernel.check": self._check,
+            "sched.set": self._sched,
+            "trace.read": self._trace,
+        }
+
+    def _cancel(self, call: Pending, body: t.CancelRequest) -> t.Empty:
+        assert self.trap
+        self.trap.cancel(call, body.call_id)
+        return t.Empty()
+
+    def _status(self, _: Pending, __: t.Empty) -> t.KernelStatus:
+        assert self.trap
+        return t.KernelStatus(
+            version=release(),
+            os_pid=os.getpid(),
+            uptime_s=time.monotonic() - self._started_s,
+            runtime_dir=str(self._runtime),
+            policy=self._settings.policy.name,
+            quantum_tokens=self._settings.quantum_tokens or 0,
+            processes=len(self._table),
+            calls=self.trap.calls,
+            calls_refused=self.trap.refused,
+            models=[model.describe() for model in self._models],
+        )
+
+    def _stop(self, call: Pending, _: t.Empty) -> t.Empty:
+        self._shutdown()
+        return t.Empty()
+
+    def _check(self, _: Pending, __: t.Empty) -> t.CheckReply:
+        problems = self._table.check() + self._store.check()
+        for model in self._models:
+            problems += model.check()
+        return t.CheckReply(problems, len(os.listdir("/proc/self/fd")))
+
+    def _sched(self, _: Pending, body: t.SchedRequest) -> t.SchedReply:
+        settings = self._settings
+        chosen = policy.find(body.policy) if body.policy is not None else settings.policy
+        settings.policy = chosen
+        if body.quantum_tokens is not None:
+            settings.quantum_tokens = body.quantum_tokens or None
+        if body.chunk_tokens is not None:
+            settings.chunk_tokens = body.chunk_tokens or None
+        settings.width = body.width or settings.width
+        for model in self._models:
+            model.reconsider()
+        return t.SchedReply(
+            settings.policy.name, {name: p.promise for name, p in policy.POLICIES.items()},
+            settings.quantum_tokens or 0, settings.width, settings.chunk_tokens or 0,
+        )  # fmt: skip
+
+    def _trace(self, _: Pending, body: t.TraceRequest) -> t.TraceReply:
+        models = list(self._models)
+        reply = t.TraceReply(
+            requests=[record for model in models for record in model.records],
+            slices=[record for model in models for record in model.scheduler.records],
+            dropped=sum(model.scheduler.records_dropped for model in models),
+        )
+        if body.clear:
+            for model in models:
+                model.records.clear()
+                model.scheduler.records.clear()
+        return reply
+
+
+def release() -> str:
+    """The installed version."""
+    try:
+        return version("aiosd")
+    except PackageNotFoundError:
+        return "unknown"

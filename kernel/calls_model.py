@@ -1,0 +1,178 @@
+"""Calls on models and contexts: ``llm.chat``, ``model.*`` and ``context.*``."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from aios.hw import messages as core
+from aios.hw.engine import Message
+from aios.syscalls import types as t
+from aios.syscalls.errors import AiosError, BudgetExceeded, InvalidArgument
+
+from . import policy
+from .model import Model
+from .models import Models
+from .process import OPERATOR, Process, ProcessTable
+from .request import Request
+from .saved import SavedContexts
+from .trap import Handler, Pending
+
+
+class ModelCalls:
+    """Generations with their budgets, the models that serve them, and saved contexts."""
+
+    def __init__(self, table: ProcessTable, models: Models, saved: SavedContexts) -> None:
+        self._table, self._models, self._saved = table, models, saved
+        self._request_ids = 0
+        self.handlers: dict[str, Handler] = {
+            "llm.chat": self._chat,
+            "model.list": self._model_list,
+            "model.load": self._model_load,
+            "model.unload": self._model_unload,
+            "context.save": self._context_save,
+            "context.restore": self._context_restore,
+            "context.list": self._context_list,
+            "context.remove": self._context_remove,
+        }
+
+    def _chat(self, call: Pending, body: t.ChatRequest) -> None:
+        if call.caller.pid == OPERATOR:
+            raise InvalidArgument("the operator has no process to charge", "run an agent: aios run")
+        process = self._table.caller(call.caller.pid)
+        if (body.messages is None) == (body.prompt is None):
+            raise InvalidArgument("give exactly one of messages and prompt")
+        if body.json_schema is not None and body.grammar is not None:
+            raise InvalidArgument("give at most one of json_schema and grammar")
+        model = self._models.find(body.model or process.model)
+        budget = self._budget(process, body.max_tokens)
+        request = self._request(call, process, body, budget)
+        request.on_done = self._finisher(call, process, request, budget, model)
+        call.defer(lambda error: model.cancel(request, error))
+        process.requests[request.id] = request
+        lineage = list(self._table.lineage(process))
+        for member in lineage:
+            member.budget_used += budget
+        try:
+            model.submit(request)
+        except AiosError:
+            del process.requests[request.id]
+            for member in lineage:
+                member.budget_used -= budget
+            raise
+
+    def _request(
+        self, call: Pending, process: Process, body: t.ChatRequest, budget: int
+    ) -> Request:
+        self._request_ids += 1
+        messages = body.messages
+        return Request(
+            id=self._request_ids,
+            pid=process.pid,
+            name=process.name,
+            rank=policy.RANKS[process.klass],
+            nice=process.nice,
+            account=process.account,
+            params=_sampling(body, budget, process.account.quota_cells),
+            messages=[Message(m.role, m.content) for m in messages] if messages else None,
+            prompt=body.prompt,
+            received_s=time.monotonic(),
+            on_text=call.chunk if body.stream else None,
+            on_done=lambda outcome: None,
+            expected_tokens=body.expected_tokens,
+            window_policy=body.window,
+        )
+
+    def _finisher(
+        self, call: Pending, process: Process, request: Request, budget: int, model: Model
+    ) -> Callable[[t.ChatReply | AiosError], None]:
+        lineage = list(self._table.lineage(process))
+
+        def done(outcome: t.ChatReply | AiosError) -> None:
+            generated = len(request.tokens) - request.prompt_tokens
+            process.requests.pop(request.id, None)
+            for member in lineage:
+                member.budget_used -= budget - generated
+            process.tokens_in += request.prompt_tokens
+            process.tokens_out += generated
+            process.parks += request.parks
+            process.window_tokens = model.info.context_tokens if model.info else 0
+            if not isinstance(outcome, AiosError):
+                process.last_tokens, process.last_model = request.tokens, model.name
+            if isinstance(outcome, AiosError):
+                call.fail(outcome)
+            else:
+                call.reply(outcome)
+
+        return done
+
+    def _budget(self, process: Process, wanted: int) -> int:
+        """Tokens that this call may generate: what the process and its ancestors have left."""
+        for member in self._table.lineage(process):
+            if member.max_tokens is None:
+                continue
+            left = member.max_tokens - member.budget_used
+            if left <= 0:
+                raise BudgetExceeded(
+                    f"pid {member.pid} ({member.name}) and what it started have used or reserved "
+                    f"all of its {member.max_tokens:,} tokens",
+                    "start it with a larger --max-tokens",
+                )
+            wanted = min(wanted, left)
+        return wanted
+
+    def _model_list(self, _: Pending, __: t.Empty) -> t.ModelList:
+        return t.ModelList([model.describe() for model in self._models])
+
+    def _model_load(self, call: Pending, body: t.ModelRequest) -> None:
+        model = self._models.find(body.name)
+
+        def ready(error: AiosError | None) -> None:
+            if error:
+                call.fail(error)
+            else:
+                call.reply(model.describe())
+
+        call.defer(lambda error: None)
+        model.when_ready(ready)
+
+    def _model_unload(self, _: Pending, body: t.ModelRequest) -> t.Empty:
+        self._models.unload(self._models.find(body.name))
+        return t.Empty()
+
+    def _context_save(self, call: Pending, body: t.SaveRequest) -> None:
+        process = self._table.caller(call.caller.pid)
+        model = self._models.find(process.last_model or process.model)
+
+        def done(result: t.NamedContext | AiosError) -> None:
+            if isinstance(result, AiosError):
+                call.fail(result)
+            else:
+                call.reply(result)
+
+        call.defer(lambda error: None)
+        self._saved.save(process, model, body.name, body.messages, done)
+
+    def _context_restore(self, call: Pending, body: t.ContextName) -> t.ContextReply:
+        process = self._table.caller(call.caller.pid)
+        model = self._models.find(process.last_model or process.model)
+        return t.ContextReply(*self._saved.restore(process, model, body.name))
+
+    def _context_list(self, call: Pending, _: t.Empty) -> t.ContextList:
+        return t.ContextList(self._saved.list(self._table.caller(call.caller.pid)))
+
+    def _context_remove(self, call: Pending, body: t.ContextName) -> t.Empty:
+        self._saved.remove(self._table.caller(call.caller.pid), body.name)
+        return t.Empty()
+
+
+def _sampling(body: t.ChatRequest, budget: int, cells: int | None) -> core.SamplingParams:
+    seed = body.seed if body.seed is not None else int.from_bytes(os.urandom(7), "little")
+    return core.SamplingParams(
+        max_tokens=budget, seed=seed, temperature=body.temperature, top_p=body.top_p,
+        top_k=body.top_k, min_p=body.min_p, repeat_penalty=body.repeat_penalty,
+        presence_penalty=body.presence_penalty, frequency_penalty=body.frequency_penalty,
+        stop=tuple(body.stop), json_schema=body.json_schema, grammar=body.grammar,
+        max_context=cells,
+    )  # fmt: skip
