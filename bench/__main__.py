@@ -15,6 +15,8 @@ SUITES = {
     "seed": ("the three seed agents: sequential, fifo, rr", 5),
     "consistency": ("agents alone and together, parked again and again: the same tokens?", 1),
     "syscall": ("the null system call against a raw pyzmq echo", 7),
+    "throughput": ("tokens/s of 1 to 16 agents against a bare loop and llama-server", 5),
+    "sim": ("2,000 agents on a virtual clock, under every policy", 5),
     "overhead": ("tokens/s through the whole stack against a bare llama_decode loop", 9),
 }
 """Suite → what it measures, repeats by default."""

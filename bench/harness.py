@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from aios import daemonctl
+from aios.syscalls import paths
 from aios.syscalls.client import Connection
 from aios.syscalls.types import (
     Empty,
@@ -35,7 +39,9 @@ class Machine:
         self.connection, self.folder = connection, folder
         self._outputs = 0
 
-    def spawn(self, path: Path, *args: str, name: str | None = None) -> tuple[SpawnReply, Path]:
+    def spawn(
+        self, path: Path, *args: str, name: str | None = None, **more: Any
+    ) -> tuple[SpawnReply, Path]:
         """Start an agent; its output goes to the file that is returned."""
         self._outputs += 1
         output = self.folder / f"out-{self._outputs}"
@@ -43,7 +49,7 @@ class Machine:
         reply: SpawnReply = self.connection.call("proc.spawn", SpawnRequest(
             path=str(path), args=list(args), cwd=str(self.folder), name=name,
             env={k: v for k, v in os.environ.items() if k != "AIOS_RUNTIME_DIR"},
-            stdout=str(output), stderr=str(output),
+            stdout=str(output), stderr=str(output), **more,
         ))  # fmt: skip
         return reply, output
 
@@ -55,9 +61,15 @@ class Machine:
             raise RuntimeError(f"agent {agent.name} ended with {status.exit_code}:\n{text}")
         return text
 
-    def schedule(self, policy: str, quantum: int | None = None, width: int | None = None) -> None:
+    def schedule(
+        self,
+        policy: str,
+        quantum: int | None = None,
+        width: int | None = None,
+        chunk: int | None = None,
+    ) -> None:
         """Change the scheduler."""
-        self.connection.call("sched.set", SchedRequest(policy, quantum, width))
+        self.connection.call("sched.set", SchedRequest(policy, quantum, width, chunk))
 
     def trace(self) -> TraceReply:
         """What has happened since the last call."""
@@ -93,6 +105,31 @@ def kernel(flags: Sequence[str] = ()) -> Iterator[Machine]:
                     os.environ.pop(key, None)
                 else:
                     os.environ[key] = value
+
+
+@contextlib.contextmanager
+def bare_loop(seats: int) -> Iterator[Callable[[Sequence[str], int], dict[str, float]]]:
+    """The yardstick's process: (prompts, tokens of each) → its times in seconds."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "aios.bench.rawloop", str(seats), str(paths.cache_dir())],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin and process.stdout
+    stdin, stdout = process.stdin, process.stdout
+    try:
+        stdout.readline()
+
+        def measure(prompts: Sequence[str], tokens: int) -> dict[str, float]:
+            stdin.write(json.dumps({"prompts": list(prompts), "tokens": tokens}) + "\n")
+            stdin.flush()
+            times: dict[str, float] = json.loads(stdout.readline())
+            return times
+
+        yield measure
+    finally:
+        stdin.close()
+        process.wait()
+        stdout.close()
 
 
 def progress(text: str) -> None:

@@ -4,7 +4,7 @@ Flash attention with q8_0 KV is bit-exact for many models, but not for all, and 
 without trying. So a ladder of settings, fastest first, is climbed by a self-test when a model is
 first loaded: sequences alone, then staggered in shared batches, in other seats, saved, loaded and
 recomputed with another number of threads, must give the same logits to the last bit. The last rung
-needs no test. The outcome is kept by model, build, CPU and settings.
+needs no test. The outcome is kept by model, build, CPU, threads and seats (eight stand for more).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RUNGS = (
     Rung("one request at a time", mixed=False, extra_buffers=False, width=1),
 )
 FASTEST = RUNGS[0]
-_LENGTHS = (23, 90, 530)
+_LENGTHS = (23, 90, 530, 5, 41, 12, 67, 8)
 _CHUNK = 64
 _GENERATED = 6
 
@@ -177,8 +177,8 @@ class _Cache:
     def __init__(self, settings: EngineSettings, engine: Engine) -> None:
         info = engine.info
         parts = (
-            info.model_hash, info.build, _cpu(), str(info.threads), str(info.seats),
-            str(info.context_tokens), info.device, repr(RUNGS), "2",
+            info.model_hash, info.build, _cpu(), str(info.threads),
+            str(min(info.seats, len(_LENGTHS))), info.device, repr(RUNGS), "3",
         )  # fmt: skip
         self._path: Path | None = None
         self.known: int | None = None

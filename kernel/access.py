@@ -7,7 +7,7 @@ nothing and is asked once before every handler, and again by handlers that name 
 from __future__ import annotations
 
 from aios.syscalls.errors import PermissionDenied
-from aios.syscalls.table import Call
+from aios.syscalls.table import Call, Effect
 
 from .process import OPERATOR, Process, ProcessTable
 
@@ -25,6 +25,16 @@ class AccessManager:
                 f"{call.name} is the operator's; pid {caller_pid} is an agent",
                 "use the aios command from a shell that no agent has started",
             )
+
+    def check(
+        self, caller_pid: int, kind: str, action: str, name: str, effect: Effect = "read"
+    ) -> None:
+        """Whether a caller may do something to a named thing that a manager keeps.
+
+        ``kind``: path, tool, memory, model, agent, network …; ``action``: read, write, call …;
+        ``name``: in the manager's own terms. Raises PermissionDenied. Until there are rules,
+        everything is allowed that its manager lets a caller name.
+        """
 
     def check_target(self, caller_pid: int, call: Call, target: Process) -> None:
         """Raises PermissionDenied when the call needs kin and the target is not the caller's."""

@@ -1,0 +1,32 @@
+"""llama-server for comparison. Runs in the peers' environment, so it imports nothing of AIOS.
+
+``peer_server.py '{"model": …, "seats": …, "context": …, "threads": …, "kv": null | "q8_0"}'``:
+serves until its standard input closes; the first line of its output is the port.
+"""
+
+import json
+import sys
+
+import xllamacpp as xlc  # type: ignore[import-not-found]
+
+
+def main() -> None:
+    """llama-server's defaults, but for what both sides must share."""
+    wanted = json.loads(sys.argv[1])
+    params = xlc.CommonParams()
+    params.model.path = wanted["model"]
+    params.n_parallel = wanted["seats"]
+    params.n_ctx = wanted["context"] * wanted["seats"]
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = wanted["threads"]
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    if wanted["kv"]:
+        params.cache_type_k = params.cache_type_v = xlc.ggml_type.GGML_TYPE_Q8_0
+        params.flash_attn_type = xlc.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    server = xlc.Server(params)
+    print(json.dumps({"address": server.listening_address}), flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""A thread for work that blocks (files, SQLite), so that the kernel's own thread never does.
+
+Jobs run one after another in the order they were submitted; each outcome is handed back in the
+kernel's thread, in that order too. Jobs must not touch kernel state: what they need is given to
+them, what they find out is returned.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Generic, NamedTuple, TypeVar
+
+from .loop import Loop
+
+T = TypeVar("T")
+
+
+class Outcome(NamedTuple, Generic[T]):
+    """What a job returned, or what it raised. Exactly one of both counts."""
+
+    value: T | None
+    error: Exception | None
+
+    def result(self) -> T:
+        """The value. Raises what the job raised."""
+        if self.error is not None:
+            raise self.error
+        return self.value  # type: ignore[return-value]  # None only where T allows it
+
+
+class Worker:
+    """One thread and its queue; ``close`` finishes what was submitted."""
+
+    def __init__(self, loop: Loop, name: str) -> None:
+        self._loop = loop
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._done: deque[Callable[[], None]] = deque()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        loop.watch(self._wake, self._deliver)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Callable[[], T], done: Callable[[Outcome[T]], None]) -> None:
+        """Run ``job`` in the thread, then ``done`` with its outcome in the kernel's."""
+
+        def work() -> None:
+            try:
+                outcome = Outcome(job(), None)
+            except Exception as error:
+                outcome = Outcome[T](None, error)
+            self._done.append(lambda: done(outcome))
+            os.eventfd_write(self._wake, 1)
+
+        self._jobs.put(work)
+
+    def close(self) -> None:
+        """Do what is queued, hand back the outcomes, end the thread."""
+        self._jobs.put(None)
+        self._thread.join()
+        self._hand_back()
+        self._loop.unwatch(self._wake)
+        os.close(self._wake)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def _deliver(self, _: int) -> None:
+        os.eventfd_read(self._wake)
+        self._hand_back()
+
+    def _hand_back(self) -> None:
+        while self._done:
+            self._done.popleft()()
