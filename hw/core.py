@@ -60,7 +60,7 @@ class Job:
     ) -> None:
         self.urgent = True
         """The next token is told at once: the first is, and each that is streamed."""
-        self._streamed = streamed
+        self.streamed = streamed
         self._engine = engine
         window = min(params.max_context or engine.info.context_tokens, engine.info.context_tokens)
         self._limit = min(prompt + params.max_tokens, max(window, prompt + 1))
@@ -84,7 +84,7 @@ class Job:
 
     def draw(self, row: Row, logits: np.ndarray, request: int) -> StepRow:
         """The next token from the logits of the last one."""
-        self.urgent = self._streamed
+        self.urgent = self.streamed
         history = self._tokens[: self._count]
         token = self._sampler.sample(logits, self._count, history)
         if self._engine.ends(token):
@@ -246,7 +246,8 @@ class Core:
         if not prefill:
             return sorted(decode, key=lambda row: row[1].seat)
         if self._engine.info.rung.mixed:
-            room = command.chunk_tokens if decode else command.lone_chunk_tokens
+            streams = any(self._jobs[request].streamed for request, _ in decode)
+            room = command.chunk_tokens if streams else command.lone_chunk_tokens
             room = min(room, self._engine.info.batch_tokens - len(decode))
             return sorted([*decode, *_chunks(prefill, room)], key=lambda row: row[1].seat)
         self._turn ^= 1

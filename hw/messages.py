@@ -104,7 +104,7 @@ class Slice(msgspec.Struct, frozen=True, tag=True):
     """Do the operations in order, then up to ``steps`` steps of the rows as one batch.
 
     A step is one decode call: one token for each row that generates, and ``chunk_tokens`` of
-    prompt, shared among the rows that still prefill (``lone_chunk_tokens`` when none generates).
+    prompt, shared among the rows that still prefill (``lone_chunk_tokens`` when nobody streams).
     """
 
     slice: int

@@ -235,20 +235,26 @@ class ContextManager:
         shared_prompt = 0 if request.computed else min(shared, request.prompt_tokens)
         if isinstance(source, Seat) and source.owner is None and self._yields(source, shared, keep):
             self._trim(request, source, shared)
-        elif isinstance(source, Seat):
-            seat = self._free_seat(keep, coldest, source)
+        else:
+            seat = self._free_seat(keep, coldest, source if isinstance(source, Seat) else None)
+            self._share(request, seat, source, shared)
+        request.cached_tokens = max(request.cached_tokens, shared_prompt)
+
+    def _share(
+        self, request: Request, seat: Seat, source: Seat | Image | None, shared: int
+    ) -> None:
+        """Bring the beginning that was found into the seat, unless it is there already."""
+        if isinstance(source, Seat):
             source.used = self._tick
-            if seat is source:
-                self._trim(request, seat, shared)
-            else:
-                op = Op("copy", seat.number, tokens=shared, source=source.number)
-                self._begin(request, seat, shared, op)
         elif source:
             self._store.used(source)
-            self._load(request, self._free_seat(keep, coldest, None), source, shared)
-        else:
-            self._trim(request, self._free_seat(keep, coldest, None), 0)
-        request.cached_tokens = max(request.cached_tokens, shared_prompt)
+        if min(seat.length, common(seat.tokens, request.tokens)) >= shared:
+            self._trim(request, seat, shared)
+        elif isinstance(source, Seat):
+            op = Op("copy", seat.number, tokens=shared, source=source.number)
+            self._begin(request, seat, shared, op)
+        elif source:
+            self._load(request, seat, source, shared)
 
     def _source(self, request: Request) -> tuple[Seat | Image | None, int]:
         """Where the most tokens of its beginning are; the last one must be run for its logits."""

@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import xxhash
 
-BLOCK = 32
+BLOCK = 16
 """Tokens of a block; shorter common beginnings are not worth sharing."""
 _MOST_CANDIDATES = 16
 

@@ -23,14 +23,14 @@ from aios.syscalls.types import OpRecord, SliceRecord
 from . import policy
 from .account import Account
 from .context import ContextManager
-from .prefix import BLOCK, common
+from .prefix import common
 from .request import Request
 
 LONE_CHUNK_FACTOR = 2
-"""How much larger a prompt chunk is while no stream has to wait for it."""
+"""How much larger a prompt chunk is while nobody reads a stream that would have to wait for it."""
 LONELY_QUANTA = 4
 """Quanta in a slice while everybody who wants to run does."""
-SHARED_TOKENS = 2 * BLOCK
+SHARED_TOKENS = 64
 """A beginning that another request is computing is worth waiting for from so many tokens on."""
 _MOST_RECORDS = 20_000
 _MOST_CLOCKS = 4096
