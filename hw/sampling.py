@@ -8,6 +8,8 @@ Order: penalties → grammar → top-k → top-p → min-p → temperature → d
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +20,11 @@ PENALTY_WINDOW = 64
 """Last tokens that the penalties look at."""
 _NEGLIGIBLE = 30.0
 """Candidates this many temperatures below the best (e^-30 ≈ 1e-13) are never drawn."""
+_NUCLEUS_DEPTHS = (4.0, 8.0, 16.0)
+"""How far below the best to look for the tokens that make up top-p."""
+_MARGIN = 1e-3
+"""Of the shortcut for min-p, which is decided in double precision afterwards."""
+_BLOCK = 64
 _MASK64 = (1 << 64) - 1
 
 
@@ -65,20 +72,54 @@ class Sampler:
         params = self._params
         if params.temperature == 0.0 or params.top_k == 1:
             return best
-        floor = top - _NEGLIGIBLE * max(params.temperature, 1.0)
-        candidates = np.flatnonzero(logits >= np.float32(floor))
-        values = logits[candidates].astype(np.float64)
+        candidates, values, total = _shortlist(logits, top, params)
         order = np.argsort(-values, kind="stable")  # ties: the lower token first
-        candidates, values = candidates[order], values[order] - top
-        candidates, values = _truncated(candidates, values, params)
+        candidates, values = _truncated(candidates[order], values[order], total, params)
         weights = np.cumsum(np.exp(values / params.temperature))
         point = uniform(params.seed, position) * weights[-1]
         index = int(np.searchsorted(weights, point, side="right"))
         return int(candidates[min(index, len(candidates) - 1)])
 
 
+def _shortlist(
+    logits: Logits, top: float, params: SamplingParams
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64], float | None]:
+    """Tokens that truncation may keep, in ascending order, their logits below the top one, and
+    what the probabilities that top-p looks at add up to, when that is more than theirs.
+
+    Sorting a whole vocabulary would cost as much as computing the logits of a small model.
+    """
+    floor = np.float32(top - _NEGLIGIBLE * max(params.temperature, 1.0))
+    if 0 < params.top_k < len(logits):
+        floor = max(floor, _kth_largest(logits, params.top_k))
+    elif params.top_p == 1.0 and params.min_p > 0.0:
+        floor = max(floor, np.float32(top + math.log(params.min_p) - _MARGIN))
+    candidates = np.flatnonzero(logits >= floor)
+    values = logits[candidates].astype(np.float64) - top
+    if params.top_k == 0 and params.top_p < 1.0:
+        probabilities = np.exp(values)
+        total = float(probabilities.sum())
+        for depth in _NUCLEUS_DEPTHS:
+            inside = values >= -depth
+            if float(probabilities[inside].sum()) > params.top_p * total:
+                return candidates[inside], values[inside], total
+    return candidates, values, None
+
+
+def _kth_largest(logits: Logits, k: int) -> np.float32:
+    """The k-th largest logit; k blocks with the largest maxima tell what need not be looked at."""
+    blocks = logits[: len(logits) // _BLOCK * _BLOCK].reshape(-1, _BLOCK).max(axis=1)
+    if len(blocks) > k:
+        logits = logits[logits >= np.partition(blocks, -k)[-k]]
+    kth: np.float32 = np.partition(logits, -k)[-k]
+    return kth
+
+
 def _truncated(
-    candidates: npt.NDArray[np.intp], values: npt.NDArray[np.float64], params: SamplingParams
+    candidates: npt.NDArray[np.intp],
+    values: npt.NDArray[np.float64],
+    total: float | None,
+    params: SamplingParams,
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
     """Top-k, top-p and min-p on candidates in descending order; at least one is left."""
     keep = len(candidates)
@@ -86,7 +127,7 @@ def _truncated(
         keep = min(keep, params.top_k)
     probabilities = np.exp(values[:keep])
     if params.top_p < 1.0:
-        share = np.cumsum(probabilities) / probabilities.sum()
+        share = np.cumsum(probabilities) / (total or probabilities.sum())
         keep = min(keep, int(np.searchsorted(share, params.top_p)) + 1)
     if params.min_p > 0.0:
         keep = min(keep, int(np.count_nonzero(probabilities >= params.min_p * probabilities[0])))

@@ -55,6 +55,36 @@ def test_frequencies_follow_the_reference(
         assert drawn.count(token) / 800 == pytest.approx(probability, abs=0.08)
 
 
+def _by_sorting_all(logits: np.ndarray, params: SamplingParams, position: int) -> int:
+    """The definition, without a shortcut."""
+    order = np.argsort(-logits.astype(np.float64), kind="stable")
+    values = logits[order].astype(np.float64) - logits.max()
+    keep = min(params.top_k or len(values), len(values))
+    share = np.cumsum(np.exp(values[:keep]))
+    nucleus = int(np.searchsorted(share / share[-1], params.top_p)) + 1
+    keep = min(keep, nucleus if params.top_p < 1 else keep)
+    keep = min(keep, int((np.exp(values[:keep]) >= params.min_p).sum()))
+    weights = np.cumsum(np.exp(values[:keep] / params.temperature))
+    point = uniform(params.seed, position) * weights[-1]
+    return int(order[min(np.searchsorted(weights, point, side="right"), keep - 1)])
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_the_shortcuts_draw_what_sorting_everything_would(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, random.uniform(0.5, 6), 3000).astype(np.float32)
+    logits[random.integers(0, 3000, 300)] = np.float32(2.5)  # ties
+    params = SamplingParams(
+        max_tokens=1, seed=seed, temperature=float(random.uniform(0.3, 2)),
+        top_k=int(random.choice([0, 1, 5, 40, 3000])), top_p=float(random.choice([1.0, 0.9, 0.3])),
+        min_p=float(random.choice([0.0, 0.05, 0.5])),
+    )  # fmt: skip
+    for position in range(20):
+        assert Sampler(params, None).sample(logits, position, NONE) == (
+            int(logits.argmax()) if params.top_k == 1 else _by_sorting_all(logits, params, position)
+        )
+
+
 def test_a_draw_depends_on_seed_and_position_alone() -> None:
     logits = np.random.default_rng(1).normal(0, 2, 500).astype(np.float32)
     params = SamplingParams(max_tokens=1, seed=7, temperature=1.0)
