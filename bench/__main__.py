@@ -16,6 +16,13 @@ SUITES = {
     "consistency": ("agents alone and together, parked again and again: the same tokens?", 1),
     "syscall": ("the null system call against a raw pyzmq echo", 7),
     "throughput": ("tokens/s of 1 to 16 agents against a bare loop and llama-server", 5),
+    "interactive": ("short interactive requests while eight long batch agents hold every seat", 5),
+    "stall": ("how long streams pause when a long prompt arrives", 5),
+    "swap": ("parking and restoring a context: bandwidth, against recompute, throughput", 5),
+    "fairness": ("one agent with 8 parallel requests against 7 with one; weights 1:2:4", 5),
+    "turnaround": ("short and long jobs under fifo, mlfq, fair and an oracle srtf", 5),
+    "prefix": ("prompt computed for 16 agents with one system prompt", 5),
+    "overcommit": ("ten times more context than KV cells: who fails?", 1),
     "sim": ("2,000 agents on a virtual clock, under every policy", 5),
     "overhead": ("tokens/s through the whole stack against a bare llama_decode loop", 9),
 }

@@ -7,6 +7,7 @@ An order is a dict (see ``Order``); the result has what came, and when, on the m
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import sys
@@ -16,7 +17,8 @@ from typing import Any, TypedDict
 
 
 class Order(TypedDict, total=False):
-    """``messages`` and ``max_tokens``; the rest as in aios.chat. ``at_s``: when to begin."""
+    """``messages`` and ``max_tokens``; the rest as in aios.chat. ``at_s``: when to begin;
+    ``copies``: so many such calls at once (of an agent only)."""
 
     messages: list[dict[str, str]]
     max_tokens: int
@@ -25,6 +27,7 @@ class Order(TypedDict, total=False):
     stream: bool
     at_s: float
     expected_tokens: int
+    copies: int
 
 
 def main() -> None:
@@ -51,7 +54,11 @@ def main() -> None:
 def _ask_aios(order: Order) -> dict[str, Any]:
     import aios
 
-    options: Any = {k: v for k, v in order.items() if k not in ("messages", "stream", "at_s")}
+    own = ("messages", "stream", "at_s", "copies")
+    options: Any = {k: v for k, v in order.items() if k not in own}
+    if "copies" in order:
+        asyncio.run(_at_once(order, options))
+        return {}
     times: list[float] = []
     if order.get("stream"):
         with aios.stream(order["messages"], **options) as pieces:
@@ -67,6 +74,13 @@ def _ask_aios(order: Order) -> dict[str, Any]:
         "parks": reply.timing.parks, "times_s": times,
         "first_s": reply.timing.received_s + reply.timing.first_token_s,
     }  # fmt: skip
+
+
+async def _at_once(order: Order, options: Any) -> None:
+    import aios
+
+    calls = (aios.achat(order["messages"], **options) for _ in range(order["copies"]))
+    await asyncio.gather(*calls)
 
 
 class _Http:

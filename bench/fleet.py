@@ -132,10 +132,13 @@ def peers_python() -> Path:
 
 
 @contextlib.contextmanager
-def llama_server(seats: int, context: int, threads: int, kv: str | None = None) -> Iterator[str]:
-    """llama-server on the default model; yields host:port. ``kv``: its KV type, None its own."""
+def llama_server(
+    seats: int, context: int, threads: int, kv: str | None = None, *, unified: bool = False
+) -> Iterator[str]:
+    """llama-server on the default model; yields host:port. ``kv``: its KV type, None its own;
+    ``unified``: all slots share ``seats * context`` cells."""
     wanted = {"model": models.resolve("default", Path()), "seats": seats, "context": context,
-              "threads": threads, "kv": kv}  # fmt: skip
+              "threads": threads, "kv": kv, "unified": unified}  # fmt: skip
     process = subprocess.Popen(
         [str(peers_python()), str(SERVER), json.dumps(wanted)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,

@@ -1,6 +1,7 @@
 """llama-server for comparison. Runs in the peers' environment, so it imports nothing of AIOS.
 
-``peer_server.py '{"model": …, "seats": …, "context": …, "threads": …, "kv": null | "q8_0"}'``:
+``peer_server.py '{"model": …, "seats": …, "context": …, "threads": …, "kv": null | "q8_0",
+"unified": false}'``:
 serves until its standard input closes; the first line of its output is the port.
 """
 
@@ -20,6 +21,8 @@ def main() -> None:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = wanted["threads"]
     params.hostnames = ["127.0.0.1"]
     params.port = 0
+    if wanted["unified"]:
+        params.kv_unified = True
     if wanted["kv"]:
         params.cache_type_k = params.cache_type_v = xlc.ggml_type.GGML_TYPE_Q8_0
         params.flash_attn_type = xlc.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED

@@ -38,6 +38,10 @@ class Report:
         pairs = zip(self.arms[over][metric], self.arms[under][metric], strict=True)
         self.ratios[name] = [a / b for a, b in pairs]
 
+    def figure(self, name: str, value: float) -> None:
+        """A ratio of one repeat that is worked out by the suite."""
+        self.ratios.setdefault(name, []).append(value)
+
     def check(self, name: str, ok: bool) -> None:
         """A check holds when it held every time."""
         self.checks[name] = self.checks.get(name, True) and bool(ok)
