@@ -2,9 +2,8 @@
 
 Promises that an image is loaded only into the model, build and KV types that wrote it, and only
 undamaged. A place may hold the remains of a core that died while writing: the header is written
-last, so such remains are never taken for an image. Checksums are taken by a second thread, beside
-the copy when loading and after it when saving, because a pass over the bytes costs a third of it;
-what steers llama.cpp's reader (the head) is checked before it is read.
+last, so such remains are never taken for an image. What is saved is checksummed by a second thread
+while the engine goes on; what is loaded is checked before llama.cpp's reader sees any of it.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ import xxhash
 
 from .engine import Engine, EngineInfo, ImageRejected, ImageTooLarge
 
-_HEADER = struct.Struct("<8sQQQQQ")  # magic, identity, tokens, state bytes, head and full checksum
-_MAGIC = b"AIOSKV02"
+_HEADER = struct.Struct("<8sQQQQ")  # magic, identity, tokens, state bytes, checksum
+_MAGIC = b"AIOSKV03"
 HEADER_BYTES = 64
-_HEAD_BYTES = 1 << 16
 
 
 class Images:
@@ -70,24 +68,20 @@ class Images:
 
     def _seal(self, image: memoryview, tokens: int) -> None:
         state = image[HEADER_BYTES:]
-        head, full = _digest(state[:_HEAD_BYTES]), _digest(state)
-        _HEADER.pack_into(image, 0, _MAGIC, self._identity, tokens, len(state), head, full)
+        _HEADER.pack_into(image, 0, _MAGIC, self._identity, tokens, len(state), _digest(state))
 
     def _load(self, seat: int, image: memoryview) -> int:
         if len(image) < HEADER_BYTES:
             raise ImageRejected("the image is shorter than its header")
-        magic, owner, tokens, size, head, full = _HEADER.unpack_from(image)
+        magic, owner, tokens, size, checksum = _HEADER.unpack_from(image)
         if magic != _MAGIC:
             raise ImageRejected("there is no image at this place")
         if owner != self._identity:
             raise ImageRejected("the image is of another model, build or KV type")
         state = image[HEADER_BYTES : HEADER_BYTES + size]
-        if len(state) != size or _digest(state[:_HEAD_BYTES]) != head:
+        if len(state) != size or _digest(state) != checksum:
             raise ImageRejected("the image is damaged")
-        checked = self._thread.submit(_digest, state)
         self._engine.load(seat, state, tokens)
-        if checked.result() != full:
-            raise ImageRejected("the image is damaged")
         return int(tokens)
 
 
