@@ -78,6 +78,7 @@ class Op(msgspec.Struct, frozen=True):
     ``save``: seat → arena; ``size_bytes`` is the room there is. ``load``: arena, or the file at
     ``path`` → seat. ``copy``: seat ``source`` → seat. ``trim``: the seat. The last three leave the
     first ``tokens`` tokens in the seat. ``spill``: arena → file.
+    ``stamp`` goes into the image that is saved, and is demanded of the one that is loaded.
     """
 
     kind: Literal["save", "load", "copy", "trim", "spill"]
@@ -87,6 +88,7 @@ class Op(msgspec.Struct, frozen=True):
     tokens: int = 0
     source: int = 0
     path: str = ""
+    stamp: int = 0
 
 
 GRID_TOKENS = 64
