@@ -198,10 +198,13 @@ class Scheduler:
             drawn = len(request.tokens) - running.before[row]
             prefilled.append(max(0, end.prefilled[row] - drawn))
             self._context.ran(request, end.lengths[row])
+            # computing again what was lost is not its turn, or it would lose it again before it
+            # comes to anything new; and it then runs for as long as it took to come back
+            anew = end.lengths[row] > request.computed
             self._charge(request, end.lengths[row], drawn, now)
             if request.phase == "done":
                 continue
-            request.used_steps += end.steps
+            request.used_steps += end.steps if anew else -end.steps
             if request.phase == "running":
                 request.move("ready", now)
             if self._steps_left(request) <= 0:
