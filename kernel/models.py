@@ -133,7 +133,18 @@ class Models:
             model.unload()
             self._serve_waiting()
 
+    def _shed(self) -> None:
+        """What a model takes is known when it is loaded; idle ones may have to leave then."""
+        loaded = [model for model in self if model.loaded]
+        excess = sum(m.memory_bytes for m in loaded) - (self._memory_bytes or 1 << 62)
+        for idle in sorted((m for m in loaded if not m.wanted), key=lambda m: m.idle_since_s):
+            if excess > 0:
+                log.info("model %s leaves: the memory budget is exceeded", idle.name)
+                excess -= idle.memory_bytes
+                idle.unload()
+
     def _serve_waiting(self) -> None:
+        self._shed()
         for model in list(self):
             model.wait_no_more()
             if model.state == "waiting":

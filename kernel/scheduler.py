@@ -242,6 +242,9 @@ class Scheduler:
     def _choose(self, now: float) -> _Choice:
         width = min(self._settings.width, self._width)
         jobs = [r for r in self._ready.values() if self._may_run(r, now)]
+        highest = min((request.rank for request in jobs), default=0)
+        for request in jobs:
+            request.outranked = request.rank > highest
         if self._settings.policy.shares:
             self._project(jobs)
         choice = _Choice()

@@ -186,7 +186,9 @@ class Rig:
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
         """Until nothing happens any more, or a condition holds."""
-        while not until() and self.step():
+        quiet = 0
+        while not until() and quiet < 2:
+            quiet = 0 if self.step() else quiet + 1
             self.check()
 
     def wait(self, until: Callable[[], bool], most_s: float = 20.0) -> None:

@@ -94,7 +94,9 @@ def test_nobody_starves(name: str) -> None:
     machine = Machine(name, seats=2, width=1, quantum=4)
     machine.add(make_request(1, rank=2, nice=19))
     for number in range(2, 60):
-        last = machine.add(make_request(number, rank=0))
+        last = make_request(number, rank=0)
+        last.received_s = machine.now
+        machine.add(last)
         machine.slice()
         if 1 in machine.served:
             return

@@ -45,7 +45,7 @@ def test_a_model_waits_for_room_and_the_idle_one_makes_it(tmp_path: Path) -> Non
             rig.run()
             assert request.id in rig.outcomes
         long, other = rig.ask("x", A, tokens=40), rig.ask("x", B, tokens=3)
-        assert rig.models.find(B).state == "ready", "it had room already"
+        assert "waiting" in {rig.models.find(A).state, rig.models.find(B).state}
         rig.run()
         assert {long.id, other.id} <= set(rig.outcomes)
 
