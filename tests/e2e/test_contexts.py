@@ -53,7 +53,7 @@ def test_a_saved_context_survives_agents_and_kernels(stopped: Machine) -> None:
     assert cached > 100
     assert stopped.aios("daemon", "restart", *FLAGS).returncode == 0
     assert _go_on(stopped) == (tokens, cached), "the KV came from the file"
-    record, image = _files(stopped)
+    image, record = _files(stopped)
     assert (record.suffix, image.suffix) == (".ctx", ".kv")
     for how in ("damaged", "truncated", "missing"):
         data = bytearray(image.read_bytes())
