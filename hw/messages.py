@@ -184,6 +184,14 @@ class OpResult(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
+class Moved(msgspec.Struct, frozen=True, tag=True):
+    """Some operations of the slice under way have failed. Told at once, since a request may end,
+    and be told what it found computed, before the slice does."""
+
+    slice: int
+    ok: list[bool]
+
+
 class SliceEnd(msgspec.Struct, frozen=True, tag=True):
     """The slice is over. ``lengths``: tokens in the seat of each row, in the slice's order;
     ``prefilled``: how many of them it computed in this slice, generated ones included."""
@@ -195,7 +203,7 @@ class SliceEnd(msgspec.Struct, frozen=True, tag=True):
     prefilled: list[int]
 
 
-Event = Hello | Failed | Prepared | Refused | Step | SliceEnd
+Event = Hello | Failed | Prepared | Refused | Step | Moved | SliceEnd
 
 # -------------------------------------------------------------------------- framing
 

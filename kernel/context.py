@@ -160,6 +160,14 @@ class ContextManager:
                                         result.size_bytes, result.seconds, result.ok))  # fmt: skip
         return records
 
+    def failed(self, ok: Sequence[bool]) -> set[int]:
+        """Requests whose seats are empty because an operation failed."""
+        return {
+            plan.request_id
+            for plan, fine in zip(self._planned, ok, strict=False)
+            if not fine and plan.op.kind != "save"
+        }
+
     def ran(self, request: Request, length: int) -> None:
         """A slice is over and the seat that the request had in it holds so many tokens."""
         seat = self._seats[request.seat] if request.seat is not None else None

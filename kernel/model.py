@@ -27,6 +27,7 @@ from aios.hw.messages import (
     Event,
     Failed,
     Hello,
+    Moved,
     Prepare,
     Prepared,
     Refused,
@@ -288,6 +289,8 @@ class Model:
         match event:
             case Step():
                 self._on_step(event)
+            case Moved():
+                self.scheduler.on_moved(event.ok)
             case SliceEnd():
                 self.scheduler.on_slice_end(event, time.monotonic())
                 self._write_contexts()

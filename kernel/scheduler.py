@@ -188,6 +188,14 @@ class Scheduler:
             request.finish = row.finish
             yield request, row
 
+    def on_moved(self, ok: Sequence[bool]) -> None:
+        """What some requests of the slice under way should have found computed was not there."""
+        assert self._running and self._context
+        failed = self._context.failed(ok)
+        for request in self._running.rows:
+            if request.id in failed:
+                request.cached_tokens = 0
+
     def on_slice_end(self, end: SliceEnd, now: float) -> None:
         """Account for the slice; its requests are ready again."""
         running, self._running = self._running, None

@@ -102,6 +102,21 @@ def test_what_a_dead_core_took_along_is_not_called_cached(tmp_path: Path) -> Non
         assert rig.reply(second).usage.cached_tokens == 0
 
 
+def test_a_cache_that_was_damaged_is_not_called_cached(tmp_path: Path) -> None:
+    """Even when the reply is there before the slice is over."""
+    with open_rig(tmp_path, seats=1, quantum=50, ram=1 << 20) as rig:
+        for prompt in (COMMON, "something else " * 16):
+            rig.ask(prompt, tokens=2)
+            rig.run()
+        (image,) = (image for image in rig.store.images if image.extent)
+        assert image.extent
+        rig.store.arena.view[image.extent.offset + image.size_bytes // 2] ^= 1
+        again = rig.ask(COMMON, tokens=2)
+        rig.run()
+        assert rig.reply(again).tokens == rig.alone(again)
+        assert rig.reply(again).usage.cached_tokens == 0
+
+
 def test_a_cache_is_not_pushed_out_by_the_one_who_is_parked_for_it(tmp_path: Path) -> None:
     """Room for one image: it is the source of the newcomer's context, and its seat must be made."""
     with open_rig(tmp_path, seats=1, ram=5 << 12, name="rr") as rig:
