@@ -138,16 +138,17 @@ def _models(models: list[ModelInfo]) -> None:
 def sched(options: argparse.Namespace) -> int:
     """The scheduler's settings, changed or not."""
     request = SchedRequest()
+    wanted = {"policy": options.policy, "quantum_tokens": options.quantum,
+              "width": options.width, "chunk_tokens": options.chunk}  # fmt: skip
     if options.action == "set":
-        request = codec.convert(
-            {
-                "policy": options.policy,
-                "quantum_tokens": options.quantum,
-                "width": options.width,
-                "chunk_tokens": options.chunk,
-            },
-            SchedRequest,
-        )
+        if all(value is None for value in wanted.values()):
+            raise InvalidArgument(
+                "sched set changes nothing",
+                "give a policy, --quantum, --chunk or --width; in force is: aios sched show",
+            )
+        request = codec.convert(wanted, SchedRequest)
+    elif any(value is not None for value in wanted.values()):
+        raise InvalidArgument("sched show changes nothing", "use: aios sched set")
     with daemonctl.operator() as connection:
         reply: SchedReply = connection.call("sched.set", request)
     if options.json:

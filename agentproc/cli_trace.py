@@ -7,6 +7,7 @@ restored, and, between these, where it waited. Track 0 is the core itself.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 from . import daemonctl
 from .cli_out import complain
+from .syscalls.client import Connection
 from .syscalls.types import RequestRecord, SliceRecord, TraceReply, TraceRequest
 
 _MICRO = 1e6
@@ -26,23 +28,48 @@ _OPS = {"save": "park", "load": "restore", "copy": "share", "spill": "to file"}
 def export(options: argparse.Namespace) -> int:
     """Write what the kernel remembers."""
     with daemonctl.operator() as connection:
-        reply: TraceReply = connection.call("trace.read", TraceRequest())
+        reply = _read_all(connection)
     text = json.dumps({"traceEvents": list(events(reply)), "displayTimeUnit": "ms"})
     if not options.output:
         print(text)
         return 0
     path = Path(options.output)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        part.write_text(text)
-        part.replace(path)
+        _write(path, text)
     except OSError as error:
-        part.unlink(missing_ok=True)
         complain(f"cannot write {path}: {error.strerror}", "name another: --output FILE")
         return 1
     print(f"{path}: {len(reply.slices)} slices, {len(reply.requests)} requests; open it in "
           "https://ui.perfetto.dev", file=sys.stderr)  # fmt: skip
     return 0
+
+
+def _read_all(connection: Connection) -> TraceReply:
+    """Page by page: a day's records are more than one message carries."""
+    whole = TraceReply([], [], 0)
+    while True:
+        page: TraceReply = connection.call(
+            "trace.read", TraceRequest(len(whole.slices), len(whole.requests))
+        )
+        whole.slices.extend(page.slices)
+        whole.requests.extend(page.requests)
+        if not page.more:
+            return TraceReply(whole.requests, whole.slices, page.dropped)
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all; into what is no ordinary file (a pipe, a device) as it comes."""
+    if path.exists() and not path.is_file():
+        path.write_text(text)
+        return
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
 
 
 def events(reply: TraceReply) -> Iterator[dict[str, Any]]:
@@ -102,7 +129,7 @@ def _waits(
         if start_s > at:
             yield _span(model, record.pid, "wait", at, start_s, request=record.request_id)
         at = max(at, stop_s)
-    if not busy and end_s > at:
+    if end_s > at:
         yield _span(model, record.pid, "wait", at, end_s, request=record.request_id)
     yield {"ph": "i", "s": "t", "pid": model, "tid": record.pid, "ts": end_s * _MICRO,
            "name": record.outcome, "args": {"request": record.request_id,

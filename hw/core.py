@@ -31,6 +31,7 @@ from .messages import (
     Event,
     Failed,
     Hello,
+    Moved,
     Prepare,
     Prepared,
     Refused,
@@ -194,6 +195,8 @@ class Core:
     def _slice(self, command: Slice) -> None:
         self._yield = False
         ops = [self._operator.operate(op) for op in command.ops]
+        if not all(result.ok for result in ops):
+            self._send(Moved(command.slice, [result.ok for result in ops]))
         start = [self._engine.length(row.seat) for row in command.rows]
         steps = 0
         while steps < command.steps and self._alive:

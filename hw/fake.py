@@ -62,7 +62,7 @@ class FakeEngine:
         self._tokens: list[list[int]] = [[] for _ in range(settings.seats)]
         self._hash = [_SEED] * settings.seats
         self._info = EngineInfo(
-            description="fake model", model_hash="fake", build="fake-1",
+            description="fake model", model_hash=settings.path, build="fake-1",
             context_tokens=settings.context_tokens or train, train_context_tokens=train,
             seats=settings.seats, batch_tokens=2048, vocab_size=VOCAB,
             threads=settings.threads or 1, device="none", rung=Rung("fake"), exact=True,

@@ -1,9 +1,11 @@
 """The image of a seat: a header that says whose state it is, then the state.
 
-Promises that an image is loaded only into the model, build and KV types that wrote it, and only
-undamaged. A place may hold the remains of a core that died while writing: the header is written
-last, so such remains are never taken for an image. What is saved is checksummed by a second thread
-while the engine goes on; what is loaded is checked before llama.cpp's reader sees any of it.
+Promises that an image is loaded only into the model, build and KV types that wrote it, only
+undamaged, and only when it is the very one that is meant: the kernel stamps each with a number of
+its own, so a place that was used again in between is found out. A place may hold the remains of a
+core that died while writing: the header is written last, so such remains are never taken for an
+image. What is saved is checksummed by a second thread while the engine goes on; what is loaded is
+checked before llama.cpp's reader sees any of it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import xxhash
 
 from .engine import Engine, EngineInfo, ImageRejected, ImageTooLarge
 
-_HEADER = struct.Struct("<8sQQQQ")  # magic, identity, tokens, state bytes, checksum
+_HEADER = struct.Struct("<8sQQQQQ")  # magic, identity, stamp, tokens, state bytes, checksum
 _MAGIC = b"AIOSKV03"
 HEADER_BYTES = 64
 
@@ -29,7 +31,7 @@ class Images:
         self._thread = ThreadPoolExecutor(1, "checksums")
         self._sealing: Future[None] | None = None
 
-    def save(self, seat: int, into: memoryview) -> int:
+    def save(self, seat: int, into: memoryview, stamp: int = 0) -> int:
         """Write the seat's image; returns its bytes. Valid once ``wait`` has returned.
 
         Raises ImageTooLarge, and ImageRejected when the model's state cannot be saved.
@@ -44,14 +46,14 @@ class Images:
             size = engine.save(seat, into[HEADER_BYTES:])
         except ImageTooLarge as error:
             raise ImageTooLarge(error.needed_bytes + HEADER_BYTES) from None
-        self._sealing = self._thread.submit(self._seal, into[: HEADER_BYTES + size], tokens)
+        self._sealing = self._thread.submit(self._seal, into[: HEADER_BYTES + size], tokens, stamp)
         return HEADER_BYTES + size
 
-    def load(self, seat: int, image: memoryview) -> int:
+    def load(self, seat: int, image: memoryview, stamp: int = 0) -> int:
         """Put an image into a seat; its tokens. Raises ImageRejected, the seat then empty."""
         self.wait()
         try:
-            return self._load(seat, image)
+            return self._load(seat, image, stamp)
         except ImageRejected:
             self._engine.trim(seat, 0)
             raise
@@ -66,18 +68,22 @@ class Images:
         """End the thread. Idempotent."""
         self._thread.shutdown()
 
-    def _seal(self, image: memoryview, tokens: int) -> None:
+    def _seal(self, image: memoryview, tokens: int, stamp: int) -> None:
         state = image[HEADER_BYTES:]
-        _HEADER.pack_into(image, 0, _MAGIC, self._identity, tokens, len(state), _digest(state))
+        _HEADER.pack_into(
+            image, 0, _MAGIC, self._identity, stamp, tokens, len(state), _digest(state)
+        )
 
-    def _load(self, seat: int, image: memoryview) -> int:
+    def _load(self, seat: int, image: memoryview, stamp: int) -> int:
         if len(image) < HEADER_BYTES:
             raise ImageRejected("the image is shorter than its header")
-        magic, owner, tokens, size, checksum = _HEADER.unpack_from(image)
+        magic, owner, mark, tokens, size, checksum = _HEADER.unpack_from(image)
         if magic != _MAGIC:
             raise ImageRejected("there is no image at this place")
         if owner != self._identity:
             raise ImageRejected("the image is of another model, build or KV type")
+        if mark != stamp:
+            raise ImageRejected("the place holds another image")
         state = image[HEADER_BYTES : HEADER_BYTES + size]
         if len(state) != size or _digest(state) != checksum:
             raise ImageRejected("the image is damaged")

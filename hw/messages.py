@@ -78,6 +78,7 @@ class Op(msgspec.Struct, frozen=True):
     ``save``: seat → arena; ``size_bytes`` is the room there is. ``load``: arena, or the file at
     ``path`` → seat. ``copy``: seat ``source`` → seat. ``trim``: the seat. The last three leave the
     first ``tokens`` tokens in the seat. ``spill``: arena → file.
+    ``stamp`` goes into the image that is saved, and is demanded of the one that is loaded.
     """
 
     kind: Literal["save", "load", "copy", "trim", "spill"]
@@ -87,6 +88,7 @@ class Op(msgspec.Struct, frozen=True):
     tokens: int = 0
     source: int = 0
     path: str = ""
+    stamp: int = 0
 
 
 GRID_TOKENS = 64
@@ -182,6 +184,14 @@ class OpResult(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
+class Moved(msgspec.Struct, frozen=True, tag=True):
+    """Some operations of the slice under way have failed. Told at once, since a request may end,
+    and be told what it found computed, before the slice does."""
+
+    slice: int
+    ok: list[bool]
+
+
 class SliceEnd(msgspec.Struct, frozen=True, tag=True):
     """The slice is over. ``lengths``: tokens in the seat of each row, in the slice's order;
     ``prefilled``: how many of them it computed in this slice, generated ones included."""
@@ -193,7 +203,7 @@ class SliceEnd(msgspec.Struct, frozen=True, tag=True):
     prefilled: list[int]
 
 
-Event = Hello | Failed | Prepared | Refused | Step | SliceEnd
+Event = Hello | Failed | Prepared | Refused | Step | Moved | SliceEnd
 
 # -------------------------------------------------------------------------- framing
 

@@ -50,7 +50,8 @@ class Operator:
             case "save":
                 if op.path:
                     return self._save_to_file(op)
-                return self._images.save(op.seat, self._memory.at(op.offset, op.size_bytes))
+                place = self._memory.at(op.offset, op.size_bytes)
+                return self._images.save(op.seat, place, op.stamp)
             case "load":
                 return self._load(op)
             case "copy":
@@ -64,17 +65,24 @@ class Operator:
     def _load(self, op: Op) -> int:
         if not op.path:
             place = self._memory.at(op.offset, op.size_bytes)
-            self._keep(op, self._images.load(op.seat, place))
+            self._keep(op, self._images.load(op.seat, place, op.stamp))
             return op.size_bytes
         try:
-            with open(op.path, "rb") as file:
-                image = bytearray(os.fstat(file.fileno()).st_size)
-                file.readinto(image)
-        except OSError:
+            image = self._read(op.path)
+        except (OSError, ImageRejected):
             self._engine.trim(op.seat, 0)
             raise
-        self._keep(op, self._images.load(op.seat, memoryview(image)))
+        self._keep(op, self._images.load(op.seat, memoryview(image), op.stamp))
         return len(image)
+
+    def _read(self, path: str) -> bytearray:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > image_bytes(self._engine.info, self._engine.info.context_tokens):
+                raise ImageRejected(f"{path} is larger than any image of this model")
+            image = bytearray(size)
+            file.readinto(image)
+        return image
 
     def _copy(self, op: Op) -> int:
         """Through memory of our own: llama.cpp's copy takes whole buffers, not a beginning."""
@@ -102,7 +110,7 @@ class Operator:
 
     def _save_to_file(self, op: Op) -> int:
         with memoryview(self._room(op.size_bytes)) as scratch:
-            size = self._images.save(op.seat, scratch)
+            size = self._images.save(op.seat, scratch, op.stamp)
             self._images.wait()
             with scratch[:size] as image:
                 return _write(op.path, image)

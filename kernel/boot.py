@@ -42,6 +42,7 @@ from .saved import SavedContexts
 from .scheduler import Settings
 from .supervisor import Supervisor
 from .trap import Caller, Trap
+from .worker import Worker
 
 log = logging.getLogger("aios.boot")
 
@@ -107,7 +108,11 @@ class Kernel:
         self._settings = Settings(
             policy.find(config.policy), config.quantum, config.width or config.seats, config.chunk
         )
-        self._store = KvStore(Arena(config.kv_ram), _kv_folder(runtime), config.kv_disk)
+        self._worker = Worker(self.loop, "files")
+        self._store = KvStore(
+            Arena(config.kv_ram), _kv_folder(runtime), config.kv_disk,
+            lambda path: self._worker.submit(lambda: os.unlink(path), lambda outcome: None),
+        )  # fmt: skip
         self._models = self._supervisor.models = Models(
             config.model, paths.data_dir() / "models", self._store, self._settings, self.loop,
             self._start_core, config.memory, config.idle_unload,
@@ -121,7 +126,9 @@ class Kernel:
                 self._table, self._access, self._supervisor, self._models, self._callers
             ).handlers
             | ModelCalls(
-                self._table, self._models, SavedContexts(paths.data_dir() / "contexts")
+                self._table,
+                self._models,
+                SavedContexts(paths.data_dir() / "contexts", self._worker),
             ).handlers
             | kernel_calls.handlers
         )
@@ -145,6 +152,7 @@ class Kernel:
         """End all agents and cores, close the doors, and leave nothing behind."""
         self._supervisor.end_all("the kernel is shutting down")
         self._models.close()
+        self._worker.close()
         self._store.close()
         self._doors.close()
         self._launcher.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from .models import Models
 from .process import ProcessTable
 from .scheduler import Settings
 from .trap import Handler, Pending, Trap
+
+_PAGE_REQUESTS, _PAGE_UNITS = 8000, 300_000
+"""Of a trace in one message: requests, and rows of slices (16 bytes or so each)."""
 
 
 class KernelCalls:
@@ -91,10 +95,16 @@ class KernelCalls:
 
     def _trace(self, _: Pending, body: t.TraceRequest) -> t.TraceReply:
         models = list(self._models)
+        requests = [record for model in models for record in model.records][body.first_request :]
+        slices = [record for model in models for record in model.scheduler.records]
+        slices = slices[body.first_slice :]
+        sizes = itertools.accumulate(8 + len(one.rows) + 4 * len(one.ops) for one in slices)
+        room = sum(1 for size in sizes if size <= _PAGE_UNITS)
         reply = t.TraceReply(
-            requests=[record for model in models for record in model.records],
-            slices=[record for model in models for record in model.scheduler.records],
+            requests=requests[:_PAGE_REQUESTS],
+            slices=slices[:room],
             dropped=sum(model.scheduler.records_dropped for model in models),
+            more=len(requests) > _PAGE_REQUESTS or len(slices) > room,
         )
         if body.clear:
             for model in models:

@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from aios.hw import messages as core
 from aios.hw.engine import Message
 from aios.syscalls import types as t
@@ -51,6 +53,7 @@ class ModelCalls:
         request.on_done = self._finisher(call, process, request, budget, model)
         call.defer(lambda error: model.cancel(request, error))
         process.requests[request.id] = request
+        _note_window(process, model)
         lineage = list(self._table.lineage(process))
         for member in lineage:
             member.budget_used += budget
@@ -97,9 +100,10 @@ class ModelCalls:
             process.tokens_in += request.prompt_tokens
             process.tokens_out += generated
             process.parks += request.parks
-            process.window_tokens = model.info.context_tokens if model.info else 0
-            if not isinstance(outcome, AiosError):
+            _note_window(process, model)
+            if not isinstance(outcome, AiosError) and process.living:
                 process.last_tokens, process.last_model = request.tokens, model.name
+                process.held_tokens = len(request.tokens)
             if isinstance(outcome, AiosError):
                 call.fail(outcome)
             else:
@@ -142,29 +146,49 @@ class ModelCalls:
         return t.Empty()
 
     def _context_save(self, call: Pending, body: t.SaveRequest) -> None:
-        process = self._table.caller(call.caller.pid)
-        model = self._models.find(process.last_model or process.model)
-
-        def done(result: t.NamedContext | AiosError) -> None:
-            if isinstance(result, AiosError):
-                call.fail(result)
-            else:
-                call.reply(result)
-
+        process, model = self._of_last_call(call)
         call.defer(lambda error: None)
-        self._saved.save(process, model, body.name, body.messages, done)
+        self._saved.save(
+            process.name, model, process.last_tokens, body.name, body.messages, _teller(call)
+        )
 
-    def _context_restore(self, call: Pending, body: t.ContextName) -> t.ContextReply:
+    def _context_restore(self, call: Pending, body: t.ContextName) -> None:
+        process, model = self._of_last_call(call)
+        call.defer(lambda error: None)
+        self._saved.restore(process.name, model, body.name, _teller(call))
+
+    def _context_list(self, call: Pending, _: t.Empty) -> None:
+        process, tell = self._table.caller(call.caller.pid), _teller(call)
+        call.defer(lambda error: None)
+        self._saved.list(
+            process.name, lambda got: tell(t.ContextList(got) if isinstance(got, list) else got)
+        )
+
+    def _context_remove(self, call: Pending, body: t.ContextName) -> None:
+        process, tell = self._table.caller(call.caller.pid), _teller(call)
+        call.defer(lambda error: None)
+        self._saved.remove(process.name, body.name, lambda got: tell(got or t.Empty()))
+
+    def _of_last_call(self, call: Pending) -> tuple[Process, Model]:
         process = self._table.caller(call.caller.pid)
-        model = self._models.find(process.last_model or process.model)
-        return t.ContextReply(*self._saved.restore(process, model, body.name))
+        return process, self._models.find(process.last_model or process.model)
 
-    def _context_list(self, call: Pending, _: t.Empty) -> t.ContextList:
-        return t.ContextList(self._saved.list(self._table.caller(call.caller.pid)))
 
-    def _context_remove(self, call: Pending, body: t.ContextName) -> t.Empty:
-        self._saved.remove(self._table.caller(call.caller.pid), body.name)
-        return t.Empty()
+def _teller(call: Pending) -> Callable[[msgspec.Struct | AiosError], None]:
+    """Ends the call with what it gets."""
+
+    def tell(result: msgspec.Struct | AiosError) -> None:
+        if isinstance(result, AiosError):
+            call.fail(result)
+        else:
+            call.reply(result)
+
+    return tell
+
+
+def _note_window(process: Process, model: Model) -> None:
+    if model.info:
+        process.window_tokens = model.info.context_tokens
 
 
 def _sampling(body: t.ChatRequest, budget: int, cells: int | None) -> core.SamplingParams:

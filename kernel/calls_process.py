@@ -74,8 +74,7 @@ class ProcessCalls:
             started_unix=process.started_unix, age_s=until_s - process.started_s,
             calls=self._calls_of(process), tokens_in=process.tokens_in,
             tokens_out=process.tokens_out, max_tokens=process.max_tokens,
-            context_tokens=(sum(len(request.tokens) for request in requests)
-                            or len(process.last_tokens)),
+            context_tokens=sum(len(r.tokens) for r in requests) or process.held_tokens,
             window_tokens=process.window_tokens, weight=process.account.weight,
             quota_tokens=process.account.quota_tokens, quota_cells=process.account.quota_cells,
             requests=len(requests), parks=process.parks + sum(r.parks for r in requests),

@@ -18,7 +18,7 @@ from aios.hw.image import image_bytes
 from aios.hw.messages import GRID_TOKENS, Op, OpResult
 from aios.syscalls.types import OpRecord
 
-from .kvstore import Image, KvStore
+from .kvstore import Image, KvStore, new_stamp
 from .prefix import BLOCK, PrefixIndex, common
 from .request import Request
 
@@ -29,6 +29,8 @@ _CACHE_TOKENS = 64
 """What a seat holds after its request has ended is kept as an image from so many tokens on."""
 
 Coldness = Callable[[Request], tuple[float, ...]]
+Written = Callable[[int, int], None]
+"""How many tokens of KV were written to a file (0: none), and the image's stamp."""
 
 
 @dataclass(eq=False)
@@ -76,8 +78,13 @@ class ContextManager:
 
     @property
     def busy(self) -> bool:
-        """Operations are under way."""
+        """Operations are planned or under way."""
         return bool(self._planned)
+
+    @property
+    def shares(self) -> bool:
+        """What one request computes can be copied for another."""
+        return self._info.restorable
 
     # ------------------------------------------------------------------ planning
 
@@ -100,46 +107,45 @@ class ContextManager:
         """Tokens of its beginning whose KV exists somewhere."""
         return self._source(request)[1]
 
-    def to_file(self, tokens: array[int], path: str, done: Callable[[int], None]) -> bool:
-        """Plan to write KV of the longest known beginning of ``tokens`` to a file.
+    def to_file(self, tokens: array[int], path: str, done: Written) -> bool:
+        """Plan to write KV of the longest known beginning of ``tokens`` to a file. Call it between
+        slices. False when there is nothing.
 
-        ``done`` gets the number of tokens written, 0 when it failed. False when there is nothing.
+        The place may hold more, of somebody who went on from there; that is cut off when the file
+        is loaded.
         """
         if not self._info.restorable:
             return False
-        holder, _ = self._index.find(tokens, len(tokens), lambda h: isinstance(h, Image))
-        if holder is None:
+        holder, shared = self._index.find(tokens, len(tokens), lambda h: isinstance(h, Image))
+        if holder is None or (isinstance(holder, Image) and not holder.extent):
             return False
-        length = holder.length
+        stamp = holder.stamp if isinstance(holder, Image) else new_stamp()
 
         def settle(result: OpResult | None) -> None:
             if isinstance(holder, Image):
                 self._store.unpin(holder)
-            done(length if result and result.ok else 0)
+            done(shared if result and result.ok else 0, stamp)
 
-        if isinstance(holder, Seat):
-            room = image_bytes(self._info, length)
-            self._plan(Op("save", holder.number, size_bytes=room, path=path), None, settle)
-        elif holder.extent:
+        if isinstance(holder, Image):
+            assert holder.extent
             self._store.pin(holder)
-            place = holder.extent
-            self._plan(Op("spill", offset=place.offset, size_bytes=holder.size_bytes, path=path),
-                       None, settle)  # fmt: skip
+            place, size = holder.extent, holder.size_bytes
+            op = Op("spill", offset=place.offset, size_bytes=size, tokens=shared, path=path)
         else:
-            return False
+            size = image_bytes(self._info, holder.length)
+            op = Op("save", holder.number, size_bytes=size, tokens=shared, path=path, stamp=stamp)
+        self._plan(op, None, settle)
         return True
 
     def errands(self) -> list[Op]:
         """Operations that wait for a slice though nobody needs a seat."""
         return [planned.op for planned in self._planned]
 
-    def adopt(self, tokens: array[int], path: str) -> None:
+    def adopt(self, tokens: array[int], path: str, stamp: int) -> None:
         """An image in a file of somebody else's holds the KV of these tokens."""
-        if any(image.path == path for image in self._store.images):
-            return
-        image = Image(tokens, len(tokens), self, path=path)
-        self._store.adopt(image)
-        self._index.update(image)
+        image = Image(tokens, len(tokens), self, path=path, stamp=stamp)
+        if self._store.adopt(image):
+            self._index.update(image)
 
     # ------------------------------------------------------------------ what came of it
 
@@ -153,6 +159,14 @@ class ContextManager:
                 records.append(OpRecord(plan.op.kind, plan.pid, plan.request_id, plan.op.tokens,
                                         result.size_bytes, result.seconds, result.ok))  # fmt: skip
         return records
+
+    def failed(self, ok: Sequence[bool]) -> set[int]:
+        """Requests whose seats are empty because an operation failed."""
+        return {
+            plan.request_id
+            for plan, fine in zip(self._planned, ok, strict=False)
+            if not fine and plan.op.kind != "save"
+        }
 
     def ran(self, request: Request, length: int) -> None:
         """A slice is over and the seat that the request had in it holds so many tokens."""
@@ -175,21 +189,23 @@ class ContextManager:
         if image:
             self._store.remove(image)
 
-    def lost(self, requests: Collection[Request]) -> None:
+    def lost(self) -> None:
         """The core has died: seats are empty, and images that it had not finished are void."""
         planned, self._planned = self._planned, []
         for plan in planned:
             plan.settle(None)
         for seat in self._seats:
             self._empty(seat)
-            if seat.owner:
-                seat.owner.seat, seat.owner.length = None, 0
-                seat.owner.recomputes += 1
-                seat.owner = None
+            owner, seat.owner = seat.owner, None
+            if owner:
+                owner.seat, owner.length = None, 0
+                owner.recomputes += 1
+                if not owner.computed:
+                    owner.cached_tokens = 0  # what it had found is gone before it was of use
 
     def close(self) -> None:
         """The model is unloaded: forget its seats and images."""
-        self.lost(())
+        self.lost()
         for image in [image for image in self._store.images if image.home is self]:
             self._store.remove(image)
 
@@ -218,7 +234,7 @@ class ContextManager:
                 problems.append(f"request {request.id}: seated and parked at once")
         parked = {request.image for request in requests if request.image}
         for image in self._store.images:
-            if image.owner and image.home is self and image not in parked:
+            if image.owner and image.home is self and not image.pins and image not in parked:
                 problems.append(f"an image of {image.length} tokens is parked for nobody")
         return problems
 
@@ -227,34 +243,27 @@ class ContextManager:
     def _place(self, request: Request, keep: Collection[Request], coldest: Coldness) -> None:
         image, request.image = request.image, None
         if image:
-            seat = self._free_seat(keep, coldest, None)
-            self._load(request, seat, image, image.length)
+            self._load(request, image, image.length, keep, coldest)
             return
         source, shared = self._source(request)
         # what it has computed itself before is not a cache's merit
         shared_prompt = 0 if request.computed else min(shared, request.prompt_tokens)
         if isinstance(source, Seat) and source.owner is None and self._yields(source, shared, keep):
             self._trim(request, source, shared)
-        else:
-            seat = self._free_seat(keep, coldest, source if isinstance(source, Seat) else None)
-            self._share(request, seat, source, shared)
-        request.cached_tokens = max(request.cached_tokens, shared_prompt)
-
-    def _share(
-        self, request: Request, seat: Seat, source: Seat | Image | None, shared: int
-    ) -> None:
-        """Bring the beginning that was found into the seat, unless it is there already."""
-        if isinstance(source, Seat):
+        elif isinstance(source, Seat):
+            seat = self._free_seat(keep, coldest, source)
             source.used = self._tick
+            if min(seat.length, common(seat.tokens, request.tokens)) >= shared:
+                self._trim(request, seat, shared)  # it begins the same itself
+            else:
+                op = Op("copy", seat.number, tokens=shared, source=source.number)
+                self._begin(request, seat, shared, op)
         elif source:
             self._store.used(source)
-        if min(seat.length, common(seat.tokens, request.tokens)) >= shared:
-            self._trim(request, seat, shared)
-        elif isinstance(source, Seat):
-            op = Op("copy", seat.number, tokens=shared, source=source.number)
-            self._begin(request, seat, shared, op)
-        elif source:
-            self._load(request, seat, source, shared)
+            self._load(request, source, shared, keep, coldest)
+        else:
+            self._trim(request, self._free_seat(keep, coldest, None), 0)
+        request.cached_tokens = max(request.cached_tokens, shared_prompt)
 
     def _source(self, request: Request) -> tuple[Seat | Image | None, int]:
         """Where the most tokens of its beginning are; the last one must be run for its logits."""
@@ -317,14 +326,19 @@ class ContextManager:
     def _trim(self, request: Request, seat: Seat, length: int) -> None:
         self._begin(request, seat, length, Op("trim", seat.number, tokens=length))
 
-    def _load(self, request: Request, seat: Seat, image: Image, length: int) -> None:
-        if image.path:
-            op = Op("load", seat.number, tokens=length, path=image.path)
-        else:
-            assert image.extent
-            offset, size = image.extent.offset, image.size_bytes
-            op = Op("load", seat.number, offset, size, length)
-        self._store.pin(image)
+    def _load(
+        self,
+        request: Request,
+        image: Image,
+        length: int,
+        keep: Collection[Request],
+        coldest: Coldness,
+    ) -> None:
+        self._store.pin(image)  # whoever leaves the seat for it must not push it out
+        seat = self._free_seat(keep, coldest, None)
+        place = image.extent or Extent(0, 0)
+        size = image.size_bytes if image.extent else 0
+        op = Op("load", seat.number, place.offset, size, length, path=image.path, stamp=image.stamp)
         self._begin(request, seat, length, op)
         began = self._planned[-1]
         settle_seat = began.settle
@@ -374,7 +388,8 @@ class ContextManager:
         if not self._store.add(image, image_bytes(self._info, seat.length), self._spill):
             return None
         place = image.extent or Extent(0, image.size_bytes)
-        op = Op("save", seat.number, place.offset, place.size_bytes, seat.length, path=image.path)
+        op = Op("save", seat.number, place.offset, place.size_bytes, seat.length, path=image.path,
+                stamp=image.stamp)  # fmt: skip
         self._store.pin(image)
 
         def settle(result: OpResult | None) -> None:
@@ -390,7 +405,7 @@ class ContextManager:
 
     def _spill(self, image: Image, extent: Extent, path: str) -> None:
         """A cached image goes to a file. Should another core write to its place before ours has
-        read it, the file is no valid image, and is found out when it is loaded."""
+        read it, the file has not its stamp, which is found out when it is loaded."""
 
         def settle(result: OpResult | None) -> None:
             self._store.unpin(image)

@@ -14,8 +14,10 @@ import contextlib
 import heapq
 import itertools
 import logging
+import secrets
 import shutil
 from array import array
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +34,8 @@ _CACHED_FILE_TOKENS = 128
 """Cached images of fewer tokens are dropped rather than written to a file."""
 _ATTENTION_TOKENS = 4096.0
 """Around so many tokens, attention costs as much as all the rest of a prompt token."""
+_MOST_KEPT = 256
+"""Files of others that are known at once; those that were used longest ago are forgotten."""
 
 
 class Home(Protocol):
@@ -39,6 +43,11 @@ class Home(Protocol):
 
     def forget(self, image: Image) -> None:
         """The store has given it up."""
+
+
+def new_stamp() -> int:
+    """What tells an image from any other that was ever written, by whichever kernel."""
+    return secrets.randbits(63)
 
 
 @dataclass(eq=False)
@@ -64,6 +73,7 @@ class Image:
     heat: float = 0.0
     cached: bool = False
     """Among those that may be evicted."""
+    stamp: int = field(default_factory=new_stamp)
 
     @property
     def worth(self) -> float:
@@ -82,15 +92,17 @@ class _Shelf:
         self._heap: list[tuple[float, int, Image]] = []
         self._order = itertools.count()
         self._clock = 0.0
+        self._compact_at = 64
 
     def put(self, image: Image) -> None:
         """Add it, or note that it was used."""
         image.heat = self._clock + image.worth
         image.cached = True
         heapq.heappush(self._heap, (image.heat, next(self._order), image))
-        if len(self._heap) > 4096:
+        if len(self._heap) > self._compact_at:
             self._heap = [entry for entry in self._heap if _current(entry)]
             heapq.heapify(self._heap)
+            self._compact_at = max(64, 2 * len(self._heap))
 
     def take(self, on_disk: bool) -> Image | None:
         """Remove the least valuable; None when there is none that may go."""
@@ -116,21 +128,36 @@ def _current(entry: tuple[float, int, Image]) -> bool:
     return image.cached and image.heat == heat
 
 
+def _unlink(path: str) -> None:
+    with contextlib.suppress(OSError):
+        Path(path).unlink()
+
+
 class KvStore:
     """Both tiers and their budgets. ``folder`` is the store's own; what is in it goes."""
 
-    def __init__(self, arena: Arena, folder: Path | None, disk_bytes: int) -> None:
+    def __init__(
+        self,
+        arena: Arena,
+        folder: Path | None,
+        disk_bytes: int,
+        delete: Callable[[str], None] = _unlink,
+    ) -> None:
+        """``delete`` removes a file that is no longer needed; it may take its time."""
         self.arena = arena
         self.disk_bytes = disk_bytes if folder else 0
         self.disk_used_bytes = 0
         self.images: set[Image] = set()
-        self._folder = folder
+        self._leaving: set[Image] = set()
+        """Removed, but an operation on their place is under way."""
+        self._kept: OrderedDict[str, Image] = OrderedDict()
+        self._folder, self._delete = folder, delete
         self._names = itertools.count(1)
         self._in_memory, self._on_disk = _Shelf(), _Shelf()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
             if disk_bytes:
-                folder.mkdir(parents=True, mode=0o700)
+                self._make_folder(folder)
 
     def add(self, image: Image, room_bytes: int, spill: Spill) -> bool:
         """Find a place for an image of at most so many bytes; False when there is none.
@@ -150,21 +177,29 @@ class KvStore:
             self._in_memory.put(image)
         return True
 
-    def adopt(self, image: Image) -> None:
-        """Know an image in a file of somebody else's."""
+    def adopt(self, image: Image) -> bool:
+        """Know an image in a file of somebody else's; False when it is known already."""
+        if image.path in self._kept:
+            self._kept.move_to_end(image.path)
+            return False
         image.kept = True
         self.images.add(image)
-        self._on_disk.put(image)
+        self._kept[image.path] = image
+        while len(self._kept) > _MOST_KEPT:
+            self.remove(next(iter(self._kept.values())))
+        return True
 
     def written(self, image: Image, size_bytes: int) -> None:
         """It has been saved, and is so large."""
-        if image.path and not image.kept and image in self.images:
+        if image.path and not image.kept:
             self.disk_used_bytes += size_bytes - image.size_bytes
         image.size_bytes = size_bytes
 
     def used(self, image: Image) -> None:
         """A cached image was of use."""
-        if image.cached:
+        if image.kept:
+            self._kept.move_to_end(image.path)
+        elif image.cached:
             (self._on_disk if image.path else self._in_memory).put(image)
 
     def remove(self, image: Image) -> None:
@@ -173,8 +208,12 @@ class KvStore:
         if image not in self.images:
             return
         self.images.remove(image)
+        if image.kept:
+            del self._kept[image.path]
         image.home.forget(image)
-        if not image.pins:
+        if image.pins:
+            self._leaving.add(image)
+        else:
             self._free(image)
 
     def pin(self, image: Image) -> None:
@@ -184,7 +223,8 @@ class KvStore:
     def unpin(self, image: Image) -> None:
         """The operation is over."""
         image.pins -= 1
-        if not image.pins and image not in self.images:
+        if not image.pins and image in self._leaving:
+            self._leaving.remove(image)
             self._free(image)
 
     def close(self) -> None:
@@ -196,13 +236,15 @@ class KvStore:
     def check(self) -> list[str]:
         """What is wrong with the accounts; empty when all is well."""
         problems = self.arena.check()
-        idle = not any(image.pins for image in self.images)
-        extents = sum(image.extent.size_bytes for image in self.images if image.extent)
-        if idle and extents > self.arena.used_bytes:
-            problems.append(f"kv: images claim {extents} of {self.arena.used_bytes} bytes in use")
-        files = sum(i.size_bytes for i in self.images if i.path and not i.kept)
-        if idle and files > self.disk_used_bytes:
+        known = self.images | self._leaving
+        extents = sum(image.extent.size_bytes for image in known if image.extent)
+        if extents != self.arena.used_bytes:
+            problems.append(f"kv: images have {extents} of {self.arena.used_bytes} bytes in use")
+        files = sum(i.size_bytes for i in known if i.path and not i.kept)
+        if files != self.disk_used_bytes:
             problems.append(f"kv: files of {files} bytes, {self.disk_used_bytes} are accounted for")
+        if any(not image.pins for image in self._leaving):
+            problems.append("kv: a removed image was not freed")
         if self.disk_used_bytes > self.disk_bytes:
             problems.append(f"kv: {self.disk_used_bytes} bytes on disk exceed {self.disk_bytes}")
         return problems
@@ -238,6 +280,13 @@ class KvStore:
             self.remove(victim)
         return True
 
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, mode=0o700)
+        except OSError as error:
+            log.warning("contexts stay in memory: cannot make %s: %s", folder, error.strerror)
+            self.disk_bytes = 0
+
     def _new_path(self) -> str:
         assert self._folder
         return str(self._folder / f"{next(self._names)}.kv")
@@ -248,6 +297,5 @@ class KvStore:
             self.arena.free(extent)
         if image.path and not image.kept:
             self.disk_used_bytes -= image.size_bytes
-            with contextlib.suppress(OSError):
-                Path(image.path).unlink()
+            self._delete(image.path)
         image.path = ""

@@ -27,6 +27,7 @@ from aios.hw.messages import (
     Event,
     Failed,
     Hello,
+    Moved,
     Prepare,
     Prepared,
     Refused,
@@ -34,11 +35,11 @@ from aios.hw.messages import (
     Step,
     Yield,
 )
-from aios.syscalls.errors import AiosError, InvalidArgument, ModelUnavailable
+from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, ModelUnavailable
 from aios.syscalls.types import ModelInfo, RequestRecord
 
 from . import window
-from .context import ContextManager
+from .context import ContextManager, Written
 from .kvstore import KvStore
 from .loop import Loop, Timer
 from .request import Request
@@ -51,6 +52,7 @@ MOST_DEATHS = 6
 BACKOFF_WINDOW_S = 5.0
 RETRY_FAILED_S = 2.0
 _MOST_RECORDS = 10_000
+_MOST_RESTORED = 256
 
 
 class Core(Protocol):
@@ -107,8 +109,10 @@ class Model:
         self._failed_s = 0.0
         self._restart: Timer | None = None
         self._quota_timer: Timer | None = None
-        self._restored: dict[str, array[int]] = {}
-        """Until there is a core that can look at them."""
+        self._restored: dict[str, tuple[array[int], int]] = {}
+        """Until there is a core that can look at them: tokens and stamps of files."""
+        self._saves: list[tuple[array[int], str, Written]] = []
+        """Contexts to write when the slice is over."""
         self._on_ready: list[Callable[[AiosError | None], None]] = []
 
     # ------------------------------------------------------------------ requests
@@ -136,12 +140,16 @@ class Model:
 
     def hold(self, request: Request) -> None:
         """Its agent is paused: it keeps what it has, and does not run."""
+        if request.helper:
+            self.hold(request.helper)
         if request.phase in ("preparing", "ready", "running"):
             self.scheduler.hold(request, time.monotonic())
             self._dispatch()
 
     def unhold(self, request: Request) -> None:
         """Its agent goes on."""
+        if request.helper:
+            self.unhold(request.helper)
         if request.phase == "held":
             now = time.monotonic()
             if request.tokens:
@@ -169,8 +177,11 @@ class Model:
             self.records.append(request.record(self.name, outcome, now))
         request.on_done(error or request.reply(self.name, now))
         if not self.requests:
-            self.idle_since_s = now
-            self._on_idle(self)
+            self._rest()
+
+    def _rest(self) -> None:
+        self.idle_since_s = time.monotonic()
+        self._on_idle(self)
 
     def _dispatch(self) -> None:
         """Start the next slice, or end the one under way if the policy wants others to run."""
@@ -198,10 +209,10 @@ class Model:
         """Start a core, unless there is one. Raises ModelUnavailable when it can never fit."""
         if self._core:
             return
-        self.reason = ""
-        if self._context is None and not self._may_load(self):
-            self.state = "waiting"
+        if self.state != "restarting" and not self._may_load(self):
+            self.state, self.reason = "waiting", "other models use the memory that it needs"
             return
+        self.reason = ""
         self.state = "restarting" if self._context else "loading"
         self._core = self._start(self._on_event, self._on_gone)
 
@@ -210,31 +221,51 @@ class Model:
         if self.state == "ready":
             tell(None)
             return
-        self._on_ready.append(tell)
         self.load()
+        self._on_ready.append(tell)
 
     def unload(self) -> None:
         """End the idle model's core and forget its contexts; the next request loads it again."""
         assert not self.requests
         self._end_core()
+        self.scheduler.core_lost(time.monotonic())  # the slice of the last request may be under way
         if self._context:
             self._context.close()
-        self._context, self.state = None, "unloaded"
+        self._context, self.state, self.reason = None, "unloaded", ""
+        self._write_contexts()
+        self._tell_ready(IllegalState(f"model {self.name} was unloaded", "load it again"))
 
-    def save_context(self, tokens: array[int], path: str, done: Callable[[int], None]) -> None:
-        """Write what KV there is of these tokens to a file; ``done`` gets how many they are."""
-        context = self._context if self.state == "ready" else None
-        if context and context.to_file(tokens, path, done):
+    def wait_no_more(self) -> None:
+        """Nobody wants it any more: it needs no memory."""
+        if self.state == "waiting" and not self.wanted:
+            self.state, self.reason = "unloaded", ""
+
+    def save_context(self, tokens: array[int], path: str, done: Written) -> None:
+        """Write what KV there is of these tokens to a file. ``done`` is told when it is there, or
+        that there is none."""
+        self._saves.append((tokens, path, done))
+        self._write_contexts()
+
+    def _write_contexts(self) -> None:
+        """Between slices only: during one, nobody knows how much is in the seats."""
+        if self.state == "ready" and self.scheduler.busy:
+            return
+        saves, self._saves = self._saves, []
+        for tokens, path, done in saves:
+            context = self._context if self.state == "ready" else None
+            if not (context and context.to_file(tokens, path, done)):
+                done(0, 0)
+        if saves:
             self._dispatch()
-        else:
-            done(0)
 
-    def restore_context(self, tokens: array[int], path: str) -> None:
+    def restore_context(self, tokens: array[int], path: str, stamp: int) -> None:
         """KV of these tokens is in a file; it is looked at when a request begins with them."""
         if self._context:
-            self._context.adopt(tokens, path)
+            self._context.adopt(tokens, path, stamp)
         else:
-            self._restored[path] = tokens
+            self._restored[path] = tokens, stamp
+            if len(self._restored) > _MOST_RESTORED:
+                del self._restored[next(iter(self._restored))]
 
     def _end_core(self) -> None:
         if self._restart:
@@ -246,6 +277,8 @@ class Model:
     def shut(self) -> None:
         """End the core; requests fail."""
         self._end_core()
+        self.state = "unloaded"
+        self._write_contexts()
         self._fail(ModelUnavailable("the kernel is shutting down"))
 
     def _send(self, command: Command) -> None:
@@ -256,8 +289,11 @@ class Model:
         match event:
             case Step():
                 self._on_step(event)
+            case Moved():
+                self.scheduler.on_moved(event.ok)
             case SliceEnd():
                 self.scheduler.on_slice_end(event, time.monotonic())
+                self._write_contexts()
                 self._dispatch()
             case Prepared():
                 self._on_prepared(event)
@@ -273,8 +309,8 @@ class Model:
         self.info = info
         if self._context is None:
             self._context = ContextManager(self.store, info)
-        for path, restored in self._restored.items():
-            self._context.adopt(restored, path)
+        for path, (restored, stamp) in self._restored.items():
+            self._context.adopt(restored, path, stamp)
         self._restored.clear()
         self.scheduler.attach(self._context, info)
         self.state, self.reason = "ready", ""
@@ -291,6 +327,8 @@ class Model:
             elif not request.helper:
                 self._prepare(request)
         self._dispatch()
+        if not self.requests:
+            self._rest()
 
     def _on_prepared(self, event: Prepared) -> None:
         request = self.requests.get(event.request)
@@ -350,15 +388,17 @@ class Model:
         how, self._core = self._core.end(), None
         now = time.monotonic()
         if self.state == "loading" or self.reason:
-            self._give_up(self.reason or f"its core ended while loading ({how})")
+            self.give_up(self.reason or f"its core ended while loading ({how})")
             return
         self._deaths.append(now)
         self._fruitless += 1
         log.error("model %s: core ended (%s)", self.name, how)
-        preparing = [r for r in self.requests.values() if not r.tokens]
+        preparing = [r for r in self.requests.values() if not r.tokens and not r.helper]
         suspects = self.scheduler.core_lost(now) + preparing
+        self.state = "restarting"
         if self._context:
-            self._context.lost(self.requests.values())
+            self._context.lost()
+        self._write_contexts()
         for request in suspects:
             request.core_deaths += 1
             if request.core_deaths >= MOST_DEATHS_OF_A_REQUEST and request.phase != "done":
@@ -367,20 +407,22 @@ class Model:
                     f"request ({how})", "change the request, or look into: aios daemon status",
                 ))  # fmt: skip
         if self._fruitless >= MOST_DEATHS:
-            self._give_up(f"its core died {MOST_DEATHS} times without giving a token ({how})")
+            self.give_up(f"its core died {MOST_DEATHS} times without giving a token ({how})")
             return
         self.restarts += 1
-        self.state = "restarting"
         recent = sum(now - death < BACKOFF_WINDOW_S for death in self._deaths)
         delay_s = 0.0 if recent <= 1 else min(5.0, 0.1 * 2**recent)
         self._restart = self._loop.at(now + delay_s, self.load)
 
-    def _give_up(self, reason: str) -> None:
+    def give_up(self, reason: str) -> None:
+        """It cannot be served; the next request tries again."""
         self.state, self.reason, self._failed_s = "failed", reason, time.monotonic()
         self._fruitless = 0
         log.error("model %s: %s", self.name, reason)
+        self._write_contexts()
         self._fail(self._unavailable())
         self._tell_ready(self._unavailable())
+        self._rest()
 
     def _tell_ready(self, error: AiosError | None) -> None:
         waiting, self._on_ready = self._on_ready, []
@@ -444,6 +486,12 @@ class Model:
             weights = 0
         info = self.info
         return weights + (info.seats * info.context_tokens * info.image_token_bytes if info else 0)
+
+    @property
+    def wanted(self) -> bool:
+        """Somebody waits for it, or for something that it does."""
+        writing = self._context is not None and self._context.busy
+        return bool(self.requests or self._on_ready or self._saves or writing)
 
     @property
     def loaded(self) -> bool:

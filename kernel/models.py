@@ -17,11 +17,14 @@ from aios.hw.messages import Event
 from aios.syscalls.errors import IllegalState, ModelUnavailable
 
 from .kvstore import KvStore
-from .loop import Loop
+from .loop import Loop, Timer
 from .model import Core, Model, StartCore
 from .scheduler import Settings
 
 log = logging.getLogger("aios.models")
+
+_MOST_NAMES = 256
+"""From so many on, names of models that are not loaded are forgotten."""
 
 
 class Models:
@@ -42,6 +45,7 @@ class Models:
         self._store, self._settings, self._loop, self._start = store, settings, loop, start
         self._memory_bytes, self._idle_unload_s = memory_bytes, idle_unload_s
         self._by_name: dict[str, Model] = {}
+        self._idle_timers: dict[Model, Timer] = {}
 
     def __iter__(self) -> Iterator[Model]:
         return iter(dict.fromkeys(self._by_name.values()))
@@ -56,6 +60,8 @@ class Models:
             except LookupError as error:
                 raise ModelUnavailable(str(error.args[0]), "models: aios model ls") from None
             model = next((m for m in self if m.path == path), None) or self._new(name, path)
+            if len(self._by_name) >= _MOST_NAMES:
+                self._forget_unused()
             self._by_name[name] = model
         return model
 
@@ -96,29 +102,57 @@ class Models:
                 f"{self._memory_bytes:,}", "raise it: aios daemon restart --memory N",
             )  # fmt: skip
         others = [other for other in self if other is not model and other.loaded]
-        used = sum(other.memory_bytes for other in others)
-        idle = sorted((m for m in others if not m.requests), key=lambda m: m.idle_since_s)
-        while used + model.memory_bytes > self._memory_bytes and idle:
-            victim = idle.pop(0)
+        excess = sum(m.memory_bytes for m in others) + model.memory_bytes - self._memory_bytes
+        victims = []
+        for idle in sorted((m for m in others if not m.wanted), key=lambda m: m.idle_since_s):
+            if excess > 0:
+                excess -= idle.memory_bytes
+                victims.append(idle)
+        if excess > 0:
+            return False
+        for victim in victims:
             log.info("model %s makes room for %s", victim.name, model.name)
-            used -= victim.memory_bytes
             victim.unload()
-        return used + model.memory_bytes <= self._memory_bytes
+        return True
 
     def _on_idle(self, model: Model) -> None:
         self._loop.at(0.0, self._serve_waiting)
         if self._idle_unload_s and model is not self._by_name.get(self._default):
+            before = self._idle_timers.pop(model, None)
+            if before:
+                before.cancel()
             due_s = time.monotonic() + self._idle_unload_s
-            self._loop.at(due_s, lambda: self._unload_idle(model))
+            self._idle_timers[model] = self._loop.at(due_s, lambda: self._unload_idle(model))
 
     def _unload_idle(self, model: Model) -> None:
-        idle_s = time.monotonic() - model.idle_since_s
-        if not model.requests and model.state == "ready" and idle_s >= self._idle_unload_s * 0.99:
-            log.info("model %s was idle for %.0f s: unloaded", model.name, idle_s)
+        del self._idle_timers[model]
+        if model.wanted and not model.requests:
+            self._on_idle(model)  # a context is being written
+        elif not model.requests and model.state == "ready":
+            log.info("model %s was idle for %g s: unloaded", model.name, self._idle_unload_s)
             model.unload()
             self._serve_waiting()
 
+    def _shed(self) -> None:
+        """What a model takes is known when it is loaded; idle ones may have to leave then."""
+        loaded = [model for model in self if model.loaded]
+        excess = sum(m.memory_bytes for m in loaded) - (self._memory_bytes or 1 << 62)
+        for idle in sorted((m for m in loaded if not m.wanted), key=lambda m: m.idle_since_s):
+            if excess > 0:
+                log.info("model %s leaves: the memory budget is exceeded", idle.name)
+                excess -= idle.memory_bytes
+                idle.unload()
+
     def _serve_waiting(self) -> None:
+        self._shed()
         for model in list(self):
+            model.wait_no_more()
             if model.state == "waiting":
-                model.load()
+                try:
+                    model.load()
+                except ModelUnavailable as error:  # its file has grown
+                    model.give_up(error.message)
+
+    def _forget_unused(self) -> None:
+        kept = {self._by_name.get(self._default), *(m for m in self if m.loaded or m.wanted)}
+        self._by_name = {name: model for name, model in self._by_name.items() if model in kept}

@@ -3,8 +3,9 @@
 A policy gives each request that could run a key; the scheduler runs the lowest keys, as many as
 share a batch. It sees numbers only, so the same code runs in the kernel and in a simulator.
 
-Every key begins with the request's class. Aging: what has waited AGING_S counts as one class more
-urgent, so nothing starves.
+Every key begins with the request's class. Aging: what has waited AGING_S while there were others
+of higher classes counts as one class more urgent, so nothing starves. Among equals it does not
+count, or long queues would be served by waiting and not by the policy.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ class Job(Protocol):
         """When it was received."""
 
     @property
+    def outranked(self) -> bool:
+        """There are others of a higher class."""
+
+    @property
     def idle_since_s(self) -> float:
         """Since when it could have run and did not."""
 
@@ -85,11 +90,12 @@ class Policy(NamedTuple):
 
 
 def _urgency(job: Job, now: float) -> int:
-    return job.rank - int(max(0.0, now - job.idle_since_s) / AGING_S)
+    return job.rank - (int(max(0.0, now - job.idle_since_s) / AGING_S) if job.outranked else 0)
 
 
 def _fifo(job: Job, now: float) -> tuple[float, ...]:
-    return job.rank - int(max(0.0, now - job.received_s) / AGING_S), job.arrival
+    aged = int(max(0.0, now - job.received_s) / AGING_S) if job.outranked else 0
+    return job.rank - aged, job.arrival
 
 
 def _rr(job: Job, now: float) -> tuple[float, ...]:

@@ -64,6 +64,8 @@ class Process:
     last_tokens: array[int] = field(default_factory=lambda: array("i"))
     """Prompt and reply of its last request that ended well."""
     last_model: str | None = None
+    held_tokens: int = 0
+    """How many these are; still known when it is dead."""
     window_tokens: int = 0
     """What one of its requests may hold."""
     paused_s: float | None = None
@@ -168,6 +170,7 @@ class ProcessTable:
             del self._by_os_pid[process.os_pid]
         if process.parent in self._living:
             self._living[process.parent].children.discard(process.pid)
+        process.last_tokens, process.mailbox, process.env = array("i"), Mailbox(), {}
         self._dead[process.pid] = process
         while len(self._dead) > MOST_DEAD:
             self._dead.popitem(last=False)

@@ -68,7 +68,8 @@ class Request:
     used_steps: int = 0
     """Of its quantum in this round."""
     share: float = 0.0
-    """Set by the scheduler before policies look."""
+    outranked: bool = False
+    """Both set by the scheduler before policies look."""
     done_work: float = 0.0
     """In prompt tokens."""
     decode_cost: float = 1.0

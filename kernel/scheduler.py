@@ -105,6 +105,11 @@ class Scheduler:
         return self._settings.chunk_tokens or self._chunk
 
     @property
+    def busy(self) -> bool:
+        """A slice is under way."""
+        return self._running is not None
+
+    @property
     def counts(self) -> tuple[int, int]:
         """Requests in the slice under way, and others that could run."""
         running = sum(r.phase == "running" for r in self._running.rows) if self._running else 0
@@ -183,6 +188,14 @@ class Scheduler:
             request.finish = row.finish
             yield request, row
 
+    def on_moved(self, ok: Sequence[bool]) -> None:
+        """What some requests of the slice under way should have found computed was not there."""
+        assert self._running and self._context
+        failed = self._context.failed(ok)
+        for request in self._running.rows:
+            if request.id in failed:
+                request.cached_tokens = 0
+
     def on_slice_end(self, end: SliceEnd, now: float) -> None:
         """Account for the slice; its requests are ready again."""
         running, self._running = self._running, None
@@ -193,10 +206,13 @@ class Scheduler:
             drawn = len(request.tokens) - running.before[row]
             prefilled.append(max(0, end.prefilled[row] - drawn))
             self._context.ran(request, end.lengths[row])
+            # computing again what was lost is not its turn, or it would lose it again before it
+            # comes to anything new; and it then runs for as long as it took to come back
+            anew = end.lengths[row] > request.computed
             self._charge(request, end.lengths[row], drawn, now)
             if request.phase == "done":
                 continue
-            request.used_steps += end.steps
+            request.used_steps += end.steps if anew else -end.steps
             if request.phase == "running":
                 request.move("ready", now)
             if self._steps_left(request) <= 0:
@@ -233,7 +249,10 @@ class Scheduler:
 
     def _choose(self, now: float) -> _Choice:
         width = min(self._settings.width, self._width)
-        jobs = [r for r in self._ready.values() if r.account.may_run_s(now) <= now]
+        jobs = [r for r in self._ready.values() if self._may_run(r, now)]
+        highest = min((request.rank for request in jobs), default=0)
+        for request in jobs:
+            request.outranked = request.rank > highest
         if self._settings.policy.shares:
             self._project(jobs)
         choice = _Choice()
@@ -241,10 +260,15 @@ class Scheduler:
         for request in policy.pick(self._settings.policy, jobs, 2 * width, now):
             if len(choice.rows) == width:
                 break
-            if not self._within_quota(request, reserved) or self._waits(request, choice):
+            if not _fits(request, reserved[request.account]) or self._waits(request, choice):
                 continue
+            reserved[request.account] += 0 if request.cells else _cells(request)
             choice.rows.append(request)
         return choice
+
+    def _may_run(self, request: Request, now: float) -> bool:
+        """Its quotas let it. Asked first, or those that must wait would stand before the others."""
+        return request.account.may_run_s(now) <= now and _fits(request, 0)
 
     def _project(self, jobs: Sequence[Request]) -> None:
         """What each account will have used when it is this request's turn."""
@@ -255,20 +279,12 @@ class Scheduler:
             request.share = clock + turns[request.account] * step / _weight(request)
             turns[request.account] += 1
 
-    def _within_quota(self, request: Request, reserved: Counter[Account]) -> bool:
-        quota = request.account.quota_cells
-        if quota is None or request.cells:
-            return True
-        wanted = request.account.cells + reserved[request.account] + _cells(request)
-        if wanted > quota and request.account.cells + reserved[request.account]:
-            return False
-        reserved[request.account] += _cells(request)
-        return True
-
     def _waits(self, request: Request, choice: _Choice) -> bool:
         """Whether a row before it is computing a beginning that both share."""
         assert self._context
         if request.seat is not None or request.image or not choice.rows:
+            return False
+        if not self._context.shares:
             return False
         known: int | None = None
         for other in choice.rows:
@@ -374,6 +390,15 @@ def chunk_tokens(info: EngineInfo) -> int:
 
 def _weight(request: Request) -> float:
     return request.account.weight * policy.niceness(request.nice)
+
+
+def _fits(request: Request, reserved: int) -> bool:
+    """Whether its account's quota of cells has room for it; alone it always has."""
+    account = request.account
+    held = account.cells + reserved
+    if account.quota_cells is None or request.cells or not held:
+        return True
+    return held + _cells(request) <= account.quota_cells
 
 
 def _cells(request: Request) -> int:

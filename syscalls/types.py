@@ -425,8 +425,11 @@ class SchedReply(msgspec.Struct, frozen=True):
 
 
 class TraceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Records of the newest requests and slices; ``clear`` forgets them afterwards."""
+    """Records of the newest requests and slices, from the given ones of each on, as many as one
+    message carries; ``clear`` forgets all afterwards."""
 
+    first_slice: Annotated[int, Meta(ge=0)] = 0
+    first_request: Annotated[int, Meta(ge=0)] = 0
     clear: bool = False
 
 
@@ -473,11 +476,13 @@ class RequestRecord(msgspec.Struct, frozen=True):
 
 
 class TraceReply(msgspec.Struct, frozen=True):
-    """Both lists oldest first; ``dropped`` older slices are forgotten."""
+    """Both lists oldest first; ``dropped`` older slices are forgotten. ``more``: ask for those
+    that follow."""
 
     requests: list[RequestRecord]
     slices: list[SliceRecord]
     dropped: int
+    more: bool = False
 
 
 class CheckReply(msgspec.Struct, frozen=True):

@@ -163,7 +163,7 @@ def test_every_call_checks_its_body(guest: Connection) -> None:
 def test_malformed_frames_are_answered_and_the_kernel_stays(
     machine: Machine, context: zmq.Context[Any], guest: Connection
 ) -> None:
-    """2,000 frames, seed 4; the last is a good one and is answered."""
+    """2,000 frames, seed 4; each is answered, though not each at once."""
     rng = random.Random(4)
     sock = guest._socket
     good = codec.encode_request(1, 5, None, Empty())
@@ -173,14 +173,10 @@ def test_malformed_frames_are_answered_and_the_kernel_stays(
         sock.send(bytes(frame[: rng.randint(0, len(frame))]))
     sock.send_multipart([good, b"more", b"frames"])
     sock.send(msgpack.packb([9999, 100_000, 0, {}]))
-    kinds = []
-    while True:
-        reply = codec.decode_reply(sock.recv())
-        kinds.append(reply.kind)
-        if reply.call_id == 100_000:
-            break
-    assert reply.body["code"] == "NOT_FOUND"
-    assert len(kinds) == 2002 and kinds.count(codec.ERROR) > 1000
+    replies = [codec.decode_reply(sock.recv()) for _ in range(2002)]
+    (last,) = (reply for reply in replies if reply.call_id == 100_000)
+    assert last.body["code"] == "NOT_FOUND"
+    assert sum(reply.kind == codec.ERROR for reply in replies) > 1000
     assert guest.call("getpid", Empty()).name
 
 

@@ -62,6 +62,26 @@ def test_tokens_are_the_same_when_the_core_is_killed(real: Machine, alone: list[
     assert [each["tokens"] for each in said] == alone
 
 
+def test_a_saved_context_goes_on_in_another_agent(real: Machine) -> None:
+    code = """
+import aios, sys
+if sys.argv[1] == "save":
+    aios.context.chat("Tell me a story about a river. " * 8, max_tokens=12)
+    print(aios.context.save("story").tokens > 50)
+else:
+    aios.context.restore("story")
+    reply = aios.context.chat("Go on.", max_tokens=8, temperature=0.8)
+    print(reply.tokens, reply.usage.cached_tokens > 50)
+"""
+    path = real.agent("keeper", code)
+    assert real.aios("run", path, "--", "save").stdout == "True\n"
+    first = real.aios("run", path, "--", "go").stdout
+    with operator(real) as connection:
+        os.kill(connection.call("model.list", Empty()).models[0].core_os_pid, signal.SIGKILL)
+    again = real.aios("run", path, "--", "go").stdout
+    assert first == again and first.endswith("] True\n")
+
+
 def test_text_holds_to_a_schema(real: Machine) -> None:
     code = """
 import aios, json

@@ -1,0 +1,264 @@
+"""Models, their stores and real cores in one process, without a clock or a model.
+
+The kernel's half is the kernel's own; the core is hw.core's, on the fake engine, driven by hand:
+``Rig.run`` lets commands and events go to and fro until nobody has anything to do. A test may stop
+in between, kill a core there, and go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from aios.hw.arena import Arena
+from aios.hw.core import Core as CoreLoop
+from aios.hw.engine import Engine, EngineInfo, EngineSettings, LoadError, Message, Row, Rung
+from aios.hw.fake import FakeEngine
+from aios.hw.messages import Event, Failed, Hello, Op, OpResult, SamplingParams, encode
+from aios.kernel import policy
+from aios.kernel.account import Account
+from aios.kernel.kvstore import KvStore
+from aios.kernel.link import Link
+from aios.kernel.loop import Loop
+from aios.kernel.model import Model
+from aios.kernel.models import Models
+from aios.kernel.request import Request
+from aios.kernel.scheduler import Settings
+from aios.syscalls.errors import AiosError
+from aios.syscalls.types import ChatReply
+
+GRID = Rung("prefill apart", mixed=False)
+
+
+class InlineCore:
+    """A core in this process; it works when it is told to."""
+
+    os_pid = 1
+
+    def __init__(
+        self,
+        rig: Rig,
+        path: str,
+        on_event: Callable[[Event], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        ours, self._socket = socket.socketpair()
+        self.path, self.alive, self.ops = path, True, list[tuple[Op, OpResult]]()
+        self._link = Link(rig.loop, ours, on_event, on_gone)
+        self._core: CoreLoop | None = None
+        self.engine: Engine | None = None
+        try:
+            engine = FakeEngine(
+                EngineSettings(path=path, context_tokens=rig.window, seats=rig.seats)
+            )
+        except LoadError as error:
+            self._socket.sendall(encode(Failed(str(error))))
+            self.kill()
+            return
+        if rig.rung:
+            engine.declare(_with_rung(engine.info, rig.rung))
+        self.engine = engine
+        self._core = CoreLoop(self._socket, engine, rig.store.arena, [1])
+        operate = self._core._operator.operate
+        self._core._operator.operate = lambda op: self._note(op, operate(op))  # type: ignore[method-assign]
+        self._socket.sendall(encode(Hello(engine.info)))
+
+    def _note(self, op: Op, result: OpResult) -> OpResult:
+        self.ops.append((op, result))
+        return result
+
+    def send(self, command: object) -> None:
+        self._link.send(command)  # type: ignore[arg-type]
+
+    def work(self) -> bool:
+        """Do one command, if there is one."""
+        if not (self.alive and self._core and select.select([self._socket], [], [], 0)[0]):
+            return False
+        self._core._next_command()
+        return True
+
+    def kill(self) -> None:
+        """As kill -9 does: the kernel finds the link closed."""
+        if self.alive:
+            self.alive = False
+            if self._core:
+                self._core._operator.close()
+            self._socket.close()
+
+    def end(self) -> str:
+        self.kill()
+        self._link.close()
+        return "signal 9"
+
+
+class Rig:
+    """Models by name, like the kernel's, and requests to them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        default: str = "fake:end=0",
+        *,
+        seats: int = 2,
+        window: int | None = 512,
+        name: str = "rr",
+        quantum: int = 4,
+        chunk: int = 32,
+        ram: int = 1 << 20,
+        disk: int = 0,
+        memory: int | None = None,
+        idle_unload_s: float = 0.0,
+        rung: Rung | None = None,
+    ) -> None:
+        self.loop, self.seats, self.window, self.rung = Loop(), seats, window, rung
+        self.store = KvStore(Arena(ram), folder / "kv" if disk else None, disk)
+        self.settings = Settings(policy.find(name), quantum, seats, chunk)
+        self.cores: list[InlineCore] = []
+        self.models = Models(default, folder, self.store, self.settings, self.loop, self._start,
+                             memory, idle_unload_s)  # fmt: skip
+        self._ids = itertools.count(1)
+        self.outcomes: dict[int, ChatReply | AiosError] = {}
+
+    def _start(
+        self, path: str, on_event: Callable[[Event], None], on_gone: Callable[[], None]
+    ) -> InlineCore:
+        self.cores.append(InlineCore(self, path, on_event, on_gone))
+        return self.cores[-1]
+
+    @property
+    def model(self) -> Model:
+        return self.models.find(None)
+
+    @property
+    def core(self) -> InlineCore:
+        return self.cores[-1]
+
+    def ask(
+        self,
+        prompt: str | list[Message],
+        model: str | None = None,
+        *,
+        tokens: int = 8,
+        rank: int = 1,
+        account: Account | None = None,
+        window: str = "error",
+        after: Callable[[], None] | None = None,
+    ) -> Request:
+        """Submit a request; its outcome comes into ``outcomes`` by its id."""
+        number = next(self._ids)
+
+        def done(outcome: ChatReply | AiosError) -> None:
+            self.outcomes[number] = outcome
+            if after:
+                after()
+
+        request = Request(
+            id=number, pid=number, name=f"a{number}", rank=rank, nice=0,
+            account=account or Account(number),
+            params=SamplingParams(max_tokens=tokens, seed=number, temperature=1.0),
+            messages=prompt if isinstance(prompt, list) else None,
+            prompt=prompt if isinstance(prompt, str) else None,
+            received_s=time.monotonic(), on_text=None, on_done=done, window_policy=window,
+        )  # fmt: skip
+        self.models.find(model).submit(request)
+        return request
+
+    def step(self) -> bool:
+        """One command of each core, and the events that are there; whether anything happened."""
+        worked = [core.work() for core in list(self.cores)]
+        before = len(self.loop._timers)
+        self.loop.turn(0)
+        return any(worked) or before != len(self.loop._timers) or self._pending()
+
+    def _pending(self) -> bool:
+        return any(
+            core.alive and core._core and select.select([core._socket], [], [], 0)[0]
+            for core in self.cores
+        )
+
+    def run(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Until nothing happens any more, or a condition holds."""
+        quiet = 0
+        while not until() and quiet < 2:
+            quiet = 0 if self.step() else quiet + 1
+            self.check()
+
+    def wait(self, until: Callable[[], bool], most_s: float = 20.0) -> None:
+        """Like ``run``, but timers (back-off, idleness) get their time."""
+        end_s = time.monotonic() + most_s
+        while not until():
+            assert time.monotonic() < end_s
+            if not self.step():
+                self.loop.turn(20)
+
+    def check(self) -> None:
+        problems = self.store.check()
+        for model in self.models:
+            problems += model.check()
+        assert problems == []
+
+    def reply(self, request: Request) -> ChatReply:
+        outcome = self.outcomes[request.id]
+        assert isinstance(outcome, ChatReply), outcome
+        return outcome
+
+    def alone(self, request: Request) -> list[int]:
+        """The tokens that the request gets from an engine of its own, one token at a time."""
+        from aios.hw.core import Job
+
+        reply = self.reply(request)
+        engine = FakeEngine(EngineSettings(path=reply.model, seats=1, context_tokens=self.window))
+        prompt = np.array(request.tokens[: request.prompt_tokens], np.int32)
+        job = Job(engine, prompt, len(prompt), request.params, False)
+        drawn: list[int] = []
+        while True:
+            pending = job.pending(engine.length(0))
+            row = Row(0, engine.length(0), pending, True)
+            result = job.draw(row, engine.decode([row])[0], 1)
+            if result.token >= 0:
+                drawn.append(result.token)
+            if result.finish:
+                return drawn
+
+    def close(self) -> None:
+        self.models.close()
+        for model in self.models:
+            if model._context:
+                model._context.close()
+        assert self.store.arena.used_bytes == 0 == self.store.disk_used_bytes
+        self.check()
+        self.store.close()
+        self.loop.close()
+
+
+def _with_rung(info: EngineInfo, rung: Rung) -> EngineInfo:
+    import msgspec
+
+    return msgspec.structs.replace(info, rung=rung)
+
+
+@contextlib.contextmanager
+def open_rig(folder: Path, default: str = "fake:end=0", **options: object) -> Iterator[Rig]:
+    """A rig; at its end nothing may be left, descriptors included."""
+    before = _descriptors()
+    rig = Rig(folder, default, **options)  # type: ignore[arg-type]
+    yield rig
+    rig.close()
+    assert _descriptors() <= before
+
+
+def _descriptors() -> int:
+    """But those of mappings, which go with the last view of them."""
+    count = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            count += "memfd" not in os.readlink(f"/proc/self/fd/{fd}")
+    return count
