@@ -28,12 +28,11 @@ _IQ4_NL = 20
 FORMATS = {
     "Q8_0": Recipe(7),
     "Q8_0+IQ4_NL": Recipe(7, (("ffn_gate", _IQ4_NL), ("ffn_up", _IQ4_NL))),
-    "IQ4_NL": Recipe(25),
     "Q4_0": Recipe(2),
     "Q4_K_M": Recipe(15),
     "Q6_K": Recipe(18),
 }
-"""In the order in which they are tried: the near-lossless first, then the smallest."""
+"""In the order in which they are tried: the near-lossless first, then small ones."""
 
 
 class Candidate(msgspec.Struct, frozen=True):

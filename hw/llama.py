@@ -42,7 +42,10 @@ BATCH_TOKENS = 2048
 _SCORED_TOKENS = 256
 """Rows of logits in memory at once when all of them are needed."""
 _DEFAULT_KV_BYTES = 2 << 30
-_KV_TYPES = {"f16": (1, 2.0), "q8_0": (8, 34 / 32)}
+_F16, _Q8_0 = (1, 2.0), (8, 34 / 32)
+_KV_TYPES = {"f16": (_F16, _F16), "q8_0": (_Q8_0, _Q8_0), "q8_0/f16": (_Q8_0, _F16),
+             "f16/q8_0": (_F16, _Q8_0)}  # fmt: skip
+"""ggml's type and bytes of a value: of keys, and of values."""
 _WINDOW_STEP = 256
 _LOG_ERROR = 4
 _CONTROL, _USER_DEFINED = 1 << 3, 1 << 4
@@ -129,7 +132,8 @@ class LlamaEngine:
         model = self._model
         heads, kv_heads = lib.llama_model_n_head(model), lib.llama_model_n_head_kv(model)
         width = lib.llama_model_n_embd(model) // max(1, heads) * kv_heads
-        token_bytes = 2 * width * lib.llama_model_n_layer(model) * _KV_TYPES[rung.kv_type][1]
+        cell_bytes = sum(size for _, size in _KV_TYPES[rung.kv_type])
+        token_bytes = width * lib.llama_model_n_layer(model) * cell_bytes
         budget = settings.kv_budget_bytes
         if budget is None:
             budget = min(_DEFAULT_KV_BYTES, psutil.virtual_memory().available // 4)
@@ -144,7 +148,7 @@ class LlamaEngine:
         params.n_seq_max = settings.seats
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        params.type_k = params.type_v = _KV_TYPES[rung.kv_type][0]
+        (params.type_k, _), (params.type_v, _) = _KV_TYPES[rung.kv_type]
         params.kv_unified = False
         params.no_perf = True
         context = lib.llama_init_from_model(self._model, params)
