@@ -84,8 +84,10 @@ def add(home: Path, build: str, device: str, entry: Entry) -> None:
 
 def look_up(settings: EngineSettings, build: str, device: str) -> tuple[Tuned | None, str]:
     """What is in force for this model, and what is wrong with a profile that is not."""
-    if settings.tuned or not settings.look_up_tuned or not settings.cache_dir:
-        return settings.tuned, _problem(settings.tuned) if settings.tuned else ""
+    if settings.tuned:
+        return _usable(settings.tuned)
+    if not settings.look_up_tuned or not settings.cache_dir:
+        return None, ""
     source = Path(settings.path)
     if header_problem(source):
         return None, ""  # loading it says so
@@ -98,9 +100,7 @@ def look_up(settings: EngineSettings, build: str, device: str) -> tuple[Tuned | 
     if not entry:
         return None, f"the tuned profile {path} cannot be read; {RETUNE}"
     choice = entry.exact if settings.exact else entry.fastest
-    tuned = resolve(choice, source, home)
-    problem = _problem(tuned)
-    return (None, problem) if problem else (tuned, "")
+    return _usable(resolve(choice, source, home))
 
 
 def resolve(choice: Choice, source: Path, home: Path) -> Tuned:
@@ -114,13 +114,15 @@ def resolve(choice: Choice, source: Path, home: Path) -> Tuned:
     )  # fmt: skip
 
 
-def _problem(tuned: Tuned) -> str:
-    """Why its file cannot be used, or nothing."""
+def _usable(tuned: Tuned) -> tuple[Tuned | None, str]:
+    """It, or why its file cannot be used."""
     path = Path(tuned.path)
-    wrong = header_problem(path) or (
-        "" if model_hash(path) == tuned.model_hash else f"{path} is not the file that was measured"
-    )
-    return f"{wrong}; {RETUNE}" if wrong else ""
+    if not path.exists():
+        return None, f"{path} is missing; {RETUNE}"
+    problem = header_problem(path)
+    if not problem and model_hash(path) != tuned.model_hash:
+        problem = f"{path} is not the file that was measured"
+    return (None, f"{problem}; {RETUNE}") if problem else (tuned, "")
 
 
 def apply(settings: EngineSettings, tuned: Tuned) -> EngineSettings:

@@ -188,6 +188,8 @@ def _run(options: argparse.Namespace) -> Report:
         journal = Journal(home / f"results-{name}.json")
         wish = Wish(ladder=RUNGS, threads=_threads(), limit_percent=options.perplexity)
         bench = Bench(source, home, cache_dir, options.seats)
+        for part in home.glob("*.part"):  # of a run that was killed
+            part.unlink()
         known, start_s = len(journal), time.monotonic()
         with Progress(source, len(FORMATS), quiet=options.json) as progress:
             progress.start(known, journal.damaged)
@@ -265,7 +267,10 @@ def _seats(text: str) -> int:
 
 def main() -> int:
     """0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="aios model tune")
+    parser = argparse.ArgumentParser(
+        prog="aios model tune",
+        usage="aios model tune [MODEL] [--perplexity PERCENT] [--seats N] [--reset] [--json]",
+    )
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--perplexity", type=_percent, default=1.0)
     parser.add_argument("--seats", type=_seats, default=8)
