@@ -34,14 +34,14 @@ _TRIES = 3
 
 
 def thread_counts(asked: int | None, tuned: int | None = None) -> list[int]:
-    """Counts worth trying, most first: just the one that was asked for; or the one that tuning
-    found fastest on an idle machine, and fewer."""
+    """Counts worth trying, most first: just the one that was asked for; or as many as there are
+    cores and fewer, and the one that tuning found fastest."""
     if asked is not None:
         return [asked]
     physical = psutil.cpu_count(logical=False) or 1
     usable = len(psutil.Process().cpu_affinity() or [0])
-    most = max(1, min(tuned or physical, usable))
-    return sorted({most, -(-most // 2), 1}, reverse=True)
+    most = max(1, min(physical, usable))
+    return sorted({most, -(-most // 2), 1, min(tuned or 1, usable)}, reverse=True)
 
 
 def calibrate(engine: Engine, counts: Sequence[int]) -> None:

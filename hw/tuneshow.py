@@ -94,6 +94,7 @@ class Progress:
         self._began_s = time.monotonic()
         self._whole_s = 0.0
         """Expected; known after the first look."""
+        self._known_s, self._doing = 0.0, False
         self._bar: bars.Progress | None = None
         if sys.stderr.isatty() and not quiet:
             self._bar = bars.Progress(
@@ -127,6 +128,7 @@ class Progress:
 
     def begin(self, job: Job) -> None:
         """A job that must be done."""
+        self._doing = True
         candidate = job.candidate
         what = f"{_DOING[job.kind]} {candidate.weights}"
         if job.kind != "copy":
@@ -139,11 +141,15 @@ class Progress:
 
     def end(self, job: Job, result: Result) -> None:
         """It is done, now or in an earlier run."""
+        if not self._doing:
+            self._known_s += _START_S + result.seconds
+        self._doing = False
         if job.kind == "look" and not self._whole_s and not result.failed:
             self._whole_s = self._expected_s(result)
-            self._say(f"{self._name}: tuning takes about {_minutes(self._whole_s)}")
+            self._say(f"{self._name}: tuning takes about {_minutes(self._whole_s)} in all")
         if self._bar and self._whole_s:
-            done = min(time.monotonic() - self._began_s, 0.98 * self._whole_s)
+            done_s = self._known_s + time.monotonic() - self._began_s
+            done = min(done_s, 0.98 * self._whole_s)
             self._bar.update(self._task, total=self._whole_s, completed=done)
 
     def _expected_s(self, look: Result) -> float:

@@ -9,6 +9,7 @@ import pytest
 import xxhash
 
 from aios.hw import measure, models, perplexity, profile, trial
+from aios.hw.calibrate import thread_counts
 from aios.hw.candidate import FORMATS, Candidate
 from aios.hw.engine import EngineInfo, EngineSettings, Row, Rung
 from aios.hw.exact import RUNGS, open_engine
@@ -36,6 +37,16 @@ def test_a_look_at_one_request_at_a_time_does_not_batch() -> None:
 
 def test_a_look_at_a_model_that_cannot_be_parked() -> None:
     assert measure.look(_fake(",frozen=1")).together > 0
+
+
+def test_threads_that_tuning_found_are_one_more_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 8)
+    monkeypatch.setattr("psutil.Process.cpu_affinity", lambda self: list(range(16)))
+    assert thread_counts(None) == [8, 4, 1]
+    assert thread_counts(None, 16) == [16, 8, 4, 1]
+    assert thread_counts(None, 6) == [8, 6, 4, 1]
+    assert thread_counts(None, 1) == [8, 4, 1], "tuning while others were busy must not bind"
+    assert thread_counts(2, 6) == [2]
 
 
 def _with_rung(info: EngineInfo, rung: Rung) -> EngineInfo:
