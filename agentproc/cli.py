@@ -111,7 +111,12 @@ def _add_kernel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
             action.add_argument("name", metavar="MODEL", help="a name or a GGUF file")
         action.add_argument("--json", action="store_true")
         action.set_defaults(do=f"cli_daemon:model_{name}")
-    tune = actions.add_parser("tune", help="find the fastest settings for a model, here")
+    tune = actions.add_parser(
+        "tune",
+        help="find the fastest settings for a model, here",
+        description="Measure threads, KV types, batch and weight format; keep the fastest that is "
+        "exact and predicts a text as well. May be interrupted and goes on. See docs/tuning.md.",
+    )
     tune.add_argument("name", nargs="?", default="default", metavar="MODEL")
     tune.add_argument("--reset", action="store_true", help="forget what was found")
     tune.add_argument(

@@ -119,6 +119,7 @@ def model_tune(options: argparse.Namespace) -> int:
     """Runs in a process of its own, which loads the model again and again."""
     words = [options.name if options.name == "default" else _model_name(options.name),
              "--perplexity", str(options.perplexity), "--seats", str(options.seats)]  # fmt: skip
+    words += ["--cache", str(paths.cache_dir()), "--models", str(paths.data_dir() / "models")]
     words += ["--reset"] * options.reset + ["--json"] * options.json
     os.execv(sys.executable, [sys.executable, "-P", "-m", "aios.hw.tune", *words])
 

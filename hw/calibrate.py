@@ -33,14 +33,15 @@ _PATIENCE = 192
 _TRIES = 3
 
 
-def thread_counts(asked: int | None) -> list[int]:
-    """Counts worth trying, most first; just the one that was asked for."""
+def thread_counts(asked: int | None, tuned: int | None = None) -> list[int]:
+    """Counts worth trying, most first: just the one that was asked for; or as many as there are
+    cores and fewer, and the one that tuning found fastest."""
     if asked is not None:
         return [asked]
     physical = psutil.cpu_count(logical=False) or 1
     usable = len(psutil.Process().cpu_affinity() or [0])
     most = max(1, min(physical, usable))
-    return sorted({most, -(-most // 2), 1}, reverse=True)
+    return sorted({most, -(-most // 2), 1, min(tuned or 1, usable)}, reverse=True)
 
 
 def calibrate(engine: Engine, counts: Sequence[int]) -> None:

@@ -328,7 +328,8 @@ def main() -> None:
     except LoadError as error:
         sock.sendall(encode(Failed(str(error))))
         raise SystemExit(1) from None
-    threads = thread_counts(start.settings.threads)
+    tuned = engine.info.tuned
+    threads = thread_counts(start.settings.threads, tuned.threads if tuned else None)
     if engine.info.device != "none":
         calibrate(engine, threads)
     memory = SharedMemory(options.arena, start.arena_bytes)

@@ -20,6 +20,32 @@ Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int32]
 
 
+class Rung(msgspec.Struct, frozen=True):
+    """One rung of the ladder of exactness: settings that trade speed for bit-exact batching."""
+
+    name: str
+    kv_type: str = "q8_0"
+    mixed: bool = True
+    """Prefill and decode rows may share a batch."""
+    extra_buffers: bool = True
+    """Weights may be repacked for the CPU's own kernels."""
+    width: int | None = None
+    """Most seats in one batch; None: all."""
+
+
+class Tuned(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``aios model tune`` chose for a model: the file to load in its place, and how."""
+
+    path: str
+    model_hash: str
+    weights: str
+    """``original``, or the format of the copy at ``path``."""
+    rung: Rung
+    """Tried first; the self-test decides whether it is kept."""
+    ubatch_tokens: int
+    threads: int
+
+
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How to load a model. Lengths in tokens; ``None`` lets the engine choose.
 
@@ -37,20 +63,15 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     kv_budget_bytes: int | None = None
     """Bound on the KV cache of all seats together when ``context_tokens`` is None."""
     cache_dir: str | None = None
-    """Where the outcome of the self-test is kept; None tests every time."""
-
-
-class Rung(msgspec.Struct, frozen=True):
-    """One rung of the ladder of exactness: settings that trade speed for bit-exact batching."""
-
-    name: str
-    kv_type: str = "q8_0"
-    mixed: bool = True
-    """Prefill and decode rows may share a batch."""
-    extra_buffers: bool = True
-    """Weights may be repacked for the CPU's own kernels."""
-    width: int | None = None
-    """Most seats in one batch; None: all."""
+    """Where outcomes of self-test and tuning are kept; None tests every time and never tunes."""
+    window_limit: int | None = None
+    """With ``context_tokens`` None: no larger window than this."""
+    ubatch_tokens: int = 512
+    """Most tokens that are computed at a time; a larger batch is done in parts."""
+    tuned: Tuned | None = None
+    look_up_tuned: bool = True
+    """Look in the cache for what tuning chose. A core that replaces another is told instead, in
+    ``tuned``, so that requests go on with the same weights."""
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +92,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     rung: Rung
     exact: bool
     """The rung passed the self-test on this machine and model."""
+    tuned: Tuned | None = None
+    """In force; ``model_hash`` is that of its file."""
     image_fixed_bytes: int
     image_token_bytes: int
     """An image of n tokens takes at most image_fixed_bytes + n * image_token_bytes."""
@@ -149,6 +172,12 @@ class Engine(Protocol):
 
         Rows come in ascending order of seat, at most ``batch_tokens`` tokens in all. The arrays
         are valid until the next decode. A row's position must equal the seat's length.
+        """
+
+    def log_likelihoods(self, seat: int, tokens: Tokens) -> npt.NDArray[np.float64]:
+        """ln p of each token but the first, given those before it; shape (len(tokens) - 1,).
+
+        The seat must be empty, and holds the tokens afterwards.
         """
 
     def set_threads(self, threads: int) -> None:

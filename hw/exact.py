@@ -4,23 +4,21 @@ Flash attention with q8_0 KV is bit-exact for many models, but not for all, and 
 without trying. So a ladder of settings, fastest first, is climbed by a self-test when a model is
 first loaded: sequences alone, then staggered in shared batches, in other seats, saved, loaded and
 recomputed with another number of threads, must give the same logits to the last bit. The last rung
-needs no test. The outcome is kept by model, build, CPU, threads and seats (eight stand for more).
+needs no test. Each verdict is kept by model, build, CPU, threads and seats (eight stand for more).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
-import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import xxhash
 
-from .engine import Engine, EngineSettings, Logits, Row, Rung, Tokens
+from . import cache, profile
+from .engine import Engine, EngineInfo, EngineSettings, LoadError, Logits, Row, Rung, Tokens
 from .fake import FakeEngine
 
 log = logging.getLogger("aios.exact")
@@ -35,29 +33,62 @@ FASTEST = RUNGS[0]
 _LENGTHS = (23, 90, 530, 5, 41, 12, 67, 8)
 _CHUNK = 64
 _GENERATED = 6
+_TEST_VERSION = "4"
 
 
 def open_engine(settings: EngineSettings) -> Engine:
     """The model with the fastest settings that are exact, or the fastest of all. Raises LoadError.
 
-    ``info.exact`` says whether the settings passed.
+    A profile of ``aios model tune`` is in force when there is one: its file is loaded and its rung
+    tried first. ``info.exact`` says whether the settings passed.
     """
     if settings.path == "fake" or settings.path.startswith("fake:"):
         return FakeEngine(settings)
+    from . import llama
+
+    device = llama.device(settings.gpu_layers)
+    tuned, problem = profile.look_up(settings, llama.build(), device)
+    if tuned:
+        try:
+            engine = _climb(profile.apply(settings, tuned), _ladder(tuned.rung))
+        except LoadError as error:
+            problem = str(error)
+        else:
+            text = f"{engine.info.description}; {profile.says(tuned)}"
+            engine.declare(msgspec.structs.replace(engine.info, tuned=tuned, description=text))
+            return engine
+    engine = _climb(settings, RUNGS)
+    if problem:
+        log.warning("%s: loaded as it is: %s", settings.path, problem)
+        text = f"{engine.info.description}; not as tuned: {problem}"
+        engine.declare(msgspec.structs.replace(engine.info, description=text))
+    return engine
+
+
+def _ladder(first: Rung) -> tuple[Rung, ...]:
+    """The rungs in the order to try them, beginning with the one that was chosen."""
+    return (first, *(rung for rung in RUNGS if rung != first))
+
+
+def _climb(settings: EngineSettings, ladder: Sequence[Rung]) -> Engine:
+    """The engine with the first rung that passes, or with the first when exactness is off."""
     from .llama import LlamaEngine
 
+    engine = LlamaEngine(settings, ladder[0])
     if not settings.exact:
-        return LlamaEngine(settings, FASTEST)
-    engine = LlamaEngine(settings, FASTEST)
-    cache = _Cache(settings, engine)
-    for rung in RUNGS[cache.known or 0 :]:
+        return engine
+    for rung in ladder:
+        known = Verdict(settings, engine.info, rung)
+        if known.exact is False:
+            continue
         if engine.info.rung != rung:
             engine.close()
             engine = LlamaEngine(settings, rung)
-        if cache.known is not None or rung.width == 1 or passes(engine):
-            cache.keep(RUNGS.index(rung))
+        if known.exact or rung.width == 1 or passes(engine):
+            known.keep(True)
             engine.declare(msgspec.structs.replace(engine.info, exact=True))
             break
+        known.keep(False)
         log.info("%s: not exact with %s", settings.path, rung.name)
     return engine
 
@@ -171,37 +202,32 @@ def _move_all(engine: Engine, seats: list[int]) -> None:
             engine.load(seat, image, length)
 
 
-class _Cache:
-    """The index of the rung that passed, in a file for each model, build, machine and settings."""
+class _Kept(msgspec.Struct, frozen=True):
+    exact: bool
+    rung: str
 
-    def __init__(self, settings: EngineSettings, engine: Engine) -> None:
-        info = engine.info
-        parts = (
-            info.model_hash, info.build, _cpu(), str(info.threads),
-            str(min(info.seats, len(_LENGTHS))), info.device, repr(RUNGS), "3",
-        )  # fmt: skip
+
+class Verdict:
+    """Whether a rung passed, kept in a file for each model, build, machine and settings."""
+
+    def __init__(self, settings: EngineSettings, info: EngineInfo, rung: Rung) -> None:
+        self._rung = rung
         self._path: Path | None = None
-        self.known: int | None = None
+        self.exact: bool | None = None
+        """None: not tested yet."""
         if settings.cache_dir:
-            key = xxhash.xxh3_64_hexdigest("\0".join(parts).encode())
+            key = cache.key(
+                info.model_hash, info.build, cache.machine(), str(info.threads),
+                str(min(info.seats, len(_LENGTHS))), info.device, repr(rung),
+                str(settings.ubatch_tokens), _TEST_VERSION,
+            )  # fmt: skip
             self._path = Path(settings.cache_dir) / "exact" / f"{key}.json"
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                known = json.loads(self._path.read_text())["rung"]
-                self.known = known if known in range(len(RUNGS)) else None
+            kept = cache.read(self._path, _Kept)
+            self.exact = kept.exact if kept else None
 
-    def keep(self, rung: int) -> None:
-        """Write it, whole or not at all; a cache that cannot be written is no error."""
-        if self._path and self.known is None:
+    def keep(self, exact: bool) -> None:
+        """Write it; a cache that cannot be written is no error."""
+        if self._path and self.exact is None:
+            self.exact = exact
             with contextlib.suppress(OSError):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                part = self._path.with_suffix(f".{os.getpid()}")
-                part.write_text(json.dumps({"rung": rung, "name": RUNGS[rung].name}))
-                part.replace(self._path)
-
-
-def _cpu() -> str:
-    """What distinguishes this CPU from others, as far as the system says."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        return "\n".join(line for line in lines if line.startswith(("model name", "flags")))
-    return platform.processor()
+                cache.write(self._path, _Kept(exact, self._rung.name))

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from .engine import (
     EngineInfo,
@@ -92,6 +93,15 @@ class FakeEngine:
             if row.wants_logits:
                 out[row.seat] = self._logits(self._hash[row.seat])
         return out
+
+    def log_likelihoods(self, seat: int, tokens: Tokens) -> npt.NDArray[np.float64]:
+        """Token by token."""
+        scored = []
+        for at, following in enumerate(tokens[1:]):
+            logits = self.decode([Row(seat, at, tokens[at : at + 1], True)])[seat]
+            scored.append(logits[following] - np.log(np.exp(logits.astype(np.float64)).sum()))
+        self.decode([Row(seat, len(tokens) - 1, tokens[-1:], False)])
+        return np.array(scored)
 
     def set_threads(self, threads: int) -> None:
         """Counted, not used."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import psutil
 
 from .chat import ChatFormat
@@ -38,9 +39,13 @@ import llama_cpp.llama_cpp as _untyped  # isort: skip
 lib: Any = _untyped
 
 BATCH_TOKENS = 2048
-_UBATCH_TOKENS = 512
+_SCORED_TOKENS = 256
+"""Rows of logits in memory at once when all of them are needed."""
 _DEFAULT_KV_BYTES = 2 << 30
-_KV_TYPES = {"f16": (1, 2.0), "q8_0": (8, 34 / 32)}
+_F16, _Q8_0 = (1, 2.0), (8, 34 / 32)
+_KV_TYPES = {"f16": (_F16, _F16), "q8_0": (_Q8_0, _Q8_0), "q8_0/f16": (_Q8_0, _F16),
+             "f16/q8_0": (_F16, _Q8_0)}  # fmt: skip
+"""ggml's type and bytes of a value: of keys, and of values."""
 _WINDOW_STEP = 256
 _LOG_ERROR = 4
 _CONTROL, _USER_DEFINED = 1 << 3, 1 << 4
@@ -66,7 +71,7 @@ class LlamaEngine:
             raise LoadError(problem)
         self._model: Any = None
         self._context: Any = None
-        lib.llama_log_set(_on_log, None)
+        forget_errors()
         lib.llama_backend_init()
         self._model = self._load_model(path, settings, rung)
         self._vocab = lib.llama_model_get_vocab(self._model)
@@ -86,10 +91,10 @@ class LlamaEngine:
         self._specials = self._special_texts()
         fixed, per_token, restorable = self._measure_images()
         self._info = EngineInfo(
-            description=self._description(), model_hash=model_hash(path), build=_build(),
+            description=self._description(), model_hash=model_hash(path), build=build(),
             context_tokens=window, train_context_tokens=self._train_window,
             seats=settings.seats, batch_tokens=BATCH_TOKENS, vocab_size=self._vocab_size,
-            threads=threads, device=_device(settings), rung=rung, exact=False,
+            threads=threads, device=device(settings.gpu_layers), rung=rung, exact=False,
             image_fixed_bytes=fixed, image_token_bytes=per_token, restorable=restorable,
         )  # fmt: skip
 
@@ -99,11 +104,11 @@ class LlamaEngine:
         params = lib.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers
         params.use_extra_bufts = rung.extra_buffers
-        _log_lines.clear()
+        forget_errors()
         model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not model:
             raise LoadError(
-                f"llama.cpp cannot load {path}: {_last_error()}; if the file is truncated or "
+                f"llama.cpp cannot load {path}: {last_error()}; if the file is truncated or "
                 "damaged, get it again"
             )
         if lib.llama_vocab_type(lib.llama_model_get_vocab(model)) == 0:
@@ -123,32 +128,34 @@ class LlamaEngine:
                     f"that {settings.path} was trained for; use at most that"
                 )
             return settings.context_tokens
+        limit = min(self._train_window, settings.window_limit or self._train_window)
         model = self._model
         heads, kv_heads = lib.llama_model_n_head(model), lib.llama_model_n_head_kv(model)
         width = lib.llama_model_n_embd(model) // max(1, heads) * kv_heads
-        token_bytes = 2 * width * lib.llama_model_n_layer(model) * _KV_TYPES[rung.kv_type][1]
+        cell_bytes = sum(size for _, size in _KV_TYPES[rung.kv_type])
+        token_bytes = width * lib.llama_model_n_layer(model) * cell_bytes
         budget = settings.kv_budget_bytes
         if budget is None:
             budget = min(_DEFAULT_KV_BYTES, psutil.virtual_memory().available // 4)
         fits = int(budget / max(1, token_bytes) / settings.seats)
-        window = min(self._train_window, max(_WINDOW_STEP, fits))
-        return max(window // _WINDOW_STEP * _WINDOW_STEP, min(_WINDOW_STEP, self._train_window))
+        window = min(limit, max(_WINDOW_STEP, fits))
+        return max(window // _WINDOW_STEP * _WINDOW_STEP, min(_WINDOW_STEP, limit))
 
     def _open_context(self, settings: EngineSettings, rung: Rung, window: int, threads: int) -> Any:
         params = lib.llama_context_default_params()
         params.n_ctx = window * settings.seats
-        params.n_batch, params.n_ubatch = BATCH_TOKENS, _UBATCH_TOKENS
+        params.n_batch, params.n_ubatch = BATCH_TOKENS, settings.ubatch_tokens
         params.n_seq_max = settings.seats
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        params.type_k = params.type_v = _KV_TYPES[rung.kv_type][0]
+        (params.type_k, _), (params.type_v, _) = _KV_TYPES[rung.kv_type]
         params.kv_unified = False
         params.no_perf = True
         context = lib.llama_init_from_model(self._model, params)
         if not context:
             raise LoadError(
                 f"llama.cpp cannot open a context of {settings.seats} seats x {window} tokens: "
-                f"{_last_error()}; use smaller --ctx or --seats"
+                f"{last_error()}; use smaller --ctx or --seats"
             )
         return context
 
@@ -198,17 +205,36 @@ class LlamaEngine:
     def decode(self, rows: Sequence[Row]) -> dict[int, Logits]:
         """One llama_decode. Raises RuntimeError when it fails, which ends the core."""
         wanted = self._batch.fill(rows)
+        self._run(rows)
+        return {seat: self._logits(index) for seat, index in wanted}
+
+    def _run(self, rows: Sequence[Row]) -> None:
         code = lib.llama_decode(self._context, self._batch.struct)
         if code != 0:
-            raise RuntimeError(f"llama_decode failed with {code}: {_last_error()}")
+            raise RuntimeError(f"llama_decode failed with {code}: {last_error()}")
         for row in rows:
             self._lengths[row.seat] += len(row.tokens)
-        return {seat: self._logits(index) for seat, index in wanted}
 
     def _logits(self, index: int) -> Logits:
         pointer = lib.llama_get_logits_ith(self._context, index)
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         return logits_at(address or 0, self._vocab_size)
+
+    def log_likelihoods(self, seat: int, tokens: Tokens) -> npt.NDArray[np.float64]:
+        """Prefill that keeps the logits of every position, a part at a time."""
+        scored: list[npt.NDArray[np.float64]] = []
+        for at in range(0, len(tokens), _SCORED_TOKENS):
+            part, following = tokens[at : at + _SCORED_TOKENS], tokens[at + 1 :][:_SCORED_TOKENS]
+            self._batch.fill([Row(seat, at, part, True)])
+            self._batch.want_all(len(part))
+            self._run([Row(seat, at, part, True)])
+            pointer = ctypes.cast(lib.llama_get_logits(self._context), ctypes.c_void_p)
+            flat = logits_at(pointer.value or 0, len(part) * self._vocab_size)
+            logits = flat.reshape(len(part), self._vocab_size)[: len(following)]
+            most = logits.max(axis=1, keepdims=True)
+            total = np.log(np.exp(logits - most).sum(axis=1, dtype=np.float64)) + most[:, 0]
+            scored.append(logits[np.arange(len(following)), following] - total)
+        return np.concatenate(scored)
 
     def length(self, seat: int) -> int:
         """Tokens in the seat."""
@@ -239,7 +265,7 @@ class LlamaEngine:
         self.trim(seat, 0)
         if not lib.llama_state_seq_set_data(self._context, _bytes_at(image), len(image), seat):
             lib.llama_memory_seq_rm(self._memory, seat, -1, -1)
-            raise ImageRejected(f"llama.cpp rejects the state: {_last_error()}")
+            raise ImageRejected(f"llama.cpp rejects the state: {last_error()}")
         self._lengths[seat] = length
 
     # ------------------------------------------------------------------ text
@@ -298,10 +324,10 @@ class LlamaEngine:
         """llama.cpp's grammar; a JSON schema is turned into one first."""
         if json_schema is not None:
             gbnf = schema_to_gbnf(json_schema)
-        _log_lines.clear()
+        forget_errors()
         sampler = lib.llama_sampler_init_grammar(self._vocab, (gbnf or "").encode(), b"root")
         if not sampler:
-            raise InvalidInput(f"the grammar cannot be used: {_last_error()}")
+            raise InvalidInput(f"the grammar cannot be used: {last_error()}")
         return LlamaGrammar(sampler, self._vocab_size)
 
     def declare(self, info: EngineInfo) -> None:
@@ -358,6 +384,10 @@ class _Batch:
         self.struct.n_tokens = at
         return wanted
 
+    def want_all(self, count: int) -> None:
+        """Logits of each of the first tokens, not only of each row's last."""
+        self._wants[:count] = 1
+
 
 class LlamaGrammar:
     """llama.cpp's grammar sampler. It throws on a token that is not allowed, so callers ask."""
@@ -408,19 +438,27 @@ def logits_at(address: int, count: int) -> Logits:
     return view
 
 
-def _last_error() -> str:
+def forget_errors() -> None:
+    """What was said before belongs to something else."""
+    lib.llama_log_set(_on_log, None)
+    _log_lines.clear()
+
+
+def last_error() -> str:
     """What llama.cpp said when it failed, in one line; the first errors name the cause."""
     lines = [line.partition(": ")[2] or line for line in _log_lines if line]
     return "; ".join(lines[:2]) if lines else "it gives no reason"
 
 
-def _build() -> str:
+def build() -> str:
+    """The version of llama.cpp's binding, which pins that of llama.cpp."""
     from importlib.metadata import version
 
     return f"llama-cpp-python {version('llama_cpp_python')}"
 
 
-def _device(settings: EngineSettings) -> str:
-    if settings.gpu_layers and lib.llama_supports_gpu_offload():
+def device(gpu_layers: int) -> str:
+    """Where layers go."""
+    if gpu_layers and lib.llama_supports_gpu_offload():
         return "GPU"
     return "CPU"

@@ -19,7 +19,7 @@ from pathlib import Path
 import xxhash
 
 from aios.hw.arena import Arena
-from aios.hw.engine import EngineSettings
+from aios.hw.engine import EngineInfo, EngineSettings
 from aios.hw.messages import Command, Event, Start
 from aios.syscalls import paths
 from aios.syscalls.errors import Cancelled, ModelUnavailable, PermissionDenied
@@ -168,12 +168,17 @@ class Kernel:
         )  # fmt: skip
 
     def _start_core(
-        self, path: str, on_event: Callable[[Event], None], on_gone: Callable[[], None]
+        self,
+        path: str,
+        earlier: EngineInfo | None,
+        on_event: Callable[[Event], None],
+        on_gone: Callable[[], None],
     ) -> Core:
         config = self._config
         settings = EngineSettings(
             path=path, context_tokens=config.ctx, seats=config.seats, threads=config.threads,
             gpu_layers=config.gpu_layers, exact=config.exact, cache_dir=str(paths.cache_dir()),
+            tuned=earlier.tuned if earlier else None, look_up_tuned=earlier is None,
         )  # fmt: skip
         return CoreProcess(self.loop, settings, self._store.arena, on_event, on_gone)
 

@@ -480,11 +480,11 @@ class Model:
     @property
     def memory_bytes(self) -> int:
         """Weights and KV cache; before it is first loaded, the weights alone."""
+        info = self.info
         try:
-            weights = os.stat(self.path).st_size
+            weights = os.stat(info.tuned.path if info and info.tuned else self.path).st_size
         except OSError:
             weights = 0
-        info = self.info
         return weights + (info.seats * info.context_tokens * info.image_token_bytes if info else 0)
 
     @property

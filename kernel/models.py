@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from aios.hw import models as gguf
+from aios.hw.engine import EngineInfo
 from aios.hw.messages import Event
 from aios.syscalls.errors import IllegalState, ModelUnavailable
 
@@ -26,6 +27,9 @@ log = logging.getLogger("aios.models")
 _MOST_NAMES = 256
 """From so many on, names of models that are not loaded are forgotten."""
 
+Start = Callable[[str, EngineInfo | None, Callable[[Event], None], Callable[[], None]], Core]
+"""Start a core for a path, as the one that it replaces was loaded; see model.StartCore."""
+
 
 class Models:
     """All models that have been asked for, by every name they were asked for."""
@@ -37,7 +41,7 @@ class Models:
         store: KvStore,
         settings: Settings,
         loop: Loop,
-        start: Callable[[str, Callable[[Event], None], Callable[[], None]], Core],
+        start: Start,
         memory_bytes: int | None,
         idle_unload_s: float,
     ) -> None:
@@ -86,11 +90,13 @@ class Models:
 
     def _new(self, name: str, path: str) -> Model:
         def start(on_event: Callable[[Event], None], on_gone: Callable[[], None]) -> Core:
-            return self._start(path, on_event, on_gone)
+            earlier = model.info if model.state == "restarting" else None
+            return self._start(path, earlier, on_event, on_gone)
 
         starter: StartCore = start
-        return Model(name, path, self._store, self._settings, self._loop, starter,
-                     self._may_load, self._on_idle)  # fmt: skip
+        model = Model(name, path, self._store, self._settings, self._loop, starter,
+                      self._may_load, self._on_idle)  # fmt: skip
+        return model
 
     def _may_load(self, model: Model) -> bool:
         """Make room for it, if idle models can give enough."""

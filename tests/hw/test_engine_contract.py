@@ -193,3 +193,13 @@ def test_a_model_that_cannot_be_loaded_says_why(kind: str, tmp_path: Path) -> No
     }  # fmt: skip
     with pytest.raises(LoadError, match=reasons[kind]):
         open_engine(EngineSettings(path=str(path), context_tokens=context, seats=1, exact=False))
+
+
+def test_log_likelihoods_are_those_of_the_next_tokens(engine: Engine) -> None:
+    tokens = engine.tokenize_text("one two three four five six")
+    told = engine.log_likelihoods(0, tokens)
+    assert told.shape == (len(tokens) - 1,) and engine.length(0) == len(tokens)
+    for at in range(len(tokens) - 1):
+        logits = engine.decode([Row(1, at, tokens[at : at + 1], True)])[1].astype(np.float64)
+        total = np.log(np.exp(logits - logits.max()).sum()) + logits.max()
+        assert told[at] == pytest.approx(logits[tokens[at + 1]] - total, abs=1e-4)

@@ -1,0 +1,60 @@
+"""``aios model tune`` as people use it, where no model is needed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.conftest import Machine
+
+
+@pytest.fixture
+def folder(stopped: Machine) -> Machine:
+    """No kernel; a cache of its own."""
+    stopped.env["XDG_CACHE_HOME"] = str(stopped.folder / "cache")
+    return stopped
+
+
+def test_the_fake_model_has_nothing_to_tune(folder: Machine) -> None:
+    got = folder.aios("model", "tune", "fake:step_ms=1")
+    assert got.returncode == 0 and "nothing to tune" in got.stdout
+    got = folder.aios("model", "tune", "fake", "--json")
+    assert "nothing to tune" in json.loads(got.stdout)["nothing"]
+
+
+def test_what_cannot_be_tuned_says_what_to_do(folder: Machine) -> None:
+    got = folder.aios("model", "tune", "nope")
+    assert got.returncode == 1 and "no model 'nope'" in got.stderr and "model ls" in got.stderr
+    text = folder.folder / "text.gguf"
+    text.write_text("this is a text and no model at all")
+    got = folder.aios("model", "tune", str(text))
+    assert got.returncode == 1 and "no GGUF model" in got.stderr
+    head = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2
+    text.write_bytes(head + bytes(100))
+    got = folder.aios("model", "tune", str(text))
+    assert got.returncode == 1 and "cannot tune" in got.stderr and "Traceback" not in got.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("--seats", "0"), ("--seats", "257"), ("--perplexity", "-1"), ("--perplexity", "nan")]
+)
+def test_impossible_limits_are_named(folder: Machine, words: tuple[str, str]) -> None:
+    got = folder.aios("model", "tune", "fake", *words)
+    assert got.returncode == 2 and "is not from" in got.stderr
+
+
+def test_a_cache_that_cannot_be_written_is_told(folder: Machine) -> None:
+    (folder.folder / "cache").write_text("a file, not a folder")
+    model = folder.folder / "model.gguf"
+    head = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2
+    model.write_bytes(head)
+    got = folder.aios("model", "tune", str(model))
+    assert got.returncode == 1 and "cannot write" in got.stderr and "XDG_CACHE_HOME" in got.stderr
+
+
+def test_reset_of_what_was_never_tuned(folder: Machine) -> None:
+    model = folder.folder / "model.gguf"
+    model.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2)
+    got = folder.aios("model", "tune", str(model), "--reset")
+    assert got.returncode == 0 and got.stdout == "was not tuned\n"
