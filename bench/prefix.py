@@ -69,6 +69,6 @@ def _same(machine: Machine, fleet: Fleet, said: list[dict[str, Any]], seed: int)
 def _order(seed: int, index: int) -> Order:
     """The first agent has index 0, so it can be run alone, too."""
     system = words(SYSTEM_WORDS, 77_000 + seed)
-    text = f"{words(5, 1000 * seed + index)}. Write a story."
+    text = words(3, 1000 * seed + index)
     return {"messages": chat(text, system), "max_tokens": TOKENS, "temperature": 0.8,
             "seed": index}  # fmt: skip

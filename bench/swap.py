@@ -52,10 +52,11 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
     with (
         kernel(few) as small, agents(small, AGENTS) as on_few,
         kernel(many) as large, agents(large, AGENTS) as on_many,
+        kernel(many) as wide, agents(wide, AGENTS) as on_many_wide,
     ):  # fmt: skip
         arms: dict[str, tuple[Machine, Fleet, int]] = {
             "few": (small, on_few, SEATS), "many": (large, on_many, SEATS),
-            "many_wide": (large, on_many, AGENTS),
+            "many_wide": (wide, on_many_wide, AGENTS),
         }  # fmt: skip
         for repeat in range(repeats):
             order = list(arms) if repeat % 2 else list(reversed(arms))

@@ -257,13 +257,16 @@ class Scheduler:
             self._project(jobs)
         choice = _Choice()
         reserved: Counter[Account] = Counter()
+        filling = [r for r in jobs if r.seat is not None and r.length < r.prompt_tokens]
         for request in policy.pick(self._settings.policy, jobs, 2 * width, now):
             if len(choice.rows) == width:
                 break
-            if not _fits(request, reserved[request.account]) or self._waits(request, choice):
+            if request in choice.rows or not _fits(request, reserved[request.account]):
                 continue
-            reserved[request.account] += 0 if request.cells else _cells(request)
-            choice.rows.append(request)
+            first = self._ahead(request, [*choice.rows, *filling], choice) or request
+            if first not in choice.rows:
+                reserved[first.account] += 0 if first.cells else _cells(first)
+                choice.rows.append(first)
         return choice
 
     def _may_run(self, request: Request, now: float) -> bool:
@@ -279,15 +282,15 @@ class Scheduler:
             request.share = clock + turns[request.account] * step / _weight(request)
             turns[request.account] += 1
 
-    def _waits(self, request: Request, choice: _Choice) -> bool:
-        """Whether a row before it is computing a beginning that both share."""
+    def _ahead(
+        self, request: Request, others: Sequence[Request], choice: _Choice
+    ) -> Request | None:
+        """Who is computing a beginning that both share, and so runs in its place until then."""
         assert self._context
-        if request.seat is not None or request.image or not choice.rows:
-            return False
-        if not self._context.shares:
-            return False
+        if request.seat is not None or request.image or not self._context.shares:
+            return None
         known: int | None = None
-        for other in choice.rows:
+        for other in others:
             if other.length >= other.prompt_tokens:
                 continue
             both = min(common(request.tokens, other.tokens), len(request.tokens) - 1)
@@ -298,8 +301,8 @@ class Scheduler:
             if both >= max(known, other.length) + SHARED_TOKENS:
                 left = both - other.length
                 choice.share_after = min(choice.share_after or left, left)
-                return True
-        return False
+                return other
+        return None
 
     def _worth_yielding(
         self, missing: Sequence[Request], running: Sequence[Request], now: float

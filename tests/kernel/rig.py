@@ -128,7 +128,11 @@ class Rig:
         self.outcomes: dict[int, ChatReply | AiosError] = {}
 
     def _start(
-        self, path: str, on_event: Callable[[Event], None], on_gone: Callable[[], None]
+        self,
+        path: str,
+        earlier: EngineInfo | None,
+        on_event: Callable[[Event], None],
+        on_gone: Callable[[], None],
     ) -> InlineCore:
         self.cores.append(InlineCore(self, path, on_event, on_gone))
         return self.cores[-1]
