@@ -83,15 +83,18 @@ class Machine:
 
 
 @contextlib.contextmanager
-def kernel(flags: Sequence[str] = ()) -> Iterator[Machine]:
-    """A kernel in temporary folders whose model is loaded; ended afterwards."""
+def kernel(flags: Sequence[str] = (), *, tuned: bool = False) -> Iterator[Machine]:
+    """A kernel in temporary folders whose model is loaded; ended afterwards.
+
+    ``tuned``: with what ``aios model tune`` has found, rather than the model as it is.
+    """
     with tempfile.TemporaryDirectory(prefix="aios-bench-") as name:
         folder = Path(name)
         saved = {key: os.environ.get(key) for key in ("AIOS_RUNTIME_DIR", "XDG_STATE_HOME")}
         os.environ["AIOS_RUNTIME_DIR"] = str(folder / "run")
         os.environ["XDG_STATE_HOME"] = str(folder / "state")
         try:
-            daemonctl.start(flags)
+            daemonctl.start([*flags, "--tuned", "on" if tuned else "off"])
             with daemonctl.operator() as connection:
                 machine = Machine(connection, folder)
                 warm, output = machine.spawn(WORKER, "--max-tokens", "1")

@@ -21,7 +21,7 @@ def main() -> None:
     """``python -m aios.bench.rawloop SEATS [CACHE]``."""
     settings = EngineSettings(
         path=models.resolve("default", Path()), seats=int(sys.argv[1]),
-        cache_dir=sys.argv[2] if len(sys.argv) > 2 else None,
+        cache_dir=sys.argv[2] if len(sys.argv) > 2 else None, look_up_tuned=False,
     )  # fmt: skip
     engine = exact.open_engine(settings)
     assert isinstance(engine, LlamaEngine)

@@ -87,7 +87,7 @@ def _throughput(
 def _bandwidth(report: Report, seed: int, repeats: int) -> None:
     settings = EngineSettings(
         path=models.resolve("default", Path()), seats=2, context_tokens=1024,
-        cache_dir=str(paths.cache_dir()),
+        cache_dir=str(paths.cache_dir()), look_up_tuned=False,
     )  # fmt: skip
     engine = open_engine(settings)
     arena = Arena(4 * image_bytes(engine.info, CONTEXT_TOKENS))

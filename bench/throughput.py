@@ -13,21 +13,21 @@ import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from .client import Order
 from .fleet import Fleet, agents, chat, http_clients, llama_server, rate, words
 from .harness import bare_loop, kernel, progress
 from .report import Report
 
-COUNTS = (1, 4, 8, 16)
-CONTEXT, TOKENS, LONG_WORDS = 2048, 32, 880
+COUNTS = {1: 48, 4: 32, 8: 24, 16: 16}
+"""Agents → tokens that each generates."""
+CONTEXT, LONG_WORDS = 2048, 880
 STORY = "Tell a long story about these words: "
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
     """The suite."""
-    report = Report("throughput", {"seed": seed, "tokens": TOKENS, "context": CONTEXT,
+    report = Report("throughput", {"seed": seed, "tokens": str(COUNTS), "context": CONTEXT,
                                    "repeats": repeats})  # fmt: skip
     for count in COUNTS:
         _count(report, count, seed, repeats)
@@ -36,25 +36,31 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
                            ("llama_server_same", "same")):  # fmt: skip
             report.ratio(f"over_{name}_n{count}", f"ours_n{count}", f"{peer}_n{count}",
                          "tokens_per_s")  # fmt: skip
+    report.ratio("tuned_over_llama_server_n8", "tuned_n8", "server_n8", "tokens_per_s")
     report.ratio("long_over_llama_server_n8", "ours_long_n8", "server_long_n8", "tokens_per_s")
     return report
 
 
 def _count(report: Report, count: int, seed: int, repeats: int) -> None:
     progress(f"{count} agents: loading")
+    flags, tokens = ["--seats", str(count), "--ctx", str(CONTEXT)], COUNTS[count]
     with contextlib.ExitStack() as stack:
-        machine = stack.enter_context(kernel(["--seats", str(count), "--ctx", str(CONTEXT)]))
+        machine = stack.enter_context(kernel(flags))
         threads = machine.status().models[0].threads
-        ours = stack.enter_context(agents(machine, count))
-        bare = stack.enter_context(bare_loop(count))
-        fleets: dict[str, Fleet] = {"ours": ours}
+        fleets = {"ours": stack.enter_context(agents(machine, count))}
         for arm, kv in (("server", None), ("same", "q8_0")):
             address = stack.enter_context(llama_server(count, CONTEXT, threads, kv))
             fleets[arm] = stack.enter_context(http_clients(address, count))
+        if count == 8:
+            machine = stack.enter_context(kernel(flags, tuned=True))
+            if "tuned" not in machine.status().models[0].description:
+                raise RuntimeError("the model is not tuned here\n  tune it: aios model tune")
+            fleets["tuned"] = stack.enter_context(agents(machine, count))
+        bare = stack.enter_context(bare_loop(count))
         arms: dict[str, Callable[[list[str]], float]] = {
-            name: functools.partial(_fleet, fleet) for name, fleet in fleets.items()
+            name: functools.partial(_fleet, fleet, tokens) for name, fleet in fleets.items()
         }
-        arms["bare"] = lambda texts: count * TOKENS / bare(texts, TOKENS)["seconds"]
+        arms["bare"] = lambda texts: count * tokens / bare(texts, tokens)["seconds"]
         for repeat in range(repeats):
             progress(f"{count} agents: repeat {repeat + 1}/{repeats}")
             names = list(arms)
@@ -63,24 +69,22 @@ def _count(report: Report, count: int, seed: int, repeats: int) -> None:
                 texts = [words(6, first + index) + ". " + STORY for index in range(count)]
                 report.add(f"{name}_n{count}", tokens_per_s=arms[name](texts))
         if count == 8:
-            _long(report, fleets, seed, repeats)
+            _long(report, fleets, tokens, seed, repeats)
 
 
-def _fleet(fleet: Fleet, texts: list[str]) -> float:
-    return rate(fleet.run([_order(text) for text in texts]))
+def _fleet(fleet: Fleet, tokens: int, texts: list[str]) -> float:
+    orders: list[Order] = [
+        {"messages": chat(text), "max_tokens": tokens, "temperature": 0.0} for text in texts
+    ]
+    return rate(fleet.run(orders))
 
 
-def _order(text: str, **more: Any) -> Order:
-    order: Order = {"messages": chat(text), "max_tokens": TOKENS, "temperature": 0.0}
-    return order
-
-
-def _long(report: Report, fleets: dict[str, Fleet], seed: int, repeats: int) -> None:
+def _long(report: Report, fleets: dict[str, Fleet], tokens: int, seed: int, repeats: int) -> None:
     common = words(LONG_WORDS, seed)
     texts = [f"{common} {words(10, seed + 1 + index)} {STORY}" for index in range(8)]
     for name in ("ours", "server"):
         progress(f"8 agents: long contexts of {name}")
-        _fleet(fleets[name], texts)
+        _fleet(fleets[name], tokens, texts)
     for repeat in range(repeats):
         for name in ("ours", "server") if repeat % 2 else ("server", "ours"):
-            report.add(f"{name}_long_n8", tokens_per_s=_fleet(fleets[name], texts))
+            report.add(f"{name}_long_n8", tokens_per_s=_fleet(fleets[name], tokens, texts))

@@ -33,6 +33,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
     gpu_layers: Annotated[int, Meta(ge=-1, le=10000)] = -1
     exact: bool = True
+    tuned: bool = True
     kv_ram: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] = 1 << 30
     kv_disk: Annotated[int, Meta(ge=0, le=1 << 46)] = 2 << 30
     memory: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] | None = None
@@ -52,6 +53,7 @@ HELP = {
     "threads": "threads for the model (default: measured, and measured again when steps slow down)",
     "gpu_layers": "model layers on the GPU, -1 for all",
     "exact": "same tokens alone and together, preempted or not (on or off)",
+    "tuned": "use what aios model tune has found for a model (on or off)",
     "kv_ram": "bytes of shared memory for contexts that have no seat, e.g. 512M",
     "kv_disk": "bytes of files for those that do not fit there, e.g. 4G; 0: none",
     "memory": "bytes that loaded models may take together (default: no limit)",
@@ -61,6 +63,7 @@ HELP = {
 }
 
 _SIZES = ("kv_ram", "kv_disk", "memory")
+_SWITCHES = ("exact", "tuned")
 _OPTIONAL = ("ctx", "threads", "width", "quantum", "chunk", "memory")
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
 
@@ -135,7 +138,7 @@ def _checked(field: str, value: Any, source: str) -> Any:
 
 
 def _parsed(field: str, text: str) -> Any:
-    if field == "exact" and text.lower() in ("on", "off", "true", "false", "1", "0"):
+    if field in _SWITCHES and text.lower() in ("on", "off", "true", "false", "1", "0"):
         return text.lower() in ("on", "true", "1")
     if field in _SIZES:
         digits, unit = text.rstrip("bBiI"), ""
