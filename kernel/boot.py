@@ -177,9 +177,10 @@ class Kernel:
         config = self._config
         settings = EngineSettings(
             path=path, context_tokens=config.ctx, seats=config.seats, threads=config.threads,
-            gpu_layers=config.gpu_layers, exact=config.exact, look_up_tuned=config.tuned,
+            gpu_layers=config.gpu_layers, exact=config.exact,
             cache_dir=str(paths.cache_dir()),
-            tuned=earlier.tuned if earlier else None, look_up_tuned=earlier is None,
+            tuned=earlier.tuned if earlier else None, 
+            look_up_tuned=config.tuned and earlier is None,
         )  # fmt: skip
         return CoreProcess(self.loop, settings, self._store.arena, on_event, on_gone)
 
