@@ -19,9 +19,9 @@ from .fleet import Fleet, agents, chat, http_clients, llama_server, rate, words
 from .harness import bare_loop, kernel, progress
 from .report import Report
 
-COUNTS = {1: 48, 4: 32, 8: 24, 16: 16}
+COUNTS = {1: 48, 4: 32, 8: 24, 16: 12}
 """Agents → tokens that each generates."""
-CONTEXT, LONG_WORDS = 2048, 880
+CONTEXT, LONG_WORDS, LONG_TOKENS = 2048, 880, 12
 STORY = "Tell a long story about these words: "
 
 
@@ -69,7 +69,7 @@ def _count(report: Report, count: int, seed: int, repeats: int) -> None:
                 texts = [words(6, first + index) + ". " + STORY for index in range(count)]
                 report.add(f"{name}_n{count}", tokens_per_s=arms[name](texts))
         if count == 8:
-            _long(report, fleets, tokens, seed, repeats)
+            _long(report, fleets, seed, repeats)
 
 
 def _fleet(fleet: Fleet, tokens: int, texts: list[str]) -> float:
@@ -84,7 +84,7 @@ def _long(report: Report, fleets: dict[str, Fleet], tokens: int, seed: int, repe
     texts = [f"{common} {words(10, seed + 1 + index)} {STORY}" for index in range(8)]
     for name in ("ours", "server"):
         progress(f"8 agents: long contexts of {name}")
-        _fleet(fleets[name], tokens, texts)
+        _fleet(fleets[name], LONG_TOKENS, texts)
     for repeat in range(repeats):
         for name in ("ours", "server") if repeat % 2 else ("server", "ours"):
-            report.add(f"{name}_long_n8", tokens_per_s=_fleet(fleets[name], tokens, texts))
+            report.add(f"{name}_long_n8", tokens_per_s=_fleet(fleets[name], LONG_TOKENS, texts))
