@@ -79,7 +79,7 @@ def _fleet(fleet: Fleet, tokens: int, texts: list[str]) -> float:
     return rate(fleet.run(orders))
 
 
-def _long(report: Report, fleets: dict[str, Fleet], tokens: int, seed: int, repeats: int) -> None:
+def _long(report: Report, fleets: dict[str, Fleet], seed: int, repeats: int) -> None:
     common = words(LONG_WORDS, seed)
     texts = [f"{common} {words(10, seed + 1 + index)} {STORY}" for index in range(8)]
     for name in ("ours", "server"):
