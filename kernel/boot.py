@@ -1,6 +1,7 @@
 """Boot: makes the kernel's parts in order and joins them. The only place that names concrete parts.
 
-loop → process table → access → supervisor + zygote → models + cores → calls → trap → doors
+loop → process table → access → supervisor + zygote → models + cores → storage → calls → trap →
+doors
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from .access import AccessManager
 from .calls_kernel import KernelCalls
 from .calls_model import ModelCalls
 from .calls_process import ProcessCalls
+from .calls_storage import StorageCalls
 from .config import Config
 from .doors import AGENTS, OPERATORS, Claim, Doors, Peer
 from .kvstore import KvStore
@@ -40,6 +42,8 @@ from .models import Models
 from .process import OPERATOR, Process, ProcessTable
 from .saved import SavedContexts
 from .scheduler import Settings
+from .storage import Storage
+from .storage_files import Limits
 from .supervisor import Supervisor
 from .trap import Caller, Trap
 
@@ -112,6 +116,10 @@ class Kernel:
             config.model, paths.data_dir() / "models", self._store, self._settings, self.loop,
             self._start_core, config.memory, config.idle_unload,
         )  # fmt: skip
+        self._storage = Storage(
+            self.loop, paths.data_dir() / "storage", config.storage,
+            Limits(config.storage_quota, config.storage_versions),
+        )  # fmt: skip
         self._callers: dict[str, Caller] = {}
         kernel_calls = KernelCalls(
             self._table, self._settings, self._models, self._store, self.loop.stop, runtime
@@ -123,6 +131,7 @@ class Kernel:
             | ModelCalls(
                 self._table, self._models, SavedContexts(paths.data_dir() / "contexts")
             ).handlers
+            | StorageCalls(self._table, self._access, self._storage, runtime).handlers
             | kernel_calls.handlers
         )
         self._trap = kernel_calls.trap = Trap(self.loop, self._access, self._callers.get, handlers)
@@ -132,6 +141,7 @@ class Kernel:
     def open(self) -> None:
         """Start the zygote and the core, then open the doors. Raises OSError, zmq.ZMQError."""
         self._launcher.open()
+        self._storage.open()
         try:
             self._models.find(None).load()
         except ModelUnavailable as error:
@@ -145,6 +155,7 @@ class Kernel:
         """End all agents and cores, close the doors, and leave nothing behind."""
         self._supervisor.end_all("the kernel is shutting down")
         self._models.close()
+        self._storage.close()
         self._store.close()
         self._doors.close()
         self._launcher.close()
@@ -202,6 +213,7 @@ class Kernel:
         return user
 
     def _forget_caller(self, process: Process) -> None:
+        self._storage.forget(process.pid)
         caller = self._callers.get(str(process.pid))
         if caller:
             process.calls = caller.calls
