@@ -66,6 +66,7 @@ class Chores:
 
         def looked(outcome: Outcome[storage_check.Findings]) -> None:
             storage.content.holds -= 1
+            storage.content.sweep()
             if outcome.error:
                 done(Outcome(None, outcome.error))
             elif repair:

@@ -178,7 +178,8 @@ def write(
     added = sum(piece.size for piece in pieces)
     new = old._replace(version=version, size=at + added, by=by, changed=time.time(), live=1)
     freed = _record(connection, limits, new, "append" if extends else "write")
-    charge(connection, limits, owner, OVERHEAD_BYTES + added - freed, f"writing /{path}")
+    more, displaced = OVERHEAD_BYTES + added - freed, OVERHEAD_BYTES + old.size - at
+    charge(connection, limits, owner, more, f"writing /{path}", displaced if old.version else 0)
     return new
 
 
@@ -379,7 +380,8 @@ def rollback(
         chunks.put_extent(connection, file.id, next_version, part)
     new = file._replace(version=next_version, size=size, by=by, changed=time.time(), live=1)
     freed = _record(connection, limits, new, "rollback")
-    charge(connection, limits, owner, OVERHEAD_BYTES + size - freed, f"rolling back /{path}")
+    more, displaced = OVERHEAD_BYTES + size - freed, OVERHEAD_BYTES + file.size if file.live else 0
+    charge(connection, limits, owner, more, f"rolling back /{path}", displaced)
     return new
 
 
@@ -436,12 +438,21 @@ def old_bytes(connection: sqlite3.Connection, owner: str) -> int:
 
 
 def charge(
-    connection: sqlite3.Connection, limits: Limits, owner: str, more: int, what: str
+    connection: sqlite3.Connection,
+    limits: Limits,
+    owner: str,
+    more: int,
+    what: str,
+    displaced: int = 0,
 ) -> None:
-    """Count bytes against a home. Raises QuotaExceeded naming both numbers."""
+    """Count bytes against a home. Raises QuotaExceeded naming both numbers.
+
+    ``displaced``: what this change itself has made old, so that it is not named as prunable.
+    """
     used, quota = _home(connection, limits, owner)
     if more > 0 and used + more > quota:
-        raise quota_error(owner, what, used + more, quota, old_bytes(connection, owner))
+        old = old_bytes(connection, owner) - displaced
+        raise quota_error(owner, what, used + more, quota, old)
     _add_used(connection, owner, more)
 
 

@@ -95,6 +95,7 @@ class Index:
             self._busy = False
             for number in [] if outcome.error else outcome.result():
                 self._mark(number)
+            self._waiting = [(self._seq, action) for _, action in self._waiting]
             self._step()
 
         self._worker.submit(self._open, opened)
@@ -225,6 +226,8 @@ class Index:
         embedder, self._embedding = self.embedder, True
 
         def chosen(outcome: Outcome[list[tuple[int, str]]]) -> None:
+            if outcome.error:
+                log.warning("passages are not embedded: %s", outcome.error)
             rows = [] if outcome.error else outcome.result()
             if not rows or self._closed:
                 self._embedding = False
@@ -240,7 +243,9 @@ class Index:
 
         def kept(outcome: Outcome[None]) -> None:
             self._embedding = False
-            if not outcome.error:
+            if outcome.error:
+                log.warning("vectors were not kept: %s", outcome.error)
+            else:
                 self._embed()
 
         passages = self._passages

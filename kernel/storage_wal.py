@@ -10,8 +10,11 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import numpy as np
+
 _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
+_MASK = 0xFFFFFFFF
 _MAGIC = 0x377F0682
 """The last bit says in which byte order the checksums are."""
 
@@ -28,8 +31,9 @@ def damage(path: Path) -> str:
     size = _FRAME.size + page
     if magic & ~1 != _MAGIC or not 512 <= page <= 65536:
         return "" if not any(log[:32]) else "the header of its write-ahead log is damaged"
-    order = ">" if magic & 1 else "<"
-    sums = _checksum(log[:24], order, (0, 0))
+    words = np.dtype(">u4" if magic & 1 else "<u4")
+    header, frame = _Checksum(24, words), _Checksum(8 + page, words)
+    sums = header.add((0, 0), log[:24])
     if list(sums) != found:
         return "the header of its write-ahead log is damaged"
     bad, lost = 0, 0
@@ -39,8 +43,8 @@ def damage(path: Path) -> str:
             bad = bad or start  # left from before the log was begun anew, or changed
             continue
         if not bad:
-            sums = _checksum(log[start : start + 8], order, sums)
-            sums = _checksum(log[start + _FRAME.size : start + size], order, sums)
+            body = log[start : start + 8] + log[start + _FRAME.size : start + size]
+            sums = frame.add(sums, body)
             bad = start if list(sums) != found else 0
         if bad and commit:
             lost += 1
@@ -49,11 +53,31 @@ def damage(path: Path) -> str:
     return ""
 
 
-def _checksum(data: bytes, order: str, sums: tuple[int, int]) -> tuple[int, int]:
-    """SQLite's own: two running sums over pairs of words."""
-    one, two = sums
-    words = struct.unpack(f"{order}{len(data) // 4}I", data)
-    for first, second in zip(words[::2], words[1::2], strict=True):
-        one = (one + first + two) & 0xFFFFFFFF
-        two = (two + second + one) & 0xFFFFFFFF
-    return one, two
+class _Checksum:
+    """SQLite's checksum of a fixed number of bytes: two sums that run over pairs of words.
+
+    ``one += x + two; two += y + one`` for each pair (x, y) is linear, so it is a weighted sum of
+    all words; the weights are the powers of that step's matrix, modulo 2**32.
+    """
+
+    def __init__(self, size: int, words: np.dtype[np.uint32]) -> None:
+        self._words = words
+        powers = [(1, 0, 0, 1)]
+        for _ in range(size // 8):
+            a, b, c, d = powers[-1]
+            powers.append(tuple(n & _MASK for n in (a + c, b + d, a + 2 * c, b + 2 * d)))  # type: ignore[arg-type]
+        self._whole = powers.pop()
+        weights = np.array(powers[::-1], np.uint64).astype(np.uint32).T
+        self._of_x = weights[[0, 2]] + weights[[1, 3]]
+        self._of_y = weights[[1, 3]]
+
+    def add(self, sums: tuple[int, int], data: bytes) -> tuple[int, int]:
+        """The sums after these bytes, from what they were before."""
+        values = np.frombuffer(data, self._words).astype(np.uint32)
+        x, y = values[::2], values[1::2]
+        one, two = ((self._of_x * x).sum(1) + (self._of_y * y).sum(1)).tolist()
+        a, b, c, d = self._whole
+        return (
+            (one + a * sums[0] + b * sums[1]) & _MASK,
+            (two + c * sums[0] + d * sums[1]) & _MASK,
+        )
