@@ -116,7 +116,8 @@ class Passages:
     def without_vector(self, most: int) -> list[tuple[int, str]]:
         """Passages that are not embedded yet."""
         return self._connection.execute(
-            "SELECT todo.passage, text FROM todo JOIN passage ON passage.rowid = todo.passage LIMIT ?",
+            "SELECT todo.passage, text FROM todo JOIN passage ON passage.rowid = todo.passage"
+            " LIMIT ?",
             (most,),
         ).fetchall()
 
