@@ -6,6 +6,7 @@ later. Nothing is done before both have said yes.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,8 @@ from .storage_commit import Done
 from .storage_paths import Place, resolve
 from .trap import Handler, Pending
 from .worker import Outcome
+
+log = logging.getLogger("aios.storage")
 
 T = TypeVar("T")
 
@@ -124,8 +127,8 @@ class StorageCalls:
             elif isinstance(outcome.error, AiosError):
                 call.fail(outcome.error)
             else:
+                log.error("storage failed on %s", call.call.name, exc_info=outcome.error)
                 call.fail(InternalError("storage failed on this call", "its log says why"))
-                raise outcome.error
 
         def start() -> None:
             if call.ended:

@@ -1,9 +1,9 @@
 """Content: chunks that rows or blobs hold, and the extents that make files of them.
 
-A chunk is known by its SHA-256 and counted, so equal content is kept once. Up to INLINE_BYTES it
-is a row of the database, which makes a small write one commit and nothing else; larger ones are
-blobs, written and on the disk before the commit that names them. A blob's name is never used
-twice, so deleting one that nothing refers to can never meet one that is being written.
+A chunk has a SHA-256 and a count of its uses. Up to INLINE_BYTES it is a row of the database, which
+makes a small write one commit and nothing else. Larger ones are blobs, equal ones kept once, on the
+disk before the commit that names them. A blob's name is never used twice, so deleting one that
+nothing refers to can never meet one that is being written.
 
 An extent says from which version to which a chunk stands at an offset of a file. So an append
 adds a row whatever the file's size, and old versions cost what they do not share.
@@ -76,13 +76,14 @@ def add(connection: sqlite3.Connection, piece: Piece) -> int:
 
     When it is there already the blob that was written for it becomes garbage.
     """
-    known = connection.execute("SELECT id FROM chunk WHERE hash = ?", (piece.hash,)).fetchone()
+    store, key = (None, None) if piece.data is not None else (piece.store, piece.key)
+    known = None if key is None else connection.execute(
+        "SELECT id FROM chunk WHERE hash = ? AND key IS NOT NULL", (piece.hash,)
+    ).fetchone()  # fmt: skip
     if known:
         connection.execute("UPDATE chunk SET refs = refs + 1 WHERE id = ?", known)
-        if piece.data is None:
-            _discard(connection, piece.store, piece.key)
+        _discard(connection, piece.store, piece.key)
         return int(known[0])
-    store, key = (piece.store, piece.key) if piece.data is None else (None, None)
     cursor = connection.execute(
         "INSERT INTO chunk(hash, size, refs, store, key, data) VALUES (?, ?, 1, ?, ?, ?)",
         (piece.hash, piece.size, store, key, piece.data),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import random
@@ -17,6 +18,7 @@ from aios.syscalls.storage_types import MountInfo
 from tests.kernel.storage_rig import Rig, rig
 
 SECRET = b"outside"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class _Yard:
@@ -117,13 +119,12 @@ def test_links_that_are_swapped_under_a_walk_are_not_followed(yard: _Yard) -> No
     link.symlink_to(yard.outside)
     stop = threading.Event()
 
+    exchange = ctypes.CDLL(None, use_errno=True).renameat2
+
     def swap() -> None:
-        spare = yard.inside / "spare"
+        left, right = os.fsencode(target), os.fsencode(link)
         while not stop.is_set():
-            os.rename(target, spare)
-            os.rename(link, target)
-            os.rename(target, link)
-            os.rename(spare, target)
+            assert exchange(_AT_FDCWD, left, _AT_FDCWD, right, _RENAME_EXCHANGE) == 0
 
     swapper = threading.Thread(target=swap)
     swapper.start()
