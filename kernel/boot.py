@@ -43,7 +43,7 @@ from .process import OPERATOR, Process, ProcessTable
 from .saved import SavedContexts
 from .scheduler import Settings
 from .storage import Storage
-from .storage_files import Limits
+from .storage_quota import Limits
 from .supervisor import Supervisor
 from .trap import Caller, Trap
 

@@ -20,15 +20,18 @@ from aios.syscalls.errors import AiosError, InvalidArgument
 from . import storage_files as files
 from . import storage_kv as kv
 from . import storage_mount as hosts
+from . import storage_quota as quotas
 from . import storage_shares as grants
+from . import storage_versions as versions
 from . import storage_views as views
 from .loop import Loop
 from .storage_blobs import Blobs
 from .storage_commit import Committer, Done, Opened, Work
 from .storage_content import Content, allow, shown
-from .storage_files import File, Limits
+from .storage_files import File
 from .storage_index import Embedder, Index
 from .storage_paths import Place
+from .storage_quota import Limits
 from .worker import Outcome, Worker
 
 log = logging.getLogger("aios.storage")
@@ -123,7 +126,7 @@ class Storage:
         def look(connection: sqlite3.Connection) -> tuple[list[s.FsUsage], int]:
             owners = connection.execute("SELECT owner FROM home ORDER BY owner").fetchall()
             (garbage,) = connection.execute("SELECT count(*) FROM garbage").fetchone()
-            return [files.usage(connection, self.limits, owner) for (owner,) in owners], garbage
+            return [quotas.usage(connection, self.limits, owner) for (owner,) in owners], garbage
 
         self._committer.view(look, done)
 
@@ -212,13 +215,15 @@ class Storage:
 
         def look(connection: sqlite3.Connection) -> s.FsVersions:
             allow(connection, place, agent, "read")
-            return s.FsVersions(place.shown(), files.history(connection, place.owner, place.path))
+            return s.FsVersions(
+                place.shown(), versions.history(connection, place.owner, place.path)
+            )
 
         self._committer.view(look, done)
 
     def usage(self, owner: str, done: Done[s.FsUsage]) -> None:
         """What a home takes."""
-        self._committer.view(lambda c: files.usage(c, self.limits, owner), done)
+        self._committer.view(lambda c: quotas.usage(c, self.limits, owner), done)
 
     def search(self, place: Place, agent: str, body: s.FsSearch, done: Done[s.FsFound]) -> None:
         """Passages under a path."""
@@ -297,7 +302,7 @@ class Storage:
 
         def change(connection: sqlite3.Connection) -> list[File]:
             allow(connection, place, agent, "write")
-            return [files.rollback(
+            return [versions.rollback(
                 connection, self.limits, place.owner, place.path, version, agent
             )]  # fmt: skip
 
@@ -308,15 +313,15 @@ class Storage:
 
         def change(connection: sqlite3.Connection) -> tuple[int, int, list[int]]:
             allow(connection, place, agent, "write")
-            return files.prune(connection, place.owner, place.path, keep)
+            return versions.prune(connection, place.owner, place.path, keep)
 
         def pruned(outcome: Outcome[tuple[int, int, list[int]]]) -> None:
             if outcome.error:
                 done(Outcome(None, outcome.error))
                 return
-            versions, freed, _ = outcome.result()
+            count, freed, _ = outcome.result()
             self.content.sweep()
-            done(Outcome(s.FsPruned(versions, freed), None))
+            done(Outcome(s.FsPruned(count, freed), None))
 
         self._committer.change(change, pruned)
 
@@ -368,7 +373,7 @@ class Storage:
 
     def set_quota(self, owner: str, quota: int | None, done: Done[s.FsUsage]) -> None:
         """A home's own quota."""
-        self._committer.change(lambda c: files.set_quota(c, self.limits, owner, quota), done)
+        self._committer.change(lambda c: quotas.set_quota(c, self.limits, owner, quota), done)
 
     def get_value(self, owner: str, key: str, done: Done[s.KvEntry]) -> None:
         """A value."""

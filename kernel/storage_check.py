@@ -20,7 +20,8 @@ from aios.syscalls.errors import AiosError
 from . import storage_chunks as chunks
 from . import storage_files as files
 from .storage_blobs import Blobs
-from .storage_files import OVERHEAD_BYTES, File, Limits
+from .storage_files import File
+from .storage_quota import OVERHEAD_BYTES, Limits
 from .storage_schema import SUMMED, problems, row_sum
 
 

@@ -28,11 +28,14 @@ from aios.syscalls.storage_types import FileInfo, FsData, MountInfo
 from . import storage_chunks as chunks
 from . import storage_files as files
 from . import storage_mount as hosts
+from . import storage_quota as quotas
+from . import storage_versions as versions
 from .storage_blobs import Blobs
 from .storage_chunks import BLOB_BYTES, INLINE_BYTES, Piece, Source
 from .storage_commit import Committer, Done
-from .storage_files import File, Limits
+from .storage_files import File
 from .storage_paths import Place
+from .storage_quota import Limits
 from .storage_shares import find_mount, require
 from .worker import Outcome, Worker
 
@@ -149,7 +152,7 @@ class Content:
 
         def look(connection: sqlite3.Connection) -> tuple[FileInfo, list[bytes | Source]]:
             allow(connection, place, agent, "read")
-            file, meant, size = files.at_version(connection, place.owner, place.path, version)
+            file, meant, size = versions.at_version(connection, place.owner, place.path, version)
             name = place.shown()
             start, end = min(offset, size), min(offset + length, size)
             found = chunks.sources(connection, file.id, meant, start, end, name)
@@ -205,7 +208,7 @@ class Content:
                 hosts.need_write(find_mount(connection, agent, place.owner), place.path)
                 return _ROOM_ON_MOUNTS
             allow(connection, place, agent, "write")
-            usage = files.usage(connection, self._limits, place.owner)
+            usage = quotas.usage(connection, self._limits, place.owner)
             return usage.quota_bytes - usage.used_bytes
 
         def looked(outcome: Outcome[int]) -> None:
@@ -235,7 +238,7 @@ class Content:
         if upload.size > upload.room:
             self.drop(pid, number)
             owner = upload.place.owner
-            raise files.quota_error(
+            raise quotas.quota_error(
                 owner, f"writing {upload.place.shown()}", upload.size,
                 upload.room, 0,
             )  # fmt: skip

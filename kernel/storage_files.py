@@ -1,6 +1,6 @@
 """Files and folders of agents' homes: every change is one transaction, every write a version.
 
-Owns the rows of files, versions and homes. Promises that a change is there whole or not at all,
+Owns the rows of files and versions. Promises that a change is there whole or not at all,
 that versions count up and are never used twice, that ``used`` is what the rows say, and that the
 oldest versions beyond ``keep`` go. Functions here run on the writing connection; paths have passed
 storage_paths.py and the caller's rights have been checked.
@@ -17,29 +17,19 @@ from aios.syscalls.errors import (
     IllegalState,
     InvalidArgument,
     NotFound,
-    QuotaExceeded,
     ResourceExhausted,
     StorageDamaged,
     VersionConflict,
 )
-from aios.syscalls.storage_types import FsUsage, VersionInfo
 
 from . import storage_chunks as chunks
 from .storage_chunks import Piece
 from .storage_paths import RESERVED, joined, parent_and_name
-from .storage_schema import NEWEST, row_sum
+from .storage_quota import OVERHEAD_BYTES, Limits, add_used, charge
+from .storage_schema import row_sum
 
-OVERHEAD_BYTES = 256
-"""What every version, folder and value counts against the quota besides its content."""
 MOST_AT_ONCE = 10_000
 """Files that one call may move or delete."""
-
-
-class Limits(NamedTuple):
-    """``quota`` in bytes for a home that has none of its own; ``keep`` versions of each file."""
-
-    quota: int
-    keep: int
 
 
 class File(NamedTuple):
@@ -177,7 +167,7 @@ def write(
     chunks.place(connection, old.id, version, at, pieces)
     added = sum(piece.size for piece in pieces)
     new = old._replace(version=version, size=at + added, by=by, changed=time.time(), live=1)
-    freed = _record(connection, limits, new, "append" if extends else "write")
+    freed = record(connection, limits, new, "append" if extends else "write")
     more, displaced = OVERHEAD_BYTES + added - freed, OVERHEAD_BYTES + old.size - at
     charge(connection, limits, owner, more, f"writing /{path}", displaced if old.version else 0)
     return new
@@ -198,7 +188,7 @@ def _new(connection: sqlite3.Connection, owner: str, path: str, kind: str, by: s
     parent, name = parent_and_name(path)
     if not parent and name in RESERVED:
         raise InvalidArgument(f"/{name} is not a name that a home may have", "choose another")
-    _make_folders(connection, owner, parent, by)
+    make_folders(connection, owner, parent, by)
     (number,) = connection.execute("SELECT coalesce(max(id), 0) + 1 FROM file").fetchone()
     file = File(number, owner, parent, name, kind, 0, 0, time.time(), by, 1)
     connection.execute(
@@ -207,18 +197,19 @@ def _new(connection: sqlite3.Connection, owner: str, path: str, kind: str, by: s
     return file
 
 
-def _make_folders(connection: sqlite3.Connection, owner: str, path: str, by: str) -> None:
+def make_folders(connection: sqlite3.Connection, owner: str, path: str, by: str) -> None:
+    """The folder of a path, and those above it. Raises IllegalState when a file is in the way."""
     if not path:
         return
     known = find(connection, owner, path)
     if known is None:
         _new(connection, owner, path, "folder", by)
-        _add_used(connection, owner, OVERHEAD_BYTES)
+        add_used(connection, owner, OVERHEAD_BYTES)
     elif known.kind != "folder":
         raise IllegalState(f"/{path} is a file, so nothing can be in it")
 
 
-def _record(connection: sqlite3.Connection, limits: Limits, new: File, how: str) -> int:
+def record(connection: sqlite3.Connection, limits: Limits, new: File, how: str) -> int:
     """The rows of a file's new version; returns the bytes that versions beyond the kept freed."""
     update(connection, new)
     row = (new.id, new.version, new.size if new.live else 0, new.changed, new.by, how)
@@ -274,7 +265,7 @@ def delete(
     buried = [_bury(connection, limits, f, by) for f in inside if f.kind == "file"]
     folders = [f.id for f in inside if f.kind == "folder"] + [file.id]
     connection.executemany("DELETE FROM file WHERE id = ?", [(number,) for number in folders])
-    _add_used(connection, owner, -OVERHEAD_BYTES * len(folders))
+    add_used(connection, owner, -OVERHEAD_BYTES * len(folders))
     return buried
 
 
@@ -291,8 +282,8 @@ def _some(files: Iterator[File], path: str) -> list[File]:
 def _bury(connection: sqlite3.Connection, limits: Limits, file: File, by: str) -> File:
     chunks.close_all(connection, file.id, file.version)
     new = file._replace(version=file.version + 1, by=by, changed=time.time(), live=0)
-    freed = _record(connection, limits, new, "delete")
-    _add_used(connection, file.owner, OVERHEAD_BYTES - freed)
+    freed = record(connection, limits, new, "delete")
+    add_used(connection, file.owner, OVERHEAD_BYTES - freed)
     return new
 
 
@@ -308,7 +299,7 @@ def move(
     parent, name = parent_and_name(target)
     if not parent and name in RESERVED:
         raise InvalidArgument(f"/{name} is not a name that a home may have", "choose another")
-    _make_folders(connection, owner, parent, by)
+    make_folders(connection, owner, parent, by)
     moved = [file._replace(parent=parent, name=name)]
     if file.kind == "folder":
         for inner in _some(below(connection, owner, source, live=True), source):
@@ -316,173 +307,3 @@ def move(
     for new in moved:
         update(connection, new)
     return moved
-
-
-# ------------------------------------------------------------------------------ versions
-
-
-def history(connection: sqlite3.Connection, owner: str, path: str) -> list[VersionInfo]:
-    """The kept versions of a file, deleted or not, newest first. Raises NotFound."""
-    rows = connection.execute(
-        "SELECT version, size, written, by, how FROM version WHERE file = ? ORDER BY version DESC",
-        (_with_history(connection, owner, path).id,),
-    )
-    return [VersionInfo(*row) for row in rows]
-
-
-def _with_history(connection: sqlite3.Connection, owner: str, path: str) -> File:
-    file = find(connection, owner, path) or gone(connection, owner, path)
-    if file is None:
-        raise NotFound(f"there is no file /{path}, and no old version of one")
-    if file.kind != "file":
-        raise IllegalState(f"/{path} is a folder; only files have versions")
-    return file
-
-
-def at_version(
-    connection: sqlite3.Connection, owner: str, path: str, version: int | None
-) -> tuple[File, int, int]:
-    """A file, the version that is meant, and its size. Raises NotFound, IllegalState."""
-    if version is None:
-        file = get(connection, owner, path)
-        if file.kind != "file":
-            raise IllegalState(f"/{path} is a folder", "list it: aios.fs.list")
-        return file, file.version, file.size
-    file = _with_history(connection, owner, path)
-    row = connection.execute(
-        "SELECT file, version, size, written, by, how, sum FROM version"
-        " WHERE file = ? AND version = ?", (file.id, version),
-    ).fetchone()  # fmt: skip
-    if row is None or row[5] == "delete":
-        raise NotFound(
-            f"/{path} has no version {version}" if row is None
-            else f"version {version} of /{path} is its deletion",
-            "those that are kept: aios.fs.history",
-        )  # fmt: skip
-    if row_sum(*row[:-1]) != row[-1]:
-        raise StorageDamaged(f"the row of version {version} of /{path} is not what was written",
-                             "all damage: aios storage check")  # fmt: skip
-    return file, version, row[2]
-
-
-def rollback(
-    connection: sqlite3.Connection, limits: Limits, owner: str, path: str, version: int, by: str
-) -> File:
-    """A new version with an old one's content. Raises NotFound, QuotaExceeded."""
-    file, _, size = at_version(connection, owner, path, version)
-    parts = chunks.extents(connection, file.id, version)
-    if not file.live:
-        _make_folders(connection, owner, file.parent, by)
-    next_version = file.version + 1
-    chunks.close_all(connection, file.id, file.version)
-    for part in parts:
-        connection.execute("UPDATE chunk SET refs = refs + 1 WHERE id = ?", (part.chunk,))
-        chunks.put_extent(connection, file.id, next_version, part)
-    new = file._replace(version=next_version, size=size, by=by, changed=time.time(), live=1)
-    freed = _record(connection, limits, new, "rollback")
-    more, displaced = OVERHEAD_BYTES + size - freed, OVERHEAD_BYTES + file.size if file.live else 0
-    charge(connection, limits, owner, more, f"rolling back /{path}", displaced)
-    return new
-
-
-def prune(
-    connection: sqlite3.Connection, owner: str, path: str, keep: int
-) -> tuple[int, int, list[int]]:
-    """Forget all but the newest versions under a path.
-
-    Returns how many, the bytes freed, and the files that are forgotten altogether.
-    """
-    file = find(connection, owner, path)
-    if file and file.kind == "folder":
-        chosen = [*below(connection, owner, path, live=True),
-                  *below(connection, owner, path, live=False)]  # fmt: skip
-    else:
-        chosen = [_with_history(connection, owner, path)]
-    count = freed = 0
-    ended = []
-    for each in chosen:
-        if each.kind == "file":
-            last_kept = 0 if not each.live and keep == 1 else keep
-            found = forget_before(connection, each.id, each.version - last_kept + 1)
-            count, freed = count + found[0], freed + found[1]
-            if not last_kept:
-                connection.execute("DELETE FROM file WHERE id = ?", (each.id,))
-                ended.append(each.id)
-    _add_used(connection, owner, -freed)
-    return count, freed, ended
-
-
-# ------------------------------------------------------------------------------ quotas
-
-
-def usage(connection: sqlite3.Connection, limits: Limits, owner: str) -> FsUsage:
-    """What a home takes."""
-    used, quota = _home(connection, limits, owner)
-    (files,) = connection.execute(
-        "SELECT count(*) FROM file WHERE owner = ? AND live = 1 AND kind = 'file'", (owner,)
-    ).fetchone()
-    return FsUsage(owner, files, used, old_bytes(connection, owner), quota)
-
-
-def old_bytes(connection: sqlite3.Connection, owner: str) -> int:
-    """Bytes that pruning to one version would free."""
-    (content,) = connection.execute(
-        "SELECT coalesce(sum(extent.size), 0) FROM extent JOIN file ON file.id = extent.file"
-        " WHERE owner = ? AND last < ?", (owner, NEWEST),
-    ).fetchone()  # fmt: skip
-    (versions,) = connection.execute(
-        "SELECT count(*) FROM version JOIN file ON file.id = version.file"
-        " WHERE owner = ? AND NOT (live = 1 AND version.version = file.version)", (owner,),
-    ).fetchone()  # fmt: skip
-    return int(content + versions * OVERHEAD_BYTES)
-
-
-def charge(
-    connection: sqlite3.Connection,
-    limits: Limits,
-    owner: str,
-    more: int,
-    what: str,
-    displaced: int = 0,
-) -> None:
-    """Count bytes against a home. Raises QuotaExceeded naming both numbers.
-
-    ``displaced``: what this change itself has made old, so that it is not named as prunable.
-    """
-    used, quota = _home(connection, limits, owner)
-    if more > 0 and used + more > quota:
-        old = old_bytes(connection, owner) - displaced
-        raise quota_error(owner, what, used + more, quota, old)
-    _add_used(connection, owner, more)
-
-
-def quota_error(owner: str, what: str, wanted: int, quota: int, old: int) -> QuotaExceeded:
-    """What a full home says."""
-    return QuotaExceeded(
-        f"{what} would take the home of {owner} to {wanted:,} bytes; its quota is {quota:,}",
-        f"{old:,} bytes are in old versions and deleted files: aios.fs.prune(); "
-        f"or, as the operator: aios storage quota {owner} {max(2 * quota, wanted) >> 20 or 1}M",
-    )
-
-
-def _home(connection: sqlite3.Connection, limits: Limits, owner: str) -> tuple[int, int]:
-    row = connection.execute("SELECT used, quota FROM home WHERE owner = ?", (owner,)).fetchone()
-    used, quota = row or (0, None)
-    return used, limits.quota if quota is None else quota
-
-
-def _add_used(connection: sqlite3.Connection, owner: str, more: int) -> None:
-    connection.execute(
-        "INSERT INTO home(owner, used) VALUES (?, ?)"
-        " ON CONFLICT(owner) DO UPDATE SET used = used + excluded.used",
-        (owner, more),
-    )
-
-
-def set_quota(
-    connection: sqlite3.Connection, limits: Limits, owner: str, quota: int | None
-) -> FsUsage:
-    """Give a home a quota of its own, or take it away."""
-    _add_used(connection, owner, 0)
-    connection.execute("UPDATE home SET quota = ? WHERE owner = ?", (quota, owner))
-    return usage(connection, limits, owner)

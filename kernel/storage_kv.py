@@ -16,7 +16,7 @@ import msgpack
 from aios.syscalls.errors import NotFound, StorageDamaged, VersionConflict
 from aios.syscalls.storage_types import KvEntry
 
-from .storage_files import OVERHEAD_BYTES, Limits, charge
+from .storage_quota import OVERHEAD_BYTES, Limits, charge
 from .storage_schema import row_sum
 
 _ROW = "SELECT owner, key, version, changed, value, sum FROM kv WHERE owner = ? AND key = ?"

@@ -24,7 +24,7 @@ from aios.syscalls.storage_types import BackupReply, StorageReport
 from . import storage_backup, storage_check
 from .config import load
 from .storage_blobs import Blobs
-from .storage_files import Limits
+from .storage_quota import Limits
 from .storage_schema import FORMAT, TABLES, Lock, open_database, problems
 
 _NEVER = 1 << 60

@@ -10,8 +10,8 @@ from typing import Any
 from aios.kernel.loop import Loop
 from aios.kernel.storage import Storage
 from aios.kernel.storage_chores import Chores
-from aios.kernel.storage_files import Limits
 from aios.kernel.storage_paths import resolve
+from aios.kernel.storage_quota import Limits
 from aios.kernel.worker import Outcome
 from aios.syscalls import storage_types as s
 
