@@ -16,7 +16,6 @@ version before; with ``expect=`` the second gets VersionConflict instead.
 from __future__ import annotations
 
 import builtins
-import difflib
 import io
 import os
 from collections.abc import Iterator
@@ -298,6 +297,8 @@ def diff(path: str, old: int, new: int | None = None) -> str:
 
     Computed here, in the agent. Raises IllegalState for files that are no text or over 8 MiB.
     """
+    import difflib  # only here: importing aios is to be quick
+
     sides = []
     for version in (old, new):
         info, data = _content(path, version)

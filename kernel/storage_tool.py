@@ -25,7 +25,7 @@ from . import storage_backup, storage_check
 from .config import load
 from .storage_blobs import Blobs
 from .storage_quota import Limits
-from .storage_schema import FORMAT, TABLES, Lock, open_database, problems
+from .storage_schema import FORMAT, SUMMED, TABLES, Lock, open_database, problems
 
 _NEVER = 1 << 60
 """As the number of a run: every blob is of an earlier one, as no kernel is writing any."""
@@ -113,7 +113,7 @@ def _repair(folder: Path) -> StorageReport:
     try:
         with _opened(folder, verify=False) as (connection, _):
             paged = list(problems(connection))
-            whole = not any(not text.startswith(tuple(storage_check.SUMMED)) for text in paged)
+            whole = not any(not text.startswith(tuple(SUMMED)) for text in paged)
     except (StorageDamaged, sqlite3.DatabaseError):
         whole = False
     if not whole:
