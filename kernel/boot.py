@@ -213,7 +213,6 @@ class Kernel:
         return user
 
     def _forget_caller(self, process: Process) -> None:
-        self._storage.forget(process.pid)
         caller = self._callers.get(str(process.pid))
         if caller:
             process.calls = caller.calls
@@ -238,6 +237,7 @@ class Kernel:
     def _drop_caller(self, user: str) -> None:
         """Its process has ended: nobody waits for its calls any more."""
         caller = self._callers.pop(user)
+        self._storage.forget(user)
         for pending in list(caller.pending.values()):
             pending.abandon(Cancelled(f"{user} has ended"))
 

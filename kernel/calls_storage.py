@@ -206,24 +206,26 @@ class StorageCalls:
 
     def _begin(self, call: Pending, body: s.FsBegin) -> None:
         place, agent = self._place(call, body.path, "write", "reversible", lost=True)
-        pid = call.caller.pid
+        user = call.caller.user
         self._start(
-            call, lambda done: self._storage.content.begin(pid, place, agent, body.expect, done),
+            call, lambda done: self._storage.content.begin(user, place, agent, body.expect, done),
             s.FsUpload,
         )  # fmt: skip
 
     def _part(self, call: Pending, body: s.FsPart) -> None:
-        pid = call.caller.pid
+        user = call.caller.user
         self._start(
-            call, lambda done: self._storage.content.part(pid, body.upload, body.data, done), _empty
+            call,
+            lambda done: self._storage.content.part(user, body.upload, body.data, done),
+            _empty,
         )
 
     def _end(self, call: Pending, body: s.FsEnd) -> None:
-        pid = call.caller.pid
-        self._start(call, lambda done: self._storage.content.end(pid, body.upload, done), _same)
+        user = call.caller.user
+        self._start(call, lambda done: self._storage.content.end(user, body.upload, done), _same)
 
     def _drop(self, call: Pending, body: s.FsEnd) -> t.Empty:
-        self._storage.content.drop(call.caller.pid, body.upload)
+        self._storage.content.drop(call.caller.user, body.upload)
         return t.Empty()
 
     def _share(self, call: Pending, body: s.FsShare) -> None:

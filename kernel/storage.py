@@ -93,9 +93,9 @@ class Storage:
         self._worker.close()
         self._committer.close()
 
-    def forget(self, pid: int) -> None:
+    def forget(self, user: str) -> None:
         """A caller has ended: what it was writing in parts is dropped."""
-        self.content.drop_all(pid)
+        self.content.drop_all(user)
 
     @property
     def failure(self) -> AiosError | None:

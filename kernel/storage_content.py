@@ -54,7 +54,7 @@ class Upload:
     """A file being written in parts. ``rest``: bytes that do not fill a blob yet."""
 
     id: int
-    pid: int
+    user: str
     agent: str
     place: Place
     expect: int | None
@@ -198,10 +198,10 @@ class Content:
     # ------------------------------------------------------------------ writes in parts
 
     def begin(
-        self, pid: int, place: Place, agent: str, expect: int | None, done: Done[int]
+        self, user: str, place: Place, agent: str, expect: int | None, done: Done[int]
     ) -> None:
         """Begin to write in parts; ``done`` gets the upload's number."""
-        self._most(pid)
+        self._most(user)
 
         def look(connection: sqlite3.Connection) -> int:
             if place.kind == "mount":
@@ -214,29 +214,29 @@ class Content:
         def looked(outcome: Outcome[int]) -> None:
             try:
                 room = outcome.result()
-                self._most(pid)
+                self._most(user)
             except AiosError as error:
                 done(Outcome(None, error))
                 return
-            upload = Upload(next(self._upload_ids), pid, agent, place, expect, room)
+            upload = Upload(next(self._upload_ids), user, agent, place, expect, room)
             self._uploads[upload.id] = upload
             done(Outcome(upload.id, None))
 
         self._committer.view(look, looked)
 
-    def _most(self, pid: int) -> None:
-        if sum(upload.pid == pid for upload in self._uploads.values()) >= MOST_UPLOADS:
+    def _most(self, user: str) -> None:
+        if sum(upload.user == user for upload in self._uploads.values()) >= MOST_UPLOADS:
             raise ResourceExhausted(
                 f"{MOST_UPLOADS} files are being written in parts; that is the limit",
                 "end some of them",
             )
 
-    def part(self, pid: int, number: int, data: bytes, done: Done[None]) -> None:
+    def part(self, user: str, number: int, data: bytes, done: Done[None]) -> None:
         """Take the next part in. An upload that cannot go on is dropped."""
-        upload = self._upload(pid, number)
+        upload = self._upload(user, number)
         upload.size += len(data)
         if upload.size > upload.room:
-            self.drop(pid, number)
+            self.drop(user, number)
             owner = upload.place.owner
             raise quotas.quota_error(
                 owner, f"writing {upload.place.shown()}", upload.size,
@@ -270,9 +270,9 @@ class Content:
 
         self._worker.submit(lambda: self._stores().cut(data), kept)
 
-    def end(self, pid: int, number: int, done: Done[FileInfo]) -> None:
+    def end(self, user: str, number: int, done: Done[FileInfo]) -> None:
         """Commit what the parts make."""
-        upload = self._upload(pid, number)
+        upload = self._upload(user, number)
         rest = bytes(upload.rest)
 
         def complete(outcome: Outcome[None]) -> None:
@@ -312,21 +312,21 @@ class Content:
 
         self._committer.view(lambda c: find_mount(c, upload.agent, upload.place.owner), found)
 
-    def drop(self, pid: int, number: int) -> None:
+    def drop(self, user: str, number: int) -> None:
         """Forget an upload and its blobs."""
-        upload = self._upload(pid, number, busy=True)
+        upload = self._upload(user, number, busy=True)
         del self._uploads[number]
         if not upload.busy:
             self._forget(upload)
 
-    def drop_all(self, pid: int) -> None:
+    def drop_all(self, user: str) -> None:
         """Its caller has ended."""
-        for upload in [u for u in self._uploads.values() if u.pid == pid]:
-            self.drop(pid, upload.id)
+        for upload in [u for u in self._uploads.values() if u.user == user]:
+            self.drop(user, upload.id)
 
-    def _upload(self, pid: int, number: int, *, busy: bool = False) -> Upload:
+    def _upload(self, user: str, number: int, *, busy: bool = False) -> Upload:
         upload = self._uploads.get(number)
-        if upload is None or upload.pid != pid:
+        if upload is None or upload.user != user:
             raise NotFound(f"there is no upload {number} of this caller", "begin one: aios.fs.open")
         if upload.busy and not busy:
             raise IllegalState(f"upload {number} still takes its last part in", "wait for it")

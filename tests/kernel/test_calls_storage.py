@@ -41,7 +41,7 @@ class _Call:
 
     def __init__(self, name: str, pid: int) -> None:
         self.call = BY_NAME[name]
-        self.caller = type("Caller", (), {"pid": pid})()
+        self.caller = type("Caller", (), {"pid": pid, "user": str(pid)})()
         self.ended = False
         self.outcome: Any = None
 
