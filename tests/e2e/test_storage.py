@@ -213,3 +213,32 @@ def test_what_can_be_read_of_damaged_pages_is_saved(stopped: Machine) -> None:
     stopped.start("--model", "fake")
     assert stopped.aios("storage", "status").returncode == 0
     assert len(stopped.aios("storage", "ls", "a").stdout.splitlines()) > 100
+
+
+def test_move_between_home_mount_and_share(machine: Machine, tmp_path: Path) -> None:
+    host = tmp_path / "yard"
+    host.mkdir()
+    assert machine.aios("storage", "mount", "mover", str(host), "--rw").returncode == 0
+    owner = "import aios\naios.fs.mkdir('in')\naios.fs.share('in', 'mover', 'write')"
+    assert machine.aios("run", machine.agent("giver", owner)).returncode == 0
+    code = """
+import aios
+whole = bytes(range(256)) * 40000
+aios.fs.write("a", whole)
+aios.fs.move("a", "/mnt/yard/sub/b")
+assert not aios.fs.exists("a") and aios.fs.read("/mnt/yard/sub/b") == whole
+aios.fs.move("/mnt/yard/sub/b", "/shared/giver/in/c")
+aios.fs.move("/shared/giver/in/c", "/shared/giver/in/d")
+assert aios.fs.read("/shared/giver/in/d") == whole
+aios.fs.move("/shared/giver/in/d", "e")
+assert aios.fs.read("e") == whole
+for target in ("/mnt/yard/../x", "/shared/giver/e", "e"):
+    try:
+        aios.fs.move("e", target)
+    except aios.AiosError as error:
+        print(type(error).__name__)
+"""
+    got = machine.aios("run", machine.agent("mover", code))
+    assert (got.returncode, got.stderr) == (0, "")
+    assert got.stdout.split() == ["InvalidArgument", "PermissionDenied", "InvalidArgument"]
+    assert list((host / "sub").iterdir()) == []

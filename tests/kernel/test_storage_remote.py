@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,15 +33,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     _objects().mkdir("agents")
     yield made
+    _objects().rm("agents", recursive=True)  # it would outlive the server, in this process
     made.stop()
 
 
-def _objects() -> object:
+def _objects() -> Any:
     return fsspec.filesystem("s3", use_listings_cache=False)
 
 
 def _count() -> int:
-    return len(_objects().find("agents"))  # type: ignore[attr-defined]
+    return len(_objects().find("agents"))
 
 
 def _exercise(store: Rig) -> None:
