@@ -311,17 +311,16 @@ class Storage:
     def prune(self, place: Place, agent: str, keep: int, done: Done[s.FsPruned]) -> None:
         """Forget old versions."""
 
-        def change(connection: sqlite3.Connection) -> tuple[int, int, list[int]]:
+        def change(connection: sqlite3.Connection) -> tuple[int, int]:
             allow(connection, place, agent, "write")
             return versions.prune(connection, place.owner, place.path, keep)
 
-        def pruned(outcome: Outcome[tuple[int, int, list[int]]]) -> None:
+        def pruned(outcome: Outcome[tuple[int, int]]) -> None:
             if outcome.error:
                 done(Outcome(None, outcome.error))
                 return
-            count, freed, _ = outcome.result()
             self.content.sweep()
-            done(Outcome(s.FsPruned(count, freed), None))
+            done(Outcome(s.FsPruned(*outcome.result()), None))
 
         self._committer.change(change, pruned)
 

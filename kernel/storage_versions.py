@@ -82,13 +82,8 @@ def rollback(
     return new
 
 
-def prune(
-    connection: sqlite3.Connection, owner: str, path: str, keep: int
-) -> tuple[int, int, list[int]]:
-    """Forget all but the newest versions under a path.
-
-    Returns how many, the bytes freed, and the files that are forgotten altogether.
-    """
+def prune(connection: sqlite3.Connection, owner: str, path: str, keep: int) -> tuple[int, int]:
+    """Forget all but the newest versions under a path; how many, and the bytes freed."""
     file = find(connection, owner, path)
     if file and file.kind == "folder":
         chosen = [*below(connection, owner, path, live=True),
@@ -96,7 +91,6 @@ def prune(
     else:
         chosen = [_with_history(connection, owner, path)]
     count = freed = 0
-    ended = []
     for each in chosen:
         if each.kind == "file":
             last_kept = 0 if not each.live and keep == 1 else keep
@@ -104,6 +98,5 @@ def prune(
             count, freed = count + found[0], freed + found[1]
             if not last_kept:
                 connection.execute("DELETE FROM file WHERE id = ?", (each.id,))
-                ended.append(each.id)
     add_used(connection, owner, -freed)
-    return count, freed, ended
+    return count, freed
