@@ -14,6 +14,7 @@ Import direction: syscalls and hw know nobody; kernel uses both; this package us
 
 from __future__ import annotations
 
+from . import fs, kv
 from .conversation import Context, context
 from .sdk import (
     AsyncReplyStream,
@@ -38,6 +39,7 @@ from .syscalls.errors import (
     Cancelled,
     ContextOverflow,
     DeadlineExceeded,
+    DiskFull,
     IllegalState,
     InternalError,
     InvalidArgument,
@@ -45,8 +47,13 @@ from .syscalls.errors import (
     ModelUnavailable,
     NotFound,
     PermissionDenied,
+    QuotaExceeded,
     ResourceExhausted,
+    StorageDamaged,
+    StorageUnavailable,
+    VersionConflict,
 )
+from .syscalls.storage_types import FileInfo, SearchHit, VersionInfo
 from .syscalls.types import (
     ChatReply,
     ExitStatus,
@@ -69,7 +76,9 @@ __all__ = [
     "Context",
     "ContextOverflow",
     "DeadlineExceeded",
+    "DiskFull",
     "ExitStatus",
+    "FileInfo",
     "IllegalState",
     "InternalError",
     "InvalidArgument",
@@ -82,17 +91,25 @@ __all__ = [
     "PermissionDenied",
     "Process",
     "ProcessInfo",
+    "QuotaExceeded",
     "ReplyStream",
     "ResourceExhausted",
+    "SearchHit",
+    "StorageDamaged",
+    "StorageUnavailable",
     "Timing",
     "Usage",
+    "VersionConflict",
+    "VersionInfo",
     "WindowReport",
     "achat",
     "astream",
     "chat",
     "context",
+    "fs",
     "getpid",
     "getppid",
+    "kv",
     "ps",
     "recv",
     "send",

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from . import cli_storage
 from .syscalls.errors import AiosError
 
 EPILOG = """exit codes:
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_ps(commands)
     _add_kernel(commands)
+    cli_storage.add_parser(commands)
     for name, text in (("config", "show the kernel's settings: get [KEY], path"),
                        ("bench", "measure: aios bench SUITE [--json]")):  # fmt: skip
         command = commands.add_parser(name, help=text, add_help=False)

@@ -1,6 +1,7 @@
 """Boot: makes the kernel's parts in order and joins them. The only place that names concrete parts.
 
-loop → process table → access → supervisor + zygote → models + cores → calls → trap → doors
+loop → process table → access → supervisor + zygote → models + cores → storage → calls → trap →
+doors
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from .access import AccessManager
 from .calls_kernel import KernelCalls
 from .calls_model import ModelCalls
 from .calls_process import ProcessCalls
+from .calls_storage import StorageCalls
 from .config import Config
 from .doors import AGENTS, OPERATORS, Claim, Doors, Peer
 from .kvstore import KvStore
@@ -40,6 +42,8 @@ from .models import Models
 from .process import OPERATOR, Process, ProcessTable
 from .saved import SavedContexts
 from .scheduler import Settings
+from .storage import Storage
+from .storage_quota import Limits
 from .supervisor import Supervisor
 from .trap import Caller, Trap
 from .worker import Worker
@@ -117,6 +121,10 @@ class Kernel:
             config.model, paths.data_dir() / "models", self._store, self._settings, self.loop,
             self._start_core, config.memory, config.idle_unload,
         )  # fmt: skip
+        self._storage = Storage(
+            self.loop, paths.data_dir() / "storage", config.storage,
+            Limits(config.storage_quota, config.storage_versions),
+        )  # fmt: skip
         self._callers: dict[str, Caller] = {}
         kernel_calls = KernelCalls(
             self._table, self._settings, self._models, self._store, self.loop.stop, runtime
@@ -130,6 +138,7 @@ class Kernel:
                 self._models,
                 SavedContexts(paths.data_dir() / "contexts", self._worker),
             ).handlers
+            | StorageCalls(self._table, self._access, self._storage, runtime).handlers
             | kernel_calls.handlers
         )
         self._trap = kernel_calls.trap = Trap(self.loop, self._access, self._callers.get, handlers)
@@ -139,6 +148,7 @@ class Kernel:
     def open(self) -> None:
         """Start the zygote and the core, then open the doors. Raises OSError, zmq.ZMQError."""
         self._launcher.open()
+        self._storage.open()
         try:
             self._models.find(None).load()
         except ModelUnavailable as error:
@@ -153,6 +163,7 @@ class Kernel:
         self._supervisor.end_all("the kernel is shutting down")
         self._models.close()
         self._worker.close()
+        self._storage.close()
         self._store.close()
         self._doors.close()
         self._launcher.close()
@@ -241,6 +252,7 @@ class Kernel:
     def _drop_caller(self, user: str) -> None:
         """Its process has ended: nobody waits for its calls any more."""
         caller = self._callers.pop(user)
+        self._storage.forget(user)
         for pending in list(caller.pending.values()):
             pending.abandon(Cancelled(f"{user} has ended"))
 

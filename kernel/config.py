@@ -38,6 +38,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     kv_disk: Annotated[int, Meta(ge=0, le=1 << 46)] = 2 << 30
     memory: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] | None = None
     idle_unload: Annotated[float, Meta(ge=0, le=1e9)] = 900.0
+    storage: Annotated[str, Meta(max_length=2048)] = ""
+    storage_quota: Annotated[int, Meta(ge=1 << 16, le=1 << 60)] = 1 << 30
+    storage_versions: Annotated[int, Meta(ge=1, le=10_000)] = 16
     max_agents: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -58,11 +61,14 @@ HELP = {
     "kv_disk": "bytes of files for those that do not fit there, e.g. 4G; 0: none",
     "memory": "bytes that loaded models may take together (default: no limit)",
     "idle_unload": "seconds after which an idle model is unloaded; 0: never; the default stays",
+    "storage": "URL for large content of agents' files, e.g. s3://bucket/folder (default: local)",
+    "storage_quota": "bytes that an agent's home may take, old versions included, e.g. 1G",
+    "storage_versions": "versions kept of each file",
     "max_agents": "largest number of living agents",
     "log_level": "debug, info, warning or error",
 }
 
-_SIZES = ("kv_ram", "kv_disk", "memory")
+_SIZES = ("kv_ram", "kv_disk", "memory", "storage_quota")
 _SWITCHES = ("exact", "tuned")
 _OPTIONAL = ("ctx", "threads", "width", "quantum", "chunk", "memory")
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}

@@ -6,10 +6,15 @@
     ├── NotFound                  no such process, model or call
     ├── IllegalState              the object is not in a state that allows the operation
     ├── ResourceExhausted         a quota, queue or table is full; nothing was done
-    │   └── BudgetExceeded        the agent has used the tokens it was started with
+    │   ├── BudgetExceeded        the agent has used the tokens it was started with
+    │   ├── QuotaExceeded         the agent's home would take more than it may
+    │   └── DiskFull              the disk is full: nothing can be written, reading goes on
     ├── ContextOverflow           prompt (and room for one token) do not fit the context window
     ├── DeadlineExceeded          the call's own deadline passed; the kernel has dropped it
     ├── Cancelled                 the caller, or the end of the caller, cancelled the call
+    ├── VersionConflict           somebody else has written the file or value meanwhile
+    ├── StorageUnavailable        storage, or where its blobs are, cannot be reached now
+    │   └── StorageDamaged        what is stored is not what was written; a backup has it
     ├── ModelUnavailable          the model cannot be loaded or its core keeps dying
     ├── KernelUnavailable         no kernel runs, it died, or it refused the connection
     └── InternalError             a bug of the kernel's; it has been logged there
@@ -84,6 +89,36 @@ class BudgetExceeded(ResourceExhausted):
     code = "BUDGET_EXCEEDED"
 
 
+class QuotaExceeded(ResourceExhausted):
+    """The home is full. Free old versions (``aios.fs.prune()``), or ask for a larger quota."""
+
+    code = "QUOTA_EXCEEDED"
+
+
+class DiskFull(ResourceExhausted):
+    """The disk has no room. Nothing was changed; reading goes on. Make room on it."""
+
+    code = "DISK_FULL"
+
+
+class VersionConflict(AiosError):
+    """It is not the version you expected. Read it again, and write with its version."""
+
+    code = "VERSION_CONFLICT"
+
+
+class StorageUnavailable(AiosError):
+    """Storage cannot be used now; the message says why. ``aios storage status`` tells more."""
+
+    code = "STORAGE_UNAVAILABLE"
+
+
+class StorageDamaged(StorageUnavailable):
+    """Stored bytes have changed. See: ``aios storage check``; ``aios storage restore``."""
+
+    code = "STORAGE_DAMAGED"
+
+
 class ContextOverflow(AiosError):
     """The prompt does not fit the context window. Shorten it, or start aiosd with --ctx larger."""
 
@@ -124,7 +159,8 @@ BY_CODE: dict[str, type[AiosError]] = {
     kind.code: kind
     for kind in (
         InvalidArgument, PermissionDenied, NotFound, IllegalState, ResourceExhausted,
-        BudgetExceeded, ContextOverflow, DeadlineExceeded, Cancelled, ModelUnavailable,
+        BudgetExceeded, QuotaExceeded, DiskFull, VersionConflict, StorageUnavailable,
+        StorageDamaged, ContextOverflow, DeadlineExceeded, Cancelled, ModelUnavailable,
         KernelUnavailable, InternalError,
     )
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """The one table of system calls. Stubs, handlers and documentation are checked against it.
 
-A new call is one row here, its types in types.py, and one handler in the kernel.
+A new call is one row here, its types in types.py or in a file of its area, and one handler in the
+kernel.
 
 ``privilege``: ``any`` caller; ``kin``: a process acts on itself and its descendants, the operator
 on all; ``operator``: only connections to the operator's socket.
@@ -13,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from . import storage_types as s
 from . import types as t
 
 Privilege = Literal["any", "kin", "operator"]
@@ -56,6 +58,34 @@ CALLS: tuple[Call, ...] = (
     Call(42, "kernel.check", t.Empty, t.CheckReply, "operator", "read", 30),
     Call(43, "sched.set", t.SchedRequest, t.SchedReply, "operator", "reversible", 30),
     Call(44, "trace.read", t.TraceRequest, t.TraceReply, "operator", "reversible", 30),
+    Call(100, "fs.write", s.FsWrite, s.FileInfo, "any", "reversible", 60),
+    Call(101, "fs.read", s.FsRead, s.FsData, "any", "read", 60),
+    Call(102, "fs.list", s.FsList, s.FsEntries, "any", "read", 30),
+    Call(103, "fs.stat", s.FsPath, s.FileInfo, "any", "read", 30),
+    Call(104, "fs.move", s.FsMove, s.FileInfo, "any", "reversible", 60),
+    Call(105, "fs.delete", s.FsDelete, t.Empty, "any", "reversible", 60),
+    Call(106, "fs.mkdir", s.FsPath, s.FileInfo, "any", "reversible", 30),
+    Call(107, "fs.history", s.FsPath, s.FsVersions, "any", "read", 30),
+    Call(108, "fs.rollback", s.FsRollback, s.FileInfo, "any", "reversible", 30),
+    Call(109, "fs.prune", s.FsPrune, s.FsPruned, "any", "irreversible", 120),
+    Call(110, "fs.begin", s.FsBegin, s.FsUpload, "any", "reversible", 30),
+    Call(111, "fs.part", s.FsPart, t.Empty, "any", "reversible", 60),
+    Call(112, "fs.end", s.FsEnd, s.FileInfo, "any", "reversible", 60),
+    Call(113, "fs.drop", s.FsEnd, t.Empty, "any", "reversible", 30),
+    Call(114, "fs.share", s.FsShare, t.Empty, "any", "reversible", 30),
+    Call(115, "fs.shares", t.Empty, s.FsShares, "any", "read", 30),
+    Call(116, "fs.search", s.FsSearch, s.FsFound, "any", "read", 60),
+    Call(117, "fs.usage", t.Empty, s.FsUsage, "any", "read", 30),
+    Call(120, "kv.get", s.KvKey, s.KvEntry, "any", "read", 30),
+    Call(121, "kv.set", s.KvSet, s.KvEntry, "any", "reversible", 30),
+    Call(122, "kv.delete", s.KvDelete, t.Empty, "any", "irreversible", 30),
+    Call(123, "kv.list", s.KvList, s.KvKeys, "any", "read", 30),
+    Call(130, "storage.mount", s.MountRequest, s.MountList, "operator", "reversible", 30),
+    Call(131, "storage.mounts", t.Empty, s.MountList, "operator", "read", 30),
+    Call(132, "storage.quota", s.QuotaRequest, s.FsUsage, "operator", "reversible", 30),
+    Call(133, "storage.status", t.Empty, s.StorageStatus, "operator", "read", 30),
+    Call(134, "storage.check", s.StorageCheck, s.StorageReport, "operator", "irreversible", 3600),
+    Call(135, "storage.backup", s.StorageBackup, s.BackupReply, "operator", "reversible", 3600),
 )
 
 BY_NUMBER: dict[int, Call] = {call.number: call for call in CALLS}
