@@ -14,6 +14,7 @@ Import direction: syscalls and hw know nobody; kernel uses both; this package us
 
 from __future__ import annotations
 
+from . import memory
 from .conversation import Context, context
 from .sdk import (
     AsyncReplyStream,
@@ -47,6 +48,7 @@ from .syscalls.errors import (
     PermissionDenied,
     ResourceExhausted,
 )
+from .syscalls.memory_types import Hit, Note, SearchReply
 from .syscalls.types import (
     ChatReply,
     ExitStatus,
@@ -70,6 +72,7 @@ __all__ = [
     "ContextOverflow",
     "DeadlineExceeded",
     "ExitStatus",
+    "Hit",
     "IllegalState",
     "InternalError",
     "InvalidArgument",
@@ -79,11 +82,13 @@ __all__ = [
     "ModelUnavailable",
     "NamedContext",
     "NotFound",
+    "Note",
     "PermissionDenied",
     "Process",
     "ProcessInfo",
     "ReplyStream",
     "ResourceExhausted",
+    "SearchReply",
     "Timing",
     "Usage",
     "WindowReport",
@@ -93,6 +98,7 @@ __all__ = [
     "context",
     "getpid",
     "getppid",
+    "memory",
     "ps",
     "recv",
     "send",

@@ -64,6 +64,9 @@ class Process:
     last_tokens: array[int] = field(default_factory=lambda: array("i"))
     """Prompt and reply of its last request that ended well."""
     last_model: str | None = None
+    notes: int = 0
+    """In its session's memory."""
+    note_bytes: int = 0
     window_tokens: int = 0
     """What one of its requests may hold."""
     paused_s: float | None = None

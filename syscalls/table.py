@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from . import memory_types as m
 from . import types as t
 
 Privilege = Literal["any", "kin", "operator"]
@@ -56,6 +57,16 @@ CALLS: tuple[Call, ...] = (
     Call(42, "kernel.check", t.Empty, t.CheckReply, "operator", "read", 30),
     Call(43, "sched.set", t.SchedRequest, t.SchedReply, "operator", "reversible", 30),
     Call(44, "trace.read", t.TraceRequest, t.TraceReply, "operator", "reversible", 30),
+    Call(60, "memory.add", m.AddRequest, m.Note, "any", "reversible", 30),
+    Call(61, "memory.get", m.NoteRef, m.Note, "any", "read", 30),
+    Call(62, "memory.update", m.UpdateRequest, m.Note, "any", "irreversible", 30),
+    Call(63, "memory.remove", m.NoteRef, t.Empty, "any", "irreversible", 30),
+    Call(64, "memory.search", m.SearchRequest, m.SearchReply, "any", "read", 60),
+    Call(65, "memory.list", m.ListRequest, m.NoteList, "any", "read", 30),
+    Call(66, "memory.clear", m.ScopeRef, m.Cleared, "any", "irreversible", 60),
+    Call(67, "memory.scopes", t.Empty, m.ScopeList, "any", "read", 30),
+    Call(68, "memory.check", t.Empty, m.MemoryReport, "operator", "read", 600),
+    Call(69, "memory.backup", m.BackupRequest, m.MemoryReport, "operator", "reversible", 600),
 )
 
 BY_NUMBER: dict[int, Call] = {call.number: call for call in CALLS}
