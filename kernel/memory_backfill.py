@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .embedder import BATCH_TEXTS, Embedder
-from .memory_store import NoteStore, Unembedded, lasting
+from .memory_file import lasting
+from .memory_store import NoteStore, Unembedded
 from .memory_vectors import Vectors, pack
 from .worker import Outcome, Worker
 

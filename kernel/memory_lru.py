@@ -42,7 +42,7 @@ class LruK(Generic[T]):
         self._now += 1
         uses = self._uses.get(key)
         if uses is None:
-            uses = self._uses[key] = self._gone.pop(key, None) or deque(maxlen=self._k)
+            uses = self._uses[key] = self._gone.pop(key, deque(maxlen=self._k))
         uses.append(self._now)
         heapq.heappush(self._heap, self._entry(key))
         if len(self._heap) > 2 * len(self._uses) + 64:

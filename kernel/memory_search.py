@@ -14,7 +14,8 @@ from aios.syscalls.memory_types import Hit, Note, SearchMode, SearchReply, Searc
 
 from .embedder import Embedder
 from .memory_backfill import Backfill, Wish
-from .memory_store import NoteStore, lasting
+from .memory_file import lasting
+from .memory_store import NoteStore
 from .memory_vectors import Vectors
 from .worker import Outcome, Worker
 

@@ -1,64 +1,33 @@
-"""Notes in SQLite: one file, one connection, used by one worker thread only.
+"""Notes in SQLite: the rows of one file, used by the worker's thread only.
 
-A lasting store acknowledges what is on the disk (WAL, synchronous FULL); a session's store is a
-file that no kernel reads again, and never waits for the disk. Each row has a checksum of its text
-and scope; one that does not fit is told, never returned. Quotas are checked in the transaction
-that adds. Words are indexed by FTS5 beside the scope, so a search reads only its own scopes.
+Each row has a checksum of its text and scope; one that does not fit is told, never returned.
+Quotas are checked in the transaction that adds. Words are indexed by FTS5 beside the scope, so a
+search reads only its own scopes.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import xxhash
 
-from aios.syscalls.errors import IllegalState, InvalidArgument, NotFound, ResourceExhausted
+from aios.syscalls.errors import IllegalState, NotFound
 from aios.syscalls.memory_types import Note, NoteKind
 
-T = TypeVar("T")
+from .memory_file import NotesFile
+from .memory_quota import Limits, Usage, check_quota
 
 MOST_TERMS = 24
 """Of a query; the longest words are the most telling."""
 PAGE_BYTES = 4 << 20
 KINDS: tuple[NoteKind, ...] = ("note", "prompt", "reply")
 _PREFIXES = {True: "n", False: "s"}
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS scopes(
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
-    notes INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS notes(
-    id INTEGER PRIMARY KEY AUTOINCREMENT, scope INTEGER NOT NULL, kind INTEGER NOT NULL,
-    text TEXT NOT NULL, created REAL NOT NULL, updated REAL NOT NULL, sum INTEGER NOT NULL,
-    vector BLOB);
-CREATE INDEX IF NOT EXISTS notes_by_scope ON notes(scope, id);
-CREATE INDEX IF NOT EXISTS notes_without_vector ON notes(scope, kind, id) WHERE vector IS NULL;
-CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
-    scope, text, content='notes', content_rowid='id', tokenize='porter unicode61');
-CREATE TABLE IF NOT EXISTS model(name TEXT NOT NULL);
-PRAGMA user_version = 1;
-"""
 _ROW = "SELECT n.id, s.name, n.kind, n.text, n.created, n.updated, n.sum FROM notes n " \
        "JOIN scopes s ON s.id = n.scope "  # fmt: skip
-
-
-class Limits(NamedTuple):
-    """Of one scope."""
-
-    notes: int
-    size_bytes: int
-
-
-class Usage(NamedTuple):
-    """Of one scope."""
-
-    notes: int
-    size_bytes: int
 
 
 class Unembedded(NamedTuple):
@@ -69,92 +38,8 @@ class Unembedded(NamedTuple):
     sum: int
 
 
-class NoteStore:
-    """Opened by its first use. Methods run in the worker's thread. Raise AiosError."""
-
-    def __init__(self, path: Path, *, lasting: bool) -> None:
-        self.path, self.lasting = path, lasting
-        self._open: sqlite3.Connection | None = None
-        self._scopes: dict[str, int] = {}
-        self._model: str | None = None
-
-    # ------------------------------------------------------------------ the file
-
-    def _db(self) -> sqlite3.Connection:
-        if self._open is None:
-            self._open = self._connect()
-        return self._open
-
-    def _connect(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not self.lasting:
-            self.path.unlink(missing_ok=True)
-        db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=0)
-        try:
-            # nobody else may open it: this SQLite can damage a WAL that has two connections
-            db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            db.execute(f"PRAGMA journal_mode = {'WAL' if self.lasting else 'MEMORY'}")
-            db.execute(f"PRAGMA synchronous = {'FULL' if self.lasting else 'OFF'}")
-            db.execute("PRAGMA cache_size = -16384")
-            db.executescript(_SCHEMA)
-        except BaseException:
-            db.close()
-            raise
-        self.path.chmod(0o600)
-        return db
-
-    def close(self) -> None:
-        """Close the file; a session's is removed. The next use opens it anew."""
-        if self._open:
-            self._open.close()
-            self._open = None
-        if not self.lasting:
-            self.path.unlink(missing_ok=True)
-
-    def doing(self, work: Callable[[], T]) -> T:
-        """Some work on it as one transaction; what SQLite raises becomes an AiosError."""
-        try:
-            db = self._db()
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                result = work()
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                self._scopes.clear()
-                raise
-            return result
-        except (sqlite3.Error, OSError) as error:
-            raise self._told(error) from None
-
-    def reading(self, work: Callable[[], T]) -> T:
-        """Some work that changes nothing."""
-        try:
-            self._db()
-            return work()
-        except (sqlite3.Error, OSError) as error:
-            raise self._told(error) from None
-
-    def _told(self, error: sqlite3.Error | OSError) -> ResourceExhausted | IllegalState:
-        name = getattr(error, "sqlite_errorname", "")
-        if name == "SQLITE_FULL" or isinstance(error, OSError):
-            reason = error.strerror if isinstance(error, OSError) else "the disk is full"
-            return ResourceExhausted(
-                f"memory cannot be written to {self.path}: {reason}", "make room there, try again"
-            )
-        if name == "SQLITE_BUSY":
-            return IllegalState(
-                f"{self.path} is in use by another kernel",
-                "end it, or give this one a folder of its own: XDG_DATA_HOME",
-            )
-        if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB") or name.startswith("SQLITE_CORRUPT"):
-            return IllegalState(
-                f"the notes in {self.path} are damaged: {error}",
-                "end the kernel, put a copy that `aios memory backup` made in its place, or move "
-                "it away; session memory works on",
-            )
-        return IllegalState(f"memory in {self.path} fails: {error}", "look into: aios memory check")
+class NoteStore(NotesFile):
+    """Methods run in the worker's thread, inside ``doing`` or ``reading``. Raise AiosError."""
 
     # ------------------------------------------------------------------ writing
 
@@ -167,7 +52,7 @@ class NoteStore:
         row: int | None = None,
     ) -> Note:
         """A new note, under ``row`` when that is given. Raises ResourceExhausted."""
-        number = self._scope(scope)
+        number = self._scope_number(scope)
         size, now, code = len(text.encode()), time.time(), KINDS.index(kind)
         if limits:
             self._admit(scope, number, limits, 1, size)
@@ -184,7 +69,7 @@ class NoteStore:
     def update(self, id_: str, text: str, limits: Limits | None) -> Note:
         """Another text. Raises NotFound, ResourceExhausted."""
         old = self.get(id_)
-        row, number, now = int(id_[1:]), self._scope(old.scope), time.time()
+        row, number, now = int(id_[1:]), self._scope_number(old.scope), time.time()
         more = len(text.encode()) - len(old.text.encode())
         if limits:
             self._admit(old.scope, number, limits, 0, more)
@@ -204,7 +89,7 @@ class NoteStore:
         found = db.execute(_ROW + "WHERE n.id = ?", (row,)).fetchone()
         if found is None:
             raise not_found(id_)
-        number, text = self._scope(found[1]), found[3]
+        number, text = self._scope_number(found[1]), found[3]
         if self._note(found):
             self._unindex(row, number, text)
         db.execute("DELETE FROM notes WHERE id = ?", (row,))
@@ -214,7 +99,7 @@ class NoteStore:
 
     def clear(self, scope: str) -> int:
         """Delete all of a scope; how many."""
-        number = self._known(scope)
+        number = self.number(scope)
         if number is None:
             return 0
         db = self._db()
@@ -227,22 +112,17 @@ class NoteStore:
         del self._scopes[scope]
         return removed
 
-    @property
-    def model(self) -> str | None:
-        """Whose vectors these are, as far as is known."""
-        return self._model
-
     def adopt_model(self, model: str) -> bool:
         """Vectors are of this model from now on; those of another are void. Whether there may
         have been some."""
-        if model == self._model:
+        if model == self.model:
             return False
         found = self._db().execute("SELECT name FROM model").fetchone()
         if found != (model,):
             self._db().execute("UPDATE notes SET vector = NULL WHERE vector IS NOT NULL")
             self._db().execute("DELETE FROM model")
             self._db().execute("INSERT INTO model VALUES(?)", (model,))
-        self._model = model
+        self.model = model
         return True
 
     def set_vectors(self, rows: Iterable[tuple[Unembedded, bytes]]) -> list[tuple[int, bytes]]:
@@ -273,22 +153,6 @@ class NoteStore:
             (notes, size, number),
         )
 
-    def _scope(self, name: str) -> int:
-        known = self._known(name)
-        if known is None:
-            known = self._db().execute("INSERT INTO scopes(name) VALUES(?)", (name,)).lastrowid
-            assert known is not None
-            self._scopes[name] = known
-        return known
-
-    def _known(self, name: str) -> int | None:
-        if name not in self._scopes:
-            found = self._db().execute("SELECT id FROM scopes WHERE name = ?", (name,)).fetchone()
-            if found is None:
-                return None
-            self._scopes[name] = found[0]
-        return self._scopes[name]
-
     def _admit(self, scope: str, number: int, limits: Limits, notes: int, size: int) -> None:
         usage = self._usage(number)
         oldest = self._db().execute(
@@ -317,7 +181,7 @@ class NoteStore:
 
     def page(self, scope: str, after: str | None, limit: int, log: bool) -> tuple[list[Note], bool]:
         """Notes in order of id, and whether there are more. Damaged ones are left out."""
-        number = self._known(scope)
+        number = self.number(scope)
         if number is None:
             return [], False
         kinds = "n.kind > 0" if log else "n.kind = 0"
@@ -369,11 +233,7 @@ class NoteStore:
         return dict(found.fetchall())
 
     def _numbers(self, scopes: Sequence[str]) -> list[int]:
-        return [number for scope in scopes if (number := self._known(scope)) is not None]
-
-    def number(self, scope: str) -> int | None:
-        """The scope's own number, None when it holds nothing."""
-        return self._known(scope)
+        return [number for scope in scopes if (number := self.number(scope)) is not None]
 
     def vectors(self, number: int) -> Iterable[tuple[int, int, bytes]]:
         """Row, kind and vector of every note of a scope that has one."""
@@ -414,7 +274,7 @@ class NoteStore:
 
     def usage(self, scope: str) -> Usage:
         """What a scope holds."""
-        number = self._known(scope)
+        number = self.number(scope)
         return self._usage(number) if number is not None else Usage(0, 0)
 
     def usages(self) -> dict[str, Usage]:
@@ -450,46 +310,6 @@ class NoteStore:
         except sqlite3.DatabaseError as error:
             found.append(f"the index of words does not fit the notes: {error}")
         return len(rows), damaged, found
-
-    def backup(self, path: Path) -> None:
-        """Copy it as one consistent state. Raises InvalidArgument when there is such a file."""
-        try:
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            raise InvalidArgument(f"{path} exists", "name a new file") from None
-        os.close(fd)
-        copy = sqlite3.connect(path)
-        try:
-            self._db().backup(copy)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        finally:
-            copy.close()
-
-
-def check_quota(
-    scope: str, usage: Usage, limits: Limits, notes: int, size: int, oldest: str
-) -> None:
-    """Raises ResourceExhausted with the numbers and what to remove."""
-    if usage.notes + notes > limits.notes:
-        raise ResourceExhausted(
-            f"{scope} holds {usage.notes:,} notes; the limit is {limits.notes:,}",
-            f"remove some, the oldest is {oldest or 'the first of the list'}: "
-            "aios.memory.remove(id); or start the kernel with a larger --notes-max",
-        )
-    if usage.size_bytes + size > limits.size_bytes:
-        raise ResourceExhausted(
-            f"{scope} holds {usage.size_bytes:,} bytes of notes; {size:,} more exceed the limit of "
-            f"{limits.size_bytes:,}",
-            "remove some: aios.memory.list(), aios.memory.remove(id); or start the kernel with a "
-            "larger --notes-disk",
-        )
-
-
-def lasting(scope: str) -> bool:
-    """Whether a scope, named in full, is of the lasting store."""
-    return not scope.startswith("session:")
 
 
 def not_found(id_: str) -> NotFound:

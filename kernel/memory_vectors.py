@@ -26,8 +26,8 @@ Scope = tuple[bool, int]
 def pack(vector: bytes) -> bytes:
     """A vector of float32 as a float32 scale and 8-bit integers."""
     values = np.frombuffer(vector, np.float32)
-    scale = float(np.abs(values).max()) / 127 or 1.0
-    return np.float32(scale).tobytes() + np.rint(values / scale).astype(np.int8).tobytes()
+    scale = np.float32(float(np.abs(values).max()) / 127 or 1.0)
+    return bytes(scale.tobytes() + np.rint(values / scale).astype(np.int8).tobytes())
 
 
 class ScopeVectors:
