@@ -153,7 +153,7 @@ class MemoryManager:
 
         store = self._brief
         self._worker.submit(
-            lambda: store.doing(lambda: store.add(scope, kind, text, row=row)), written
+            lambda: store.doing(lambda: store.add(scope, kind, text, row=row, now=now)), written
         )
         if room:
             done(Outcome(note, None))

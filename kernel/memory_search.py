@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from aios.syscalls.memory_types import Hit, Note, SearchMode, SearchReply, SearchRequest
 
@@ -159,8 +160,9 @@ class Searcher:
         notes: dict[_Key, Note] = {}
         for store in self._stores:
             rows = [row for lasting, row in keys if lasting == store.lasting]
-            found = store.reading(lambda store=store, rows=rows: store.many(rows))  # type: ignore[misc]
-            notes |= {(store.lasting, row): note for row, note in found.items()}
+            if rows:
+                many = partial(store.many, rows)
+                notes |= {(store.lasting, row): n for row, n in store.reading(many).items()}
         return notes
 
 

@@ -50,10 +50,13 @@ class NoteStore(NotesFile):
         text: str,
         limits: Limits | None = None,
         row: int | None = None,
+        now: float | None = None,
     ) -> Note:
-        """A new note, under ``row`` when that is given. Raises ResourceExhausted."""
+        """A new note, under ``row`` and of the time when they are given. Raises
+        ResourceExhausted."""
         number = self._scope_number(scope)
-        size, now, code = len(text.encode()), time.time(), KINDS.index(kind)
+        size, code = len(text.encode()), KINDS.index(kind)
+        now = time.time() if now is None else now
         if limits:
             self._admit(scope, number, limits, 1, size)
         cursor = self._db().execute(
