@@ -1,4 +1,4 @@
-"""``retrieval``: what search finds in a folder of real documents, by words, by meaning, and mixed."""
+"""``retrieval``: what search finds among real documents: by words, by meaning, and mixed."""
 
 from __future__ import annotations
 
