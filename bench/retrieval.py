@@ -75,7 +75,7 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
             hits, times = 0, []
             for number, document in enumerate(found):
                 start = time.perf_counter()
-                body = SearchRequest(document.question, K, (SCOPE,), mode)  # type: ignore[arg-type]
+                body = SearchRequest(document.question, K, (SCOPE,), mode)
                 reply: SearchReply = connection.call("memory.search", body)
                 times.append(time.perf_counter() - start)
                 hits += ids[number] in [hit.note.id for hit in reply.hits]
