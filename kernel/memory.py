@@ -91,7 +91,7 @@ class MemoryManager:
         self._ram = NotesInRam(quotas.ram, quotas.ram_agent)
         self._vectors = Vectors(quotas.vectors)
         stores = (self._brief, self._lasting)
-        self._backfill = Backfill(self._worker, embedder, stores, self._vectors)
+        self._backfill = Backfill(loop, self._worker, embedder, stores, self._vectors)
         self._searcher = Searcher(self._worker, embedder, stores, self._vectors, self._backfill)
         self._sessions: dict[str, _Session] = {}
         self._last_row = 0
@@ -114,7 +114,7 @@ class MemoryManager:
         def kept(outcome: Outcome[Note]) -> None:
             if outcome.value:
                 self._keep(outcome.value, process)
-                self._backfill.kick()
+                self._backfill.added()
             done(outcome)
 
         store, limits = self._lasting, self._limits
@@ -147,7 +147,7 @@ class MemoryManager:
             elif outcome.value:
                 self._ram.saved(note.id)
                 if kind == "note":
-                    self._backfill.kick()
+                    self._backfill.added()
             if not room:
                 done(outcome)
 
@@ -199,7 +199,7 @@ class MemoryManager:
                 self._book(session, 0, len(new.text.encode()) - len(old.text.encode()))
             self._ram.drop(new.id)
             self._keep(new, user)
-            self._backfill.kick()
+            self._backfill.added()
             done(Outcome(new, None))
 
         self._worker.submit(lambda: store.doing(job), updated)

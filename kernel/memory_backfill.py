@@ -1,25 +1,31 @@
 """Gives notes their vectors, in the background: batch by batch from the stores to the embedder.
 
 The stores are the queue, so nothing is lost and nothing piles up in RAM. One batch is under way at
-a time; searches that wait for their scopes go first. When the embedder fails, those who wait are
+a time; searches that wait for their scopes go first; while notes are being added there is a pause
+after each batch, so that adding is not slowed down. When the embedder fails, those who wait are
 let go, and the rest waits for the next note or search.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from .embedder import BATCH_TEXTS, Embedder
+from .loop import Loop, Timer
 from .memory_file import lasting
 from .memory_store import NoteStore, Unembedded
 from .memory_vectors import Vectors, pack
 from .worker import Outcome, Worker
 
 log = logging.getLogger("aios.memory")
+
+QUIET_S = 0.2
+"""After an addition, before notes that nobody waits for are given their vectors."""
 
 
 class Wish(NamedTuple):
@@ -40,12 +46,24 @@ class Backfill:
     """All calls in the kernel's thread; stores are used in the worker's."""
 
     def __init__(
-        self, worker: Worker, embedder: Embedder, stores: Sequence[NoteStore], vectors: Vectors
+        self,
+        loop: Loop,
+        worker: Worker,
+        embedder: Embedder,
+        stores: Sequence[NoteStore],
+        vectors: Vectors,
     ) -> None:
+        self._loop, self._added_s = loop, 0.0
+        self._pause: Timer | None = None
         self._worker, self._embedder, self._stores = worker, embedder, stores
         self._vectors = vectors
         self._wishes: deque[Wish] = deque()
         self._working = self._stale = False
+
+    def added(self) -> None:
+        """There is another note without a vector."""
+        self._added_s = time.monotonic()
+        self.kick()
 
     def kick(self) -> None:
         """There may be notes without a vector."""
@@ -55,12 +73,27 @@ class Backfill:
             self._stale = True
         else:
             self._working = True
-            self._fetch()
+            self._next()
 
     def complete(self, wish: Wish) -> None:
         """Do these scopes first."""
         self._wishes.append(wish)
+        if self._pause:
+            self._resume()
         self.kick()
+
+    def _next(self) -> None:
+        """Go on now, or after a pause."""
+        if self._wishes or time.monotonic() - self._added_s > QUIET_S:
+            self._fetch()
+        else:
+            self._pause = self._loop.at(time.monotonic() + QUIET_S, self._resume)
+
+    def _resume(self) -> None:
+        if self._pause:
+            self._pause.cancel()
+            self._pause = None
+            self._fetch()
 
     def _fetch(self) -> None:
         wish = self._wishes[0] if self._wishes else None
@@ -95,7 +128,7 @@ class Backfill:
                 wish.done()
             self._fetch()
         elif self._wishes or self._stale:
-            self._fetch()
+            self._next()
         else:
             self._working = False
 
@@ -109,13 +142,13 @@ class Backfill:
         def job() -> None:
             if store.doing(lambda: store.adopt_model(model)):
                 self._vectors.forget_all(store)
-            self._vectors.add(store, store.doing(lambda: store.set_vectors(pairs)))
+            self._vectors.add(store, store.doing(lambda: store.set_vectors(pairs), soft=True))
 
         def stored(outcome: Outcome[None]) -> None:
             if outcome.error:
                 self._stop(f"cannot keep vectors: {outcome.error}")
             else:
-                self._fetch()
+                self._next()
 
         self._worker.submit(job, stored)
 

@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS notes(
     vector BLOB);
 CREATE INDEX IF NOT EXISTS notes_by_scope ON notes(scope, id);
 CREATE INDEX IF NOT EXISTS notes_without_vector ON notes(scope, kind, id) WHERE vector IS NULL;
+CREATE INDEX IF NOT EXISTS notes_to_do ON notes(kind, id) WHERE vector IS NULL;
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
     scope, text, content='notes', content_rowid='id', tokenize='porter unicode61');
 CREATE TABLE IF NOT EXISTS model(name TEXT NOT NULL);
@@ -80,8 +81,11 @@ class NotesFile:
         if not self.lasting:
             self.path.unlink(missing_ok=True)
 
-    def doing(self, work: Callable[[], T]) -> T:
-        """Some work on it as one transaction; what SQLite raises becomes an AiosError."""
+    def doing(self, work: Callable[[], T], *, soft: bool = False) -> T:
+        """Some work on it as one transaction; what SQLite raises becomes an AiosError. ``soft``:
+        what can be done again, so that it need not wait for the disk."""
+        if soft and self.lasting:
+            return self._softly(work)
         try:
             db = self._db()
             db.execute("BEGIN IMMEDIATE")
@@ -97,6 +101,16 @@ class NotesFile:
             return result
         except (sqlite3.Error, OSError) as error:
             raise self._told(error) from None
+
+    def _softly(self, work: Callable[[], T]) -> T:
+        try:
+            self._db().execute("PRAGMA synchronous = NORMAL")
+        except (sqlite3.Error, OSError) as error:
+            raise self._told(error) from None
+        try:
+            return self.doing(work)
+        finally:
+            self._db().execute("PRAGMA synchronous = FULL")
 
     def reading(self, work: Callable[[], T]) -> T:
         """Some work that changes nothing."""

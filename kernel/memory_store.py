@@ -255,12 +255,14 @@ class NoteStore(NotesFile):
         """Texts without a vector, the latest first; of all scopes when None."""
         kinds = "kind >= 0" if log else "kind = 0"
         if scopes is None:
-            where, values = kinds, []
+            where, values, index = kinds, [], "notes_to_do"
         else:
             values = self._numbers(scopes)
             where = f"scope IN ({','.join('?' * len(values))}) AND {kinds}"
+            index = "notes_without_vector"
         found = self._db().execute(
-            f"SELECT id, text, sum FROM notes WHERE vector IS NULL AND {where} "
+            f"SELECT id, text, sum FROM notes INDEXED BY {index} "
+            f"WHERE vector IS NULL AND {where} "
             "ORDER BY id DESC LIMIT ?", (*values, most),
         )  # fmt: skip
         return [Unembedded(*row) for row in found]
