@@ -18,7 +18,7 @@ SUITES = {
     "throughput": ("tokens/s of 1 to 16 agents against a bare loop and llama-server", 5),
     "sim": ("2,000 agents on a virtual clock, under every policy", 5),
     "managers_memory": ("adding notes against bare SQLite, searching 100,000 of them", 3),
-    "retrieval": ("recall@5 of search by words, by meaning, and mixed: 600 documents", 1),
+    "retrieval": ("recall@5 of search by words, by meaning, and mixed: 500 documents", 1),
     "overhead": ("tokens/s through the whole stack against a bare llama_decode loop", 9),
 }
 """Suite → what it measures, repeats by default."""

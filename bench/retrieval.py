@@ -18,7 +18,7 @@ from .harness import kernel, progress
 from .managers_memory import SCOPE, K, data_folder, guest, spread
 from .report import Report
 
-DOCUMENTS, DOCUMENT_CHARS = 600, 500
+DOCUMENTS, DOCUMENT_CHARS = 500, 300
 
 
 class Document(NamedTuple):
