@@ -14,7 +14,7 @@ Import direction: syscalls and hw know nobody; kernel uses both; this package us
 
 from __future__ import annotations
 
-from . import fs, kv
+from . import fs, kv, memory
 from .conversation import Context, context
 from .sdk import (
     AsyncReplyStream,
@@ -53,6 +53,7 @@ from .syscalls.errors import (
     StorageUnavailable,
     VersionConflict,
 )
+from .syscalls.memory_types import Hit, Note, SearchReply
 from .syscalls.storage_types import FileInfo, SearchHit, VersionInfo
 from .syscalls.types import (
     ChatReply,
@@ -79,6 +80,7 @@ __all__ = [
     "DiskFull",
     "ExitStatus",
     "FileInfo",
+    "Hit",
     "IllegalState",
     "InternalError",
     "InvalidArgument",
@@ -88,6 +90,7 @@ __all__ = [
     "ModelUnavailable",
     "NamedContext",
     "NotFound",
+    "Note",
     "PermissionDenied",
     "Process",
     "ProcessInfo",
@@ -95,6 +98,7 @@ __all__ = [
     "ReplyStream",
     "ResourceExhausted",
     "SearchHit",
+    "SearchReply",
     "StorageDamaged",
     "StorageUnavailable",
     "Timing",
@@ -110,6 +114,7 @@ __all__ = [
     "getpid",
     "getppid",
     "kv",
+    "memory",
     "ps",
     "recv",
     "send",

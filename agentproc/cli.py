@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_ps(commands)
+    _add_memory(commands)
     _add_kernel(commands)
     cli_storage.add_parser(commands)
     for name, text in (("config", "show the kernel's settings: get [KEY], path"),
@@ -148,6 +149,39 @@ def _add_kernel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     call.add_argument("name", nargs="?")
     call.add_argument("body", nargs="?", default="{}", metavar="JSON")
     call.set_defaults(do="cli_daemon:call")
+
+
+def _add_memory(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    memory = commands.add_parser("memory", help="notes of agents: list, search, add, remove, check")
+    actions = memory.add_subparsers(dest="action", metavar="ACTION", required=True)
+    scope = "session:PID, agent:NAME or shared:NAME"
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        made = actions.add_parser(name, help=text)
+        made.add_argument("--json", action="store_true")
+        made.set_defaults(do=f"cli_memory:{name}")
+        return made
+
+    ls = action("ls", "list scopes, or the notes of one")
+    ls.add_argument("scope", nargs="?", metavar="SCOPE", help=scope)
+    ls.add_argument("--log", action="store_true", help="the interaction log instead")
+    ls.add_argument("--limit", type=int, default=100, metavar="N")
+    search = action("search", "find notes by words and meaning")
+    search.add_argument("query", metavar="TEXT")
+    search.add_argument("--scope", action="append", required=True, help=f"{scope}; repeatable")
+    search.add_argument("-k", type=int, default=5, metavar="N", help="how many (5)")
+    search.add_argument("--mode", choices=("auto", "keyword", "semantic", "mixed"), default="auto")
+    search.add_argument("--log", action="store_true", help="the interaction log, too")
+    action("get", "show a note").add_argument("id", metavar="ID")
+    add = action("add", "add a note")
+    add.add_argument("scope", metavar="SCOPE", help=scope)
+    add.add_argument("text", metavar="TEXT")
+    rm = action("rm", "remove notes")
+    rm.add_argument("ids", nargs="*", metavar="ID")
+    rm.add_argument("--scope", help=f"all notes of {scope}")
+    action("check", "read all lasting notes and say what is damaged")
+    backup = action("backup", "copy all lasting notes to a new file")
+    backup.add_argument("file", metavar="FILE")
 
 
 def version(options: argparse.Namespace) -> int:

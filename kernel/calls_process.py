@@ -78,6 +78,7 @@ class ProcessCalls:
             window_tokens=process.window_tokens, weight=process.account.weight,
             quota_tokens=process.account.quota_tokens, quota_cells=process.account.quota_cells,
             requests=len(requests), parks=process.parks + sum(r.parks for r in requests),
+            notes=process.notes, note_bytes=process.note_bytes,
             cpu_s=cpu_s, rss_bytes=rss_bytes, exit_code=process.exit_code,
             reason=process.reason, command=process.command, model=process.model,
         )  # fmt: skip

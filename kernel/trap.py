@@ -79,6 +79,10 @@ class Pending:
         self._on_end = on_end
         self._timer = self._trap.loop.at(time.monotonic() + self.timeout_s, self._expire)
 
+    def hand_on(self, on_end: Callable[[AiosError], None]) -> None:
+        """A deferred call's work has gone on to another part, which drops it from now on."""
+        self._on_end = on_end
+
     def reply(self, body: msgspec.Struct) -> None:
         """End with a result. Nothing happens when it has ended."""
         if self._end():

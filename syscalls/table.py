@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from . import memory_types as m
 from . import storage_types as s
 from . import types as t
 
@@ -86,6 +87,16 @@ CALLS: tuple[Call, ...] = (
     Call(133, "storage.status", t.Empty, s.StorageStatus, "operator", "read", 30),
     Call(134, "storage.check", s.StorageCheck, s.StorageReport, "operator", "irreversible", 3600),
     Call(135, "storage.backup", s.StorageBackup, s.BackupReply, "operator", "reversible", 3600),
+    Call(60, "memory.add", m.AddRequest, m.Note, "any", "reversible", 30),
+    Call(61, "memory.get", m.NoteRef, m.Note, "any", "read", 30),
+    Call(62, "memory.update", m.UpdateRequest, m.Note, "any", "irreversible", 30),
+    Call(63, "memory.remove", m.NoteRef, t.Empty, "any", "irreversible", 30),
+    Call(64, "memory.search", m.SearchRequest, m.SearchReply, "any", "read", 60),
+    Call(65, "memory.list", m.ListRequest, m.NoteList, "any", "read", 30),
+    Call(66, "memory.clear", m.ScopeRef, m.Cleared, "any", "irreversible", 60),
+    Call(67, "memory.scopes", t.Empty, m.ScopeList, "any", "read", 30),
+    Call(68, "memory.check", t.Empty, m.MemoryReport, "operator", "read", 600),
+    Call(69, "memory.backup", m.BackupRequest, m.MemoryReport, "operator", "reversible", 600),
 )
 
 BY_NUMBER: dict[int, Call] = {call.number: call for call in CALLS}

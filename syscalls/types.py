@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from .memory_types import Scopes
+
 MAX_TEXT_BYTES = 4 << 20
 """Longest text in one field (characters). Longer prompts cannot fit any context window served."""
 MAX_ARGS = 1024
@@ -54,7 +56,8 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     ``cpu_s`` and ``rss_bytes`` are the host's figures for the agent's own process;
     ``tokens_in`` and ``tokens_out`` count prompt and generated tokens; ``context_tokens`` is
     what its running requests hold now, or its last one held; ``window_tokens`` is what one may
-    hold. Weight and quotas are of its program. ``exit_code`` follows the shell: 128+n for signal n.
+    hold. ``notes`` and ``note_bytes`` are of its session's memory, the interaction log included.
+    Weight and quotas are of its program. ``exit_code`` follows the shell: 128+n for signal n.
     """
 
     pid: int
@@ -77,6 +80,8 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     quota_cells: int | None
     requests: int
     parks: int
+    notes: int
+    note_bytes: int
     cpu_s: float
     rss_bytes: int
     exit_code: int | None
@@ -216,6 +221,8 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``json_schema`` (a JSON text) and ``grammar`` (GBNF) constrain the output; at most one.
     ``window``: what to do when the messages outgrow the context window: an error, leave out the
     oldest turns, or let the model summarise them. ``expected_tokens``: a hint for ``srtf``.
+    ``recall``: so many of the notes in ``recall_scopes`` that fit the last message best are put
+    before it, as a system message.
     """
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)] | None = None
@@ -238,6 +245,8 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stream: bool = False
     window: Literal["error", "truncate", "summarise"] = "error"
     expected_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
+    recall: Annotated[int, Meta(ge=0, le=50)] = 0
+    recall_scopes: Scopes = ("session", "agent")
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -284,9 +293,17 @@ class WindowReport(msgspec.Struct, frozen=True):
     summary: str = ""
 
 
+class Recalled(msgspec.Struct, frozen=True):
+    """A note that was put into a prompt."""
+
+    id: str
+    text: str
+
+
 class ChatReply(msgspec.Struct, frozen=True):
     """``finish``: ``stop`` (end of turn or stop string) or ``length`` (max_tokens or window).
-    ``window``: what was left out of the conversation; None when nothing was."""
+    ``window``: what was left out of the conversation; None when nothing was. ``recalled``: the
+    notes that were put before the last message."""
 
     text: str
     finish: Literal["stop", "length"]
@@ -296,6 +313,7 @@ class ChatReply(msgspec.Struct, frozen=True):
     seed: int
     model: str
     window: WindowReport | None = None
+    recalled: list[Recalled] = []
 
 
 # ------------------------------------------------------------------------------ contexts
