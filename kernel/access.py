@@ -1,46 +1,368 @@
-"""The access manager: who may make which call, on whom.
+"""The access manager: asked before anything is done, by every call and every other manager.
 
-Decides from the call's row in the table and the caller that the connection proved. It changes
-nothing and is asked once before every handler, and again by handlers that name a process.
+Joins the pure decision (rights.py) with who is who: the caller's group, grants and ancestors, and
+what the operator has approved. Promises that each decision is in the audit log, that no mutation is
+allowed which the log has no room for, and that nobody has more rights than those who started it or
+for whom it acts. It does nothing itself.
+
+A check comes before anything is done: a call that must ask the operator is begun again from the
+start when the operator has answered.
 """
 
 from __future__ import annotations
 
-from aios.syscalls.errors import PermissionDenied
-from aios.syscalls.table import Call, Effect
+import fnmatch
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
+from aios.syscalls.errors import IllegalState, InvalidArgument, PermissionDenied
+from aios.syscalls.table import Call, Effect
+from aios.syscalls.types import SpawnRequest
+
+from . import approvals, rights
+from .approvals import Approvals, Key
+from .audit import AuditLog
+from .grants import Grant
+from .groups import Policy
 from .process import OPERATOR, Process, ProcessTable
+from .records import Entry
+from .rights import Decision, Request, Rule, RuleSet, Verdict
+
+MOST_CACHED = 1000
+"""Decisions remembered for one process, and compiled sets of rules."""
+OPERATORS_GROUP = "operator"
+ACCOUNTS = "weight and quotas are of a whole program, and the operator's to give"
+_ENDING = frozenset({("call", "proc.signal"), ("call", "kernel.shutdown"), ("call", "cancel")})
+"""Calls that end things; they and the operator's signals go on while the log cannot be written."""
+_OPERATORS_OWN = Rule("deny", "call", "make", "*", "law: operators only, by their own socket")
+
+
+class _Decided(NamedTuple):
+    """A decision, and how the log names what decided."""
+
+    decision: Decision
+    rule: str
+
+
+class Step(NamedTuple):
+    """What one principal's rules say."""
+
+    who: str
+    group: str
+    verdict: Verdict
+    rule: Rule | None
+
+
+class _Standing:
+    """What counts for one process: its rules and those of all who started it, decisions so far."""
+
+    def __init__(self, name: str, principals: Sequence[RuleSet], names: Sequence[str]) -> None:
+        self.name, self.principals, self.names = name, principals, names
+        self.decided: dict[Request, _Decided] = {}
+
+    def decide(self, request: Request) -> _Decided:
+        decided = self.decided.get(request)
+        if decided is None:
+            if len(self.decided) >= MOST_CACHED:
+                self.decided.clear()
+            decided = self.decided[request] = _decide(self.principals, self.names, request)
+        return decided
 
 
 class AccessManager:
-    """Rights follow from the privilege column and the tree of processes."""
+    """Rights of processes. ``policy`` and ``grants`` are replaced whole."""
 
-    def __init__(self, table: ProcessTable) -> None:
-        self._table = table
+    def __init__(
+        self,
+        table: ProcessTable,
+        policy: Policy,
+        grants: Sequence[Grant],
+        audit: AuditLog,
+        questions: Approvals,
+    ) -> None:
+        self._table, self.audit, self.approvals = table, audit, questions
+        self._standings: dict[int, _Standing] = {}
+        self._sets: dict[tuple[Rule, ...], RuleSet] = {}
+        self.use(policy, grants)
+
+    # ------------------------------------------------------------------ what is asked
 
     def check_call(self, caller_pid: int, call: Call) -> None:
-        """Raises PermissionDenied when an agent makes a call of the operator's."""
+        """Whether a caller may make a system call at all. Raises as ``check`` does."""
+        standing = self._standings.get(caller_pid) or self._stand(caller_pid)
+        request = Request("call", "make", call.name, call.effect)
         if call.privilege == "operator" and caller_pid != OPERATOR:
+            decided = _Decided(Decision("deny", _OPERATORS_OWN), _OPERATORS_OWN.source)
+            self._record(caller_pid, standing.name, request, "denied", decided.rule)
             raise PermissionDenied(
                 f"{call.name} is the operator's; pid {caller_pid} is an agent",
                 "use the aios command from a shell that no agent has started",
             )
+        self._settle(caller_pid, standing, request, standing.decide(request), None, "")
 
     def check(
-        self, caller_pid: int, kind: str, action: str, name: str, effect: Effect = "read"
+        self,
+        caller_pid: int,
+        kind: str,
+        action: str,
+        name: str,
+        effect: Effect | None = "read",
+        *,
+        arguments: Any = None,
+        behalf: int | None = None,
     ) -> None:
         """Whether a caller may do something to a named thing that a manager keeps.
 
-        ``kind``: path, tool, memory, model, agent, network …; ``action``: read, write, call …;
-        ``name``: in the manager's own terms. Raises PermissionDenied. Until there are rules,
-        everything is allowed that its manager lets a caller name.
-        """
+        ``kind`` and ``action`` are of ``rights.KINDS``; ``name`` is in the manager's own terms and
+        the whole of it (a path has no ``..``). ``effect`` None means undeclared: irreversible.
+        ``arguments``: what an approval is bound to beside these. ``behalf``: the process for which
+        the caller acts; then both need the right.
 
-    def check_target(self, caller_pid: int, call: Call, target: Process) -> None:
-        """Raises PermissionDenied when the call needs kin and the target is not the caller's."""
-        if call.privilege == "kin" and not self._table.descends(target, caller_pid):
-            raise PermissionDenied(
-                f"{call.name}: pid {caller_pid} may act on itself and what it has started; "
-                f"pid {target.pid} ({target.name}) is neither",
-                f"as the operator, use: aios {call.name.split('.')[-1]} {target.pid}",
-            )
+        Raises PermissionDenied, ConfirmationRequired when the operator has to approve it first,
+        AuditUnavailable when a mutation cannot be recorded, NotFound when the caller has ended.
+        """
+        standing = self._standings.get(caller_pid) or self._stand(caller_pid)
+        request = Request(kind, action, name, effect or "irreversible")
+        if behalf is None or behalf == caller_pid:
+            decided = standing.decide(request)
+        else:
+            other = self._standings.get(behalf) or self._stand(behalf)
+            decided = _decide([*standing.principals, *other.principals],
+                              [*standing.names, *other.names], request)  # fmt: skip
+        self._settle(caller_pid, standing, request, decided, arguments, "")
+
+    def check_agent(
+        self, caller_pid: int, action: str, target: Process, effect: Effect, arguments: Any = None
+    ) -> None:
+        """Whether a caller may act on a process. Raises as ``check`` does."""
+        relation = self.relation(caller_pid, target)
+        standing = self._standings.get(caller_pid) or self._stand(caller_pid)
+        request = Request("agent", action, f"{relation}/{target.name}", effect)
+        refusal = f"{action}: pid {caller_pid} may act on itself and what it has started; " \
+                  f"pid {target.pid} ({target.name}) is neither"  # fmt: skip
+        self._settle(caller_pid, standing, request, standing.decide(request), arguments,
+                     refusal if relation in ("kin", "other") else "")  # fmt: skip
+
+    def check_spawn(self, caller_pid: int, spec: SpawnRequest) -> None:
+        """Whether a caller may start this, with what it gives it. Raises as ``check`` does."""
+        if spec.group is not None:
+            self.policy.find(spec.group)
+        spawn_rules(spec)
+        accounts = (spec.weight, spec.quota_tokens, spec.quota_cells) != (1.0, None, None)
+        self.check_operator(caller_pid, accounts, ACCOUNTS, "use: aios run --weight")
+        stdio = spec.stdin or spec.stdout or spec.stderr or spec.asks
+        self.check_operator(caller_pid, stdio, "where output goes, and who is asked, is the "
+                            "operator's to say", "use: aios run")  # fmt: skip
+        self.check(caller_pid, "agent", "spawn", spec.path, "irreversible", arguments=spec.args)
+
+    def check_operator(self, caller_pid: int, wanted: object, why: str, hint: str = "") -> None:
+        """Raises PermissionDenied when an agent wants what only the operator gives."""
+        if caller_pid != OPERATOR and wanted:
+            raise PermissionDenied(why, hint)
+
+    def relation(self, caller_pid: int, target: Process) -> str:
+        """What a process is to a caller: one of ``rights.RELATIONS``."""
+        if caller_pid == target.pid:
+            return "self"
+        if self._table.descends(target, caller_pid):
+            return "own"
+        caller = self._table.get(caller_pid)
+        return "kin" if caller and caller.top is target.top else "other"
+
+    def asked_at_terminal(self, caller_pid: int) -> bool:
+        """Whether somebody sits at a terminal to be asked for this caller."""
+        process = self._table.get(caller_pid)
+        return process is not None and process.top.asker_os_pid != 0
+
+    # ------------------------------------------------------------------ what is changed
+
+    def use(self, policy: Policy, grants: Sequence[Grant]) -> None:
+        """Go by these from now on, or change nothing and raise: IllegalState when a living
+        agent's group is gone, InvalidArgument when a grant is no rule."""
+        for process in self._table.living():
+            if process.group and process.group not in policy.groups:
+                raise IllegalState(
+                    f"the policy has no group {process.group!r}, in which pid {process.pid} "
+                    f"({process.name}) runs",
+                    f"leave the group in the policy, or end the agent: aios kill {process.pid}",
+                )
+        granted = [
+            (grant.subject, rights.parse(grant.rule, "allow", f"grant {grant.id}"))
+            for grant in grants
+        ]
+        self.policy, self.grants, self._granted = policy, tuple(grants), granted
+        self.approvals.expire_s = policy.approval_s
+        self._standings.clear()
+        self._sets.clear()
+
+    def forget(self, process: Process) -> None:
+        """It has ended."""
+        self._standings.pop(process.pid, None)
+
+    def note(self, action: str, name: str, outcome: str) -> None:
+        """An event of the access manager's own in the log: a grant, a reload, an answer."""
+        entry = Entry(time.time(), OPERATOR, "operator", "access", action, name, "reversible",
+                      outcome, "")  # fmt: skip
+        self.audit.append(entry, mutates=True)
+
+    def explain(self, subject: str, request: Request) -> tuple[Decision, list[Step]]:
+        """What would be decided, and what each principal's rules say. Raises NotFound."""
+        if subject.startswith("@"):
+            group = self.policy.find(subject[1:])
+            rules = RuleSet([*group.rules, *self._granted_to(subject)])
+            principals = [(subject, group.name, rules)]
+        else:
+            process = self._table.resolve(subject, dead=False)
+            request = self._named(process, request)
+            principals = [(f"{p.name} (pid {p.pid})", self.group_of(p), self._rules_of(p))
+                          for p in _chain(process)]  # fmt: skip
+        sets = [rules for _, _, rules in principals]
+        decision = _decide(sets, [who for who, _, _ in principals], request).decision
+        return decision, [Step(who, group, *rules.judge(request))
+                          for who, group, rules in principals]  # fmt: skip
+
+    def _named(self, process: Process, request: Request) -> Request:
+        """An agent that is named alone gets its relation to the process that would act on it."""
+        if request.kind != "agent" or request.action == "spawn" or "/" in request.name:
+            return request
+        target = self._table.resolve(request.name, dead=False)
+        return request._replace(name=f"{self.relation(process.pid, target)}/{target.name}")
+
+    def group_of(self, process: Process) -> str:
+        """The privilege group that a process is in."""
+        return process.group or (self.policy.guest if process.guest else self.policy.default)
+
+    # ------------------------------------------------------------------ within
+
+    def _settle(
+        self, pid: int, standing: _Standing, request: Request, decided: _Decided,
+        arguments: Any, refusal: str,
+    ) -> None:  # fmt: skip
+        """Record a decision, and raise unless it allows."""
+        verdict = decided.decision.verdict
+        if verdict == "allow":
+            self._record(pid, standing.name, request, "allowed", decided.rule)
+            return
+        if verdict == "ask":
+            self._confirm(pid, standing, request, decided, arguments)
+            return
+        self._record(pid, standing.name, request, "denied", decided.rule)
+        raise PermissionDenied(
+            refusal or _refusal(pid, standing.name, request, decided.rule),
+            f"the operator can allow it: {_grant(standing.name, request)}",
+        )
+
+    def _confirm(
+        self, pid: int, standing: _Standing, request: Request, decided: _Decided, arguments: Any
+    ) -> None:
+        now, process = time.monotonic(), self._table.caller(pid)
+        who = "/".join(p.name for p in reversed(list(_chain(process))))
+        key = Key(f"{who} {process.program}", request.kind, request.action, request.name,
+                  approvals.digest(arguments))  # fmt: skip
+        try:
+            question = self.approvals.use(key, now)
+        except PermissionDenied:
+            self._record(pid, standing.name, request, "denied by the operator", decided.rule)
+            raise
+        if question:
+            outcome = f"approved ({question.id})"
+            self._record(pid, standing.name, request, outcome, decided.rule, mutates=True)
+            return
+        error = self.approvals.ask(
+            key, request, pid=pid, agent=standing.name, rule=decided.rule,
+            preview=approvals.preview(arguments), owner=process.top.asker_os_pid, now=now,
+            unix=time.time(),
+        )  # fmt: skip
+        self._record(pid, standing.name, request, f"asked ({error.approval})", decided.rule)
+        raise error
+
+    def _record(
+        self, pid: int, agent: str, request: Request, outcome: str, rule: str,
+        mutates: bool | None = None,
+    ) -> None:  # fmt: skip
+        kind, action, name, effect = request
+        if mutates is None:
+            mutates = effect != "read" and outcome == "allowed"
+        if (mutates and (kind, name) in _ENDING) or (pid == OPERATOR and action == "signal"):
+            mutates = False  # what ends things
+        entry = Entry(time.time(), pid, agent, kind, action, name, effect, outcome, rule)
+        self.audit.append(entry, mutates=mutates)
+
+    def _stand(self, pid: int) -> _Standing:
+        if pid == OPERATOR:
+            rules = RuleSet(self.policy.groups[OPERATORS_GROUP].rules)
+            standing = _Standing("operator", (rules,), ("operator",))
+        else:
+            chain = list(_chain(self._table.caller(pid)))
+            standing = _Standing(chain[0].name, tuple(self._rules_of(p) for p in chain),
+                                 tuple(p.name for p in chain))  # fmt: skip
+        self._standings[pid] = standing
+        return standing
+
+    def _rules_of(self, process: Process) -> RuleSet:
+        """One process's own rules; those of equal rules are shared."""
+        group = self.group_of(process)
+        base = process.rights
+        if base is None:
+            known = self.policy.groups.get(group)
+            base = (*(known.rules if known else ()), *self._granted_to(f"@{group}"))
+        rules = (*base, *process.added, *self._granted_to(process.name))
+        found = self._sets.get(rules)
+        if found is None:
+            if len(self._sets) >= MOST_CACHED:
+                self._sets.clear()
+            found = self._sets[rules] = RuleSet(rules)
+        return found
+
+    def _granted_to(self, subject: str) -> Iterable[Rule]:
+        return (rule for to, rule in self._granted
+                if to == subject or ("*" in to and fnmatch.fnmatchcase(subject, to)))  # fmt: skip
+
+
+def spawn_rules(spec: SpawnRequest) -> tuple[tuple[Rule, ...] | None, tuple[Rule, ...]]:
+    """The rules in a request to start something: instead of its group's, and beside them.
+
+    Calls are implied by ``rights``, unless these name calls. Raises InvalidArgument.
+    """
+    instead: tuple[Rule, ...] | None = None
+    if spec.rights is not None:
+        instead = tuple(rights.parse(text, "trust", "spawn rights") for text in spec.rights)
+        if not any(rule.kind in ("*", "call") for rule in instead):
+            instead = (*instead, Rule("trust", "call", "*", "*", "spawn rights"))
+    beside = [rights.parse(text, "allow", "spawn allow") for text in spec.allow]
+    for text in spec.deny:
+        rule = rights.parse(text, "deny", "spawn deny")
+        if rule.verb != "deny":
+            raise InvalidArgument(f"deny: rule {text!r} says {rule.verb!r} itself")
+        beside.append(rule)
+    return instead, tuple(beside)
+
+
+def _chain(process: Process) -> Iterable[Process]:
+    """The process, and those who started it."""
+    at: Process | None = process
+    while at is not None:
+        yield at
+        at = at.above
+
+
+def _decide(principals: Sequence[RuleSet], names: Sequence[str], request: Request) -> _Decided:
+    if request.kind == "path" and ".." in request.name.split("/"):
+        return _Decided(Decision("deny", None), "law: a path has no ..")
+    decision = rights.decide(principals, request)
+    text = f"{decision.rule} ({decision.rule.source})" if decision.rule else "no rule allows it"
+    if decision.of:
+        text += f" [of {names[decision.of]}]"
+    return _Decided(decision, text)
+
+
+def _refusal(pid: int, agent: str, request: Request, rule: str) -> str:
+    kind, action, name, _ = request
+    what = f"{name!r}" if len(name) <= 120 else f"{name[:117]!r}…"
+    return f"pid {pid} ({agent}) may not {action} {kind} {what}: {rule}"
+
+
+def _grant(agent: str, request: Request) -> str:
+    rule = f"allow {request.kind}.{request.action}:{request.name}"
+    return f"aios perm grant {agent} {rule[:200]!r}"

@@ -1,6 +1,6 @@
 """Boot: makes the kernel's parts in order and joins them. The only place that names concrete parts.
 
-loop → process table → access → supervisor + zygote → models + cores → calls → trap → doors
+loop → process table → audit, access → supervisor + zygote → models + cores → calls → trap → doors
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ from aios.hw.messages import Command, Event, Start
 from aios.syscalls import paths
 from aios.syscalls.errors import Cancelled, ModelUnavailable, PermissionDenied
 
-from . import policy
+from . import groups, policy
 from .access import AccessManager
-from .calls_kernel import KernelCalls
+from .approvals import Approvals
+from .audit import AuditLog
+from .auditfile import AuditFile
+from .calls_access import AccessCalls
+from .calls_kernel import KernelCalls, release
 from .calls_model import ModelCalls
 from .calls_process import ProcessCalls
 from .config import Config
 from .doors import AGENTS, OPERATORS, Claim, Doors, Peer
+from .grants import GrantFile
 from .kvstore import KvStore
 from .launcher import Launcher
 from .link import Link
@@ -42,6 +47,7 @@ from .saved import SavedContexts
 from .scheduler import Settings
 from .supervisor import Supervisor
 from .trap import Caller, Trap
+from .worker import Worker
 
 log = logging.getLogger("aios.boot")
 
@@ -95,7 +101,16 @@ class Kernel:
         self._config, self._runtime = config, runtime
         self.loop = Loop()
         self._table = ProcessTable(config.max_agents)
-        self._access = AccessManager(self._table)
+        self._worker = Worker(self.loop, "access")
+        grants = GrantFile(paths.grants_file())
+        policy_file = groups.load(paths.policy_file())
+        self._audit = AuditLog(self.loop, self._worker, AuditFile(
+            paths.audit_dir(runtime), paths.audit_key(), paths.audit_anchor(runtime),
+            config.audit_disk,
+        ))  # fmt: skip
+        self._access = AccessManager(
+            self._table, policy_file, grants.load(), self._audit, Approvals(policy_file.approval_s)
+        )
         self._supervisor = Supervisor(self.loop, self._table, _fresh_log_dir(), runtime)
         self._supervisor.on_buried = self._forget_caller
         self._supervisor.on_killed = self._silence_caller
@@ -114,23 +129,31 @@ class Kernel:
         )  # fmt: skip
         self._callers: dict[str, Caller] = {}
         kernel_calls = KernelCalls(
-            self._table, self._settings, self._models, self._store, self.loop.stop, runtime
-        )
+            self._table, self._settings, self._models, self._store, self._access,
+            self.loop.stop, runtime,
+        )  # fmt: skip
         handlers = (
             ProcessCalls(
                 self._table, self._access, self._supervisor, self._models, self._callers
             ).handlers
             | ModelCalls(
-                self._table, self._models, SavedContexts(paths.data_dir() / "contexts")
+                self._table,
+                self._access,
+                self._models,
+                SavedContexts(paths.data_dir() / "contexts"),
             ).handlers
+            | AccessCalls(self._access, self._worker, grants, paths.policy_file()).handlers
             | kernel_calls.handlers
         )
-        self._trap = kernel_calls.trap = Trap(self.loop, self._access, self._callers.get, handlers)
+        self._trap = kernel_calls.trap = Trap(
+            self.loop, self._access, self._audit, self._callers.get, handlers
+        )
         self._doors = Doors(self.loop, self._admit, self._trap.on_frame, self._give_up)
         self._trap.doors = self._doors
 
     def open(self) -> None:
         """Start the zygote and the core, then open the doors. Raises OSError, zmq.ZMQError."""
+        self._audit.open(f"aiosd {release()}, host pid {os.getpid()}")
         self._launcher.open()
         try:
             self._models.find(None).load()
@@ -146,6 +169,8 @@ class Kernel:
         self._supervisor.end_all("the kernel is shutting down")
         self._models.close()
         self._store.close()
+        self._audit.close()
+        self._worker.close()
         self._doors.close()
         self._launcher.close()
         self.loop.close()
@@ -202,6 +227,7 @@ class Kernel:
         return user
 
     def _forget_caller(self, process: Process) -> None:
+        self._access.forget(process)
         caller = self._callers.get(str(process.pid))
         if caller:
             process.calls = caller.calls

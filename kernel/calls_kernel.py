@@ -11,6 +11,7 @@ from pathlib import Path
 from aios.syscalls import types as t
 
 from . import policy
+from .access import AccessManager
 from .kvstore import KvStore
 from .models import Models
 from .process import ProcessTable
@@ -27,11 +28,13 @@ class KernelCalls:
         settings: Settings,
         models: Models,
         store: KvStore,
+        access: AccessManager,
         shutdown: Callable[[], None],
         runtime: Path,
     ) -> None:
         self._table, self._settings, self._models = table, settings, models
-        self._store, self._shutdown, self._runtime = store, shutdown, runtime
+        self._store, self._access = store, access
+        self._shutdown, self._runtime = shutdown, runtime
         self._started_s = time.monotonic()
         self.trap: Trap | None = None
         self.handlers: dict[str, Handler] = {
@@ -69,6 +72,7 @@ class KernelCalls:
 
     def _check(self, _: Pending, __: t.Empty) -> t.CheckReply:
         problems = self._table.check() + self._store.check()
+        problems += self._access.audit.check() + self._access.approvals.check()
         for model in self._models:
             problems += model.check()
         return t.CheckReply(problems, len(os.listdir("/proc/self/fd")))

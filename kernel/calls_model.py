@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from aios.hw import messages as core
 from aios.hw.engine import Message
@@ -12,6 +13,7 @@ from aios.syscalls import types as t
 from aios.syscalls.errors import AiosError, BudgetExceeded, InvalidArgument
 
 from . import policy
+from .access import AccessManager
 from .model import Model
 from .models import Models
 from .process import OPERATOR, Process, ProcessTable
@@ -23,8 +25,10 @@ from .trap import Handler, Pending
 class ModelCalls:
     """Generations with their budgets, the models that serve them, and saved contexts."""
 
-    def __init__(self, table: ProcessTable, models: Models, saved: SavedContexts) -> None:
-        self._table, self._models, self._saved = table, models, saved
+    def __init__(
+        self, table: ProcessTable, access: AccessManager, models: Models, saved: SavedContexts
+    ) -> None:
+        self._table, self._access, self._models, self._saved = table, access, models, saved
         self._request_ids = 0
         self.handlers: dict[str, Handler] = {
             "llm.chat": self._chat,
@@ -46,6 +50,7 @@ class ModelCalls:
         if body.json_schema is not None and body.grammar is not None:
             raise InvalidArgument("give at most one of json_schema and grammar")
         model = self._models.find(body.model or process.model)
+        self._access.check(process.pid, "model", "use", _file_name(model))
         budget = self._budget(process, body.max_tokens)
         request = self._request(call, process, body, budget)
         request.on_done = self._finisher(call, process, request, budget, model)
@@ -165,6 +170,11 @@ class ModelCalls:
     def _context_remove(self, call: Pending, body: t.ContextName) -> t.Empty:
         self._saved.remove(self._table.caller(call.caller.pid), body.name)
         return t.Empty()
+
+
+def _file_name(model: Model) -> str:
+    """What rights on models name: one name, however the model was asked for."""
+    return Path(model.path).stem if model.path.endswith(".gguf") else model.path
 
 
 def _sampling(body: t.ChatRequest, budget: int, cells: int | None) -> core.SamplingParams:

@@ -37,6 +37,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     kv_disk: Annotated[int, Meta(ge=0, le=1 << 46)] = 2 << 30
     memory: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] | None = None
     idle_unload: Annotated[float, Meta(ge=0, le=1e9)] = 900.0
+    audit_disk: Annotated[int, Meta(ge=32 << 20, le=1 << 44)] = 512 << 20
     max_agents: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -56,11 +57,12 @@ HELP = {
     "kv_disk": "bytes of files for those that do not fit there, e.g. 4G; 0: none",
     "memory": "bytes that loaded models may take together (default: no limit)",
     "idle_unload": "seconds after which an idle model is unloaded; 0: never; the default stays",
+    "audit_disk": "bytes of audit log that are kept; the oldest files are removed",
     "max_agents": "largest number of living agents",
     "log_level": "debug, info, warning or error",
 }
 
-_SIZES = ("kv_ram", "kv_disk", "memory")
+_SIZES = ("kv_ram", "kv_disk", "memory", "audit_disk")
 _OPTIONAL = ("ctx", "threads", "width", "quantum", "chunk", "memory")
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
 

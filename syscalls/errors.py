@@ -2,7 +2,8 @@
 
     AiosError                     any failure; has ``code``, ``message`` and ``hint`` (what to do)
     ├── InvalidArgument           a value is outside its limits; nothing was done
-    ├── PermissionDenied          the caller may not make this call, or not on that process
+    ├── PermissionDenied          the caller may not make this call, or not on that thing
+    │   └── ConfirmationRequired  the operator has to approve it first; the hint says how
     ├── NotFound                  no such process, model or call
     ├── IllegalState              the object is not in a state that allows the operation
     ├── ResourceExhausted         a quota, queue or table is full; nothing was done
@@ -10,6 +11,7 @@
     ├── ContextOverflow           prompt (and room for one token) do not fit the context window
     ├── DeadlineExceeded          the call's own deadline passed; the kernel has dropped it
     ├── Cancelled                 the caller, or the end of the caller, cancelled the call
+    ├── AuditUnavailable          the audit log cannot be written, so nothing may be changed
     ├── ModelUnavailable          the model cannot be loaded or its core keeps dying
     ├── KernelUnavailable         no kernel runs, it died, or it refused the connection
     └── InternalError             a bug of the kernel's; it has been logged there
@@ -60,6 +62,17 @@ class PermissionDenied(AiosError):
     code = "PERMISSION_DENIED"
 
 
+class ConfirmationRequired(PermissionDenied):
+    """Irreversible, so the operator decides: ``aios approvals approve ID``; then try again."""
+
+    code = "CONFIRMATION_REQUIRED"
+
+    @property
+    def approval(self) -> str:
+        """The id of the question to the operator; the hint's last word."""
+        return self.hint.rpartition(" ")[2]
+
+
 class NotFound(AiosError):
     """No such process, model or call. ``aios ps -a`` lists the processes."""
 
@@ -102,6 +115,12 @@ class Cancelled(AiosError):
     code = "CANCELLED"
 
 
+class AuditUnavailable(AiosError):
+    """The audit log cannot be written. Make room where it lies; reading goes on meanwhile."""
+
+    code = "AUDIT_UNAVAILABLE"
+
+
 class ModelUnavailable(AiosError):
     """The model cannot be served. The message carries the core's own reason."""
 
@@ -123,9 +142,9 @@ class InternalError(AiosError):
 BY_CODE: dict[str, type[AiosError]] = {
     kind.code: kind
     for kind in (
-        InvalidArgument, PermissionDenied, NotFound, IllegalState, ResourceExhausted,
-        BudgetExceeded, ContextOverflow, DeadlineExceeded, Cancelled, ModelUnavailable,
-        KernelUnavailable, InternalError,
+        InvalidArgument, PermissionDenied, ConfirmationRequired, NotFound, IllegalState,
+        ResourceExhausted, BudgetExceeded, ContextOverflow, DeadlineExceeded, Cancelled,
+        AuditUnavailable, ModelUnavailable, KernelUnavailable, InternalError,
     )
 }  # fmt: skip
 
