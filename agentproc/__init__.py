@@ -34,8 +34,10 @@ from .sdk import (
 )
 from .syscalls.errors import (
     AiosError,
+    AuditUnavailable,
     BudgetExceeded,
     Cancelled,
+    ConfirmationRequired,
     ContextOverflow,
     DeadlineExceeded,
     IllegalState,
@@ -62,10 +64,12 @@ from .syscalls.types import (
 __all__ = [
     "AiosError",
     "AsyncReplyStream",
+    "AuditUnavailable",
     "BudgetExceeded",
     "Cancelled",
     "ChatOptions",
     "ChatReply",
+    "ConfirmationRequired",
     "Context",
     "ContextOverflow",
     "DeadlineExceeded",

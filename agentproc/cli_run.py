@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from . import cli_out, daemonctl
+from . import cli_ask, cli_out, daemonctl
 from .aio import AsyncConnection
 from .session import Session
 from .syscalls import codec, paths
@@ -88,6 +88,8 @@ def _spec(options: argparse.Namespace, file: Path) -> SpawnRequest:
         "weight": options.weight, "quota_tokens": options.quota_tokens,
         "quota_cells": options.quota_cells,
         "stdin": None if several or options.detach else _stdin(),
+        "group": options.group, "allow": options.allow, "deny": options.deny,
+        "asks": not options.detach and cli_ask.terminal(),
     }  # fmt: skip
     if options.model and (options.model.endswith(".gguf") or "/" in options.model):
         wanted["model"] = str(Path(options.model).absolute())
@@ -152,13 +154,17 @@ class _Run:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
-        waits = []
+        waits: list[asyncio.Task[ExitStatus]] = []
+        asker = None
+        if any(spec.asks for spec in self._specs):
+            assert self._connection
+            asker = loop.create_task(cli_ask.ask_all(self._connection))
         try:
             for index, spec in enumerate(self._specs):
                 waits.append(loop.create_task(await self._start(folder, index, spec)))
             statuses = await asyncio.gather(*waits)
         finally:
-            for task in waits:
+            for task in (*waits, *([asker] if asker else [])):
                 task.cancel()
         if self._options.json:
             cli_out.as_json(statuses)
