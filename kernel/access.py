@@ -116,8 +116,9 @@ class AccessManager:
 
         ``kind`` and ``action`` are of ``rights.KINDS``; ``name`` is in the manager's own terms and
         the whole of it (a path has no ``..``). ``effect`` None means undeclared: irreversible.
-        ``arguments``: what an approval is bound to beside these. ``behalf``: the process for which
-        the caller acts; then both need the right.
+        ``arguments``: what an approval is bound to beside these (without: the whole body of the
+        call under way). ``behalf``: the process for which the caller acts; then both need the
+        right.
 
         Raises PermissionDenied, ConfirmationRequired when the operator has to approve it first,
         AuditUnavailable when a mutation cannot be recorded, NotFound when the caller has ended.
@@ -257,6 +258,8 @@ class AccessManager:
         self, pid: int, standing: _Standing, request: Request, decided: _Decided, arguments: Any
     ) -> None:
         now, process = time.monotonic(), self._table.caller(pid)
+        if arguments is None:
+            arguments = self.approvals.body
         who = "/".join(p.name for p in reversed(list(_chain(process))))
         key = Key(f"{who} {process.program}", request.kind, request.action, request.name,
                   approvals.digest(arguments))  # fmt: skip

@@ -72,22 +72,27 @@ class Approvals:
         self._by_id: dict[str, Question] = {}
         self._taken: list[Question] = []
         self._inside = False
+        self.body: Any = None
+        """What the call under way was called with."""
         self._waiting: dict[int, Callable[[Question], None]] = {}
 
     # ------------------------------------------------------------------ the agent's side
 
-    def begin(self) -> None:
-        """A call begins to be handled."""
-        self._inside = True
+    def begin(self, body: Any) -> None:
+        """A call begins to be handled; ``body``: what it was called with."""
+        self._inside, self.body = True, body
 
-    def end(self, *, nothing_done: bool) -> None:
-        """It has been handled: what it used is gone, or holds once more if it did nothing."""
-        self._inside = False
+    def give_back(self) -> None:
+        """The call under way does nothing after all: what it used holds once more."""
         for question in self._taken:
-            if nothing_done:
-                question.state = "approved"
-            else:
-                self._forget(question)
+            question.state = "approved"
+        self._taken.clear()
+
+    def end(self) -> None:
+        """It has been handled: what it used is gone."""
+        self._inside, self.body = False, None
+        for question in self._taken:
+            self._forget(question)
         self._taken.clear()
 
     def use(self, key: Key, now: float) -> Question | None:
@@ -151,8 +156,8 @@ class Approvals:
         self._drop_expired(now)
         return list(self._by_id.values())
 
-    def answer(self, number: str, approve: bool, now: float) -> Question:
-        """Answer a question, or change the answer. Raises NotFound, IllegalState."""
+    def find(self, number: str, now: float) -> Question:
+        """A question that can be answered. Raises NotFound, IllegalState."""
         self._drop_expired(now)
         question = self._by_id.get(number)
         if question is None:
@@ -160,12 +165,23 @@ class Approvals:
                            "list them with: aios approvals ls")  # fmt: skip
         if question.state == "used":
             raise IllegalState(f"question {number} was approved and used", "it is asked anew")
+        return question
+
+    def answer(self, number: str, approve: bool, now: float) -> Question:
+        """Answer a question, or change the answer; ``tell`` tells those who wait for it.
+
+        Raises as ``find`` does.
+        """
+        question = self.find(number, now)
         question.state = "approved" if approve else "denied"
         question.expires_s = now + self.expire_s
+        return question
+
+    def tell(self, question: Question) -> None:
+        """Let the calls go on that wait for this answer."""
         waiting, question.on_answer = question.on_answer, []
         for then in waiting:
             then()
-        return question
 
     def next(self, owner: int, then: Callable[[Question], None]) -> None:
         """Hand the next question that this owner is to ask to ``then``."""

@@ -61,34 +61,30 @@ class AccessCalls:
 
         def done(loaded: tuple[groups.Policy, tuple[Grant, ...]]) -> a.PolicyReply:
             self._access.use(*loaded)
-            self._access.note("reload", str(self._path), "ok")
             return self._policy()
 
+        self._access.note("reload", str(self._path), "ok")
         self._work(call, read, done)
 
     def _grant(self, call: Pending, body: a.GrantRequest) -> None:
         rule = str(rights.parse(body.rule, "allow"))
-        if body.subject.startswith("@") and "*" not in body.subject:
+        if body.subject.startswith("@"):
             self._access.policy.find(body.subject[1:])
         elif "@" in body.subject:
-            raise InvalidArgument(f"{body.subject!r}: a grant is to one group: @GROUP")
-
-        def done(changed: tuple[Grant, tuple[Grant, ...]]) -> a.GrantInfo:
-            grant, grants = changed
-            self._access.use(self._access.policy, grants)
-            self._access.note("grant", f"{grant.subject}: {grant.rule}", f"grant {grant.id}")
-            return _info(grant)
-
-        self._work(call, lambda: self._grants.add(body.subject, rule), done)
+            raise InvalidArgument(f"{body.subject!r}: a grant is to an agent's name or to @GROUP")
+        self._access.note("grant", f"{body.subject}: {rule}", "ok")
+        self._work(call, lambda: self._grants.add(body.subject, rule), self._changed)
 
     def _revoke(self, call: Pending, body: a.RevokeRequest) -> None:
-        def done(changed: tuple[Grant, tuple[Grant, ...]]) -> a.GrantInfo:
-            grant, grants = changed
-            self._access.use(self._access.policy, grants)
-            self._access.note("revoke", f"{grant.subject}: {grant.rule}", f"grant {grant.id}")
-            return _info(grant)
+        found = next((g for g in self._access.grants if g.id == body.id), None)
+        named = f"{found.subject}: {found.rule}" if found else "unknown"
+        self._access.note("revoke", f"{body.id} ({named})", "ok")
+        self._work(call, lambda: self._grants.remove(body.id), self._changed)
 
-        self._work(call, lambda: self._grants.remove(body.id), done)
+    def _changed(self, changed: tuple[Grant, tuple[Grant, ...]]) -> a.GrantInfo:
+        grant, grants = changed
+        self._access.use(self._access.policy, grants)
+        return _info(grant)
 
     def _work(self, call: Pending, job: Callable[[], T], done: Callable[[T], object]) -> None:
         """Do what blocks in the worker, and answer with what ``done`` makes of it."""
@@ -126,10 +122,13 @@ class AccessCalls:
         now = time.monotonic()
         return a.ApprovalList([_approval(q, now) for q in self._access.approvals.open(now)])
 
-    def _answer(self, _: Pending, body: a.AnswerRequest) -> a.Approval:
+    def _answer(self, call: Pending, body: a.AnswerRequest) -> None:
         now = time.monotonic()
-        self._access.note("answer", body.id, "approve" if body.approve else "deny")
-        return _approval(self._access.approvals.answer(body.id, body.approve, now), now)
+        self._access.approvals.find(body.id, now)
+        self._access.note("answer", body.id, "approved" if body.approve else "denied")
+        question = self._access.approvals.answer(body.id, body.approve, now)
+        call.reply(_approval(question, now))
+        self._access.approvals.tell(question)
 
     def _next(self, call: Pending, _: t.Empty) -> None:
         owner = call.caller.os_pid

@@ -74,8 +74,8 @@ BUILTIN: Mapping[str, _Group] = {
     ),
     "agent": _Group(
         about="The default: its own files, memory and children; tools, asking before what stays",
-        allow=["tool.call:*", "model:*"],
-        trust=["call:*", "path:/**", "memory:session", "memory:agent", "agent.spawn:*",
+        allow=["path:/**", "tool:*", "model:*"],
+        trust=["call:*", "path:/.kv/**", "memory:session", "memory:agent", "agent.spawn:*",
                "agent:self/*", "agent:own/*", "agent.send:kin/*"],
         ask=["agent.send:other/*"],
     ),

@@ -125,7 +125,8 @@ class Verifier:
             self.first = record.n
             if record.n > 1 and record.kind == "audit" and record.action == "rotate":
                 before, self.n = record.name.encode(), record.n - 1  # older files were removed
-        if hmac.compare_digest(seal(self._key, before, body), mac):
+        sound = hmac.compare_digest(seal(self._key, before, body), mac)
+        if sound and record.n == self.n + 1:
             self.n, self.mac = record.n, mac
         elif record.n > self.n + 1:
             self.problem = (f"record {self.n + 1} is not where it was ({where} has record "

@@ -29,7 +29,7 @@ VERBS: tuple[Verb, ...] = get_args(Verb)
 KINDS: Mapping[str, tuple[str, ...]] = {
     "call": ("make",),
     "path": ("read", "write", "delete", "share", "mount"),
-    "tool": ("call", "register"),
+    "tool": ("call", "offer"),
     "memory": ("read", "write", "delete"),
     "model": ("use",),
     "agent": ("spawn", "send", "signal", "renice", "log"),

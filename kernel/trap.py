@@ -53,13 +53,13 @@ class Pending:
     """One call on its way through the kernel. It ends once: by reply, fail or cancel."""
 
     __slots__ = ("_late", "_on_end", "_timer", "_trap", "call", "call_id", "caller", "ended",
-                 "peer", "timeout_s")  # fmt: skip
+                 "peer", "raw", "timeout_s")  # fmt: skip
 
     def __init__(
         self, trap: Trap, peer: Peer, caller: Caller, call: Call, request: codec.Request
     ) -> None:
         self._trap, self.peer, self.caller, self.call = trap, peer, caller, call
-        self.call_id = request.call_id
+        self.call_id, self.raw = request.call_id, request.body
         self.timeout_s = request.timeout_s or call.timeout_s
         self.ended = False
         self._timer: Timer | None = None
@@ -106,7 +106,13 @@ class Pending:
             self._trap.send(self, codec.RESULT, body)
 
     def fail(self, error: AiosError) -> None:
-        """End with an error, told to the caller only. Nothing happens when it has ended."""
+        """End with an error, told to the caller only. Nothing happens when it has ended.
+
+        What needs the operator's leave waits instead, if one can be asked at once.
+        """
+        asks = isinstance(error, ConfirmationRequired) and error is not self._late
+        if asks and not self.ended and self._trap.ask(self, error):
+            return
         if self._end():
             self._trap.send(self, codec.ERROR, error.body())
 
@@ -203,22 +209,18 @@ class Trap:
             if self.doors:
                 self.doors.send(peer, codec.encode_reply(call_id, codec.ERROR, error.body()))
             return
-        self._handle(Pending(self, peer, caller, call, request), request.body)
+        self._handle(Pending(self, peer, caller, call, request))
 
-    def _handle(self, pending: Pending, raw: dict[str, Any]) -> None:
+    def _handle(self, pending: Pending) -> None:
         """Check and do a call. Once more from the start when the operator had to be asked."""
         call = pending.call
-        nothing_done = False
-        self._access.approvals.begin()
+        self._access.approvals.begin(pending.raw)
         try:
             self._access.check_call(pending.caller.pid, call)
-            body = codec.convert(raw, call.request)
+            body = codec.convert(pending.raw, call.request)
             result = self._handlers[call.number](pending, body)
             if result is not None:
                 pending.reply(result)
-        except ConfirmationRequired as error:
-            nothing_done = True
-            self._ask(pending, raw, error)
         except AiosError as error:
             self._refuse(pending, error)
         except Exception:
@@ -227,25 +229,27 @@ class Trap:
                 "the kernel failed on this call", "its log says why; please report it"
             ))  # fmt: skip
         finally:
-            self._access.approvals.end(nothing_done=nothing_done)
+            self._access.approvals.end()
             self._audit.kick()
 
-    def _ask(self, pending: Pending, raw: dict[str, Any], error: ConfirmationRequired) -> None:
-        """Wait for the operator when one sits at the agent's terminal, else tell the agent."""
+    def ask(self, pending: Pending, error: AiosError) -> bool:
+        """Let a call wait for the operator when one sits at the agent's terminal."""
+        assert isinstance(error, ConfirmationRequired)
+        self._access.approvals.give_back()
         if not self._access.asked_at_terminal(pending.caller.pid):
-            self._refuse(pending, error)
-            return
+            return False
 
         def answered() -> None:
             pending.begin_again()
-            self._handle(pending, raw)
+            self._handle(pending)
 
         off = self._access.approvals.when_answered(error.approval, answered)
         try:
             pending.await_operator(off, error)
-        except AiosError as exhausted:
+        except AiosError:
             off()
-            self._refuse(pending, exhausted)
+            return False
+        return True
 
     def cancel(self, pending: Pending, call_id: int) -> None:
         """The caller cancels one of its own calls on the same connection."""

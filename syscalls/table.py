@@ -57,14 +57,14 @@ CALLS: tuple[Call, ...] = (
     Call(42, "kernel.check", t.Empty, t.CheckReply, "operator", "read", 30),
     Call(43, "sched.set", t.SchedRequest, t.SchedReply, "operator", "reversible", 30),
     Call(44, "trace.read", t.TraceRequest, t.TraceReply, "operator", "reversible", 30),
-    Call(90, "access.policy", t.Empty, a.PolicyReply, "operator", "read", 30),
-    Call(91, "access.reload", t.Empty, a.PolicyReply, "operator", "reversible", 30),
-    Call(92, "access.grant", a.GrantRequest, a.GrantInfo, "operator", "reversible", 30),
-    Call(93, "access.revoke", a.RevokeRequest, a.GrantInfo, "operator", "reversible", 30),
-    Call(94, "access.explain", a.ExplainRequest, a.ExplainReply, "operator", "read", 30),
-    Call(95, "access.approvals", t.Empty, a.ApprovalList, "operator", "read", 30),
-    Call(96, "access.answer", a.AnswerRequest, a.Approval, "operator", "irreversible", 30),
-    Call(97, "access.next", t.Empty, a.Approval, "operator", "read", t.MAX_TIMEOUT_S),
+    Call(140, "access.policy", t.Empty, a.PolicyReply, "operator", "read", 30),
+    Call(141, "access.reload", t.Empty, a.PolicyReply, "operator", "reversible", 30),
+    Call(142, "access.grant", a.GrantRequest, a.GrantInfo, "operator", "reversible", 30),
+    Call(143, "access.revoke", a.RevokeRequest, a.GrantInfo, "operator", "reversible", 30),
+    Call(144, "access.explain", a.ExplainRequest, a.ExplainReply, "operator", "read", 30),
+    Call(145, "access.approvals", t.Empty, a.ApprovalList, "operator", "read", 30),
+    Call(146, "access.answer", a.AnswerRequest, a.Approval, "operator", "irreversible", 30),
+    Call(147, "access.next", t.Empty, a.Approval, "operator", "read", t.MAX_TIMEOUT_S),
 )
 
 BY_NUMBER: dict[int, Call] = {call.number: call for call in CALLS}
