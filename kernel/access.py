@@ -22,7 +22,7 @@ from aios.syscalls.types import SpawnRequest
 
 from . import approvals, rights
 from .approvals import Approvals, Key
-from .audit import AuditLog
+from .audit import AuditLog, Line, line
 from .grants import Grant
 from .groups import Policy
 from .process import OPERATOR, Process, ProcessTable
@@ -35,14 +35,15 @@ OPERATORS_GROUP = "operator"
 ACCOUNTS = "weight and quotas are of a whole program, and the operator's to give"
 _ENDING = frozenset({("call", "proc.signal"), ("call", "kernel.shutdown"), ("call", "cancel")})
 """Calls that end things; they and the operator's signals go on while the log cannot be written."""
-_OPERATORS_OWN = Rule("deny", "call", "make", "*", "law: operators only, by their own socket")
+OPERATORS_ONLY = "law: the operator's, by the operator's socket"
 
 
 class _Decided(NamedTuple):
-    """A decision, and how the log names what decided."""
+    """A decision, how the log names what decided, and its line in the log when it allows."""
 
     decision: Decision
     rule: str
+    line: Line
 
 
 class Step(NamedTuple):
@@ -57,17 +58,38 @@ class Step(NamedTuple):
 class _Standing:
     """What counts for one process: its rules and those of all who started it, decisions so far."""
 
-    def __init__(self, name: str, principals: Sequence[RuleSet], names: Sequence[str]) -> None:
-        self.name, self.principals, self.names = name, principals, names
-        self.decided: dict[Request, _Decided] = {}
+    def __init__(
+        self, pid: int, name: str, principals: Sequence[RuleSet], names: Sequence[str]
+    ) -> None:
+        self.pid, self.name, self.principals, self.names = pid, name, principals, names
+        self.allowed_calls: dict[int, Line] = {}
+        """Calls that are allowed, by number: what the null system call costs depends on this."""
+        self._decided: dict[Request, _Decided] = {}
 
     def decide(self, request: Request) -> _Decided:
-        decided = self.decided.get(request)
+        """What the rules say; remembered."""
+        decided = self._decided.get(request)
         if decided is None:
-            if len(self.decided) >= MOST_CACHED:
-                self.decided.clear()
-            decided = self.decided[request] = _decide(self.principals, self.names, request)
+            if len(self._decided) >= MOST_CACHED:
+                self._decided.clear()
+            decided = self._decided[request] = self.decide_for(None, request)
         return decided
+
+    def decide_for(self, other: _Standing | None, request: Request) -> _Decided:
+        """What the rules say when it acts for another, whose rules count, too."""
+        principals, names = self.principals, self.names
+        if other:
+            principals, names = [*principals, *other.principals], [*names, *other.names]
+        decision, rule = _decide(principals, names, request)
+        return _Decided(decision, rule, self.line(request, "allowed", rule))
+
+    def line(self, request: Request, outcome: str, rule: str) -> Line:
+        """A line of the log."""
+        kind, action, name, effect = request
+        ends = (kind, name) in _ENDING or (self.pid == OPERATOR and action == "signal")
+        done = outcome == "allowed" or outcome.startswith("approved")
+        entry = Entry(self.pid, self.name, kind, action, name, effect, outcome, rule)
+        return line(entry, mutates=done and effect != "read" and not ends)
 
 
 class AccessManager:
@@ -91,15 +113,21 @@ class AccessManager:
     def check_call(self, caller_pid: int, call: Call) -> None:
         """Whether a caller may make a system call at all. Raises as ``check`` does."""
         standing = self._standings.get(caller_pid) or self._stand(caller_pid)
+        known = standing.allowed_calls.get(call.number)
+        if known:
+            self.audit.append(known)
+            return
         request = Request("call", "make", call.name, call.effect)
         if call.privilege == "operator" and caller_pid != OPERATOR:
-            decided = _Decided(Decision("deny", _OPERATORS_OWN), _OPERATORS_OWN.source)
-            self._record(caller_pid, standing.name, request, "denied", decided.rule)
+            self.audit.append(standing.line(request, "denied", OPERATORS_ONLY))
             raise PermissionDenied(
                 f"{call.name} is the operator's; pid {caller_pid} is an agent",
                 "use the aios command from a shell that no agent has started",
             )
-        self._settle(caller_pid, standing, request, standing.decide(request), None, "")
+        decided = standing.decide(request)
+        self._settle(standing, request, decided, None, "")
+        if decided.decision.verdict == "allow":
+            standing.allowed_calls[call.number] = decided.line
 
     def check(
         self,
@@ -129,9 +157,8 @@ class AccessManager:
             decided = standing.decide(request)
         else:
             other = self._standings.get(behalf) or self._stand(behalf)
-            decided = _decide([*standing.principals, *other.principals],
-                              [*standing.names, *other.names], request)  # fmt: skip
-        self._settle(caller_pid, standing, request, decided, arguments, "")
+            decided = standing.decide_for(other, request)
+        self._settle(standing, request, decided, arguments, "")
 
     def check_agent(
         self, caller_pid: int, action: str, target: Process, effect: Effect, arguments: Any = None
@@ -142,7 +169,7 @@ class AccessManager:
         request = Request("agent", action, f"{relation}/{target.name}", effect)
         refusal = f"{action}: pid {caller_pid} may act on itself and what it has started; " \
                   f"pid {target.pid} ({target.name}) is neither"  # fmt: skip
-        self._settle(caller_pid, standing, request, standing.decide(request), arguments,
+        self._settle(standing, request, standing.decide(request), arguments,
                      refusal if relation in ("kin", "other") else "")  # fmt: skip
 
     def check_spawn(self, caller_pid: int, spec: SpawnRequest) -> None:
@@ -203,9 +230,8 @@ class AccessManager:
 
     def note(self, action: str, name: str, outcome: str) -> None:
         """An event of the access manager's own in the log: a grant, a reload, an answer."""
-        entry = Entry(time.time(), OPERATOR, "operator", "access", action, name, "reversible",
-                      outcome, "")  # fmt: skip
-        self.audit.append(entry, mutates=True)
+        entry = Entry(OPERATOR, "operator", "access", action, name, "reversible", outcome, "")
+        self.audit.append(line(entry, mutates=True))
 
     def explain(self, subject: str, request: Request) -> tuple[Decision, list[Step]]:
         """What would be decided, and what each principal's rules say. Raises NotFound."""
@@ -219,7 +245,7 @@ class AccessManager:
             principals = [(f"{p.name} (pid {p.pid})", self.group_of(p), self._rules_of(p))
                           for p in _chain(process)]  # fmt: skip
         sets = [rules for _, _, rules in principals]
-        decision = _decide(sets, [who for who, _, _ in principals], request).decision
+        decision, _ = _decide(sets, [who for who, _, _ in principals], request)
         return decision, [Step(who, group, *rules.judge(request))
                           for who, group, rules in principals]  # fmt: skip
 
@@ -237,27 +263,25 @@ class AccessManager:
     # ------------------------------------------------------------------ within
 
     def _settle(
-        self, pid: int, standing: _Standing, request: Request, decided: _Decided,
-        arguments: Any, refusal: str,
+        self, standing: _Standing, request: Request, decided: _Decided, arguments: Any,
+        refusal: str,
     ) -> None:  # fmt: skip
         """Record a decision, and raise unless it allows."""
         verdict = decided.decision.verdict
         if verdict == "allow":
-            self._record(pid, standing.name, request, "allowed", decided.rule)
+            self.audit.append(decided.line)
             return
         if verdict == "ask":
-            self._confirm(pid, standing, request, decided, arguments)
+            self._confirm(standing, request, decided.rule, arguments)
             return
-        self._record(pid, standing.name, request, "denied", decided.rule)
+        self.audit.append(standing.line(request, "denied", decided.rule))
         raise PermissionDenied(
-            refusal or _refusal(pid, standing.name, request, decided.rule),
+            refusal or _refusal(standing.pid, standing.name, request, decided.rule),
             f"the operator can allow it: {_grant(standing.name, request)}",
         )
 
-    def _confirm(
-        self, pid: int, standing: _Standing, request: Request, decided: _Decided, arguments: Any
-    ) -> None:
-        now, process = time.monotonic(), self._table.caller(pid)
+    def _confirm(self, standing: _Standing, request: Request, rule: str, arguments: Any) -> None:
+        now, process = time.monotonic(), self._table.caller(standing.pid)
         if arguments is None:
             arguments = self.approvals.body
         who = "/".join(p.name for p in reversed(list(_chain(process))))
@@ -266,39 +290,26 @@ class AccessManager:
         try:
             question = self.approvals.use(key, now)
         except PermissionDenied:
-            self._record(pid, standing.name, request, "denied by the operator", decided.rule)
+            self.audit.append(standing.line(request, "denied by the operator", rule))
             raise
         if question:
-            outcome = f"approved ({question.id})"
-            self._record(pid, standing.name, request, outcome, decided.rule, mutates=True)
+            self.audit.append(standing.line(request, f"approved ({question.id})", rule))
             return
         error = self.approvals.ask(
-            key, request, pid=pid, agent=standing.name, rule=decided.rule,
+            key, request, pid=standing.pid, agent=standing.name, rule=rule,
             preview=approvals.preview(arguments), owner=process.top.asker_os_pid, now=now,
             unix=time.time(),
         )  # fmt: skip
-        self._record(pid, standing.name, request, f"asked ({error.approval})", decided.rule)
+        self.audit.append(standing.line(request, f"asked ({error.approval})", rule))
         raise error
-
-    def _record(
-        self, pid: int, agent: str, request: Request, outcome: str, rule: str,
-        mutates: bool | None = None,
-    ) -> None:  # fmt: skip
-        kind, action, name, effect = request
-        if mutates is None:
-            mutates = effect != "read" and outcome == "allowed"
-        if (mutates and (kind, name) in _ENDING) or (pid == OPERATOR and action == "signal"):
-            mutates = False  # what ends things
-        entry = Entry(time.time(), pid, agent, kind, action, name, effect, outcome, rule)
-        self.audit.append(entry, mutates=mutates)
 
     def _stand(self, pid: int) -> _Standing:
         if pid == OPERATOR:
             rules = RuleSet(self.policy.groups[OPERATORS_GROUP].rules)
-            standing = _Standing("operator", (rules,), ("operator",))
+            standing = _Standing(pid, "operator", (rules,), ("operator",))
         else:
             chain = list(_chain(self._table.caller(pid)))
-            standing = _Standing(chain[0].name, tuple(self._rules_of(p) for p in chain),
+            standing = _Standing(pid, chain[0].name, tuple(self._rules_of(p) for p in chain),
                                  tuple(p.name for p in chain))  # fmt: skip
         self._standings[pid] = standing
         return standing
@@ -350,14 +361,17 @@ def _chain(process: Process) -> Iterable[Process]:
         at = at.above
 
 
-def _decide(principals: Sequence[RuleSet], names: Sequence[str], request: Request) -> _Decided:
+def _decide(
+    principals: Sequence[RuleSet], names: Sequence[str], request: Request
+) -> tuple[Decision, str]:
+    """The decision, and how the log names what decided."""
     if request.kind == "path" and ".." in request.name.split("/"):
-        return _Decided(Decision("deny", None), "law: a path has no ..")
+        return Decision("deny", None), "law: a path has no .."
     decision = rights.decide(principals, request)
     text = f"{decision.rule} ({decision.rule.source})" if decision.rule else "no rule allows it"
     if decision.of:
         text += f" [of {names[decision.of]}]"
-    return _Decided(decision, text)
+    return decision, text
 
 
 def _refusal(pid: int, agent: str, request: Request, rule: str) -> str:

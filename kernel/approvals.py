@@ -91,9 +91,10 @@ class Approvals:
     def end(self) -> None:
         """It has been handled: what it used is gone."""
         self._inside, self.body = False, None
-        for question in self._taken:
-            self._forget(question)
-        self._taken.clear()
+        if self._taken:
+            for question in self._taken:
+                self._forget(question)
+            self._taken.clear()
 
     def use(self, key: Key, now: float) -> Question | None:
         """The approval of this operation, used up by the call under way; None without one.

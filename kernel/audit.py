@@ -12,12 +12,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from aios.syscalls.errors import AuditUnavailable
 
 from .auditfile import AuditFile, Room
 from .loop import Loop, Timer
-from .records import MOST_NAME, Entry
+from .records import MOST_HEAD_BYTES, Entry, text
 from .worker import Outcome, Worker
 
 log = logging.getLogger("aios.audit")
@@ -27,8 +28,22 @@ BATCH_S = 0.1
 SYNC_S = 1.0
 """After so long, what was written is on the disk, too."""
 RETRY_S = 1.0
-_FIXED_BYTES = 320
-"""Most that a record takes besides its texts, whose characters take 6 bytes each at most."""
+
+
+class Line(NamedTuple):
+    """An entry as it is added: its text, the most bytes it takes, whether it is of a mutation."""
+
+    entry: Entry
+    text: bytes
+    size_bytes: int
+    mutates: bool
+
+
+def line(entry: Entry, *, mutates: bool) -> Line:
+    """Made once for decisions that are equal."""
+    written = text(entry)
+    return Line(entry, written, MOST_HEAD_BYTES + len(written), mutates)
+
 
 Held = Callable[[AuditUnavailable | None], None]
 
@@ -39,7 +54,7 @@ class AuditLog:
     def __init__(self, loop: Loop, worker: Worker, file: AuditFile) -> None:
         self._loop, self._worker, self._file = loop, worker, file
         self._room, self._reason = 0, "it is not open"
-        self._entries: list[Entry] = []
+        self._entries: list[tuple[float, bytes]] = []
         self._bytes = 0
         self._flying_bytes = 0
         self._in_flight = self._broken = False
@@ -56,10 +71,9 @@ class AuditLog:
         except OSError as error:
             self._failed(error)
 
-    def append(self, entry: Entry, *, mutates: bool) -> None:
+    def append(self, added: Line) -> None:
         """Add an entry. Raises AuditUnavailable for a mutation that has no room in the log."""
-        texts = min(len(entry.name), MOST_NAME) + len(entry.rule) + len(entry.agent)
-        size = _FIXED_BYTES + 6 * texts
+        _, written, size, mutates = added
         if self._bytes + self._flying_bytes + size > self._room:
             self._later(RETRY_S)
             if mutates:
@@ -67,7 +81,7 @@ class AuditLog:
             self._lost += 1
             return
         self._seq += 1
-        self._entries.append(entry)
+        self._entries.append((time.time(), written))
         self._bytes += size
         if mutates:
             self._due = self._seq
@@ -89,7 +103,7 @@ class AuditLog:
 
     def kick(self) -> None:
         """Write now what mutations have added."""
-        if not self._in_flight and not self._broken and self._written < self._due:
+        if self._written < self._due and not self._in_flight and not self._broken:
             self._flush()
 
     def hold(self, reply: Held) -> None:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from .records import NO_MAC, Chain, Entry, Verifier, read, seal, split
+from .records import NO_MAC, Chain, Entry, Verifier, read, seal, split, text
 
 RESERVE_BYTES = 1 << 20
 FILE_BYTES = 16 << 20
@@ -74,20 +74,23 @@ class AuditFile:
         wrong = self._find_end()
         outcome = f"broken: {wrong}" if wrong else "ok"
         try:
-            self._write(self._chain.append(_own("start", self._first_words, outcome)))
+            self._write(self._chain.append(*_own("start", self._first_words, outcome)))
         except OSError:
             os.close(self._fd)
             self._fd = -1
             raise
 
-    def append(self, entries: Sequence[Entry], lost: int) -> Room:
-        """Write all or nothing. ``lost`` records before them could not. Raises OSError."""
+    def append(self, entries: Sequence[tuple[float, bytes]], lost: int) -> Room:
+        """Write all, each with its time, or nothing; ``lost`` before them could not be written.
+
+        Raises OSError.
+        """
         if self._fd < 0:
             self._open()
         before = self._chain.n, self._chain.mac
-        lines = [self._chain.append(entry) for entry in entries]
+        lines = [self._chain.append(unix, entry) for unix, entry in entries]
         if lost:
-            lines.append(self._chain.append(_own("gap", f"{lost} records of reads", "lost")))
+            lines.append(self._chain.append(*_own("gap", f"{lost} records of reads", "lost")))
         try:
             self._write(b"".join(lines))
         except OSError:
@@ -157,7 +160,7 @@ class AuditFile:
             self.sync()
             self._fd = _open(path, os.O_CREAT | os.O_EXCL)
             self._size = self._allocated = 0
-            self._write(self._chain.append(_own("rotate", self._chain.mac.decode(), "ok")))
+            self._write(self._chain.append(*_own("rotate", self._chain.mac.decode(), "ok")))
         except OSError:
             if self._fd != old[0]:
                 os.close(self._fd)
@@ -205,8 +208,8 @@ class AuditFile:
         return wrong
 
 
-def _own(action: str, name: str, outcome: str) -> Entry:
-    return Entry(time.time(), 0, "kernel", "audit", action, name, "read", outcome, "")
+def _own(action: str, name: str, outcome: str) -> tuple[float, bytes]:
+    return time.time(), text(Entry(0, "kernel", "audit", action, name, "read", outcome, ""))
 
 
 def _open(path: Path, flags: int) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import msgspec
 
@@ -23,10 +22,12 @@ MOST_NAME = 512
 _TAIL = len(',"mac":""}') + len(NO_MAC)
 
 
-class Entry(NamedTuple):
-    """One decision, or an event of the log's own (kind ``audit``). ``rule``: what decided."""
+class Entry(msgspec.Struct, frozen=True):
+    """One decision, or an event of the log's own (kind ``audit``). ``rule``: what decided.
 
-    unix: float
+    When it was is told beside it, so that equal decisions share one entry.
+    """
+
     pid: int
     agent: str
     kind: str
@@ -52,22 +53,27 @@ class Record(msgspec.Struct, frozen=True):
     rule: str
 
 
+MOST_HEAD_BYTES = 200
+"""What a line has besides an entry's text: number, time and mac."""
+
+
+def text(entry: Entry) -> bytes:
+    """An entry as it stands in its line; made once for decisions that are equal."""
+    if len(entry.name) > MOST_NAME:
+        entry = msgspec.structs.replace(entry, name=entry.name[:MOST_NAME] + "…")
+    return msgspec.json.encode(entry)[1:]
+
+
 class Chain:
     """Where the log ends: the number and the mac of its last record."""
 
     def __init__(self, key: bytes, n: int = 0, mac: bytes = NO_MAC) -> None:
         self._key, self.n, self.mac = key, n, mac
-        self._encode = msgspec.json.Encoder().encode
 
-    def append(self, entry: Entry) -> bytes:
-        """The next record's line."""
-        unix, pid, agent, kind, action, name, effect, outcome, rule = entry
-        if len(name) > MOST_NAME:
-            name = name[:MOST_NAME] + "…"
+    def append(self, unix: float, entry: bytes) -> bytes:
+        """The next record's line, from an entry's text."""
         self.n += 1
-        body = self._encode(
-            Record(self.n, round(unix, 6), pid, agent, kind, action, name, effect, outcome, rule)
-        )
+        body = b'{"n":%d,"t":%.6f,%b' % (self.n, unix, entry)
         self.mac = seal(self._key, self.mac, body)
         return b'%b,"mac":"%b"}\n' % (body[:-1], self.mac)
 

@@ -13,6 +13,7 @@ import pytest
 from aios.kernel import groups
 from aios.kernel.access import AccessManager, spawn_rules
 from aios.kernel.approvals import MOST_OF_ONE, Approvals, digest
+from aios.kernel.audit import Line
 from aios.kernel.grants import Grant, GrantFile
 from aios.kernel.process import OPERATOR, Process, ProcessTable
 from aios.kernel.records import Entry
@@ -37,10 +38,10 @@ class FakeAudit:
         self.entries: list[Entry] = []
         self.broken = False
 
-    def append(self, entry: Entry, *, mutates: bool) -> None:
-        if mutates and self.broken:
+    def append(self, added: Line) -> None:
+        if added.mutates and self.broken:
             raise AuditUnavailable("full")
-        self.entries.append(entry)
+        self.entries.append(added.entry)
 
 
 class World:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from aios.kernel import auditfile
-from aios.kernel.audit import AuditLog
+from aios.kernel.audit import AuditLog, Line, line
 from aios.kernel.auditfile import AuditFile, Room, load_anchor, load_key, verify
 from aios.kernel.loop import Loop
-from aios.kernel.records import Entry, Verifier, read
+from aios.kernel.records import Entry, Verifier, read, text
 from aios.kernel.worker import Worker
 from aios.syscalls.errors import AuditUnavailable
 
 
 def _entry(name: str = "/a", effect: str = "read") -> Entry:
-    return Entry(1e9, 3, "mailer", "path", "read", name, effect, "allowed", "trust path:/**")
+    return Entry(3, "mailer", "path", "read", name, effect, "allowed", "trust path:/**")
+
+
+def _text(name: str = "/a") -> bytes:
+    return text(_entry(name))
+
+
+def _line(name: str = "/a", effect: str = "read") -> Line:
+    return line(_entry(name, effect), mutates=effect != "read")
 
 
 class Log:
@@ -37,7 +47,7 @@ class Log:
         file = self.file()
         file.open("test")
         for number in range(count):
-            file.append([_entry(f"/{number}")], 0)
+            file.append([(1e9, _text(f"/{number}"))], 0)
         file.close()
 
     def verify(self) -> Verifier:
@@ -105,8 +115,6 @@ def test_the_first_bad_record_is_named(written: Log, how: str, message: str) -> 
         case "garbled":
             lines[7] = b"\xff{}\n"
     path.write_bytes(b"".join(lines))
-    import re
-
     assert re.search(message, written.verify().problem), written.verify().problem
 
 
@@ -160,7 +168,7 @@ def test_rotation_carries_the_chain_and_old_files_go(
     file = log.file(3 * 4096)
     file.open("test")
     for number in range(200):
-        file.append([_entry(f"/{number}")], 0)
+        file.append([(1e9, _text(f"/{number}"))], 0)
     file.close()
     kept = auditfile.files(log.folder)
     assert len(kept) == 3 and int(kept[0].stem) > 1
@@ -190,9 +198,9 @@ def test_half_a_batch_is_never_left(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(os, "pwrite", full_soon)
     with pytest.raises(OSError, match="No space"):
-        file.append([_entry(), _entry()], 0)
+        file.append([(1e9, _text()), (1e9, _text())], 0)
     monkeypatch.undo()
-    file.append([_entry("/after")], 4)
+    file.append([(1e9, _text("/after"))], 4)
     file.close()
     assert log.verify().problem == "" and log.verify().n == 3
     assert b"4 records of reads" in log.path().read_bytes()
@@ -207,7 +215,7 @@ def test_room_is_taken_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(auditfile, "_fallocate", lambda fd, at, size: errno.ENOSPC)
     before = room.size_bytes
     while room.size_bytes > 4096:
-        room = file.append([_entry("x" * 400)] * 4, 0)
+        room = file.append([(1e9, _text("x" * 400))] * 4, 0)
         assert room.size_bytes < before
         before = room.size_bytes
     assert room.reason == os.strerror(errno.ENOSPC)
@@ -222,7 +230,7 @@ class FakeFile:
     """A file that has room, or none, or breaks, as a test says."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.names: list[str] = []
         self.lost = 0
         self.room = Room(1 << 20, "")
         self.error: OSError | None = None
@@ -230,10 +238,10 @@ class FakeFile:
     def open(self, first_words: str) -> Room:
         return self.append([], 0)
 
-    def append(self, entries: list[Entry], lost: int) -> Room:
+    def append(self, entries: list[tuple[float, bytes]], lost: int) -> Room:
         if self.error:
             raise self.error
-        self.entries += entries
+        self.names += [json.loads(b"{" + entry)["name"] for _, entry in entries]
         self.lost += lost
         return self.room
 
@@ -255,7 +263,7 @@ class Bench:
         self.replies: list[AuditUnavailable | None] = []
 
     def mutate(self) -> None:
-        self.log.append(_entry(effect="reversible"), mutates=True)
+        self.log.append(_line(effect="reversible"))
         self.log.hold(self.replies.append)
 
     def until(self, count: int) -> None:
@@ -277,7 +285,7 @@ def test_a_mutation_is_acknowledged_when_it_is_written(bench: Bench) -> None:
         bench.mutate()
     assert bench.replies == [] and not bench.log.settled
     bench.until(50)
-    assert bench.replies == [None] * 50 and len(bench.file.entries) == 50
+    assert bench.replies == [None] * 50 and len(bench.file.names) == 50
     assert bench.log.settled and bench.log.check() == []
     bench.log.hold(bench.replies.append)
     assert len(bench.replies) == 51, "with nothing due, at once"
@@ -285,11 +293,11 @@ def test_a_mutation_is_acknowledged_when_it_is_written(bench: Bench) -> None:
 
 def test_reads_wait_for_nobody_and_come_in_order(bench: Bench) -> None:
     for number in range(300):
-        bench.log.append(_entry(f"/{number}"), mutates=False)
+        bench.log.append(_line(f"/{number}"))
     assert bench.log.settled
     bench.mutate()
     bench.until(1)
-    assert [e.name for e in bench.file.entries[:300]] == [f"/{n}" for n in range(300)]
+    assert bench.file.names[:300] == [f"/{n}" for n in range(300)]
 
 
 def test_without_room_mutations_are_refused_and_reads_counted(bench: Bench) -> None:
@@ -297,8 +305,8 @@ def test_without_room_mutations_are_refused_and_reads_counted(bench: Bench) -> N
     bench.mutate()
     bench.until(1)
     with pytest.raises(AuditUnavailable, match="No space left on device"):
-        bench.log.append(_entry(effect="reversible"), mutates=True)
-    bench.log.append(_entry(), mutates=False)
+        bench.log.append(_line(effect="reversible"))
+    bench.log.append(_line())
     assert bench.log.check() == ["audit log: No space left on device"]
     bench.file.room = Room(1 << 20, "")
     while bench.log.check():
@@ -320,7 +328,7 @@ def test_what_could_not_be_written_is_no_success(bench: Bench) -> None:
         bench.loop.turn(5000)
     bench.mutate()
     bench.until(2)
-    assert bench.replies[1] is None and len(bench.file.entries) == 2, "the first one, too"
+    assert bench.replies[1] is None and len(bench.file.names) == 2, "the first one, too"
 
 
 def test_a_log_that_cannot_be_opened_lets_reads_go_on(tmp_path: Path) -> None:
@@ -330,13 +338,13 @@ def test_a_log_that_cannot_be_opened_lets_reads_go_on(tmp_path: Path) -> None:
     worker = Worker(loop, "test")
     audit = AuditLog(loop, worker, log.file())
     audit.open("test")
-    audit.append(_entry(), mutates=False)
+    audit.append(_line())
     with pytest.raises(AuditUnavailable, match="cannot be written"):
-        audit.append(_entry(effect="reversible"), mutates=True)
+        audit.append(_line(effect="reversible"))
     (tmp_path / "audit").unlink()
     while audit.check():
         loop.turn(5000)
-    audit.append(_entry(effect="reversible"), mutates=True)
+    audit.append(_line(effect="reversible"))
     audit.close()
     worker.close()
     loop.close()
