@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import termios
 
 from .aio import AsyncConnection
 from .cli_access import plain
@@ -37,6 +38,7 @@ async def ask_all(connection: AsyncConnection) -> None:
                 question: Approval = await connection.call("access.next", Empty())
             except DeadlineExceeded:
                 continue
+            termios.tcflush(fd, termios.TCIFLUSH)  # what was typed before is no answer
             os.write(fd, _words(question).encode())
             answer = await _line(fd)
             request = AnswerRequest(question.id, answer.strip().lower() in YES)

@@ -16,34 +16,24 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from aios.syscalls.errors import IllegalState, InvalidArgument, PermissionDenied
-from aios.syscalls.table import Call, Effect
+from aios.syscalls.errors import AuditUnavailable, IllegalState, InvalidArgument, PermissionDenied
+from aios.syscalls.table import BY_NAME, Call, Effect
 from aios.syscalls.types import SpawnRequest
 
 from . import approvals, rights
 from .approvals import Approvals, Key
-from .audit import AuditLog, Line, line
+from .audit import AuditLog, line
 from .grants import Grant
 from .groups import Policy
 from .process import OPERATOR, Process, ProcessTable
 from .records import Entry
 from .rights import Decision, Request, Rule, RuleSet, Verdict
+from .standing import Decided, Standing, decide
 
-MOST_CACHED = 1000
-"""Decisions remembered for one process, and compiled sets of rules."""
-OPERATORS_GROUP = "operator"
-ACCOUNTS = "weight and quotas are of a whole program, and the operator's to give"
-_ENDING = frozenset({("call", "proc.signal"), ("call", "kernel.shutdown"), ("call", "cancel")})
-"""Calls that end things; they and the operator's signals go on while the log cannot be written."""
+MOST_SETS = 1000
+"""Compiled sets of rules that are kept."""
 OPERATORS_ONLY = "law: the operator's, by the operator's socket"
-
-
-class _Decided(NamedTuple):
-    """A decision, how the log names what decided, and its line in the log when it allows."""
-
-    decision: Decision
-    rule: str
-    line: Line
+ACCOUNTS = "weight and quotas are of a whole program, and the operator's to give"
 
 
 class Step(NamedTuple):
@@ -53,43 +43,6 @@ class Step(NamedTuple):
     group: str
     verdict: Verdict
     rule: Rule | None
-
-
-class _Standing:
-    """What counts for one process: its rules and those of all who started it, decisions so far."""
-
-    def __init__(
-        self, pid: int, name: str, principals: Sequence[RuleSet], names: Sequence[str]
-    ) -> None:
-        self.pid, self.name, self.principals, self.names = pid, name, principals, names
-        self.allowed_calls: dict[int, Line] = {}
-        """Calls that are allowed, by number: what the null system call costs depends on this."""
-        self._decided: dict[Request, _Decided] = {}
-
-    def decide(self, request: Request) -> _Decided:
-        """What the rules say; remembered."""
-        decided = self._decided.get(request)
-        if decided is None:
-            if len(self._decided) >= MOST_CACHED:
-                self._decided.clear()
-            decided = self._decided[request] = self.decide_for(None, request)
-        return decided
-
-    def decide_for(self, other: _Standing | None, request: Request) -> _Decided:
-        """What the rules say when it acts for another, whose rules count, too."""
-        principals, names = self.principals, self.names
-        if other:
-            principals, names = [*principals, *other.principals], [*names, *other.names]
-        decision, rule = _decide(principals, names, request)
-        return _Decided(decision, rule, self.line(request, "allowed", rule))
-
-    def line(self, request: Request, outcome: str, rule: str) -> Line:
-        """A line of the log."""
-        kind, action, name, effect = request
-        ends = (kind, name) in _ENDING or (self.pid == OPERATOR and action == "signal")
-        done = outcome == "allowed" or outcome.startswith("approved")
-        entry = Entry(self.pid, self.name, kind, action, name, effect, outcome, rule)
-        return line(entry, mutates=done and effect != "read" and not ends)
 
 
 class AccessManager:
@@ -104,7 +57,7 @@ class AccessManager:
         questions: Approvals,
     ) -> None:
         self._table, self.audit, self.approvals = table, audit, questions
-        self._standings: dict[int, _Standing] = {}
+        self._standings: dict[int, Standing] = {}
         self._sets: dict[tuple[Rule, ...], RuleSet] = {}
         self.use(policy, grants)
 
@@ -244,8 +197,12 @@ class AccessManager:
             request = self._named(process, request)
             principals = [(f"{p.name} (pid {p.pid})", self.group_of(p), self._rules_of(p))
                           for p in _chain(process)]  # fmt: skip
+        call = BY_NAME.get(request.name) if request.kind == "call" else None
+        if call and call.privilege == "operator":
+            law = RuleSet([Rule("deny", "call", "make", call.name, OPERATORS_ONLY)])
+            principals.append(("the kernel", "", law))
         sets = [rules for _, _, rules in principals]
-        decision, _ = _decide(sets, [who for who, _, _ in principals], request)
+        decision, _ = decide(sets, [who for who, _, _ in principals], request)
         return decision, [Step(who, group, *rules.judge(request))
                           for who, group, rules in principals]  # fmt: skip
 
@@ -263,7 +220,7 @@ class AccessManager:
     # ------------------------------------------------------------------ within
 
     def _settle(
-        self, standing: _Standing, request: Request, decided: _Decided, arguments: Any,
+        self, standing: Standing, request: Request, decided: Decided, arguments: Any,
         refusal: str,
     ) -> None:  # fmt: skip
         """Record a decision, and raise unless it allows."""
@@ -280,7 +237,7 @@ class AccessManager:
             f"the operator can allow it: {_grant(standing.name, request)}",
         )
 
-    def _confirm(self, standing: _Standing, request: Request, rule: str, arguments: Any) -> None:
+    def _confirm(self, standing: Standing, request: Request, rule: str, arguments: Any) -> None:
         now, process = time.monotonic(), self._table.caller(standing.pid)
         if arguments is None:
             arguments = self.approvals.body
@@ -293,7 +250,11 @@ class AccessManager:
             self.audit.append(standing.line(request, "denied by the operator", rule))
             raise
         if question:
-            self.audit.append(standing.line(request, f"approved ({question.id})", rule))
+            try:
+                self.audit.append(standing.line(request, f"approved ({question.id})", rule))
+            except AuditUnavailable:
+                self.approvals.give_back()
+                raise
             return
         error = self.approvals.ask(
             key, request, pid=standing.pid, agent=standing.name, rule=rule,
@@ -303,13 +264,13 @@ class AccessManager:
         self.audit.append(standing.line(request, f"asked ({error.approval})", rule))
         raise error
 
-    def _stand(self, pid: int) -> _Standing:
+    def _stand(self, pid: int) -> Standing:
         if pid == OPERATOR:
-            rules = RuleSet(self.policy.groups[OPERATORS_GROUP].rules)
-            standing = _Standing(pid, "operator", (rules,), ("operator",))
+            rules = RuleSet([Rule("trust", "*", "*", "*", "the operator")])
+            standing = Standing(pid, "operator", (rules,), ("operator",))
         else:
             chain = list(_chain(self._table.caller(pid)))
-            standing = _Standing(pid, chain[0].name, tuple(self._rules_of(p) for p in chain),
+            standing = Standing(pid, chain[0].name, tuple(self._rules_of(p) for p in chain),
                                  tuple(p.name for p in chain))  # fmt: skip
         self._standings[pid] = standing
         return standing
@@ -324,7 +285,7 @@ class AccessManager:
         rules = (*base, *process.added, *self._granted_to(process.name))
         found = self._sets.get(rules)
         if found is None:
-            if len(self._sets) >= MOST_CACHED:
+            if len(self._sets) >= MOST_SETS:
                 self._sets.clear()
             found = self._sets[rules] = RuleSet(rules)
         return found
@@ -359,19 +320,6 @@ def _chain(process: Process) -> Iterable[Process]:
     while at is not None:
         yield at
         at = at.above
-
-
-def _decide(
-    principals: Sequence[RuleSet], names: Sequence[str], request: Request
-) -> tuple[Decision, str]:
-    """The decision, and how the log names what decided."""
-    if request.kind == "path" and ".." in request.name.split("/"):
-        return Decision("deny", None), "law: a path has no .."
-    decision = rights.decide(principals, request)
-    text = f"{decision.rule} ({decision.rule.source})" if decision.rule else "no rule allows it"
-    if decision.of:
-        text += f" [of {names[decision.of]}]"
-    return decision, text
 
 
 def _refusal(pid: int, agent: str, request: Request, rule: str) -> str:

@@ -85,7 +85,7 @@ BUILTIN: Mapping[str, _Group] = {
                "agent.send:*", "agent:self/*", "agent:own/*"],
     ),
     "operator": _Group(
-        about="Everything, on every agent; the operator's own group",
+        about="Everything, on every agent, but not the calls that are the operator's own",
         trust=["*:*"],
     ),
 }  # fmt: skip

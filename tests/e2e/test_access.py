@@ -106,12 +106,16 @@ def test_explain_says_which_rule_decided(own: Machine) -> None:
     assert got.returncode == 1 and "denied: idle (pid 1), deny tool.call:rm (grant 1)" in got.stdout
     got = own.aios("perm", "explain", "@agent", "tool.call:rm", "--effect", "irreversible")
     assert got.returncode == 1 and "asked for: @agent, allow tool:* (group agent)" in got.stdout
+    got = own.aios("perm", "explain", "idle", "call.make:kernel.shutdown")
+    assert got.returncode == 1 and "denied: the kernel" in got.stdout
     got = own.aios("perm", "explain", "@restricted", "path.read:/x", "--json")
     assert got.returncode == 0 and json.loads(got.stdout)["verdict"] == "allow"
 
 
 def test_a_reload_takes_all_or_nothing(own: Machine) -> None:
     policy = own.folder / "policy.toml"
+    policy.write_text("[group.operator]")
+    assert own.aios("perm", "reload").returncode == 0
     policy.write_text('[group.lab]\nfrom = ["restricted"]\nabout = "For a test"\n')
     assert own.aios("run", "--group", "lab", own.agent("a", "")).returncode == 125
     got = own.aios("perm", "reload")
