@@ -130,7 +130,9 @@ class Approvals:
                 now + self.expire_s, owner,
             )  # fmt: skip
             self._by_key[key] = self._by_id[question.id] = question
-        question.owner = owner
+        if question.owner != owner:  # the command that showed it has ended without an answer
+            question.owner, question.shown = owner, False
+        question.pid = pid
         self._show(question)
         what = "cannot be undone" if request.effect == "irreversible" else "is asked for"
         return ConfirmationRequired(

@@ -364,6 +364,20 @@ def test_at_a_terminal_the_operator_is_asked_at_once(victim: Machine) -> None:
     assert json.loads(victim.aios("approvals", "ls", "--json").stdout)[0]["state"] == "denied"
 
 
+def test_a_question_left_open_is_asked_again_at_the_next_terminal(victim: Machine) -> None:
+    send = victim.agent("send", SEND)
+    number = victim.aios("run", send, "--", "x").stdout.strip()
+    first = Terminal(victim, "run", send, "--", "x")
+    first.until("[y/N] ")
+    first.kill()
+    first.ended()
+    second = Terminal(victim, "run", send, "--", "x")
+    second.until("[y/N] ")
+    second.type("yes\n")
+    assert second.ended() == 0 and "sent" in second.text
+    assert number not in victim.aios("approvals", "ls").stdout
+
+
 def test_several_questions_come_one_after_another(victim: Machine) -> None:
     code = """
 import aios, threading
