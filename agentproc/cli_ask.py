@@ -20,15 +20,6 @@ from .syscalls.types import Empty
 YES = ("y", "yes")
 
 
-def terminal() -> bool:
-    """Whether a person sits here who can be asked."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return os.isatty(0) and os.isatty(2)
-
-
 async def ask_all(connection: AsyncConnection) -> None:
     """Ask what the kernel wants to know about the agents of this command, until cancelled."""
     fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from . import cli_ask, cli_out, daemonctl
+from . import cli_out, daemonctl
 from .aio import AsyncConnection
 from .session import Session
 from .syscalls import codec, paths
@@ -89,11 +89,22 @@ def _spec(options: argparse.Namespace, file: Path) -> SpawnRequest:
         "quota_cells": options.quota_cells,
         "stdin": None if several or options.detach else _stdin(),
         "group": options.group, "allow": options.allow, "deny": options.deny,
-        "asks": not options.detach and cli_ask.terminal(),
+        "asks": not options.detach and _at_terminal(),
     }  # fmt: skip
     if options.model and (options.model.endswith(".gguf") or "/" in options.model):
         wanted["model"] = str(Path(options.model).absolute())
     return codec.convert(wanted, SpawnRequest)
+
+
+def _at_terminal() -> bool:
+    """Whether a person sits here who can be asked what may be done."""
+    if not (os.isatty(0) and os.isatty(2)):
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _stdin() -> str | None:
@@ -157,6 +168,8 @@ class _Run:
         waits: list[asyncio.Task[ExitStatus]] = []
         asker = None
         if any(spec.asks for spec in self._specs):
+            from . import cli_ask
+
             assert self._connection
             asker = loop.create_task(cli_ask.ask_all(self._connection))
         try:
