@@ -35,8 +35,10 @@ from .sdk import (
 )
 from .syscalls.errors import (
     AiosError,
+    AuditUnavailable,
     BudgetExceeded,
     Cancelled,
+    ConfirmationRequired,
     ContextOverflow,
     DeadlineExceeded,
     DiskFull,
@@ -70,10 +72,12 @@ from .syscalls.types import (
 __all__ = [
     "AiosError",
     "AsyncReplyStream",
+    "AuditUnavailable",
     "BudgetExceeded",
     "Cancelled",
     "ChatOptions",
     "ChatReply",
+    "ConfirmationRequired",
     "Context",
     "ContextOverflow",
     "DeadlineExceeded",

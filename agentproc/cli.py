@@ -16,12 +16,23 @@ EPILOG = """exit codes:
                         127 no such file, 128+n ended by signal n;
                         of several agents the first that is not 0
   aios wait             the agent's own
+  aios perm explain     0 allowed, 1 not
+  aios audit verify     0 as written, 1 not
   aios daemon status    0 running, 1 dead but its sockets are left, 3 not running
   others                0 done, 1 failed, 2 wrong usage
 
-folders: AIOS_RUNTIME_DIR or XDG_RUNTIME_DIR/aios (sockets), XDG_STATE_HOME/aios (logs),
-  XDG_CONFIG_HOME/aios/config.toml, XDG_DATA_HOME/aios/models, XDG_CACHE_HOME/aios
+folders: AIOS_RUNTIME_DIR or XDG_RUNTIME_DIR/aios (sockets), XDG_STATE_HOME/aios (logs, audit),
+  XDG_CONFIG_HOME/aios/config.toml and policy.toml, XDG_DATA_HOME/aios (models, grants),
+  XDG_CACHE_HOME/aios
 """
+RULES = """a rule is [VERB] KIND[.ACTION]:NAME
+  VERB    deny (beats all), trust (never ask), ask (always ask), allow (ask for what cannot be
+          undone); allow when left out
+  KIND    call, path, tool, memory, model, agent, network
+  NAME    * stands for any text without /, the segment ** for any segments, * alone for all
+examples: allow tool.call:web_*    trust memory:shared:team    deny path.write:/mnt/**
+          ask agent.send:other/*   allow network:*.example.org"""
+EFFECTS = ("read", "reversible", "irreversible")
 REF = "pid, name, or unique prefix of a name"
 CLASSES = ("interactive", "normal", "batch")
 
@@ -38,8 +49,10 @@ def parser() -> argparse.ArgumentParser:
     _add_memory(commands)
     _add_kernel(commands)
     cli_storage.add_parser(commands)
+    _add_access(commands)
     for name, text in (("config", "show the kernel's settings: get [KEY], path"),
-                       ("bench", "measure: aios bench SUITE [--json]")):  # fmt: skip
+                       ("bench", "measure: aios bench SUITE [--json]"),
+                       ("audit", "show and verify the log of decisions on rights")):  # fmt: skip
         command = commands.add_parser(name, help=text, add_help=False)
         command.add_argument("rest", nargs=argparse.REMAINDER)
     commands.add_parser("version", help="show the version").set_defaults(do="cli:version")
@@ -59,6 +72,11 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     run.add_argument("--quota-tokens", type=int, help="tokens it may compute in a minute")
     run.add_argument("--quota-cells", type=int, help="KV cells it may hold at once")
     run.add_argument("--timeout", type=float, help="seconds after which it is ended")
+    run.add_argument("--group", help="privilege group (see: aios perm ls)")
+    run.add_argument("--allow", action="append", default=[], metavar="RULE",
+                     help="a right beside the group's, e.g. 'tool.call:web_*'")  # fmt: skip
+    run.add_argument("--deny", action="append", default=[], metavar="RULE",
+                     help="what it may not do, e.g. 'agent.spawn:*'")  # fmt: skip
     run.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     run.add_argument("--model", help="model for its calls: a name or a GGUF file")
     run.add_argument("--json", action="store_true", help="print pids or exit states as JSON")
@@ -184,6 +202,41 @@ def _add_memory(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     backup.add_argument("file", metavar="FILE")
 
 
+def _add_access(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    text = "rights: groups, grants, and why something is allowed"
+    perm = commands.add_parser("perm", help=text, epilog=RULES, formatter_class=raw)
+    actions = perm.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in (("ls", "groups with their rules, and grants"),
+                       ("grant", "give a right, durably"),
+                       ("revoke", "take a grant back"),
+                       ("explain", "which rule decides about an operation"),
+                       ("reload", "read the policy file again")):  # fmt: skip
+        action = actions.add_parser(name, help=text, epilog=RULES, formatter_class=raw)
+        if name == "grant":
+            action.add_argument("subject", metavar="AGENT|@GROUP", help="a name, perhaps with *")
+            action.add_argument("rule", metavar="RULE")
+        elif name == "revoke":
+            action.add_argument("grant", nargs="+", metavar="ID | AGENT RULE")
+        elif name == "explain":
+            action.add_argument("subject", metavar="REF|@GROUP", help=REF)
+            action.add_argument("operation", metavar="KIND.ACTION:NAME")
+            action.add_argument("--effect", choices=EFFECTS, default="read")
+        action.add_argument("--json", action="store_true")
+        action.set_defaults(do=f"cli_access:perm_{name}")
+    asked = commands.add_parser("approvals", help="what agents have asked leave for")
+    actions = asked.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in (("ls", "list the questions"),
+                       ("approve", "allow an operation once"),
+                       ("deny", "do not allow it")):  # fmt: skip
+        action = actions.add_parser(name, help=text)
+        action.set_defaults(do="cli_access:approvals_ls")
+        if name != "ls":
+            action.add_argument("ids", nargs="+", metavar="ID")
+            action.set_defaults(do="cli_access:approvals_answer")
+        action.add_argument("--json", action="store_true")
+
+
 def version(options: argparse.Namespace) -> int:
     """The installed version."""
     from importlib.metadata import version as installed
@@ -199,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _become("aios.kernel.daemon", words)
     if words[:1] == ["bench"]:
         _become("aios.bench", words[1:])
+    if words[:1] == ["audit"]:
+        _become("aios.kernel.auditview", words[1:])
     extra: list[str] = []
     if words[:1] == ["run"] and "--" in words:
         cut = words.index("--")

@@ -103,6 +103,7 @@ def kernel(flags: Sequence[str] = (), *, tuned: bool = False) -> Iterator[Machin
                 yield machine
         finally:
             daemonctl.stop(folder / "run")
+            paths.audit_anchor(folder / "run").unlink(missing_ok=True)
             for key, value in saved.items():
                 if value is None:
                     os.environ.pop(key, None)

@@ -1,7 +1,7 @@
 """Boot: makes the kernel's parts in order and joins them. The only place that names concrete parts.
 
-loop → process table → access → supervisor + zygote → models + cores → storage → embedder → memory →
-calls → trap → doors
+loop → process table → audit, access → supervisor + zygote → models + cores → storage → embedder →
+memory → calls → trap → doors
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ from aios.hw.messages import Command, Event, Start, decode_event
 from aios.syscalls import paths
 from aios.syscalls.errors import Cancelled, ModelUnavailable, PermissionDenied
 
-from . import policy
+from . import groups, policy
 from .access import AccessManager
-from .calls_kernel import KernelCalls
+from .approvals import Approvals
+from .audit import AuditLog
+from .auditfile import AuditFile
+from .calls_access import AccessCalls
+from .calls_kernel import KernelCalls, release
 from .calls_memory import MemoryCalls
 from .calls_model import ModelCalls
 from .calls_process import ProcessCalls
@@ -38,6 +42,7 @@ from .calls_storage import StorageCalls
 from .config import Config
 from .doors import AGENTS, OPERATORS, Claim, Doors, Peer
 from .embedder import Embedder, EmbedderProcess
+from .grants import GrantFile
 from .kvstore import KvStore
 from .launcher import Launcher
 from .link import Link
@@ -144,7 +149,16 @@ class Kernel:
         self._config, self._runtime = config, runtime
         self.loop = Loop()
         self._table = ProcessTable(config.max_agents)
-        self._access = AccessManager(self._table)
+        self._audit_worker = Worker(self.loop, "audit")
+        grants = GrantFile(paths.grants_file())
+        policy_file = groups.load(paths.policy_file())
+        self._audit = AuditLog(self.loop, self._audit_worker, AuditFile(
+            paths.audit_dir(runtime), paths.audit_key(), paths.audit_anchor(runtime),
+            config.audit_disk,
+        ))  # fmt: skip
+        self._access = AccessManager(
+            self._table, policy_file, grants.load(), self._audit, Approvals(policy_file.approval_s)
+        )
         self._supervisor = Supervisor(self.loop, self._table, _fresh_log_dir(), runtime)
         self._supervisor.on_buried = self._forget_caller
         self._supervisor.on_killed = self._silence_caller
@@ -180,8 +194,8 @@ class Kernel:
                    config.notes_vectors),
         )  # fmt: skip
         kernel_calls = KernelCalls(
-            self._table, self._settings, self._models, self._store, self._memory, self.loop.stop,
-            runtime,
+            self._table, self._settings, self._models, self._store, self._memory, self._access,
+            self.loop.stop, runtime,
         )  # fmt: skip
         memory_calls = MemoryCalls(self._table, self._access, self._memory)
         handlers = (
@@ -190,6 +204,7 @@ class Kernel:
             ).handlers
             | ModelCalls(
                 self._table,
+                self._access,
                 self._models,
                 SavedContexts(paths.data_dir() / "contexts", self._worker),
                 self._memory,
@@ -197,14 +212,18 @@ class Kernel:
             ).handlers
             | StorageCalls(self._table, self._access, self._storage, runtime).handlers
             | memory_calls.handlers
+            | AccessCalls(self._access, self._audit_worker, grants, paths.policy_file()).handlers
             | kernel_calls.handlers
         )
-        self._trap = kernel_calls.trap = Trap(self.loop, self._access, self._callers.get, handlers)
+        self._trap = kernel_calls.trap = Trap(
+            self.loop, self._access, self._audit, self._callers.get, handlers
+        )
         self._doors = Doors(self.loop, self._admit, self._trap.on_frame, self._give_up)
         self._trap.doors = self._doors
 
     def open(self) -> None:
         """Start the zygote and the core, then open the doors. Raises OSError, zmq.ZMQError."""
+        self._audit.open(f"aiosd {release()}, host pid {os.getpid()}")
         self._launcher.open()
         self._storage.open()
         try:
@@ -225,6 +244,8 @@ class Kernel:
         self._embedder.close()
         self._memory.close()
         self._store.close()
+        self._audit.close()
+        self._audit_worker.close()
         self._doors.close()
         self._launcher.close()
         self.loop.close()
@@ -302,6 +323,7 @@ class Kernel:
         return user
 
     def _forget_caller(self, process: Process) -> None:
+        self._access.forget(process)
         caller = self._callers.get(str(process.pid))
         if caller:
             process.calls = caller.calls

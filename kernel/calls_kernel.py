@@ -12,6 +12,7 @@ from pathlib import Path
 from aios.syscalls import types as t
 
 from . import policy
+from .access import AccessManager
 from .kvstore import KvStore
 from .memory import MemoryManager
 from .models import Models
@@ -33,12 +34,13 @@ class KernelCalls:
         models: Models,
         store: KvStore,
         memory: MemoryManager,
+        access: AccessManager,
         shutdown: Callable[[], None],
         runtime: Path,
     ) -> None:
         self._table, self._settings, self._models = table, settings, models
-        self._memory = memory
-        self._store, self._shutdown, self._runtime = store, shutdown, runtime
+        self._store, self._memory, self._access = store, memory, access
+        self._shutdown, self._runtime = shutdown, runtime
         self._started_s = time.monotonic()
         self.trap: Trap | None = None
         self.handlers: dict[str, Handler] = {
@@ -76,6 +78,7 @@ class KernelCalls:
 
     def _check(self, _: Pending, __: t.Empty) -> t.CheckReply:
         problems = self._table.check() + self._store.check() + self._memory.check()
+        problems += self._access.audit.check() + self._access.approvals.check()
         for model in self._models:
             problems += model.check()
         return t.CheckReply(problems, len(os.listdir("/proc/self/fd")))

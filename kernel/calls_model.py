@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -14,6 +15,7 @@ from aios.syscalls import types as t
 from aios.syscalls.errors import AiosError, BudgetExceeded, InvalidArgument
 
 from . import policy
+from .access import AccessManager
 from .memory import MemoryManager
 from .memory_recall import Recall, Recalled
 from .model import Model
@@ -31,12 +33,13 @@ class ModelCalls:
     def __init__(
         self,
         table: ProcessTable,
+        access: AccessManager,
         models: Models,
         saved: SavedContexts,
         memory: MemoryManager,
         recall: Recall,
     ) -> None:
-        self._table, self._models, self._saved = table, models, saved
+        self._table, self._access, self._models, self._saved = table, access, models, saved
         self._memory, self._recall = memory, recall
         self._request_ids = 0
         self.handlers: dict[str, Handler] = {
@@ -79,6 +82,7 @@ class ModelCalls:
         self, call: Pending, process: Process, body: t.ChatRequest, recalled: list[t.Recalled]
     ) -> None:
         model = self._models.find(body.model or process.model)
+        self._access.check(process.pid, "model", "use", _file_name(model))
         budget = self._budget(process, body.max_tokens)
         request = self._request(call, process, body, budget)
         request.on_done = self._finisher(call, process, request, budget, model, recalled)
@@ -237,6 +241,11 @@ def _said(request: Request) -> str:
     if not request.messages:
         return request.prompt or ""
     return request.messages[-1].content
+
+
+def _file_name(model: Model) -> str:
+    """What rights on models name: one name, however the model was asked for."""
+    return Path(model.path).stem if model.path.endswith(".gguf") else model.path
 
 
 def _sampling(body: t.ChatRequest, budget: int, cells: int | None) -> core.SamplingParams:

@@ -41,6 +41,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     storage: Annotated[str, Meta(max_length=2048)] = ""
     storage_quota: Annotated[int, Meta(ge=1 << 16, le=1 << 60)] = 1 << 30
     storage_versions: Annotated[int, Meta(ge=1, le=10_000)] = 16
+    audit_disk: Annotated[int, Meta(ge=32 << 20, le=1 << 44)] = 512 << 20
     max_agents: Annotated[int, Meta(ge=1, le=100_000)] = 1000
     notes_ram: Annotated[int, Meta(ge=1 << 16, le=1 << 40)] = 64 << 20
     notes_ram_agent: Annotated[int, Meta(ge=1 << 14, le=1 << 40)] = 4 << 20
@@ -70,6 +71,7 @@ HELP = {
     "storage": "URL for large content of agents' files, e.g. s3://bucket/folder (default: local)",
     "storage_quota": "bytes that an agent's home may take, old versions included, e.g. 1G",
     "storage_versions": "versions kept of each file",
+    "audit_disk": "bytes of audit log that are kept; the oldest files are removed",
     "max_agents": "largest number of living agents",
     "notes_ram": "bytes of RAM for the notes of all agents; others are read when asked for",
     "notes_ram_agent": "of these, bytes for one agent or shared scope",
@@ -83,6 +85,7 @@ HELP = {
 _SWITCHES = ("exact", "tuned")
 _SIZES = (
     "storage_quota",
+    "audit_disk",
     "kv_ram",
     "kv_disk",
     "memory",

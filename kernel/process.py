@@ -20,6 +20,7 @@ from aios.syscalls.types import Class, ExitStatus, SpawnRequest
 from .account import Account
 from .mail import Mailbox
 from .request import Request
+from .rights import Rule
 from .states import Life, next_life
 
 OPERATOR = 0
@@ -46,6 +47,19 @@ class Process:
     cwd: str = "/"
     log: str = ""
     stdio: tuple[str | None, str | None, str | None] = (None, None, None)
+
+    above: Process | None = None
+    """Who started it, also when that has ended; None: the operator."""
+    program: str = ""
+    """Its file."""
+    group: str = ""
+    """Its privilege group; '': the policy's default for its kind."""
+    rights: tuple[Rule, ...] | None = None
+    """What it was started with instead of its group's rules."""
+    added: tuple[Rule, ...] = ()
+    """What it was started with beside them."""
+    asker_os_pid: int = 0
+    """The command at a terminal that asks the operator for it and for what it starts."""
 
     life: Life = "starting"
     os_pid: int = 0
@@ -86,6 +100,14 @@ class Process:
     def guest(self) -> bool:
         """It was started by hand, not by the kernel."""
         return not self.secret
+
+    @property
+    def top(self) -> Process:
+        """The program it belongs to: that of its ancestors which no agent started."""
+        at = self
+        while at.above is not None:
+            at = at.above
+        return at
 
     def move(self, life: Life) -> None:
         """Go on to another state of life. Raises IllegalTransition."""
@@ -152,7 +174,8 @@ class ProcessTable:
         self._living[process.pid] = process
         self._by_name[name] = process
         if parent in self._living:
-            self._living[parent].children.add(process.pid)
+            process.above = self._living[parent]
+            process.above.children.add(process.pid)
         return process
 
     def born(self, process: Process, os_pid: int) -> None:

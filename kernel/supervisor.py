@@ -28,6 +28,7 @@ from aios.syscalls.errors import (
 from aios.syscalls.launch import Exited, Fork, Forked, ForkFailed, Report, Signal
 from aios.syscalls.types import SpawnReply, SpawnRequest
 
+from .access import spawn_rules
 from .launcher import Launcher
 from .loop import Loop, Timer
 from .model import Model
@@ -85,6 +86,7 @@ class Supervisor:
                 time.monotonic() + spec.timeout_s, lambda: self._out_of_time(process)
             )
         if attached and parent == OPERATOR:
+            process.asker_os_pid = owner_os_pid if spec.asks else 0
             self.watch_host(owner_os_pid, lambda: self._owner_gone(process))
 
     def _enter(self, parent: int, spec: SpawnRequest) -> Process:
@@ -92,8 +94,6 @@ class Supervisor:
         mother = self._table.get(parent)
         if parent != OPERATOR and mother is None:
             raise NotFound(f"pid {parent} has ended")
-        if mother and (spec.stdin or spec.stdout or spec.stderr):
-            raise InvalidArgument("only the operator may say where output goes")
         process = self._table.create(
             parent=parent,
             stem=Path(spec.path).stem,
@@ -101,6 +101,8 @@ class Supervisor:
             spec=spec,
             guest=False,
         )
+        process.program, process.group = spec.path, spec.group or ""
+        process.rights, process.added = spawn_rules(spec)
         process.log = str(self._log_dir / f"{process.pid}-{process.name}.log")
         process.stdio = (spec.stdin, spec.stdout, spec.stderr)
         process.cwd = spec.cwd or (mother.cwd if mother else "/")
@@ -112,6 +114,7 @@ class Supervisor:
             process.klass = max(spec.klass, mother.klass, key=_urgency)
             process.nice = max(spec.nice, mother.nice)
             process.account = mother.account
+            process.group = spec.group or mother.group
         return process
 
     def adopt_guest(self, os_pid: int) -> Process:
@@ -133,6 +136,7 @@ class Supervisor:
             spec=None,
             guest=True,
         )
+        process.program = command[:4096]
         self._table.born(process, os_pid)
         self.watch_host(os_pid, lambda: self._bury(process, 0, "ended (its exit code is unknown)"))
         return process

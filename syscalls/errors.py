@@ -2,7 +2,8 @@
 
     AiosError                     any failure; has ``code``, ``message`` and ``hint`` (what to do)
     ├── InvalidArgument           a value is outside its limits; nothing was done
-    ├── PermissionDenied          the caller may not make this call, or not on that process
+    ├── PermissionDenied          the caller may not make this call, or not on that thing
+    │   └── ConfirmationRequired  the operator has to approve it first; the hint says how
     ├── NotFound                  no such process, model or call
     ├── IllegalState              the object is not in a state that allows the operation
     ├── ResourceExhausted         a quota, queue or table is full; nothing was done
@@ -15,6 +16,7 @@
     ├── VersionConflict           somebody else has written the file or value meanwhile
     ├── StorageUnavailable        storage, or where its blobs are, cannot be reached now
     │   └── StorageDamaged        what is stored is not what was written; a backup has it
+    ├── AuditUnavailable          the audit log cannot be written, so nothing may be changed
     ├── ModelUnavailable          the model cannot be loaded or its core keeps dying
     ├── KernelUnavailable         no kernel runs, it died, or it refused the connection
     └── InternalError             a bug of the kernel's; it has been logged there
@@ -63,6 +65,17 @@ class PermissionDenied(AiosError):
     """The caller may not do this. Run it as the operator (the ``aios`` command), or on a child."""
 
     code = "PERMISSION_DENIED"
+
+
+class ConfirmationRequired(PermissionDenied):
+    """Irreversible, so the operator decides: ``aios approvals approve ID``; then try again."""
+
+    code = "CONFIRMATION_REQUIRED"
+
+    @property
+    def approval(self) -> str:
+        """The id of the question to the operator; the hint's last word."""
+        return self.hint.rpartition(" ")[2]
 
 
 class NotFound(AiosError):
@@ -137,6 +150,12 @@ class Cancelled(AiosError):
     code = "CANCELLED"
 
 
+class AuditUnavailable(AiosError):
+    """The audit log cannot be written. Make room where it lies; reading goes on meanwhile."""
+
+    code = "AUDIT_UNAVAILABLE"
+
+
 class ModelUnavailable(AiosError):
     """The model cannot be served. The message carries the core's own reason."""
 
@@ -158,10 +177,10 @@ class InternalError(AiosError):
 BY_CODE: dict[str, type[AiosError]] = {
     kind.code: kind
     for kind in (
-        InvalidArgument, PermissionDenied, NotFound, IllegalState, ResourceExhausted,
-        BudgetExceeded, QuotaExceeded, DiskFull, VersionConflict, StorageUnavailable,
-        StorageDamaged, ContextOverflow, DeadlineExceeded, Cancelled, ModelUnavailable,
-        KernelUnavailable, InternalError,
+        InvalidArgument, PermissionDenied, ConfirmationRequired, NotFound, IllegalState,
+        ResourceExhausted, BudgetExceeded, QuotaExceeded, DiskFull, ContextOverflow,
+        DeadlineExceeded, Cancelled, VersionConflict, StorageUnavailable, StorageDamaged,
+        AuditUnavailable, ModelUnavailable, KernelUnavailable, InternalError,
     )
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from . import access_types as a
 from . import memory_types as m
 from . import storage_types as s
 from . import types as t
@@ -59,6 +60,16 @@ CALLS: tuple[Call, ...] = (
     Call(42, "kernel.check", t.Empty, t.CheckReply, "operator", "read", 30),
     Call(43, "sched.set", t.SchedRequest, t.SchedReply, "operator", "reversible", 30),
     Call(44, "trace.read", t.TraceRequest, t.TraceReply, "operator", "reversible", 30),
+    Call(60, "memory.add", m.AddRequest, m.Note, "any", "reversible", 30),
+    Call(61, "memory.get", m.NoteRef, m.Note, "any", "read", 30),
+    Call(62, "memory.update", m.UpdateRequest, m.Note, "any", "irreversible", 30),
+    Call(63, "memory.remove", m.NoteRef, t.Empty, "any", "irreversible", 30),
+    Call(64, "memory.search", m.SearchRequest, m.SearchReply, "any", "read", 60),
+    Call(65, "memory.list", m.ListRequest, m.NoteList, "any", "read", 30),
+    Call(66, "memory.clear", m.ScopeRef, m.Cleared, "any", "irreversible", 60),
+    Call(67, "memory.scopes", t.Empty, m.ScopeList, "any", "read", 30),
+    Call(68, "memory.check", t.Empty, m.MemoryReport, "operator", "read", 600),
+    Call(69, "memory.backup", m.BackupRequest, m.MemoryReport, "operator", "reversible", 600),
     Call(100, "fs.write", s.FsWrite, s.FileInfo, "any", "reversible", 60),
     Call(101, "fs.read", s.FsRead, s.FsData, "any", "read", 60),
     Call(102, "fs.list", s.FsList, s.FsEntries, "any", "read", 30),
@@ -87,16 +98,14 @@ CALLS: tuple[Call, ...] = (
     Call(133, "storage.status", t.Empty, s.StorageStatus, "operator", "read", 30),
     Call(134, "storage.check", s.StorageCheck, s.StorageReport, "operator", "irreversible", 3600),
     Call(135, "storage.backup", s.StorageBackup, s.BackupReply, "operator", "reversible", 3600),
-    Call(60, "memory.add", m.AddRequest, m.Note, "any", "reversible", 30),
-    Call(61, "memory.get", m.NoteRef, m.Note, "any", "read", 30),
-    Call(62, "memory.update", m.UpdateRequest, m.Note, "any", "irreversible", 30),
-    Call(63, "memory.remove", m.NoteRef, t.Empty, "any", "irreversible", 30),
-    Call(64, "memory.search", m.SearchRequest, m.SearchReply, "any", "read", 60),
-    Call(65, "memory.list", m.ListRequest, m.NoteList, "any", "read", 30),
-    Call(66, "memory.clear", m.ScopeRef, m.Cleared, "any", "irreversible", 60),
-    Call(67, "memory.scopes", t.Empty, m.ScopeList, "any", "read", 30),
-    Call(68, "memory.check", t.Empty, m.MemoryReport, "operator", "read", 600),
-    Call(69, "memory.backup", m.BackupRequest, m.MemoryReport, "operator", "reversible", 600),
+    Call(140, "access.policy", t.Empty, a.PolicyReply, "operator", "read", 30),
+    Call(141, "access.reload", t.Empty, a.PolicyReply, "operator", "reversible", 30),
+    Call(142, "access.grant", a.GrantRequest, a.GrantInfo, "operator", "reversible", 30),
+    Call(143, "access.revoke", a.RevokeRequest, a.GrantInfo, "operator", "reversible", 30),
+    Call(144, "access.explain", a.ExplainRequest, a.ExplainReply, "operator", "read", 30),
+    Call(145, "access.approvals", t.Empty, a.ApprovalList, "operator", "read", 30),
+    Call(146, "access.answer", a.AnswerRequest, a.Approval, "operator", "irreversible", 30),
+    Call(147, "access.next", t.Empty, a.Approval, "operator", "read", t.MAX_TIMEOUT_S),
 )
 
 BY_NUMBER: dict[int, Call] = {call.number: call for call in CALLS}

@@ -25,6 +25,8 @@ Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 Nice = Annotated[int, Meta(ge=-20, le=19)]
 Weight = Annotated[float, Meta(gt=0, le=1000)]
 Quota = Annotated[int, Meta(ge=1, le=1 << 40)]
+Rules = Annotated[list[Annotated[str, Meta(min_length=1, max_length=512)]], Meta(max_length=64)]
+"""Rights as text: ``[VERB] KIND[.ACTION]:NAME``."""
 Class = Literal["interactive", "normal", "batch"]
 ProcessState = Literal["starting", "idle", "ready", "running", "paused", "ending", "dead"]
 
@@ -88,6 +90,7 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     reason: str
     command: str
     model: str | None
+    group: str = ""
 
 
 class ProcessList(msgspec.Struct, frozen=True):
@@ -105,6 +108,10 @@ class SpawnRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``max_tokens`` bounds the tokens that it and its children may generate in their lives;
     ``timeout_s`` bounds that life. ``weight``, ``quota_tokens`` (computed in a minute) and
     ``quota_cells`` (KV cells held at once) are of the whole program, so the operator's to give.
+    ``group`` is its privilege group (its parent's without); ``rights`` are what it may do instead
+    of what a group may; ``allow`` and ``deny`` are rules beside these. Whatever is given, a child
+    never has more than its parent. ``asks``: whoever starts it sits at a terminal and answers
+    ``access.next`` (the operator's only).
     """
 
     path: Path
@@ -123,6 +130,11 @@ class SpawnRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stdin: Path | None = None
     stdout: Path | None = None
     stderr: Path | None = None
+    group: Name | None = None
+    rights: Rules | None = None
+    allow: Rules = []
+    deny: Rules = []
+    asks: bool = False
 
 
 class SpawnReply(msgspec.Struct, frozen=True):
