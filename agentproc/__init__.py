@@ -14,6 +14,7 @@ Import direction: syscalls and hw know nobody; kernel uses both; this package us
 
 from __future__ import annotations
 
+from . import tools
 from .conversation import Context, context
 from .sdk import (
     AsyncReplyStream,
@@ -46,7 +47,10 @@ from .syscalls.errors import (
     NotFound,
     PermissionDenied,
     ResourceExhausted,
+    ToolFailed,
+    ToolUnavailable,
 )
+from .syscalls.tool_types import ToolInfo, ToolReply
 from .syscalls.types import (
     ChatReply,
     ExitStatus,
@@ -58,6 +62,7 @@ from .syscalls.types import (
     Usage,
     WindowReport,
 )
+from .tool import Tool, tool
 
 __all__ = [
     "AiosError",
@@ -85,6 +90,11 @@ __all__ = [
     "ReplyStream",
     "ResourceExhausted",
     "Timing",
+    "Tool",
+    "ToolFailed",
+    "ToolInfo",
+    "ToolReply",
+    "ToolUnavailable",
     "Usage",
     "WindowReport",
     "achat",
@@ -98,5 +108,7 @@ __all__ = [
     "send",
     "spawn",
     "stream",
+    "tool",
+    "tools",
     "wait",
 ]

@@ -6,6 +6,7 @@ loop → process table → access → supervisor + zygote → models + cores →
 from __future__ import annotations
 
 import hmac
+import json
 import logging
 import os
 import shutil
@@ -22,13 +23,19 @@ from aios.hw.arena import Arena
 from aios.hw.engine import EngineSettings
 from aios.hw.messages import Command, Event, Start
 from aios.syscalls import paths
-from aios.syscalls.errors import Cancelled, ModelUnavailable, PermissionDenied
+from aios.syscalls.errors import (
+    Cancelled,
+    InvalidArgument,
+    ModelUnavailable,
+    PermissionDenied,
+)
 
 from . import policy
 from .access import AccessManager
 from .calls_kernel import KernelCalls
 from .calls_model import ModelCalls
 from .calls_process import ProcessCalls
+from .calls_tools import ToolHandlers
 from .config import Config
 from .doors import AGENTS, OPERATORS, Claim, Doors, Peer
 from .kvstore import KvStore
@@ -41,13 +48,20 @@ from .process import OPERATOR, Process, ProcessTable
 from .saved import SavedContexts
 from .scheduler import Settings
 from .supervisor import Supervisor
+from .tools import ToolCalls
+from .tools_host import ToolHost
+from .tools_registry import Registry
+from .tools_store import ToolFiles
 from .trap import Caller, Trap
+from .worker import Worker
 
 log = logging.getLogger("aios.boot")
 
 _KEPT_LOG_DIRS = 10
 _CORE_EXIT_TIMEOUT_S = 1.0
 _OPERATOR_USER = "op:"
+_TOOL_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "AIOS_CONFIG")
+"""What tools get of the kernel's environment, besides LC_* and XDG_*: nothing that is a key."""
 
 
 class CoreProcess:
@@ -113,16 +127,32 @@ class Kernel:
             self._start_core, config.memory, config.idle_unload,
         )  # fmt: skip
         self._callers: dict[str, Caller] = {}
+        self._tool_host = ToolHost(
+            self.loop, self._start_toolhost, lambda report: tool_handlers.on_changed(report),
+            self._supervisor.reap_strays,
+        )  # fmt: skip
+        self._supervisor.tool_host = self._tool_host
+        self._tool_calls = ToolCalls(self.loop, self._tool_host)
+        self._tool_worker = Worker(self.loop, "tools")
+        tool_files = ToolFiles()
+        tool_handlers = ToolHandlers(
+            self._table, self._access, Registry(self._tool_host, tool_files, _standard(config)),
+            self._tool_calls, self._tool_host, tool_files, self._tool_worker,
+        )  # fmt: skip
+        self._tool_registry = tool_handlers.registry
         kernel_calls = KernelCalls(
             self._table, self._settings, self._models, self._store, self.loop.stop, runtime
         )
+        kernel_calls.checks.append(self._tool_calls.check)
         handlers = (
             ProcessCalls(
-                self._table, self._access, self._supervisor, self._models, self._callers
+                self._table, self._access, self._supervisor, self._models, self._callers,
+                self._tool_calls.gate.waits_of,
             ).handlers
             | ModelCalls(
                 self._table, self._models, SavedContexts(paths.data_dir() / "contexts")
             ).handlers
+            | tool_handlers.handlers
             | kernel_calls.handlers
         )
         self._trap = kernel_calls.trap = Trap(self.loop, self._access, self._callers.get, handlers)
@@ -145,6 +175,8 @@ class Kernel:
         """End all agents and cores, close the doors, and leave nothing behind."""
         self._supervisor.end_all("the kernel is shutting down")
         self._models.close()
+        self._tool_host.close()
+        self._tool_worker.close()
         self._store.close()
         self._doors.close()
         self._launcher.close()
@@ -157,6 +189,17 @@ class Kernel:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "aios.zygote", str(fd), str(self._runtime)],
             pass_fds=(fd,), stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def _start_toolhost(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        fd = theirs.fileno()
+        kept = {
+            name: value for name, value in os.environ.items()
+            if name in _TOOL_ENVIRONMENT or name.startswith(("LC_", "XDG_"))
+        }  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "aios.toolhost", str(fd)],
+            pass_fds=(fd,), stdin=subprocess.DEVNULL, env=kept, cwd="/",
         )  # fmt: skip
 
     def _start_core(
@@ -202,6 +245,8 @@ class Kernel:
         return user
 
     def _forget_caller(self, process: Process) -> None:
+        self._tool_registry.withdraw(process.pid)
+        self._tool_calls.owner_gone(process.pid)
         caller = self._callers.get(str(process.pid))
         if caller:
             process.calls = caller.calls
@@ -233,6 +278,20 @@ class Kernel:
 def _kv_folder(runtime: Path) -> Path:
     """Where this kernel's images go; one kernel for each runtime folder, so it is nobody else's."""
     return paths.cache_dir() / "kv" / xxhash.xxh3_64_hexdigest(str(runtime.resolve()).encode())
+
+
+def _standard(config: Config) -> str:
+    """The settings of the standard tools, as their workers get them. Raises InvalidArgument."""
+    folders = {}
+    for entry in filter(None, (part.strip() for part in config.tool_folders.split(","))):
+        name, equals, path = entry.partition("=")
+        if not equals or not name or "/" in name or not path.startswith("/"):
+            raise InvalidArgument(
+                f"tool_folders: {entry!r} is not NAME=/PATH", "for example: docs=/usr/share/doc"
+            )
+        folders[name] = path
+    hosts = [host.strip() for host in config.web_allow.split(",") if host.strip()]
+    return json.dumps({"folders": folders, "web_allow": hosts})
 
 
 def _fresh_log_dir() -> Path:

@@ -34,6 +34,8 @@ class KernelCalls:
         self._store, self._shutdown, self._runtime = store, shutdown, runtime
         self._started_s = time.monotonic()
         self.trap: Trap | None = None
+        self.checks: list[Callable[[], list[str]]] = []
+        """Of further accountants."""
         self.handlers: dict[str, Handler] = {
             "cancel": self._cancel,
             "kernel.status": self._status,
@@ -71,6 +73,8 @@ class KernelCalls:
         problems = self._table.check() + self._store.check()
         for model in self._models:
             problems += model.check()
+        for check in self.checks:
+            problems += check()
         return t.CheckReply(problems, len(os.listdir("/proc/self/fd")))
 
     def _sched(self, _: Pending, body: t.SchedRequest) -> t.SchedReply:

@@ -38,6 +38,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     memory: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] | None = None
     idle_unload: Annotated[float, Meta(ge=0, le=1e9)] = 900.0
     max_agents: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    tool_folders: Annotated[str, Meta(max_length=65536)] = ""
+    web_allow: Annotated[str, Meta(max_length=65536)] = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -57,6 +59,8 @@ HELP = {
     "memory": "bytes that loaded models may take together (default: no limit)",
     "idle_unload": "seconds after which an idle model is unloaded; 0: never; the default stays",
     "max_agents": "largest number of living agents",
+    "tool_folders": "folders that tools may read: NAME=/PATH, with commas between",
+    "web_allow": "hosts that the tool fetch may ask: HOST, HOST:PORT or *.DOMAIN, with commas between",
     "log_level": "debug, info, warning or error",
 }
 

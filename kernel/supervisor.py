@@ -33,10 +33,12 @@ from .loop import Loop, Timer
 from .model import Model
 from .models import Models
 from .process import OPERATOR, Process, ProcessTable
+from .tools_host import ToolHost
 
 log = logging.getLogger("aios.supervisor")
 
 KILLED = 128 + signal.SIGKILL
+_MOST_ROUNDS = 100
 Started = Callable[[SpawnReply | AiosError], None]
 
 
@@ -48,6 +50,7 @@ class Supervisor:
         self._log_dir, self._runtime = log_dir, runtime
         self.launcher: Launcher | None = None
         self.models: Models | None = None
+        self.tool_host: ToolHost | None = None
         self._starting: dict[int, Started] = {}
         self._timers: dict[int, Timer] = {}
         self._watched: dict[int, int] = {}
@@ -169,13 +172,17 @@ class Supervisor:
                 self._bury(process, KILLED, "the zygote died")
                 if started:
                     started(ResourceExhausted("the zygote died; try again"))
-        self._reap_strays()
+        self.reap_strays()
 
-    def _reap_strays(self) -> None:
-        """Host processes that agents of a dead zygote left to the kernel, their next reaper."""
-        cores = {model.core_os_pid for model in self.models or ()}
-        for child in psutil.Process().children():
-            if child.pid not in cores:
+    def reap_strays(self) -> None:
+        """Host processes that a dead zygote or toolhost left to the kernel, their next reaper."""
+        known = {model.core_os_pid for model in self.models or ()}
+        known |= {part.os_pid for part in (self.launcher, self.tool_host) if part}
+        for _ in range(_MOST_ROUNDS):  # what they had started comes to us in turn
+            strays = [child for child in psutil.Process().children() if child.pid not in known]
+            if not strays:
+                return
+            for child in strays:
                 child.kill()
                 child.wait(1.0)
 

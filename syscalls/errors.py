@@ -10,6 +10,8 @@
     ├── ContextOverflow           prompt (and room for one token) do not fit the context window
     ├── DeadlineExceeded          the call's own deadline passed; the kernel has dropped it
     ├── Cancelled                 the caller, or the end of the caller, cancelled the call
+    ├── ToolFailed                the tool itself raised, crashed, or returned what cannot be sent
+    ├── ToolUnavailable           the tool's process or server died, or it is revoked
     ├── ModelUnavailable          the model cannot be loaded or its core keeps dying
     ├── KernelUnavailable         no kernel runs, it died, or it refused the connection
     └── InternalError             a bug of the kernel's; it has been logged there
@@ -102,6 +104,18 @@ class Cancelled(AiosError):
     code = "CANCELLED"
 
 
+class ToolFailed(AiosError):
+    """The tool was called and failed. The message carries its own reason; mend the call or it."""
+
+    code = "TOOL_FAILED"
+
+
+class ToolUnavailable(AiosError):
+    """The tool cannot be called now. ``aios tool ls`` and ``aios mcp ls`` say why."""
+
+    code = "TOOL_UNAVAILABLE"
+
+
 class ModelUnavailable(AiosError):
     """The model cannot be served. The message carries the core's own reason."""
 
@@ -124,8 +138,8 @@ BY_CODE: dict[str, type[AiosError]] = {
     kind.code: kind
     for kind in (
         InvalidArgument, PermissionDenied, NotFound, IllegalState, ResourceExhausted,
-        BudgetExceeded, ContextOverflow, DeadlineExceeded, Cancelled, ModelUnavailable,
-        KernelUnavailable, InternalError,
+        BudgetExceeded, ContextOverflow, DeadlineExceeded, Cancelled, ToolFailed, ToolUnavailable,
+        ModelUnavailable, KernelUnavailable, InternalError,
     )
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from . import tool_types as tt
 from . import types as t
 
 Privilege = Literal["any", "kin", "operator"]
@@ -56,6 +57,19 @@ CALLS: tuple[Call, ...] = (
     Call(42, "kernel.check", t.Empty, t.CheckReply, "operator", "read", 30),
     Call(43, "sched.set", t.SchedRequest, t.SchedReply, "operator", "reversible", 30),
     Call(44, "trace.read", t.TraceRequest, t.TraceReply, "operator", "reversible", 30),
+    Call(80, "tool.list", t.Empty, tt.ToolList, "any", "read", 60),
+    Call(81, "tool.show", tt.ToolRef, tt.ToolInfo, "any", "read", 60),
+    Call(82, "tool.call", tt.ToolCall, tt.ToolReply, "any", "irreversible", 600),
+    Call(83, "tool.offer", tt.OfferRequest, t.Empty, "any", "reversible", 30),
+    Call(84, "tool.next", t.Empty, tt.ToolWork, "any", "irreversible", t.MAX_TIMEOUT_S),
+    Call(85, "tool.answer", tt.AnswerRequest, t.Empty, "any", "irreversible", 30),
+    Call(86, "tool.add", tt.SourceRequest, tt.ToolList, "operator", "reversible", 60),
+    Call(87, "tool.remove", tt.SourceRef, t.Empty, "operator", "reversible", 30),
+    Call(88, "tool.secret", tt.SecretRequest, t.Empty, "operator", "irreversible", 30),
+    Call(90, "mcp.list", t.Empty, tt.McpList, "any", "read", 30),
+    Call(91, "mcp.add", tt.McpAddRequest, tt.McpInfo, "operator", "reversible", 90),
+    Call(92, "mcp.remove", tt.SourceRef, t.Empty, "operator", "reversible", 30),
+    Call(93, "mcp.approve", tt.SourceRef, tt.McpInfo, "operator", "reversible", 90),
 )
 
 BY_NUMBER: dict[int, Call] = {call.number: call for call in CALLS}

@@ -55,6 +55,7 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     ``tokens_in`` and ``tokens_out`` count prompt and generated tokens; ``context_tokens`` is
     what its running requests hold now, or its last one held; ``window_tokens`` is what one may
     hold. Weight and quotas are of its program. ``exit_code`` follows the shell: 128+n for signal n.
+    ``waits``: tools that its calls wait for, oldest call first.
     """
 
     pid: int
@@ -83,6 +84,7 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     reason: str
     command: str
     model: str | None
+    waits: list[str] = []
 
 
 class ProcessList(msgspec.Struct, frozen=True):
