@@ -152,17 +152,19 @@ def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                        ("call", "call a tool as the operator"),
                        ("add", "add a Python file's @aios.tool functions, or an OpenAPI document"),
                        ("rm", "remove a file or an API"),
-                       ("secret", "keep a key, read from standard input; --forget it")):  # fmt: skip
+                       ("secret", "keep a key from standard input; --forget it")):  # fmt: skip
         action = actions.add_parser(name, help=text)
         if name != "ls":
             action.add_argument("name", metavar="NAME")
         if name == "call":
             action.add_argument("arguments", nargs="?", default="{}", metavar="JSON",
-                                help="an object, for example '{\"expression\": \"6*7\"}'")  # fmt: skip
+                                help="for example '{\"expression\": \"6*7\"}'")  # fmt: skip
             action.add_argument("--timeout", type=float, metavar="SECONDS")
         if name == "add":
             action.add_argument("path", metavar="FILE", help="a .py or an OpenAPI .json")
-            action.add_argument("--url", default="", help="the API's address, if not the document's")
+            action.add_argument(
+                "--url", default="", help="the API's address, if not the document's"
+            )
             action.add_argument("--secret", default="", metavar="NAME", help="the key it is sent")
             action.add_argument("--trust-hints", action="store_true",
                                 help="believe that GET changes nothing")  # fmt: skip
@@ -185,13 +187,13 @@ def _add_mcp(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         if name != "ls":
             action.add_argument("name", metavar="NAME")
         if name == "add":
-            action.add_argument("words", nargs="*", metavar="COMMAND", help="after --")
+            action.usage = "aios mcp add NAME [OPTIONS] [-- COMMAND ARGUMENT ...]"
             action.add_argument("--url", help="of a streamable HTTP server")
             action.add_argument("--env", action="append", default=[], metavar="NAME=VALUE",
                                 help="VALUE may be ${secret:NAME}")  # fmt: skip
             action.add_argument("--header", action="append", default=[], metavar="NAME=VALUE")
             action.add_argument("--from", dest="file", metavar="FILE",
-                                help="take NAME from a file with the common mcpServers JSON")  # fmt: skip
+                                help="take NAME from a file of mcpServers JSON")  # fmt: skip
             action.add_argument("--trust-hints", action="store_true",
                                 help="believe what it says of its tools' effects")  # fmt: skip
         if name == "call":
@@ -218,11 +220,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["bench"]:
         _become("aios.bench", words[1:])
     extra: list[str] = []
-    if words[:1] == ["run"] and "--" in words:
+    if (words[:1] == ["run"] or words[:2] == ["mcp", "add"]) and "--" in words:
         cut = words.index("--")
         words, extra = words[:cut], words[cut + 1 :]
     options = _parse(words)
-    if options.command == "run":
+    if options.command in ("run", "mcp"):
         options.args = extra
     module, _, function = options.do.partition(":")
     try:

@@ -33,8 +33,8 @@ def add(options: argparse.Namespace) -> int:
 
 def _from_words(options: argparse.Namespace) -> dict[str, Any]:
     entry: dict[str, Any] = {}
-    if options.words:
-        entry |= {"command": options.words[0], "args": options.words[1:]}
+    if options.args:
+        entry |= {"command": options.args[0], "args": options.args[1:]}
     if options.url:
         entry |= {"type": "http", "url": options.url}
     if options.env:

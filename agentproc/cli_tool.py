@@ -56,15 +56,17 @@ def _row(info: ToolInfo) -> list[str]:
 def show(options: argparse.Namespace) -> int:
     """One tool, with its schema."""
     with operator() as connection:
-        info: ToolInfo = connection.call("tool.show", codec.convert({"name": options.name}, ToolRef))
+        info: ToolInfo = connection.call(
+            "tool.show", codec.convert({"name": options.name}, ToolRef)
+        )
     if options.json:
         cli_out.as_json(info)
         return 0
     spec = info.spec
     print(f"{spec.name} ({info.source}, {info.state})\n\n{spec.description}\n")
-    print(f"effect {spec.effect}, {'' if spec.idempotent else 'not '}idempotent, at most "
-          f"{1 if spec.exclusive else spec.concurrency} at once, "
-          f"{f'lock {spec.exclusive}, ' if spec.exclusive else ''}timeout {spec.timeout_s:g} s\n")  # fmt: skip
+    again = "idempotent" if spec.idempotent else "not idempotent"
+    limit = f"alone (lock {spec.exclusive})" if spec.exclusive else f"{spec.concurrency} at once"
+    print(f"effect {spec.effect}, {again}, {limit}, timeout {spec.timeout_s:g} s\n")
     print(json.dumps(json.loads(spec.parameters), indent=2))
     return 0
 

@@ -146,7 +146,11 @@ class Kernel:
         kernel_calls.checks.append(self._tool_calls.check)
         handlers = (
             ProcessCalls(
-                self._table, self._access, self._supervisor, self._models, self._callers,
+                self._table,
+                self._access,
+                self._supervisor,
+                self._models,
+                self._callers,
                 self._tool_calls.gate.waits_of,
             ).handlers
             | ModelCalls(

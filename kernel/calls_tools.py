@@ -299,5 +299,3 @@ def differences(before: list[tt.ToolSpec], now: list[tt.ToolSpec]) -> list[str]:
         if fields:
             lines.append(f"~ {name}: {', '.join(fields)}")
     return lines or ["its tools differ"]
-
-

@@ -60,7 +60,7 @@ HELP = {
     "idle_unload": "seconds after which an idle model is unloaded; 0: never; the default stays",
     "max_agents": "largest number of living agents",
     "tool_folders": "folders that tools may read: NAME=/PATH, with commas between",
-    "web_allow": "hosts that the tool fetch may ask: HOST, HOST:PORT or *.DOMAIN, with commas between",
+    "web_allow": "hosts that tools may fetch: HOST, HOST:PORT or *.DOMAIN, with commas between",
     "log_level": "debug, info, warning or error",
 }
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from aios.syscalls.errors import (
     BY_CODE,
     AiosError,
-    Cancelled,
     DeadlineExceeded,
     NotFound,
     ToolFailed,
@@ -211,11 +210,11 @@ def _error(code: str, tool: str, message: str, hint: str) -> AiosError:
     return kind(f"{tool}: {message.removeprefix(own)}", hint)
 
 
+_ANSWERS = ("INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
+            "DEADLINE_EXCEEDED", "CANCELLED", "TOOL_FAILED", "TOOL_UNAVAILABLE")  # fmt: skip
+"""Errors that an offering agent may answer with; others say something of the kernel."""
+
+
 def answered(code: str, message: str) -> AiosError:
     """An offering agent's error, as its caller gets it."""
-    kind = BY_CODE.get(code)
-    own = kind is not None and issubclass(kind, ToolFailed | ToolUnavailable | Cancelled)
-    if kind is None or not (own or code in ("INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED",
-                                            "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")):  # fmt: skip
-        return ToolFailed(message)
-    return kind(message)
+    return BY_CODE[code](message) if code in _ANSWERS else ToolFailed(message)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -20,9 +21,11 @@ from aios.syscalls.toolwire import Described, Done, Source
 from .tools_host import ToolHost
 from .tools_store import Pin, ToolFiles, config_digest, problem
 
+T = TypeVar("T")
+
 STANDARD = "standard"
 DESCRIBE_TIMEOUT_S = 30.0
-Described_ = Callable[["list[ToolSpec] | AiosError"], None]
+Told = Callable[["list[ToolSpec] | AiosError"], None]
 
 
 @dataclass(eq=False)
@@ -61,7 +64,7 @@ class Registry:
         for name in self.servers:
             self.show_server(name)
 
-    def _stored(self, name: str, load: Callable[[], dict[str, object]]) -> dict:  # type: ignore[type-arg]
+    def _stored(self, name: str, load: Callable[[], dict[str, T]]) -> dict[str, T]:
         try:
             return load()
         except AiosError as error:
@@ -88,7 +91,7 @@ class Registry:
             for then in waiting:
                 then()
 
-    def ask(self, source: Source, told: Described_) -> None:
+    def ask(self, source: Source, told: Told) -> None:
         """Learn a source's tools, afresh, and show them."""
 
         def done(report: Done | Described) -> None:

@@ -43,7 +43,8 @@ class ToolFiles:
 
     def sources(self) -> dict[str, SourceRequest]:
         """Files and APIs that were added. Raises InvalidArgument when the file is damaged."""
-        return _convert(self._sources, dict[str, SourceRequest])
+        found: dict[str, SourceRequest] = _convert(self._sources, dict[str, SourceRequest])
+        return found
 
     def save_sources(self, sources: dict[str, SourceRequest]) -> None:
         """Replace them."""
@@ -51,7 +52,8 @@ class ToolFiles:
 
     def pins(self) -> dict[str, Pin]:
         """What was approved. Raises InvalidArgument when the file is damaged."""
-        return _convert(self._pins, dict[str, Pin])
+        found: dict[str, Pin] = _convert(self._pins, dict[str, Pin])
+        return found
 
     def save_pins(self, pins: dict[str, Pin]) -> None:
         """Replace them."""
@@ -121,7 +123,9 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidArgument(f"{path} cannot be read: {error}", "mend it or move it away") from None
+        raise InvalidArgument(
+            f"{path} cannot be read: {error}", "mend it or move it away"
+        ) from None
     if not isinstance(found, dict):
         raise InvalidArgument(f"{path} is no JSON object", "mend it or move it away")
     return found

@@ -1,7 +1,7 @@
 """A worker as the dispatcher sees it: its process, its socket, and what it prints.
 
-Function workers are forked from the warm dispatcher; an MCP server's is a fresh interpreter. Each is
-a session of its own, so that a kill reaches all it started.
+Function workers are forked from the warm dispatcher; an MCP server's is a fresh interpreter. Each
+is a session of its own, so that a kill reaches all it started.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -50,6 +51,7 @@ from aios.syscalls.toolwire import (
     encode,
     take,
 )
+from aios.tree import children
 
 from .schema import Check, compiled
 from .secrets import Secrets
@@ -118,7 +120,9 @@ class Server:
             async with asyncio.timeout(timeout_s):
                 result = await self._client.call_tool(name, values)
         except TimeoutError:
-            raise DeadlineExceeded(f"it ran longer than {timeout_s:g} s and was cancelled") from None
+            raise DeadlineExceeded(
+                f"it ran longer than {timeout_s:g} s and was cancelled"
+            ) from None
         text = self._secrets.hide(_plain(result))
         if getattr(result, "is_error", False):
             raise ToolFailed(f"{name} failed: {text[:3000]}")
@@ -151,7 +155,7 @@ class Worker:
         self._source: Source | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._lists: set[asyncio.Task[None]] = set()
-        self._errors = tempfile.TemporaryFile(buffering=0)
+        self._errors = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  as long as we
 
     async def main(self) -> None:
         """Until the dispatcher or the server is gone."""
@@ -193,6 +197,7 @@ class Worker:
             self._say(self._refused(first))
             return
         self._begin(first)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._child_ended)
         while (order := await self._next()) is not None:
             match order:
                 case Run():
@@ -258,11 +263,17 @@ class Worker:
         if not gone:
             return Done(job, "", "TOOL_FAILED", self._secrets.hide(str(error))[:4096])
         reason = "the MCP server died during the call" if self._server else "it does not start"
-        told = f"{type(error).__name__}: {error}" if not self._server else ""
-        text = self._secrets.hide(": ".join(filter(None, (reason, told, self._last_words()))))
+        if not self._server:
+            reason += f": {type(error).__name__}: {error} {self._last_words()}"
+        text = self._secrets.hide(reason.strip())
         asyncio.get_running_loop().call_soon(self._leave)
         return Done(job, "", "TOOL_UNAVAILABLE", text[:4096],
                     "it is started again by the next call", lost=bool(self._server))  # fmt: skip
+
+    def _child_ended(self) -> None:
+        """A server that dies while nobody calls it: the next call finds no worker."""
+        if not self._tasks and not any(map(_lives, children(os.getpid()))):
+            self._leave()
 
     def _leave(self) -> None:
         for task in asyncio.all_tasks():
@@ -297,6 +308,13 @@ class Worker:
         self._sock.setblocking(True)
         self._sock.sendall(data)
         self._sock.setblocking(False)
+
+
+def _lives(os_pid: int) -> bool:
+    try:
+        return Path(f"/proc/{os_pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _client(transport: Any, told: Any) -> mcp.Client:

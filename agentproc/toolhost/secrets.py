@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from aios.syscalls import paths
 from aios.syscalls.errors import ToolUnavailable
@@ -41,8 +42,8 @@ class Secrets:
         return {k: _REFERENCE.sub(lambda m: self.get(m[1]), v) for k, v in values.items()}
 
     def hide(self, text: str) -> str:
-        """The text without any key of this source, as it is or as JSON writes it."""
+        """The text without any key of this source, as it is or as JSON and URLs write it."""
         for value in self._used:
-            for form in (value, json.dumps(value)[1:-1]):
+            for form in (value, json.dumps(value)[1:-1], quote(value, safe=""), quote_plus(value)):
                 text = text.replace(form, HIDDEN)
         return text

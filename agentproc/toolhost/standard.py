@@ -12,7 +12,7 @@ from . import std_compute, std_database, std_files, std_text, std_time, std_web
 def tools(config: dict[str, Any]) -> dict[str, Tool[..., Any]]:
     """All of them. ``config``: ``folders`` (name → path) and ``web_allow`` (hosts)."""
     folders: dict[str, str] = config.get("folders", {})
-    made = [
+    made: list[Tool[..., Any]] = [
         *std_compute.TOOLS,
         *std_text.TOOLS,
         *std_time.TOOLS,

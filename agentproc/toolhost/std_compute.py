@@ -41,7 +41,10 @@ def calculate(expression: Annotated[str, Meta(min_length=1, max_length=1000)]) -
     expression: numbers, + - * / // % **, parentheses, pi, e, and functions like sqrt, sin, log, min
     """
     try:
-        return _value(ast.parse(expression.strip().replace("^", "**"), mode="eval").body)
+        number: int | float = _value(
+            ast.parse(expression.strip().replace("^", "**"), mode="eval").body
+        )
+        return number
     except (SyntaxError, RecursionError, MemoryError):
         raise InvalidArgument(f"{expression!r} is no arithmetic expression") from None
     except (ArithmeticError, ValueError, TypeError) as error:
@@ -71,9 +74,9 @@ def _value(node: ast.expr) -> Any:
 
 
 def _power(base: Any, exponent: Any) -> Any:
-    if isinstance(base, int) and isinstance(exponent, int):
-        if base.bit_length() * abs(exponent) > MOST_BITS:
-            raise ArithmeticError("the power is too large")
+    whole = isinstance(base, int) and isinstance(exponent, int)
+    if whole and base.bit_length() * abs(exponent) > MOST_BITS:
+        raise ArithmeticError("the power is too large")
     result = base**exponent
     if isinstance(result, complex):
         raise ArithmeticError("the result is not a real number")

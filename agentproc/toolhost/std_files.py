@@ -180,8 +180,12 @@ def tools(folders: Folders) -> list[Tool[..., Any]]:
         with opened(folders, path) as fd:
             data = os.pread(fd, limit, offset)
             size = os.fstat(fd).st_size
-        return {"text": data.decode("utf-8", "replace"), "size_bytes": size,
-                "next_offset": offset + len(data) if offset + len(data) < size else None}  # fmt: skip
+        end = offset + len(data)
+        return {
+            "text": data.decode("utf-8", "replace"),
+            "size_bytes": size,
+            "next_offset": end if end < size else None,
+        }
 
     @tool(effect="read", idempotent=True, timeout=120, name="search_files")
     def search_files(

@@ -74,7 +74,7 @@ def convert_units(value: float, unit: str, to: str) -> float:
     for units in _UNITS.values():
         if unit in units and to in units:
             return value * units[unit] / units[to]
-    known = "; ".join(" ".join(units) for units in [*_UNITS.values(), _TEMPERATURES])
+    known = "; ".join(" ".join(units) for units in (*map(list, _UNITS.values()), [*_TEMPERATURES]))
     raise InvalidArgument(f"cannot convert {unit!r} to {to!r}", f"units by kind: {known}")
 
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +27,7 @@ from aios.tool import Tool
 from aios.tree import end_strays
 
 
-class Callable(Protocol):
+class Runnable(Protocol):
     """What a worker can run: JSON text in, JSON text out. Raises AiosError."""
 
     @property
@@ -35,7 +36,7 @@ class Callable(Protocol):
     def run(self, arguments: str) -> str: ...
 
 
-Tools = dict[str, Callable]
+Tools = Mapping[str, Runnable]
 
 
 def warm() -> None:
@@ -116,7 +117,9 @@ def _described(order: Describe, tools: Tools, problem: AiosError | None) -> Desc
         return Described(order.job, [], error=str(problem.message))
     specs = [tool.spec for tool in tools.values()]
     if len(specs) > MAX_TOOLS:
-        return Described(order.job, [], error=f"it has {len(specs)} tools; the limit is {MAX_TOOLS}")
+        return Described(
+            order.job, [], error=f"it has {len(specs)} tools; the limit is {MAX_TOOLS}"
+        )
     return Described(order.job, specs, digest(specs))
 
 
@@ -144,5 +147,3 @@ def _done(order: Run, tools: Tools, problem: AiosError | None) -> Done:
 
 def _failed(order: Run, error: AiosError, run_s: float) -> Done:
     return Done(order.job, "", error.code, error.message[:4096], error.hint[:1024], run_s=run_s)
-
-
