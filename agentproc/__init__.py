@@ -15,6 +15,7 @@ Import direction: syscalls and hw know nobody; kernel uses both; this package us
 from __future__ import annotations
 
 from . import tools
+from .act import ActResult, Step, ToolUse, act
 from .conversation import Context, context
 from .sdk import (
     AsyncReplyStream,
@@ -65,6 +66,7 @@ from .syscalls.types import (
 from .tool import Tool, tool
 
 __all__ = [
+    "ActResult",
     "AiosError",
     "AsyncReplyStream",
     "BudgetExceeded",
@@ -89,15 +91,18 @@ __all__ = [
     "ProcessInfo",
     "ReplyStream",
     "ResourceExhausted",
+    "Step",
     "Timing",
     "Tool",
     "ToolFailed",
     "ToolInfo",
     "ToolReply",
     "ToolUnavailable",
+    "ToolUse",
     "Usage",
     "WindowReport",
     "achat",
+    "act",
     "astream",
     "chat",
     "context",
