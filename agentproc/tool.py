@@ -136,10 +136,10 @@ def tool(
 
     def declare(function: Callable[..., Any]) -> Tool[..., Any]:
         named = name or function.__name__
-        takes = _arguments(function, named)
+        takes, parameters = _arguments(function, named)
         about, _ = _documented(function)
         declared = {
-            "name": named, "description": about[:8192], "parameters": _schema(takes),
+            "name": named, "description": about[:8192], "parameters": parameters,
             "effect": effect, "idempotent": idempotent, "concurrency": concurrency,
             "exclusive": named if exclusive is True else (exclusive or ""), "timeout_s": timeout,
         }  # fmt: skip
@@ -148,8 +148,8 @@ def tool(
     return declare if function is None else declare(function)
 
 
-def _arguments(function: Callable[..., Any], named: str) -> type[msgspec.Struct]:
-    """A struct with a field for each parameter."""
+def _arguments(function: Callable[..., Any], named: str) -> tuple[type[msgspec.Struct], str]:
+    """A struct with a field for each parameter, and its JSON schema. Raises InvalidArgument."""
     _, about = _documented(function)
     try:
         hints = get_type_hints(function, include_extras=True)
@@ -172,9 +172,10 @@ def _arguments(function: Callable[..., Any], named: str) -> type[msgspec.Struct]
     try:
         takes = msgspec.defstruct("arguments", fields, kw_only=True, forbid_unknown_fields=True)
         msgspec.json.Decoder(takes)
+        schema = _schema(takes)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"tool {named}: its hints cannot be JSON: {error}") from None
-    return takes
+    return takes, schema
 
 
 def _default(value: Any) -> Any:
