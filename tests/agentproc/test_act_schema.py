@@ -1,4 +1,4 @@
-"""What a turn may be: any instance can be read, fits its tool's limits, and is no longer than told."""
+"""What a turn may be: readable, within its tool's schema, and no longer than told."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""An MCP server for tests: ``mcp_server.py stdio|http FOLDER``; files in FOLDER change what it does.
+"""An MCP server for tests: ``mcp_server.py stdio|http FOLDER``.
 
-``extra``: it has another tool; ``port`` is where the HTTP one writes its port.
+With a file ``extra`` in FOLDER it has another tool; HTTP writes its port to ``port`` there.
 """
 
 from __future__ import annotations
