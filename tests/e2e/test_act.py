@@ -24,7 +24,8 @@ for seed in range(options.pop("runs")):
     done = aios.act(options.get("task", "What is 17 * 23?"), tools=["calculate", note], seed=seed,
                     **{k: v for k, v in options.items() if k != "task"})
     steps = [{"text": s.text, "cached": s.usage.cached_tokens, "tries": s.tries,
-              "uses": [[u.tool, u.arguments, u.result, u.error] for u in s.uses]} for s in done.steps]
+              "uses": [[u.tool, u.arguments, u.result, u.error] for u in s.uses]}
+             for s in done.steps]
     out.append({"finish": done.finish, "text": done.text, "tokens": done.tokens, "steps": steps})
 print(json.dumps(out))
 """
