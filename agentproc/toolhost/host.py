@@ -252,9 +252,11 @@ class Host:
                 if isinstance(message, Done) and not each.shared:
                     output = job.output.decode("utf-8", "replace")
                     message = msgspec.structs.replace(message, output=output)
+                each.doomed |= isinstance(message, Done) and message.lost  # it is about to end
                 self._report(message)
                 self._dispatch()
             case Changed():
+                each.doomed = True
                 self._report(message)
 
     def _bury(self) -> None:
@@ -277,7 +279,8 @@ class Host:
             each.listen()
             self._drop(each)
             for job in each.jobs.values():
-                code, message = job.verdict or ("TOOL_FAILED", _how(status))
+                code = "TOOL_UNAVAILABLE" if each.shared else "TOOL_FAILED"
+                code, message = job.verdict or (code, _how(status))
                 self._end(job, code, message, lost=job.verdict is None)
         self._dispatch()
 

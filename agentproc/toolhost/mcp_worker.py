@@ -154,6 +154,7 @@ class Worker:
         self._server: Server | None = None
         self._source: Source | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._changed = False
         self._lists: set[asyncio.Task[None]] = set()
         self._errors = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  as long as we
 
@@ -229,12 +230,19 @@ class Worker:
     async def _look_again(self) -> None:
         if self._server:
             await self._server.look()
-            self._approved()
+            self._changed = not self._approved()
+            self._ended(None)
+
+    def _ended(self, job: int | None) -> None:
+        """A call is over. With other tools than approved, the last one is the last."""
+        self._tasks.pop(job or 0, None)
+        if self._changed and not self._tasks:
+            self._leave()
 
     def _begin(self, order: Run) -> None:
         task = asyncio.create_task(self._call(order))
         self._tasks[order.job] = task
-        task.add_done_callback(lambda _: self._tasks.pop(order.job, None))
+        task.add_done_callback(lambda _: self._ended(order.job))
 
     async def _call(self, order: Run) -> None:
         assert self._server
