@@ -83,19 +83,19 @@ def act(
     tools: Sequence[str | tools.Function] = (),
     *,
     max_steps: int = 6,
-    max_tokens: int = 2048,
+    budget_tokens: int = 2048,
     step_tokens: int = 384,
     timeout: float = 600.0,
     **options: Unpack[sdk.ChatOptions],
 ) -> ActResult:
     """Have the model do a task with tools: names of the kernel's, and functions of one's own.
 
-    ``max_steps`` turns at most, the last of which is an answer; ``max_tokens`` generated in all,
-    ``step_tokens`` in one try of a turn. Own functions run here; the kernel's tools in the
+    ``max_steps`` turns at most, the last of which is an answer; ``budget_tokens`` generated in
+    all, ``step_tokens`` in one try of a turn (an option ``max_tokens`` counts for nothing). Own functions run here; the kernel's tools in the
     toolhost. What a tool refuses or fails at is told to the model. Raises DeadlineExceeded after
     ``timeout`` seconds, NotFound for a tool there is not, and ``aios.chat``'s errors.
     """
-    work = _Act(tools, options, step_tokens, max_tokens, time.monotonic() + timeout)
+    work = _Act(tools, options, step_tokens, budget_tokens, time.monotonic() + timeout)
     work.messages += [Message("user", task)]
     for step in range(max(1, max_steps)):
         try:
@@ -118,7 +118,7 @@ class _Act:
         wanted: Sequence[str | tools.Function],
         options: sdk.ChatOptions,
         step_tokens: int,
-        max_tokens: int,
+        budget_tokens: int,
         deadline_s: float,
     ) -> None:
         self._own: dict[str, Tool[..., Any]] = {}
@@ -131,7 +131,7 @@ class _Act:
                 self._own[made.spec.name] = made
                 self._specs.append(made.spec)
         self._options, self._deadline_s = options.copy(), deadline_s
-        self._step_tokens, self._left = step_tokens, max_tokens
+        self._step_tokens, self._left = step_tokens, budget_tokens
         about = self._options.pop("system", "")
         text = _SYSTEM.format(tools="\n".join(map(_described, self._specs)))
         self.messages = [Message("system", f"{about}\n{text}".strip())]

@@ -166,7 +166,7 @@ def longest(schema: Schema) -> int:
                 for name, each in schema["properties"].items()
             )
         case "array":
-            return 4 + schema["maxItems"] * (2 + longest(schema["items"]))
+            return 4 + int(schema["maxItems"]) * (2 + longest(schema["items"]))
         case "string" if "maxLength" in schema:
             return 4 + 6 * int(schema["maxLength"])
         case "string" if "pattern" in schema:

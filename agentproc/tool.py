@@ -15,7 +15,6 @@ to be tried again.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 import re
@@ -71,6 +70,8 @@ class Tool(Generic[P, R]):
         try:
             result: Any = self.function(**keywords)  # type: ignore[call-arg]
             if inspect.iscoroutine(result):
+                import asyncio  # half of what `import aios` costs, and rarely needed
+
                 result = asyncio.run(result)
         except AiosError:
             raise

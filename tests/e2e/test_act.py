@@ -65,10 +65,10 @@ def test_the_context_is_still_there_after_a_call(machine: Machine) -> None:
 
 
 def test_tokens_are_bounded_and_cut_turns_are_asked_for_again(machine: Machine) -> None:
-    runs = _act(machine, runs=4, max_tokens=600, step_tokens=40, temperature=0.9, max_steps=3)
+    runs = _act(machine, runs=4, budget_tokens=600, step_tokens=40, temperature=0.9, max_steps=3)
     assert all(run["tokens"] <= 600 for run in runs)
     assert any(step["tries"] == 2 for run in runs for step in run["steps"])
-    (run,) = _act(machine, runs=1, max_tokens=5)
+    (run,) = _act(machine, runs=1, budget_tokens=5)
     assert (run["finish"], run["steps"]) == ("tokens", [])
 
 
@@ -90,6 +90,6 @@ def _real() -> Iterator[Machine]:
 def test_the_default_model_writes_only_what_can_be_read(_real: Machine) -> None:
     task = "What is 17 * 23? Use the tool calculate."
     runs = _act(_real, runs=4, task=task, temperature=0.8, max_steps=3, step_tokens=160,
-                max_tokens=700)  # fmt: skip
+                budget_tokens=700)  # fmt: skip
     later = [step for run in runs for step in run["steps"][1:]]
     assert all(step["cached"] > 0 for step in later)

@@ -55,7 +55,8 @@ def test_an_agent_with_many_calls_takes_turns_with_others() -> None:
         scene.enter(f"a{number}", 1)
     scene.enter("b0", 2)
     scene.leave("a0")
-    assert scene.began[-1] == "b0"
+    scene.leave("a1")  # it waited before b0 came
+    assert scene.began == ["a0", "a1", "b0"]
 
 
 def test_leaving_before_ones_turn_and_twice_changes_nothing_else() -> None:
