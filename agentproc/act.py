@@ -91,9 +91,10 @@ def act(
     """Have the model do a task with tools: names of the kernel's, and functions of one's own.
 
     ``max_steps`` turns at most, the last of which is an answer; ``budget_tokens`` generated in
-    all, ``step_tokens`` in one try of a turn (an option ``max_tokens`` counts for nothing). Own functions run here; the kernel's tools in the
-    toolhost. What a tool refuses or fails at is told to the model. Raises DeadlineExceeded after
-    ``timeout`` seconds, NotFound for a tool there is not, and ``aios.chat``'s errors.
+    all, ``step_tokens`` in one try of a turn (an option ``max_tokens`` counts for nothing). Own
+    functions run here; the kernel's tools in the toolhost. What a tool refuses or fails at is told
+    to the model. Raises DeadlineExceeded after ``timeout`` seconds, NotFound for a tool there is
+    not, and ``aios.chat``'s errors.
     """
     work = _Act(tools, options, step_tokens, budget_tokens, time.monotonic() + timeout)
     work.messages += [Message("user", task)]
