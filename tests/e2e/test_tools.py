@@ -360,6 +360,9 @@ def test_waiting_is_seen_and_ends_when_the_holder_is_killed(tools: Machine) -> N
     assert tools.aios("kill", "holder").returncode == 0
     first.communicate(timeout=TIMEOUT_S)
     os.close(writer)
+    with operator(tools) as connection:
+        while _waits(connection):  # it gets in when the holder's worker is dead, not before
+            assert second.poll() is None
     with open(fifo, "w") as file:  # waits until the waiter's call has opened it
         file.write("in at last")
     assert second.communicate(timeout=TIMEOUT_S)[0] == "in at last\n"
