@@ -14,7 +14,8 @@ Import direction: syscalls and hw know nobody; kernel uses both; this package us
 
 from __future__ import annotations
 
-from . import fs, kv, memory
+from . import fs, kv, memory, tools
+from .act import ActResult, Step, ToolUse, act
 from .conversation import Context, context
 from .sdk import (
     AsyncReplyStream,
@@ -53,10 +54,13 @@ from .syscalls.errors import (
     ResourceExhausted,
     StorageDamaged,
     StorageUnavailable,
+    ToolFailed,
+    ToolUnavailable,
     VersionConflict,
 )
 from .syscalls.memory_types import Hit, Note, SearchReply
 from .syscalls.storage_types import FileInfo, SearchHit, VersionInfo
+from .syscalls.tool_types import ToolInfo, ToolReply
 from .syscalls.types import (
     ChatReply,
     ExitStatus,
@@ -68,8 +72,10 @@ from .syscalls.types import (
     Usage,
     WindowReport,
 )
+from .tool import Tool, tool
 
 __all__ = [
+    "ActResult",
     "AiosError",
     "AsyncReplyStream",
     "AuditUnavailable",
@@ -103,14 +109,22 @@ __all__ = [
     "ResourceExhausted",
     "SearchHit",
     "SearchReply",
+    "Step",
     "StorageDamaged",
     "StorageUnavailable",
     "Timing",
+    "Tool",
+    "ToolFailed",
+    "ToolInfo",
+    "ToolReply",
+    "ToolUnavailable",
+    "ToolUse",
     "Usage",
     "VersionConflict",
     "VersionInfo",
     "WindowReport",
     "achat",
+    "act",
     "astream",
     "chat",
     "context",
@@ -124,5 +138,7 @@ __all__ = [
     "send",
     "spawn",
     "stream",
+    "tool",
+    "tools",
     "wait",
 ]

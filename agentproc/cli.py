@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _add_kernel(commands)
     cli_storage.add_parser(commands)
     _add_access(commands)
+    _add_tools(commands)
     for name, text in (("config", "show the kernel's settings: get [KEY], path"),
                        ("bench", "measure: aios bench SUITE [--json]"),
                        ("audit", "show and verify the log of decisions on rights")):  # fmt: skip
@@ -237,6 +238,66 @@ def _add_access(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         action.add_argument("--json", action="store_true")
 
 
+def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    tool = commands.add_parser("tool", help="tools: what there is, call, add, remove, keys")
+    actions = tool.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in (("ls", "list the tools"),
+                       ("show", "a tool's description, schema and limits"),
+                       ("call", "call a tool as the operator"),
+                       ("add", "add a Python file's @aios.tool functions, or an OpenAPI document"),
+                       ("rm", "remove a file or an API"),
+                       ("secret", "keep a key from standard input; --forget it")):  # fmt: skip
+        action = actions.add_parser(name, help=text)
+        if name != "ls":
+            action.add_argument("name", metavar="NAME")
+        if name == "call":
+            action.add_argument("arguments", nargs="?", default="{}", metavar="JSON",
+                                help="for example '{\"expression\": \"6*7\"}'")  # fmt: skip
+            action.add_argument("--timeout", type=float, metavar="SECONDS")
+        if name == "add":
+            action.add_argument("path", metavar="FILE", help="a .py or an OpenAPI .json")
+            action.add_argument(
+                "--url", default="", help="the API's address, if not the document's"
+            )
+            action.add_argument("--secret", default="", metavar="NAME", help="the key it is sent")
+            action.add_argument("--trust-hints", action="store_true",
+                                help="believe that GET changes nothing")  # fmt: skip
+        if name == "secret":
+            action.add_argument("--forget", action="store_true")
+        action.add_argument("--json", action="store_true")
+        action.set_defaults(do=f"cli_tool:{name}")
+    _add_mcp(commands)
+
+
+def _add_mcp(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    mcp = commands.add_parser("mcp", help="MCP servers: add, ls, rm, call, approve")
+    actions = mcp.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in (("add", "add a server, and approve its tools as they are"),
+                       ("ls", "list the servers, their state and tools"),
+                       ("rm", "remove a server"),
+                       ("call", "call a server's tool as the operator"),
+                       ("approve", "allow a server's tools as they are now")):  # fmt: skip
+        action = actions.add_parser(name, help=text)
+        if name != "ls":
+            action.add_argument("name", metavar="NAME")
+        if name == "add":
+            action.usage = "aios mcp add NAME [OPTIONS] [-- COMMAND ARGUMENT ...]"
+            action.add_argument("--url", help="of a streamable HTTP server")
+            action.add_argument("--env", action="append", default=[], metavar="NAME=VALUE",
+                                help="VALUE may be ${secret:NAME}")  # fmt: skip
+            action.add_argument("--header", action="append", default=[], metavar="NAME=VALUE")
+            action.add_argument("--from", dest="file", metavar="FILE",
+                                help="take NAME from a file of mcpServers JSON")  # fmt: skip
+            action.add_argument("--trust-hints", action="store_true",
+                                help="believe what it says of its tools' effects")  # fmt: skip
+        if name == "call":
+            action.add_argument("tool", metavar="TOOL")
+            action.add_argument("arguments", nargs="?", default="{}", metavar="JSON")
+            action.add_argument("--timeout", type=float, metavar="SECONDS")
+        action.add_argument("--json", action="store_true")
+        action.set_defaults(do=f"cli_mcp:{name}")
+
+
 def version(options: argparse.Namespace) -> int:
     """The installed version."""
     from importlib.metadata import version as installed
@@ -255,11 +316,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["audit"]:
         _become("aios.kernel.auditview", words[1:])
     extra: list[str] = []
-    if words[:1] == ["run"] and "--" in words:
+    if (words[:1] == ["run"] or words[:2] == ["mcp", "add"]) and "--" in words:
         cut = words.index("--")
         words, extra = words[:cut], words[cut + 1 :]
     options = _parse(words)
-    if options.command == "run":
+    if options.command in ("run", "mcp"):
         options.args = extra
     module, _, function = options.do.partition(":")
     try:

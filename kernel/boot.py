@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import importlib.util
+import json
 import logging
 import os
 import shutil
@@ -26,7 +27,12 @@ from aios.hw.embed_messages import Embed, EmbedderEvent
 from aios.hw.engine import EngineInfo, EngineSettings
 from aios.hw.messages import Command, Event, Start, decode_event
 from aios.syscalls import paths
-from aios.syscalls.errors import Cancelled, ModelUnavailable, PermissionDenied
+from aios.syscalls.errors import (
+    Cancelled,
+    InvalidArgument,
+    ModelUnavailable,
+    PermissionDenied,
+)
 
 from . import groups, policy
 from .access import AccessManager
@@ -39,6 +45,7 @@ from .calls_memory import MemoryCalls
 from .calls_model import ModelCalls
 from .calls_process import ProcessCalls
 from .calls_storage import StorageCalls
+from .calls_tools import ToolHandlers
 from .config import Config
 from .doors import AGENTS, OPERATORS, Claim, Doors, Peer
 from .embedder import Embedder, EmbedderProcess
@@ -57,6 +64,10 @@ from .scheduler import Settings
 from .storage import Storage
 from .storage_quota import Limits
 from .supervisor import Supervisor
+from .tools import ToolCalls
+from .tools_host import ToolHost
+from .tools_registry import Registry
+from .tools_store import ToolFiles
 from .trap import Caller, Trap
 from .worker import Worker
 
@@ -65,6 +76,8 @@ log = logging.getLogger("aios.boot")
 _KEPT_LOG_DIRS = 10
 _CORE_EXIT_TIMEOUT_S = 1.0
 _OPERATOR_USER = "op:"
+_TOOL_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "AIOS_CONFIG")
+"""What tools get of the kernel's environment, besides LC_* and XDG_*: nothing that is a key."""
 
 
 class CoreProcess:
@@ -198,9 +211,28 @@ class Kernel:
             self.loop.stop, runtime,
         )  # fmt: skip
         memory_calls = MemoryCalls(self._table, self._access, self._memory)
+        self._tool_host = ToolHost(
+            self.loop, self._start_toolhost, lambda report: tool_handlers.on_changed(report),
+            self._supervisor.reap_strays,
+        )  # fmt: skip
+        self._supervisor.spared.append(lambda: self._tool_host.os_pid)
+        self._tool_calls = ToolCalls(self.loop, self._tool_host)
+        self._tool_worker = Worker(self.loop, "tools")
+        tool_files = ToolFiles()
+        tool_handlers = ToolHandlers(
+            self._table, self._access, Registry(self._tool_host, tool_files, _standard(config)),
+            self._tool_calls, self._tool_host, tool_files, self._tool_worker,
+        )  # fmt: skip
+        self._tool_registry = tool_handlers.registry
+        kernel_calls.checks.append(self._tool_calls.check)
         handlers = (
             ProcessCalls(
-                self._table, self._access, self._supervisor, self._models, self._callers
+                self._table,
+                self._access,
+                self._supervisor,
+                self._models,
+                self._callers,
+                self._tool_calls.gate.waits_of,
             ).handlers
             | ModelCalls(
                 self._table,
@@ -213,6 +245,7 @@ class Kernel:
             | StorageCalls(self._table, self._access, self._storage, runtime).handlers
             | memory_calls.handlers
             | AccessCalls(self._access, self._audit_worker, grants, paths.policy_file()).handlers
+            | tool_handlers.handlers
             | kernel_calls.handlers
         )
         self._trap = kernel_calls.trap = Trap(
@@ -243,6 +276,8 @@ class Kernel:
         self._storage.close()
         self._embedder.close()
         self._memory.close()
+        self._tool_host.close()
+        self._tool_worker.close()
         self._store.close()
         self._audit.close()
         self._audit_worker.close()
@@ -257,6 +292,17 @@ class Kernel:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "aios.zygote", str(fd), str(self._runtime)],
             pass_fds=(fd,), stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def _start_toolhost(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        fd = theirs.fileno()
+        kept = {
+            name: value for name, value in os.environ.items()
+            if name in _TOOL_ENVIRONMENT or name.startswith(("LC_", "XDG_"))
+        }  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "aios.toolhost", str(fd)],
+            pass_fds=(fd,), stdin=subprocess.DEVNULL, env=kept, cwd="/",
         )  # fmt: skip
 
     def _start_core(
@@ -324,6 +370,8 @@ class Kernel:
 
     def _forget_caller(self, process: Process) -> None:
         self._access.forget(process)
+        self._tool_registry.withdraw(process.pid)
+        self._tool_calls.owner_gone(process.pid)
         caller = self._callers.get(str(process.pid))
         if caller:
             process.calls = caller.calls
@@ -361,6 +409,20 @@ def _how(code: int) -> str:
 def _own_cache(name: str, runtime: Path) -> Path:
     """A folder for what this kernel alone uses: there is one kernel for each runtime folder."""
     return paths.cache_dir() / name / xxhash.xxh3_64_hexdigest(str(runtime.resolve()).encode())
+
+
+def _standard(config: Config) -> str:
+    """The settings of the standard tools, as their workers get them. Raises InvalidArgument."""
+    folders = {}
+    for entry in filter(None, (part.strip() for part in config.tool_folders.split(","))):
+        name, equals, path = entry.partition("=")
+        if not equals or not name or "/" in name or not path.startswith("/"):
+            raise InvalidArgument(
+                f"tool_folders: {entry!r} is not NAME=/PATH", "for example: docs=/usr/share/doc"
+            )
+        folders[name] = path
+    hosts = [host.strip() for host in config.web_allow.split(",") if host.strip()]
+    return json.dumps({"folders": folders, "web_allow": hosts})
 
 
 def _fresh_log_dir() -> Path:

@@ -43,6 +43,8 @@ class KernelCalls:
         self._shutdown, self._runtime = shutdown, runtime
         self._started_s = time.monotonic()
         self.trap: Trap | None = None
+        self.checks: list[Callable[[], list[str]]] = []
+        """Of further accountants."""
         self.handlers: dict[str, Handler] = {
             "cancel": self._cancel,
             "kernel.status": self._status,
@@ -81,6 +83,8 @@ class KernelCalls:
         problems += self._access.audit.check() + self._access.approvals.check()
         for model in self._models:
             problems += model.check()
+        for check in self.checks:
+            problems += check()
         return t.CheckReply(problems, len(os.listdir("/proc/self/fd")))
 
     def _sched(self, _: Pending, body: t.SchedRequest) -> t.SchedReply:

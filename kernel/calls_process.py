@@ -37,9 +37,10 @@ class ProcessCalls:
         supervisor: Supervisor,
         models: Models,
         callers: dict[str, Caller],
+        waits_of: Callable[[int], list[str]],
     ) -> None:
         self._table, self._access, self._supervisor = table, access, supervisor
-        self._models, self._callers = models, callers
+        self._models, self._callers, self._waits_of = models, callers, waits_of
         self.handlers: dict[str, Handler] = {
             "getpid": self._getpid,
             "proc.ps": self._ps,
@@ -80,6 +81,7 @@ class ProcessCalls:
             cpu_s=cpu_s, rss_bytes=rss_bytes, exit_code=process.exit_code,
             reason=process.reason, command=process.command, model=process.model,
             group=self._access.group_of(process),
+            waits=self._waits_of(process.pid) if process.living else [],
         )  # fmt: skip
 
     def _calls_of(self, process: Process) -> int:

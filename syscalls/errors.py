@@ -17,6 +17,8 @@
     ├── StorageUnavailable        storage, or where its blobs are, cannot be reached now
     │   └── StorageDamaged        what is stored is not what was written; a backup has it
     ├── AuditUnavailable          the audit log cannot be written, so nothing may be changed
+    ├── ToolFailed                the tool itself raised, crashed, or returned what cannot be sent
+    ├── ToolUnavailable           the tool's process or server died, or it is revoked
     ├── ModelUnavailable          the model cannot be loaded or its core keeps dying
     ├── KernelUnavailable         no kernel runs, it died, or it refused the connection
     └── InternalError             a bug of the kernel's; it has been logged there
@@ -156,6 +158,18 @@ class AuditUnavailable(AiosError):
     code = "AUDIT_UNAVAILABLE"
 
 
+class ToolFailed(AiosError):
+    """The tool was called and failed. The message carries its own reason; mend the call or it."""
+
+    code = "TOOL_FAILED"
+
+
+class ToolUnavailable(AiosError):
+    """The tool cannot be called now. ``aios tool ls`` and ``aios mcp ls`` say why."""
+
+    code = "TOOL_UNAVAILABLE"
+
+
 class ModelUnavailable(AiosError):
     """The model cannot be served. The message carries the core's own reason."""
 
@@ -180,7 +194,8 @@ BY_CODE: dict[str, type[AiosError]] = {
         InvalidArgument, PermissionDenied, ConfirmationRequired, NotFound, IllegalState,
         ResourceExhausted, BudgetExceeded, QuotaExceeded, DiskFull, ContextOverflow,
         DeadlineExceeded, Cancelled, VersionConflict, StorageUnavailable, StorageDamaged,
-        AuditUnavailable, ModelUnavailable, KernelUnavailable, InternalError,
+        AuditUnavailable, ToolFailed, ToolUnavailable, ModelUnavailable, KernelUnavailable,
+        InternalError,
     )
 }  # fmt: skip
 

@@ -72,6 +72,21 @@ def data_dir() -> Path:
     return _xdg("XDG_DATA_HOME", ".local/share")
 
 
+def tools_dir() -> Path:
+    """What the tool manager keeps: sources, approvals, keys."""
+    return data_dir() / "tools"
+
+
+def secrets_file() -> Path:
+    """Keys of API tools and MCP servers; readable by this user alone."""
+    return tools_dir() / "secrets.json"
+
+
+def mcp_file() -> Path:
+    """The common mcpServers JSON, beside the configuration file."""
+    return config_file().with_name("mcp.json")
+
+
 def state_dir() -> Path:
     """Logs."""
     return _xdg("XDG_STATE_HOME", ".local/state")

@@ -17,6 +17,7 @@ import msgspec
 from . import access_types as a
 from . import memory_types as m
 from . import storage_types as s
+from . import tool_types as tt
 from . import types as t
 
 Privilege = Literal["any", "kin", "operator"]
@@ -70,6 +71,19 @@ CALLS: tuple[Call, ...] = (
     Call(67, "memory.scopes", t.Empty, m.ScopeList, "any", "read", 30),
     Call(68, "memory.check", t.Empty, m.MemoryReport, "operator", "read", 600),
     Call(69, "memory.backup", m.BackupRequest, m.MemoryReport, "operator", "reversible", 600),
+    Call(80, "tool.list", t.Empty, tt.ToolList, "any", "read", 60),
+    Call(81, "tool.show", tt.ToolRef, tt.ToolInfo, "any", "read", 60),
+    Call(82, "tool.call", tt.ToolCall, tt.ToolReply, "any", "irreversible", 600),
+    Call(83, "tool.offer", tt.OfferRequest, t.Empty, "any", "reversible", 30),
+    Call(84, "tool.next", t.Empty, tt.ToolWork, "any", "irreversible", t.MAX_TIMEOUT_S),
+    Call(85, "tool.answer", tt.AnswerRequest, t.Empty, "any", "irreversible", 30),
+    Call(86, "tool.add", tt.SourceRequest, tt.ToolList, "operator", "reversible", 60),
+    Call(87, "tool.remove", tt.SourceRef, t.Empty, "operator", "reversible", 30),
+    Call(88, "tool.secret", tt.SecretRequest, t.Empty, "operator", "irreversible", 30),
+    Call(90, "mcp.list", t.Empty, tt.McpList, "any", "read", 30),
+    Call(91, "mcp.add", tt.McpAddRequest, tt.McpInfo, "operator", "reversible", 90),
+    Call(92, "mcp.remove", tt.SourceRef, t.Empty, "operator", "reversible", 30),
+    Call(93, "mcp.approve", tt.SourceRef, tt.McpInfo, "operator", "reversible", 90),
     Call(100, "fs.write", s.FsWrite, s.FileInfo, "any", "reversible", 60),
     Call(101, "fs.read", s.FsRead, s.FsData, "any", "read", 60),
     Call(102, "fs.list", s.FsList, s.FsEntries, "any", "read", 30),

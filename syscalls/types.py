@@ -60,6 +60,8 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     what its running requests hold now, or its last one held; ``window_tokens`` is what one may
     hold. ``notes`` and ``note_bytes`` are of its session's memory, the interaction log included.
     Weight and quotas are of its program. ``exit_code`` follows the shell: 128+n for signal n.
+    hold. Weight and quotas are of its program. ``exit_code`` follows the shell: 128+n for signal n.
+    ``waits``: tools that its calls wait for, oldest call first.
     """
 
     pid: int
@@ -91,6 +93,7 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     command: str
     model: str | None
     group: str = ""
+    waits: list[str] = []
 
 
 class ProcessList(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ FOLDERS = {
     "hw": "aios.hw",
     "kernel": "aios.kernel",
     "agentproc": "aios",
+    "agentproc/toolhost": "aios.toolhost",
     "bench": "aios.bench",
     "examples": "aios.examples",
 }
