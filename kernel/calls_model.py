@@ -86,7 +86,7 @@ class ModelCalls:
         budget = self._budget(process, body.max_tokens)
         request = self._request(call, process, body, budget)
         request.on_done = self._finisher(call, process, request, budget, model, recalled)
-        call.hand_on(lambda error: model.cancel(request, error))
+        call.defer(lambda error: model.cancel(request, error))
         process.requests[request.id] = request
         _note_window(process, model)
         lineage = list(self._table.lineage(process))

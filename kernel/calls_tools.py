@@ -94,7 +94,9 @@ class ToolHandlers:
     def _start(self, call: Pending, body: tt.ToolCall) -> None:
         caller = call.caller.pid
         tool = self._registry.find(body.name)
-        self._access.check(caller, "tool", "call", tool.name, tool.spec.effect)
+        self._access.check(
+            caller, "tool", "call", tool.name, tool.spec.effect, arguments=body.arguments
+        )
         if tool.revoked:
             assert tool.source
             server = tool.source.name

@@ -15,7 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from aios.syscalls.errors import AiosError, StorageUnavailable
 from aios.syscalls.storage_types import FsFound, FsSearch, SearchHit
@@ -46,7 +46,13 @@ _NO_MODEL = "searched by keyword: there is no embedding model for search by mean
 class Embedder(Protocol):
     """Texts to vectors, in another process. ``done`` runs in the kernel's thread."""
 
-    def embed(self, texts: Sequence[str], done: Callable[[Outcome[list[bytes]]], None]) -> None:
+    def embed(
+        self,
+        texts: Sequence[str],
+        done: Callable[[Outcome[list[bytes]]], None],
+        *,
+        kind: Literal["passage", "query"] = "passage",
+    ) -> None:
         """For each text the float32 values of its vector, all of one length."""
 
 
@@ -270,7 +276,7 @@ class Index:
             vector = None if outcome.error else outcome.result()[0]
             self.when_current(lambda: self._look(place, body, vector, note, done))
 
-        embedder.embed([body.query], embedded)
+        embedder.embed([body.query], embedded, kind="query")
 
     def _look(
         self, place: Place, body: FsSearch, vector: bytes | None, note: str, done: Done[FsFound]

@@ -69,6 +69,7 @@ class Pending:
     def defer(self, on_end: Callable[[AiosError], None]) -> None:
         """The reply comes later. ``on_end`` drops the work when the call ends before that.
 
+        Again: the work has gone on to another part, which drops it from now on.
         Raises ResourceExhausted when the caller has too many such calls.
         """
         pending = self.caller.pending
@@ -85,10 +86,6 @@ class Pending:
         pending[self.peer.route, self.call_id] = self
         self._on_end = on_end
         self._timer = self._trap.loop.at(time.monotonic() + self.timeout_s, self._expire)
-
-    def hand_on(self, on_end: Callable[[AiosError], None]) -> None:
-        """A deferred call's work has gone on to another part, which drops it from now on."""
-        self._on_end = on_end
 
     def await_operator(self, off: Callable[[], None], error: AiosError) -> None:
         """The operator is asked meanwhile; ``error`` is told when that lasts too long.

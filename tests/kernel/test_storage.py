@@ -229,7 +229,13 @@ def test_shares_hold_for_what_they_name_and_end_when_taken_back(store: Rig) -> N
 class _Letters:
     """Embeds a text as its counts of letters."""
 
-    def embed(self, texts: Sequence[str], done: Callable[[Outcome[list[bytes]]], None]) -> None:
+    def embed(
+        self,
+        texts: Sequence[str],
+        done: Callable[[Outcome[list[bytes]]], None],
+        *,
+        kind: str = "passage",
+    ) -> None:
         counts = [[text.lower().count(chr(97 + n)) for n in range(26)] for text in texts]
         done(Outcome([np.array(row, np.float32).tobytes() for row in counts], None))
 
