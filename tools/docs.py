@@ -1,8 +1,8 @@
 """Write docs/ from the code and from saved benchmark runs; with --check, fail when it is stale.
 
 docs/calls.md and README.md's table of calls from the table of system calls, docs/cli.md from
---help, docs/files.md from the modules' first lines, docs/bench.md from docs/bench/SUITE.json
-(``aios bench SUITE --json``).
+--help, docs/files.md from the modules' first lines, docs/bench.md and README.md's figures from
+docs/bench/SUITE.json (``aios bench SUITE --json``).
 """
 
 from __future__ import annotations
@@ -110,15 +110,56 @@ def _groups() -> Iterator[str]:
 
 
 def readme() -> str:
-    """README.md with its table of calls written anew."""
+    """README.md with its table of calls and its figures written anew."""
     from aios.syscalls.table import CALLS
 
-    begin, end = "<!-- calls: written by make docs -->", "<!-- end of calls -->"
-    before, _, rest = (ROOT / "README.md").read_text().partition(begin)
-    _, _, after = rest.partition(end)
     rows = [f"| `{c.name}` | {_who(c)} | {c.effect} |" for c in CALLS]
     table = "\n".join(["| call | who, by default | effect |", "| --- | --- | --- |", *rows])
-    return f"{before}{begin}\n{table}\n{end}{after}"
+    text = _between((ROOT / "README.md").read_text(), "calls", table)
+    return _between(text, "figures", figures())
+
+
+def _between(text: str, name: str, new: str) -> str:
+    """The text with something new between the marks of a name."""
+    begin, end = f"<!-- {name}: written by make docs -->", f"<!-- end of {name} -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{new}\n{end}{after}"
+
+
+FIGURES = (
+    ("throughput", "over_llama_server_n8", "tokens/s of 8 agents, over llama-server's"),
+    ("throughput", "long_over_llama_server_n8", "the same with contexts of 900 tokens"),
+    ("throughput", "tuned_over_llama_server_n8", "the same after `aios model tune`"),
+    ("throughput", "over_raw_n8", "tokens/s of 8 agents, over a bare `llama_decode` loop"),
+    ("overhead", "exact_over_off", "tokens/s with `--exact on`, over `--exact off`"),
+    ("interactive", "ttft_p99_llama_server_over_ours",
+     "worst wait of short requests beside 8 long ones: llama-server's over ours"),
+    ("interactive", "batch_throughput_kept", "what the long ones keep of their tokens/s"),
+    ("stall", "gap_unchunked_over_ours", "pause of streams for a long prompt: unchunked over ours"),
+    ("swap", "recompute_over_restore", "computing a parked context again, over restoring it"),
+    ("fairness", "jain", "Jain index, an agent with 8 requests among 7 with one"),
+    ("prefix", "prefill_over_one_agent", "prompt work of 16 agents with one system prompt, over 1's"),
+)  # fmt: skip
+"""Of the saved runs, what the README cuts out: suite, ratio, what it says."""
+
+
+def figures() -> str:
+    """The ratios of FIGURES, and where they were measured."""
+    lines = ["| measured | ratio |", "| --- | ---: |"]
+    machine = ""
+    for suite, name, text in FIGURES:
+        path = DOCS / "bench" / f"{suite}.json"
+        if not path.exists():
+            continue
+        run: dict[str, Any] = json.loads(path.read_text())
+        machine = f"{run['machine']['cpu']}, {run['machine']['cores']} cores"
+        if name in run["ratios"]:
+            lines.append(f"| {text} | {run['ratios'][name]['median']:.2f} |")
+    return "\n".join([
+        f"Medians on {machine}, default model; all of it, with the commands: "
+        "[docs/bench.md](docs/bench.md).", "", *lines,
+    ])  # fmt: skip
 
 
 def cli() -> str:
