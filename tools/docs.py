@@ -139,7 +139,8 @@ FIGURES = (
     ("stall", "gap_unchunked_over_ours", "pause of streams for a long prompt: unchunked over ours"),
     ("swap", "recompute_over_restore", "computing a parked context again, over restoring it"),
     ("fairness", "jain", "Jain index, an agent with 8 requests among 7 with one"),
-    ("prefix", "prefill_over_one_agent", "prompt work of 16 agents with one system prompt, over 1's"),
+    ("prefix", "prefill_over_one_agent",
+     "prompt work of 16 agents with one system prompt, over one's"),
 )  # fmt: skip
 """Of the saved runs, what the README cuts out: suite, ratio, what it says."""
 
