@@ -28,7 +28,7 @@ _SLOWER = 1.35
 """A step so many times as long as the best lately is worth a look."""
 _WINDOW = 8
 _REMEMBERED = 256
-_PATIENCE = 192
+_LEAST_PATIENCE, _MOST_PATIENCE = 24, 384
 """Steps between two looks."""
 _TRIES = 3
 
@@ -93,15 +93,20 @@ def _prefill(engine: Engine) -> float:
 
 
 class ThreadWatch:
-    """Keeps the thread count right while others use the machine, too."""
+    """Keeps the thread count right while others use the machine, too.
+
+    All counts are tried afresh, the one in force as well: the slow steps that gave cause to look
+    may have been somebody's passing moment.
+    """
 
     def __init__(self, engine: Engine, counts: Sequence[int]) -> None:
         self._engine, self._counts = engine, list(counts)
         self._rows = 0
         self._recent: deque[float] = deque(maxlen=_REMEMBERED)
-        self._wait = _PATIENCE // 4
+        self._patience = self._wait = _LEAST_PATIENCE
         self._trying: list[int] = []
         self._tried: dict[int, list[float]] = {}
+        self._before = 0
 
     def after(self, rows: int, seconds: float) -> None:
         """A step with so many generating rows, and no prompt, took so long."""
@@ -116,9 +121,10 @@ class ThreadWatch:
         self._recent.append(seconds)
         self._wait -= 1
         if self._wait <= 0 and self._slower():
-            now = self._engine.info.threads
-            self._tried = {now: list(self._recent)[-_TRIES:]}
-            self._trying = [count for count in self._counts if count != now]
+            self._before = self._engine.info.threads
+            self._tried = {}
+            self._trying = [count for count in self._counts if count != self._before]
+            self._trying.append(self._before)
             self._engine.set_threads(self._trying[0])
 
     def _slower(self) -> bool:
@@ -135,21 +141,23 @@ class ThreadWatch:
             return  # the first step with another count builds the threads
         del times[0]
         self._trying.pop(0)
-        if not self._trying:
-            best = min(self._tried, key=lambda count: median(self._tried[count]))
-            self._settle(best)
-        else:
+        if self._trying:
             self._engine.set_threads(self._trying[0])
+        else:
+            self._settle(min(self._tried, key=lambda count: median(self._tried[count])))
 
     def _settle(self, count: int) -> None:
+        """Look again soon after a change, later and later while it proves right."""
+        same = count == self._before
+        self._patience = min(_MOST_PATIENCE, 2 * self._patience) if same else _LEAST_PATIENCE
         self._engine.set_threads(count)
         self._recent.clear()
-        self._wait = _PATIENCE
+        self._wait = self._patience
 
     def _begin_anew(self, rows: int) -> None:
         """Another number of rows: times cannot be compared."""
         if self._trying:
             self._trying = []
-            self._engine.set_threads(max(self._tried, key=lambda count: len(self._tried[count])))
+            self._engine.set_threads(self._before)
         self._rows = rows
         self._recent.clear()

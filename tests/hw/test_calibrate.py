@@ -70,6 +70,17 @@ def test_a_busy_neighbour_is_noticed_and_its_end_too() -> None:
     assert engine.info.threads == 4
 
 
+def test_a_passing_disturbance_changes_nothing() -> None:
+    """Slow steps give cause to look; when they are over by then, the count stays."""
+    engine = Clocked(lambda threads, rows, tokens: {4: 0.1, 2: 0.15, 1: 0.25}[threads])
+    watch = ThreadWatch(engine, [4, 2, 1])
+    _drive(watch, engine, 60)
+    for _ in range(calibrate._WINDOW):
+        watch.after(4, 0.9)  # the last of them starts the look
+    _drive(watch, engine, 30)
+    assert engine.info.threads == 4
+
+
 def test_steps_of_other_sizes_are_not_compared() -> None:
     engine = Clocked(lambda threads, rows, tokens: 0.1 * rows)
     watch = ThreadWatch(engine, [4, 1])
