@@ -1,4 +1,4 @@
-"""Memory against the bare library: adding a note, searching 100,000, and what is found.
+"""Memory's part of the suite ``managers``: adding a note, searching 100,000, against bare SQLite.
 
 ``memory_add``: a lasting note through the kernel, against the same row with the same index of words
 put into SQLite with the same durability, in this process; one of each in turn. Searches are on a
@@ -40,36 +40,34 @@ K = 5
 _FLAGS = ("--model", "fake", "--embedder", "fake", "--notes-max", str(2 * NOTES))
 
 
-def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """Adding and searching."""
-    report = Report("managers_memory", {"seed": seed, "repeats": repeats, "notes": NOTES})
+def measure(report: Report, seed: int, repeats: int) -> None:
+    """Adding and searching: arms ``memory`` and ``memory_bare``, ratio ``memory_add``."""
     rng = random.Random(seed)
     with data_folder() as data:
         progress(f"writing {NOTES:,} notes with vectors")
         notes = data / "aios" / "memory" / "notes.db"
         _fill(notes, rng)
         shutil.copyfile(notes, data / "bare.db")
-        with kernel(_FLAGS), guest() as connection, _bare(data) as bare:
+        with kernel(_FLAGS, data=data), guest() as connection, _bare(data) as bare:
             _search(connection, "keyword", rng, 3)
             _search(connection, "mixed", rng, 3)
             for repeat in range(repeats):
-                progress(f"repeat {repeat + 1}/{repeats}")
+                progress(f"memory: repeat {repeat + 1}/{repeats}")
                 ours, theirs = [], []
                 for _ in range(ADDS):
                     text = _text(rng)
                     theirs.append(_timed(lambda text=text: bare(text)))  # type: ignore[misc]
                     body = AddRequest(text, SCOPE)
                     ours.append(_timed(lambda body=body: connection.call("memory.add", body)))  # type: ignore[misc]
-                report.add("ours", **spread("add", ours))
-                report.add("bare", **spread("add", theirs))
+                report.add("memory", **spread("add", ours))
+                report.add("memory_bare", **spread("add", theirs))
                 brief = [_timed(lambda: connection.call("memory.add", AddRequest(_text(rng))))
                          for _ in range(ADDS)]  # fmt: skip
-                report.add("ours", **spread("add_session", brief))
+                report.add("memory", **spread("add_session", brief))
                 for mode in ("keyword", "semantic", "mixed"):
                     times = _search(connection, mode, rng, SEARCHES)
-                    report.add("ours", **spread(f"search_{mode}", times))
-    report.ratio("memory_add", "ours", "bare", "add_p50_us")
-    return report
+                    report.add("memory", **spread(f"search_{mode}", times))
+    report.ratio("memory_add", "memory", "memory_bare", "add_p50_us")
 
 
 def _fill(path: Path, rng: random.Random) -> None:
@@ -147,17 +145,9 @@ def spread(name: str, seconds: Sequence[float]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def data_folder() -> Iterator[Path]:
-    """Notes of its own: a benchmark touches nobody's memory."""
-    saved = os.environ.get("XDG_DATA_HOME")
+    """Notes of its own, on the disk that the user's are on."""
     with tempfile.TemporaryDirectory(prefix="aios-bench-data-", dir=paths.cache_dir()) as name:
-        os.environ["XDG_DATA_HOME"] = name
-        try:
-            yield Path(name)
-        finally:
-            if saved is None:
-                del os.environ["XDG_DATA_HOME"]
-            else:
-                os.environ["XDG_DATA_HOME"] = saved
+        yield Path(name)
 
 
 @contextlib.contextmanager

@@ -56,7 +56,7 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
     found = documents(seed)
     report = Report("retrieval", {"seed": seed, "documents": len(found), "k": K,
                                   "characters": DOCUMENT_CHARS})  # fmt: skip
-    with data_folder() as data, kernel(("--model", "fake")), guest() as connection:
+    with data_folder() as data, kernel(("--model", "fake"), data=data), guest() as connection:
         folder = data / "documents"
         folder.mkdir()
         for number, document in enumerate(found):

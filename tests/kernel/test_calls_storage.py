@@ -23,14 +23,22 @@ NO = "the policy says no"
 class _Access(AccessManager):
     """Records what it is asked, and denies while ``closed``."""
 
-    def __init__(self, table: ProcessTable) -> None:
-        super().__init__(table)
+    def __init__(self) -> None:
         self.asked: list[tuple[str, str, str, str]] = []
         self.closed = True
 
     def check(
-        self, caller_pid: int, kind: str, action: str, name: str, effect: Effect = "read"
+        self,
+        caller_pid: int,
+        kind: str,
+        action: str,
+        name: str,
+        effect: Effect | None = "read",
+        *,
+        arguments: Any = None,
+        behalf: int | None = None,
     ) -> None:
+        assert effect
         self.asked.append((kind, action, name, effect))
         if self.closed:
             raise PermissionDenied(NO)
@@ -61,7 +69,7 @@ class _Bench:
         table = ProcessTable(10)
         self.store = store
         self.pid = table.create(parent=0, stem="bob", command="b", spec=None, guest=True).pid
-        self.access = _Access(table)
+        self.access = _Access()
         self.calls = StorageCalls(table, self.access, store.storage, folder)
 
     def make(self, name: str, body: msgspec.Struct) -> Any:
