@@ -43,6 +43,7 @@ while not os.path.exists(sys.argv[1]): time.sleep(0.02)
 def mcp() -> Iterator[Machine]:
     with tempfile.TemporaryDirectory(prefix="aios-t-") as name:
         machine = Machine(Path(name))
+        machine.trust("tool.call:*")
         machine.start("--model", "fake:end=0")
         assert machine.aios("tool", "secret", "mcpkey", stdin=KEY + "\n").returncode == 0
         got = machine.aios(*_add(machine, "t", "--env", "KEY=${secret:mcpkey}"))

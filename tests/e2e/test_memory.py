@@ -33,6 +33,7 @@ FAKE = ("--model", "fake:step_ms=1,end=0", "--seats", "4", "--embedder", "fake")
 @pytest.fixture
 def kernel(stopped: Machine) -> Iterator[Machine]:
     """A kernel of its own whose embedder is the fake one."""
+    stopped.trust("memory:shared:*", "agent.send:*")
     stopped.start(*FAKE)
     yield stopped
     with operator(stopped) as connection:

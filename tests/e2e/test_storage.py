@@ -238,7 +238,7 @@ for target in ("/mnt/yard/../x", "/shared/giver/e", "e"):
     except aios.AiosError as error:
         print(type(error).__name__)
 """
-    got = machine.aios("run", machine.agent("mover", code))
+    got = machine.aios("run", "--allow", "trust path:/**", machine.agent("mover", code))
     assert (got.returncode, got.stderr) == (0, "")
     assert got.stdout.split() == ["InvalidArgument", "PermissionDenied", "InvalidArgument"]
     assert list((host / "sub").iterdir()) == []
