@@ -1,9 +1,10 @@
 """``consistency``: agents alone, then together however they are scheduled; the same tokens?
 
-Prompts of 30 to 1,500 tokens; sampled, not greedy, with a seed for each agent. ``together``: under
+Sampled, not greedy, with a seed for each agent. ``together``: prompts of 30 to 1,500 tokens under
 rr with a quantum of 4 tokens on three seats, so each is parked and brought back again and again.
-``shaken``: random numbers of seats, policies, quanta, chunks and batch widths, and in every other
-round the core is killed at a random moment. One case is one agent in one round.
+``shaken``: shorter ones under random policies, quanta, chunks and batch widths on several numbers
+of seats, and in every other round the core is killed at a random moment. One case is one agent in
+one round.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .report import Report
 
 WORDS = (1, 40, 90, 180, 330, 600, 950, 1440)
 """Random words of each agent's prompt; a word is about one token."""
+SHAKEN_WORDS = (1, 15, 35, 60, 95, 140, 200, 290)
 SEATS, QUANTUM, TOKENS, CONTEXT = 3, 4, 40, 2048
 SHAKEN_SEATS, ROUNDS = (1, 2, 3, 5, 8), 5
 """Kernels with so many seats, and so many rounds on each: with those together, 208 cases."""
@@ -40,7 +42,7 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
     report = Report("consistency", {"seed": seed, "agents": len(WORDS), "cases": cases,
                                     "repeats": repeats})  # fmt: skip
     for repeat in range(repeats):
-        orders = [_order(index, seed + repeat) for index in range(len(WORDS))]
+        orders = [_order(count, seed + repeat) for count in WORDS]
         with _machine(SEATS) as (machine, fleet):
             progress(f"repeat {repeat + 1}/{repeats}: alone")
             alone = [_alone(fleet, index, order) for index, order in enumerate(orders)]
@@ -58,6 +60,9 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
                    identical_agents=_same(alone, together, TOKENS))  # fmt: skip
         report.check("token_identical", _same(alone, together, TOKENS) == len(WORDS))
         report.check("every_agent_parked_twice", all(b["parks"] >= 2 for b in together))
+        orders = [_order(count, seed + repeat) for count in SHAKEN_WORDS]
+        with _machine(SEATS) as (_, fleet):
+            alone = [_alone(fleet, index, order) for index, order in enumerate(orders)]
         for seats in SHAKEN_SEATS:
             _shake(report, seats, orders, alone, random.Random(f"{seed + repeat}/{seats}"))
     return report
@@ -117,7 +122,7 @@ def _same(alone: list[dict[str, Any]], other: list[dict[str, Any]], tokens: int)
     )
 
 
-def _order(index: int, seed: int) -> Order:
-    text = "Tell a long story about a river. " + words(WORDS[index], 1000 * seed + index)
+def _order(count: int, seed: int) -> Order:
+    text = "Tell a long story about a river. " + words(count, 10_000 * seed + count)
     return {"messages": chat(text), "max_tokens": TOKENS, "temperature": 0.8,
-            "seed": 1000 * seed + index}  # fmt: skip
+            "seed": 10_000 * seed + count}  # fmt: skip

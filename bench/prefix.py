@@ -18,6 +18,8 @@ from .harness import Machine, kernel, progress
 from .report import Report
 
 AGENTS, SEATS, SYSTEM_WORDS, TOKENS = 16, 8, 1000, 8
+_SETTLE: Order = {"messages": chat("Hi."), "max_tokens": 1, "temperature": 0.0}
+"""When it is answered, what came before it has been recorded; all but a token of it is cached."""
 COMPARED = 4
 """So many of the agents are also run alone, each on a model that was just loaded."""
 
@@ -45,8 +47,10 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
 def _measure(
     report: Report, machine: Machine, fleet: Fleet, arm: str, count: int, seed: int
 ) -> list[dict[str, Any]]:
+    fleet.run([_SETTLE])
     machine.trace()
     said = fleet.run([_order(seed, index) for index in range(count)])
+    fleet.run([_SETTLE])
     computed = sum(row[3] for piece in machine.trace().slices for row in piece.rows)
     report.add(
         arm, prompt_tokens=sum(result["prompt_tokens"] for result in said),

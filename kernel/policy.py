@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from heapq import nsmallest
-from math import log2
+from math import log
 from typing import NamedTuple, Protocol, TypeVar
 
 from aios.syscalls.errors import InvalidArgument
@@ -23,8 +23,10 @@ RANKS = {"interactive": 0, "normal": 1, "batch": 2}
 AGING_S = 30.0
 NICE_AGING_S = 2.0
 """``priority``: waiting so long is worth one step of niceness."""
-FIRST_LEVEL = 64.0
-"""``mlfq``: work of the first level, in prompt tokens; each further level doubles it."""
+FIRST_LEVEL, LEVEL_GROWTH = 56.0, 8.0
+"""``mlfq``: work of the first level, in prompt tokens (a short question and a dozen tokens of
+answer), and how much larger each further level is. Levels are few, and within one the first to
+come is finished first: equals that take turns all end at the end."""
 
 
 class Job(Protocol):
@@ -112,7 +114,8 @@ def _fair(job: Job, now: float) -> tuple[float, ...]:
 
 
 def _mlfq(job: Job, now: float) -> tuple[float, ...]:
-    return _urgency(job, now), int(log2(1.0 + job.service / FIRST_LEVEL)), job.turn
+    done = job.service / FIRST_LEVEL
+    return _urgency(job, now), 0 if done < 1 else 1 + int(log(done, LEVEL_GROWTH)), job.arrival
 
 
 def _srtf(job: Job, now: float) -> tuple[float, ...]:
