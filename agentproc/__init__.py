@@ -14,6 +14,8 @@ Import direction: syscalls and hw know nobody; kernel uses both; this package us
 
 from __future__ import annotations
 
+from . import fs, kv, memory, tools
+from .act import ActResult, Step, ToolUse, act
 from .conversation import Context, context
 from .sdk import (
     AsyncReplyStream,
@@ -34,10 +36,13 @@ from .sdk import (
 )
 from .syscalls.errors import (
     AiosError,
+    AuditUnavailable,
     BudgetExceeded,
     Cancelled,
+    ConfirmationRequired,
     ContextOverflow,
     DeadlineExceeded,
+    DiskFull,
     IllegalState,
     InternalError,
     InvalidArgument,
@@ -45,8 +50,17 @@ from .syscalls.errors import (
     ModelUnavailable,
     NotFound,
     PermissionDenied,
+    QuotaExceeded,
     ResourceExhausted,
+    StorageDamaged,
+    StorageUnavailable,
+    ToolFailed,
+    ToolUnavailable,
+    VersionConflict,
 )
+from .syscalls.memory_types import Hit, Note, SearchReply
+from .syscalls.storage_types import FileInfo, SearchHit, VersionInfo
+from .syscalls.tool_types import ToolInfo, ToolReply
 from .syscalls.types import (
     ChatReply,
     ExitStatus,
@@ -58,18 +72,25 @@ from .syscalls.types import (
     Usage,
     WindowReport,
 )
+from .tool import Tool, tool
 
 __all__ = [
+    "ActResult",
     "AiosError",
     "AsyncReplyStream",
+    "AuditUnavailable",
     "BudgetExceeded",
     "Cancelled",
     "ChatOptions",
     "ChatReply",
+    "ConfirmationRequired",
     "Context",
     "ContextOverflow",
     "DeadlineExceeded",
+    "DiskFull",
     "ExitStatus",
+    "FileInfo",
+    "Hit",
     "IllegalState",
     "InternalError",
     "InvalidArgument",
@@ -79,24 +100,45 @@ __all__ = [
     "ModelUnavailable",
     "NamedContext",
     "NotFound",
+    "Note",
     "PermissionDenied",
     "Process",
     "ProcessInfo",
+    "QuotaExceeded",
     "ReplyStream",
     "ResourceExhausted",
+    "SearchHit",
+    "SearchReply",
+    "Step",
+    "StorageDamaged",
+    "StorageUnavailable",
     "Timing",
+    "Tool",
+    "ToolFailed",
+    "ToolInfo",
+    "ToolReply",
+    "ToolUnavailable",
+    "ToolUse",
     "Usage",
+    "VersionConflict",
+    "VersionInfo",
     "WindowReport",
     "achat",
+    "act",
     "astream",
     "chat",
     "context",
+    "fs",
     "getpid",
     "getppid",
+    "kv",
+    "memory",
     "ps",
     "recv",
     "send",
     "spawn",
     "stream",
+    "tool",
+    "tools",
     "wait",
 ]

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from . import cli_storage
 from .syscalls.errors import AiosError
 
 EPILOG = """exit codes:
@@ -15,12 +16,23 @@ EPILOG = """exit codes:
                         127 no such file, 128+n ended by signal n;
                         of several agents the first that is not 0
   aios wait             the agent's own
+  aios perm explain     0 allowed, 1 not
+  aios audit verify     0 as written, 1 not
   aios daemon status    0 running, 1 dead but its sockets are left, 3 not running
   others                0 done, 1 failed, 2 wrong usage
 
-folders: AIOS_RUNTIME_DIR or XDG_RUNTIME_DIR/aios (sockets), XDG_STATE_HOME/aios (logs),
-  XDG_CONFIG_HOME/aios/config.toml, XDG_DATA_HOME/aios/models, XDG_CACHE_HOME/aios
+folders: AIOS_RUNTIME_DIR or XDG_RUNTIME_DIR/aios (sockets), XDG_STATE_HOME/aios (logs, audit),
+  XDG_CONFIG_HOME/aios/config.toml and policy.toml, XDG_DATA_HOME/aios (models, grants),
+  XDG_CACHE_HOME/aios
 """
+RULES = """a rule is [VERB] KIND[.ACTION]:NAME
+  VERB    deny (beats all), trust (never ask), ask (always ask), allow (ask for what cannot be
+          undone); allow when left out
+  KIND    call, path, tool, memory, model, agent, network
+  NAME    * stands for any text without /, the segment ** for any segments, * alone for all
+examples: allow tool.call:web_*    trust memory:shared:team    deny path.write:/mnt/**
+          ask agent.send:other/*   allow network:*.example.org"""
+EFFECTS = ("read", "reversible", "irreversible")
 REF = "pid, name, or unique prefix of a name"
 CLASSES = ("interactive", "normal", "batch")
 
@@ -34,9 +46,14 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_ps(commands)
+    _add_memory(commands)
     _add_kernel(commands)
+    cli_storage.add_parser(commands)
+    _add_access(commands)
+    _add_tools(commands)
     for name, text in (("config", "show the kernel's settings: get [KEY], path"),
-                       ("bench", "measure: aios bench SUITE [--json]")):  # fmt: skip
+                       ("bench", "measure: aios bench SUITE [--json]"),
+                       ("audit", "show and verify the log of decisions on rights")):  # fmt: skip
         command = commands.add_parser(name, help=text, add_help=False)
         command.add_argument("rest", nargs=argparse.REMAINDER)
     commands.add_parser("version", help="show the version").set_defaults(do="cli:version")
@@ -56,6 +73,11 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     run.add_argument("--quota-tokens", type=int, help="tokens it may compute in a minute")
     run.add_argument("--quota-cells", type=int, help="KV cells it may hold at once")
     run.add_argument("--timeout", type=float, help="seconds after which it is ended")
+    run.add_argument("--group", help="privilege group (see: aios perm ls)")
+    run.add_argument("--allow", action="append", default=[], metavar="RULE",
+                     help="a right beside the group's, e.g. 'tool.call:web_*'")  # fmt: skip
+    run.add_argument("--deny", action="append", default=[], metavar="RULE",
+                     help="what it may not do, e.g. 'agent.spawn:*'")  # fmt: skip
     run.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     run.add_argument("--model", help="model for its calls: a name or a GGUF file")
     run.add_argument("--json", action="store_true", help="print pids or exit states as JSON")
@@ -148,6 +170,134 @@ def _add_kernel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     call.set_defaults(do="cli_daemon:call")
 
 
+def _add_memory(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    memory = commands.add_parser("memory", help="notes of agents: list, search, add, remove, check")
+    actions = memory.add_subparsers(dest="action", metavar="ACTION", required=True)
+    scope = "session:PID, agent:NAME or shared:NAME"
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        made = actions.add_parser(name, help=text)
+        made.add_argument("--json", action="store_true")
+        made.set_defaults(do=f"cli_memory:{name}")
+        return made
+
+    ls = action("ls", "list scopes, or the notes of one")
+    ls.add_argument("scope", nargs="?", metavar="SCOPE", help=scope)
+    ls.add_argument("--log", action="store_true", help="the interaction log instead")
+    ls.add_argument("--limit", type=int, default=100, metavar="N")
+    search = action("search", "find notes by words and meaning")
+    search.add_argument("query", metavar="TEXT")
+    search.add_argument("--scope", action="append", required=True, help=f"{scope}; repeatable")
+    search.add_argument("-k", type=int, default=5, metavar="N", help="how many (5)")
+    search.add_argument("--mode", choices=("auto", "keyword", "semantic", "mixed"), default="auto")
+    search.add_argument("--log", action="store_true", help="the interaction log, too")
+    action("get", "show a note").add_argument("id", metavar="ID")
+    add = action("add", "add a note")
+    add.add_argument("scope", metavar="SCOPE", help=scope)
+    add.add_argument("text", metavar="TEXT")
+    rm = action("rm", "remove notes")
+    rm.add_argument("ids", nargs="*", metavar="ID")
+    rm.add_argument("--scope", help=f"all notes of {scope}")
+    action("check", "read all lasting notes and say what is damaged")
+    backup = action("backup", "copy all lasting notes to a new file")
+    backup.add_argument("file", metavar="FILE")
+
+
+def _add_access(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    text = "rights: groups, grants, and why something is allowed"
+    perm = commands.add_parser("perm", help=text, epilog=RULES, formatter_class=raw)
+    actions = perm.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in (("ls", "groups with their rules, and grants"),
+                       ("grant", "give a right, durably"),
+                       ("revoke", "take a grant back"),
+                       ("explain", "which rule decides about an operation"),
+                       ("reload", "read the policy file again")):  # fmt: skip
+        action = actions.add_parser(name, help=text, epilog=RULES, formatter_class=raw)
+        if name == "grant":
+            action.add_argument("subject", metavar="AGENT|@GROUP", help="a name, perhaps with *")
+            action.add_argument("rule", metavar="RULE")
+        elif name == "revoke":
+            action.add_argument("grant", nargs="+", metavar="ID | AGENT RULE")
+        elif name == "explain":
+            action.add_argument("subject", metavar="REF|@GROUP", help=REF)
+            action.add_argument("operation", metavar="KIND.ACTION:NAME")
+            action.add_argument("--effect", choices=EFFECTS, default="read")
+        action.add_argument("--json", action="store_true")
+        action.set_defaults(do=f"cli_access:perm_{name}")
+    asked = commands.add_parser("approvals", help="what agents have asked leave for")
+    actions = asked.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in (("ls", "list the questions"),
+                       ("approve", "allow an operation once"),
+                       ("deny", "do not allow it")):  # fmt: skip
+        action = actions.add_parser(name, help=text)
+        action.set_defaults(do="cli_access:approvals_ls")
+        if name != "ls":
+            action.add_argument("ids", nargs="+", metavar="ID")
+            action.set_defaults(do="cli_access:approvals_answer")
+        action.add_argument("--json", action="store_true")
+
+
+def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    tool = commands.add_parser("tool", help="tools: what there is, call, add, remove, keys")
+    actions = tool.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in (("ls", "list the tools"),
+                       ("show", "a tool's description, schema and limits"),
+                       ("call", "call a tool as the operator"),
+                       ("add", "add a Python file's @aios.tool functions, or an OpenAPI document"),
+                       ("rm", "remove a file or an API"),
+                       ("secret", "keep a key from standard input; --forget it")):  # fmt: skip
+        action = actions.add_parser(name, help=text)
+        if name != "ls":
+            action.add_argument("name", metavar="NAME")
+        if name == "call":
+            action.add_argument("arguments", nargs="?", default="{}", metavar="JSON",
+                                help="for example '{\"expression\": \"6*7\"}'")  # fmt: skip
+            action.add_argument("--timeout", type=float, metavar="SECONDS")
+        if name == "add":
+            action.add_argument("path", metavar="FILE", help="a .py or an OpenAPI .json")
+            action.add_argument(
+                "--url", default="", help="the API's address, if not the document's"
+            )
+            action.add_argument("--secret", default="", metavar="NAME", help="the key it is sent")
+            action.add_argument("--trust-hints", action="store_true",
+                                help="believe that GET changes nothing")  # fmt: skip
+        if name == "secret":
+            action.add_argument("--forget", action="store_true")
+        action.add_argument("--json", action="store_true")
+        action.set_defaults(do=f"cli_tool:{name}")
+    _add_mcp(commands)
+
+
+def _add_mcp(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    mcp = commands.add_parser("mcp", help="MCP servers: add, ls, rm, call, approve")
+    actions = mcp.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, text in (("add", "add a server, and approve its tools as they are"),
+                       ("ls", "list the servers, their state and tools"),
+                       ("rm", "remove a server"),
+                       ("call", "call a server's tool as the operator"),
+                       ("approve", "allow a server's tools as they are now")):  # fmt: skip
+        action = actions.add_parser(name, help=text)
+        if name != "ls":
+            action.add_argument("name", metavar="NAME")
+        if name == "add":
+            action.usage = "aios mcp add NAME [OPTIONS] [-- COMMAND ARGUMENT ...]"
+            action.add_argument("--url", help="of a streamable HTTP server")
+            action.add_argument("--env", action="append", default=[], metavar="NAME=VALUE",
+                                help="VALUE may be ${secret:NAME}")  # fmt: skip
+            action.add_argument("--header", action="append", default=[], metavar="NAME=VALUE")
+            action.add_argument("--from", dest="file", metavar="FILE",
+                                help="take NAME from a file of mcpServers JSON")  # fmt: skip
+            action.add_argument("--trust-hints", action="store_true",
+                                help="believe what it says of its tools' effects")  # fmt: skip
+        if name == "call":
+            action.add_argument("tool", metavar="TOOL")
+            action.add_argument("arguments", nargs="?", default="{}", metavar="JSON")
+            action.add_argument("--timeout", type=float, metavar="SECONDS")
+        action.add_argument("--json", action="store_true")
+        action.set_defaults(do=f"cli_mcp:{name}")
+
+
 def version(options: argparse.Namespace) -> int:
     """The installed version."""
     from importlib.metadata import version as installed
@@ -163,12 +313,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         _become("aios.kernel.daemon", words)
     if words[:1] == ["bench"]:
         _become("aios.bench", words[1:])
+    if words[:1] == ["audit"]:
+        _become("aios.kernel.auditview", words[1:])
     extra: list[str] = []
-    if words[:1] == ["run"] and "--" in words:
+    if (words[:1] == ["run"] or words[:2] == ["mcp", "add"]) and "--" in words:
         cut = words.index("--")
         words, extra = words[:cut], words[cut + 1 :]
     options = _parse(words)
-    if options.command == "run":
+    if options.command in ("run", "mcp"):
         options.args = extra
     module, _, function = options.do.partition(":")
     try:

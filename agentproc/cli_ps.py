@@ -40,7 +40,8 @@ def ps(options: argparse.Namespace) -> int:
     else:
         cli_out.table(
             ["pid>", "ppid>", "name", "state", "class", "ni>", "weight>", "os pid>", "age>",
-             "calls>", "in>", "out>", "ctx>", "parks>", "cpu>", "rss>", "exit>", "reason"],
+             "calls>", "in>", "out>", "ctx>", "parks>", "notes>", "cpu>", "rss>", "waits", "exit>",
+             "reason"],
             [_row(row) for row in rows],
         )  # fmt: skip
     return 0
@@ -51,10 +52,17 @@ def _row(row: ProcessInfo) -> list[str]:
     return [
         str(row.pid), str(row.parent), row.name, row.state, row.klass, str(row.nice),
         f"{row.weight:g}", str(row.os_pid), cli_out.duration(row.age_s), str(row.calls),
-        str(row.tokens_in), out, _context(row), str(row.parks), f"{row.cpu_s:.1f}s",
-        cli_out.size(row.rss_bytes),
+        str(row.tokens_in), out, _context(row), str(row.parks),
+        f"{row.notes} {cli_out.size(row.note_bytes)}" if row.notes else "0", f"{row.cpu_s:.1f}s",
+        cli_out.size(row.rss_bytes), _waits(row),
         "" if row.exit_code is None else str(row.exit_code), row.reason,
     ]  # fmt: skip
+
+
+def _waits(row: ProcessInfo) -> str:
+    """The tool that its oldest waiting call waits for, and how many more there are."""
+    more = f" +{len(row.waits) - 1}" if len(row.waits) > 1 else ""
+    return f"{row.waits[0]}{more}" if row.waits else ""
 
 
 def _context(row: ProcessInfo) -> str:

@@ -88,10 +88,23 @@ def _spec(options: argparse.Namespace, file: Path) -> SpawnRequest:
         "weight": options.weight, "quota_tokens": options.quota_tokens,
         "quota_cells": options.quota_cells,
         "stdin": None if several or options.detach else _stdin(),
+        "group": options.group, "allow": options.allow, "deny": options.deny,
+        "asks": not options.detach and _at_terminal(),
     }  # fmt: skip
     if options.model and (options.model.endswith(".gguf") or "/" in options.model):
         wanted["model"] = str(Path(options.model).absolute())
     return codec.convert(wanted, SpawnRequest)
+
+
+def _at_terminal() -> bool:
+    """Whether a person sits here who can be asked what may be done."""
+    if not (os.isatty(0) and os.isatty(2)):
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _stdin() -> str | None:
@@ -152,13 +165,19 @@ class _Run:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
-        waits = []
+        waits: list[asyncio.Task[ExitStatus]] = []
+        asker = None
+        if any(spec.asks for spec in self._specs):
+            from . import cli_ask
+
+            assert self._connection
+            asker = loop.create_task(cli_ask.ask_all(self._connection))
         try:
             for index, spec in enumerate(self._specs):
                 waits.append(loop.create_task(await self._start(folder, index, spec)))
             statuses = await asyncio.gather(*waits)
         finally:
-            for task in waits:
+            for task in (*waits, *([asker] if asker else [])):
                 task.cancel()
         if self._options.json:
             cli_out.as_json(statuses)

@@ -50,7 +50,9 @@ class ChatOptions(TypedDict, total=False):
     same text; None draws one. ``stop``: strings that end the text. ``schema``: a JSON schema (dict
     or text), ``grammar``: GBNF; the text then conforms. ``window``: what to do when the messages
     outgrow the context window; the reply's ``window`` says what was done. ``expected_tokens``: a
-    guess of the reply's length, for the policy ``srtf``.
+    guess of the reply's length, for the policy ``srtf``. ``recall``: so many notes from memory
+    (of ``recall_scopes``: by default the agent's own) that fit the last message are put before
+    it; the reply's ``recalled`` says which.
     """
 
     system: str
@@ -69,6 +71,8 @@ class ChatOptions(TypedDict, total=False):
     grammar: str
     window: Literal["error", "truncate", "summarise"]
     expected_tokens: int
+    recall: int
+    recall_scopes: list[str]
 
 
 def _request(prompt: Prompt, options: ChatOptions, *, streamed: bool) -> ChatRequest:
@@ -253,15 +257,23 @@ def spawn(
     timeout: float | None = None,
     env: Mapping[str, str] | None = None,
     model: str | None = None,
+    rights: Sequence[str] | None = None,
+    group: str | None = None,
+    deny: Sequence[str] = (),
 ) -> Process:
     """Start a Python file as a child agent, which ends when this one does.
 
-    It inherits environment, folder, output, class and budget; it can have less, not more.
+    It inherits environment, folder, output, class, budget and rights; it can have less, not more.
+    ``max_tokens``: the part of this agent's budget that it may use. ``rights``: all that it may do,
+    as rules like ``model:*``, ``path.read:/notes/**``, ``tool.call:calculator``; or ``group``: the
+    privilege group it is in; ``deny``: rules for what it may not do. Raises PermissionDenied,
+    InvalidArgument for what is no rule or group.
     """
     reply: SpawnReply = session.call("proc.spawn", SpawnRequest(
         path=os.path.abspath(os.fspath(path)), args=list(args), cwd=os.getcwd(),
         env=dict(env or {}), name=name, nice=nice, klass=klass, max_tokens=max_tokens,
-        timeout_s=timeout, model=model,
+        timeout_s=timeout, model=model, group=group, deny=list(deny),
+        rights=None if rights is None else list(rights),
     ))  # fmt: skip
     return Process(reply.pid, reply.name)
 

@@ -33,9 +33,7 @@ from .syscalls.launch import (
     decode_order,
     encode,
 )
-
-_MOST_ROUNDS = 100
-"""Rounds of killing what a dying tree still starts."""
+from .tree import end_strays, signal_tree
 
 
 class Zygote:
@@ -64,8 +62,8 @@ class Zygote:
                 else:
                     alive = self._obey()
         for os_pid in list(self._by_os_pid):
-            _signal_tree(os_pid, signal.SIGKILL)
-        self._end_strays()
+            signal_tree(os_pid, signal.SIGKILL)
+        end_strays(self._by_os_pid)
 
     def _obey(self) -> bool:
         packet = self._socket.recv(MAX_PACKET_BYTES)
@@ -97,7 +95,7 @@ class Zygote:
         if os_pid is None:
             return
         if order.tree:
-            _signal_tree(os_pid, order.signal)
+            signal_tree(os_pid, order.signal)
         else:
             os.kill(os_pid, order.signal)
 
@@ -111,20 +109,9 @@ class Zygote:
                 del self._by_pid[pid]
                 ended.append(Exited(pid, _exit_code(status)))
         if ended:
-            self._end_strays()
+            end_strays(self._by_os_pid)
         for report in ended:
             self._report(report)
-
-    def _end_strays(self) -> None:
-        """Kill children that are no agents: what dead agents had started came to us."""
-        for _ in range(_MOST_ROUNDS):
-            strays = [child for child in _children(os.getpid()) if child not in self._by_os_pid]
-            if not strays:
-                return
-            for stray in strays:
-                _signal_tree(stray, signal.SIGKILL)
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(stray, 0)
 
     def _report(self, report: Report) -> None:
         with contextlib.suppress(OSError):  # the kernel is gone; the next read says so
@@ -142,33 +129,6 @@ def _wait_any() -> tuple[int, int] | None:
 def _exit_code(status: int) -> int:
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
-
-
-def _children(os_pid: int) -> list[int]:
-    try:
-        tasks = os.listdir(f"/proc/{os_pid}/task")
-        texts = [Path(f"/proc/{os_pid}/task/{task}/children").read_text() for task in tasks]
-    except OSError:
-        return []
-    return [int(word) for text in texts for word in text.split()]
-
-
-def _signal_tree(root: int, number: int) -> None:
-    """A signal to a process and all beneath it, again until nothing new has appeared."""
-    seen: set[int] = set()
-    for _ in range(_MOST_ROUNDS):
-        level, fresh = [root], []
-        while level:
-            fresh += [os_pid for os_pid in level if os_pid not in seen]
-            level = [child for os_pid in level for child in _children(os_pid)]
-        if not fresh:
-            return
-        for os_pid in fresh:
-            seen.add(os_pid)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(os_pid, number)
-        if number == signal.SIGCONT:
-            return
 
 
 def main() -> None:

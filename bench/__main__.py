@@ -24,6 +24,8 @@ SUITES = {
     "prefix": ("prompt computed for 16 agents with one system prompt", 5),
     "overcommit": ("ten times more context than KV cells: who fails?", 1),
     "sim": ("2,000 agents on a virtual clock, under every policy", 5),
+    "managers": ("files, notes, tools and rights, against the bare libraries", 5),
+    "retrieval": ("recall@5 of search by words, by meaning, and mixed: 500 documents", 1),
     "overhead": ("tokens/s through the whole stack against a bare llama_decode loop", 9),
 }
 """Suite → what it measures, repeats by default."""

@@ -83,16 +83,22 @@ class Machine:
 
 
 @contextlib.contextmanager
-def kernel(flags: Sequence[str] = (), *, tuned: bool = False) -> Iterator[Machine]:
+def kernel(
+    flags: Sequence[str] = (), *, tuned: bool = False, data: Path | None = None
+) -> Iterator[Machine]:
     """A kernel in temporary folders whose model is loaded; ended afterwards.
 
-    ``tuned``: with what ``aios model tune`` has found, rather than the model as it is.
+    ``tuned``: with what ``aios model tune`` has found, rather than the model as it is. ``data``:
+    its XDG_DATA_HOME, when something is in it already.
     """
     with tempfile.TemporaryDirectory(prefix="aios-bench-") as name:
         folder = Path(name)
-        saved = {key: os.environ.get(key) for key in ("AIOS_RUNTIME_DIR", "XDG_STATE_HOME")}
-        os.environ["AIOS_RUNTIME_DIR"] = str(folder / "run")
-        os.environ["XDG_STATE_HOME"] = str(folder / "state")
+        home = {
+            "AIOS_RUNTIME_DIR": folder / "run", "XDG_STATE_HOME": folder / "state",
+            "XDG_CONFIG_HOME": folder / "config", "XDG_DATA_HOME": data or folder / "data",
+        }  # fmt: skip
+        saved = {key: os.environ.get(key) for key in home}
+        os.environ.update({key: str(path) for key, path in home.items()})
         try:
             daemonctl.start([*flags, "--tuned", "on" if tuned else "off"])
             with daemonctl.operator() as connection:
@@ -103,6 +109,7 @@ def kernel(flags: Sequence[str] = (), *, tuned: bool = False) -> Iterator[Machin
                 yield machine
         finally:
             daemonctl.stop(folder / "run")
+            paths.audit_anchor(folder / "run").unlink(missing_ok=True)
             for key, value in saved.items():
                 if value is None:
                     os.environ.pop(key, None)

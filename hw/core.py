@@ -10,8 +10,6 @@ restore, a recompute or the death of a core, with the token that would have come
 from __future__ import annotations
 
 import argparse
-import ctypes
-import os
 import select
 import signal
 import socket
@@ -47,10 +45,9 @@ from .messages import (
     read_command,
 )
 from .operate import Operator
+from .parent import die_with_parent
 from .sampling import Sampler
 from .text import TextStream
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Job:
@@ -304,12 +301,6 @@ def _cut(row: Row, most: int) -> Row:
     return Row(row.seat, row.position, row.tokens[:most], False)
 
 
-def _die_with_parent(parent: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit(0)
-
-
 def main() -> None:
     """``python -m aios.hw.core --link FD --arena FD --parent PID``; the first message says what."""
     parser = argparse.ArgumentParser(prog="aios-core")
@@ -317,7 +308,7 @@ def main() -> None:
     parser.add_argument("--arena", type=int, required=True)
     parser.add_argument("--parent", type=int, required=True)
     options = parser.parse_args()
-    _die_with_parent(options.parent)
+    die_with_parent(options.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=options.link)
     start = read_command(sock)

@@ -36,12 +36,14 @@ from .engine import (
     Rung,
     Tokens,
 )
+from .instances import instances
 
 VOCAB = 260
 BEGIN, END, TURN_START, TURN_END = 256, 257, 258, 259
 _CONTROL = {"<s>": BEGIN, "</s>": END, "<|im_start|>": TURN_START, "<|im_end|>": TURN_END}
 _LETTERS = np.frombuffer(b"etaoinshrdlcumwfgypbvk ", np.uint8).astype(np.int64)
 _TOKEN_BYTES = 64
+_INSTANCES = 16
 _OPTIONS = ("step_ms", "ctx", "end", "crash_after", "frozen")
 _STATE = struct.Struct("<QQ")
 _SEED = 0x243F6A8885A308D3
@@ -164,7 +166,14 @@ class FakeEngine:
         return token in (END, TURN_END)
 
     def grammar(self, *, gbnf: str | None, json_schema: str | None) -> LiteralGrammar:
-        """Only alternatives of literals: ``root ::= "yes" | "no"``."""
+        """Of GBNF only alternatives of literals (``root ::= "yes" | "no"``); of a JSON schema
+        one of a few texts that it allows."""
+        if json_schema is not None:
+            try:
+                texts = instances(json_schema, _INSTANCES)
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+                raise InvalidInput(f"the JSON schema cannot be used: {error}") from None
+            return LiteralGrammar([text.encode() for text in texts])
         rule = re.fullmatch(r'\s*root\s*::=\s*("[^"]+"(?:\s*\|\s*"[^"]+")*)\s*', gbnf or "")
         if not rule:
             raise InvalidInput('the fake model knows only grammars like: root ::= "yes" | "no"')

@@ -215,7 +215,7 @@ _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Com
 _event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
 
 
-def encode(message: Command | Event) -> bytes:
+def encode(message: msgspec.Struct) -> bytes:
     """A message with its length before it."""
     payload = _encoder.encode(message)
     return LENGTH.pack(len(payload)) + payload
@@ -228,6 +228,12 @@ def decode_event(payload: bytes) -> Event:
 
 def read_command(sock: socket.socket) -> Command | None:
     """The next message from the kernel, waiting for it; None when the kernel is gone."""
+    payload = read_frame(sock)
+    return None if payload is None else _command_decoder.decode(payload)
+
+
+def read_frame(sock: socket.socket) -> bytes | None:
+    """The payload of the next message, waiting for it; None when the other end is gone."""
     head = sock.recv(LENGTH.size, socket.MSG_WAITALL)
     if len(head) < LENGTH.size:
         return None
@@ -238,4 +244,4 @@ def read_command(sock: socket.socket) -> Command | None:
         if not part:
             return None
         payload += part
-    return _command_decoder.decode(payload)
+    return bytes(payload)

@@ -13,6 +13,14 @@ from .engine import InvalidInput
 
 _MOST_NODES = 5000
 _MOST_DEPTH = 40
+_CHAR = r'char ::= [^"\\] | "\\" (["\\/bfnrt] | "u"' + " [0-9a-fA-F]" * 4 + ")"
+"""The converter's rule for a character of a string. It lets through line ends and other control
+characters, and halves of surrogate pairs: none of them may stand in JSON."""
+_CHAR_OF_JSON = (
+    r'char ::= [^"\\\x00-\x1F\x7F] | "\\" (["\\/bfnrt] | "u" char-code--)'
+    "\nchar-code-- ::= (char-first-- char-hex-- | [dD] [0-7]) char-hex-- char-hex--"
+    "\nchar-hex-- ::= [0-9a-fA-F]\nchar-first-- ::= [0-9abcefABCEF]"
+)
 
 
 def schema_to_gbnf(schema: str) -> str:
@@ -26,10 +34,11 @@ def schema_to_gbnf(schema: str) -> str:
     _check(parsed)
     converter: Any = importlib.import_module("llama_cpp.llama_grammar")
     try:
-        return str(converter.json_schema_to_gbnf(schema))
+        grammar = str(converter.json_schema_to_gbnf(schema))
     except Exception as error:  # third-party code on foreign input: it raises whatever it meets
         reason = f"{type(error).__name__}: {error}"
         raise InvalidInput(f"the JSON schema cannot be used: {reason}") from None
+    return grammar.replace(_CHAR, _CHAR_OF_JSON)
 
 
 def _check(schema: dict[str, Any]) -> None:

@@ -1,46 +1,333 @@
-"""The access manager: who may make which call, on whom.
+"""The access manager: asked before anything is done, by every call and every other manager.
 
-Decides from the call's row in the table and the caller that the connection proved. It changes
-nothing and is asked once before every handler, and again by handlers that name a process.
+Joins the pure decision (rights.py) with who is who: the caller's group, grants and ancestors, and
+what the operator has approved. Promises that each decision is in the audit log, that no mutation is
+allowed which the log has no room for, and that nobody has more rights than those who started it or
+for whom it acts. It does nothing itself.
+
+A check comes before anything is done: a call that must ask the operator is begun again from the
+start when the operator has answered.
 """
 
 from __future__ import annotations
 
-from aios.syscalls.errors import PermissionDenied
-from aios.syscalls.table import Call, Effect
+import fnmatch
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
+from aios.syscalls.errors import AuditUnavailable, IllegalState, InvalidArgument, PermissionDenied
+from aios.syscalls.table import BY_NAME, Call, Effect
+from aios.syscalls.types import SpawnRequest
+
+from . import approvals, rights
+from .approvals import Approvals, Key
+from .audit import AuditLog, line
+from .grants import Grant
+from .groups import Policy
 from .process import OPERATOR, Process, ProcessTable
+from .records import Entry
+from .rights import Decision, Request, Rule, RuleSet, Verdict
+from .standing import Decided, Standing, decide
+
+MOST_SETS = 1000
+"""Compiled sets of rules that are kept."""
+OPERATORS_ONLY = "law: the operator's, by the operator's socket"
+ACCOUNTS = "weight and quotas are of a whole program, and the operator's to give"
+
+
+class Step(NamedTuple):
+    """What one principal's rules say."""
+
+    who: str
+    group: str
+    verdict: Verdict
+    rule: Rule | None
 
 
 class AccessManager:
-    """Rights follow from the privilege column and the tree of processes."""
+    """Rights of processes. ``policy`` and ``grants`` are replaced whole."""
 
-    def __init__(self, table: ProcessTable) -> None:
-        self._table = table
+    def __init__(
+        self,
+        table: ProcessTable,
+        policy: Policy,
+        grants: Sequence[Grant],
+        audit: AuditLog,
+        questions: Approvals,
+    ) -> None:
+        self._table, self.audit, self.approvals = table, audit, questions
+        self._standings: dict[int, Standing] = {}
+        self._sets: dict[tuple[Rule, ...], RuleSet] = {}
+        self.use(policy, grants)
+
+    # ------------------------------------------------------------------ what is asked
 
     def check_call(self, caller_pid: int, call: Call) -> None:
-        """Raises PermissionDenied when an agent makes a call of the operator's."""
+        """Whether a caller may make a system call at all. Raises as ``check`` does."""
+        standing = self._standings.get(caller_pid) or self._stand(caller_pid)
+        known = standing.allowed_calls.get(call.number)
+        if known:
+            self.audit.append(known)
+            return
+        request = Request("call", "make", call.name, call.effect)
         if call.privilege == "operator" and caller_pid != OPERATOR:
+            self.audit.append(standing.line(request, "denied", OPERATORS_ONLY))
             raise PermissionDenied(
                 f"{call.name} is the operator's; pid {caller_pid} is an agent",
                 "use the aios command from a shell that no agent has started",
             )
+        decided = standing.decide(request)
+        self._settle(standing, request, decided, None, "")
+        if decided.decision.verdict == "allow":
+            standing.allowed_calls[call.number] = decided.line
 
     def check(
-        self, caller_pid: int, kind: str, action: str, name: str, effect: Effect = "read"
+        self,
+        caller_pid: int,
+        kind: str,
+        action: str,
+        name: str,
+        effect: Effect | None = "read",
+        *,
+        arguments: Any = None,
+        behalf: int | None = None,
     ) -> None:
         """Whether a caller may do something to a named thing that a manager keeps.
 
-        ``kind``: path, tool, memory, model, agent, network …; ``action``: read, write, call …;
-        ``name``: in the manager's own terms. Raises PermissionDenied. Until there are rules,
-        everything is allowed that its manager lets a caller name.
-        """
+        ``kind`` and ``action`` are of ``rights.KINDS``; ``name`` is in the manager's own terms and
+        the whole of it (a path has no ``..``). ``effect`` None means undeclared: irreversible.
+        ``arguments``: what an approval is bound to beside these (without: the whole body of the
+        call under way). ``behalf``: the process for which the caller acts; then both need the
+        right.
 
-    def check_target(self, caller_pid: int, call: Call, target: Process) -> None:
-        """Raises PermissionDenied when the call needs kin and the target is not the caller's."""
-        if call.privilege == "kin" and not self._table.descends(target, caller_pid):
-            raise PermissionDenied(
-                f"{call.name}: pid {caller_pid} may act on itself and what it has started; "
-                f"pid {target.pid} ({target.name}) is neither",
-                f"as the operator, use: aios {call.name.split('.')[-1]} {target.pid}",
-            )
+        Raises PermissionDenied, ConfirmationRequired when the operator has to approve it first,
+        AuditUnavailable when a mutation cannot be recorded, NotFound when the caller has ended.
+        """
+        standing = self._standings.get(caller_pid) or self._stand(caller_pid)
+        request = Request(kind, action, name, effect or "irreversible")
+        if behalf is None or behalf == caller_pid:
+            decided = standing.decide(request)
+        else:
+            other = self._standings.get(behalf) or self._stand(behalf)
+            decided = standing.decide_for(other, request)
+        self._settle(standing, request, decided, arguments, "")
+
+    def check_agent(
+        self, caller_pid: int, action: str, target: Process, effect: Effect, arguments: Any = None
+    ) -> None:
+        """Whether a caller may act on a process. Raises as ``check`` does."""
+        relation = self.relation(caller_pid, target)
+        standing = self._standings.get(caller_pid) or self._stand(caller_pid)
+        request = Request("agent", action, f"{relation}/{target.name}", effect)
+        refusal = f"{action}: pid {caller_pid} may act on itself and what it has started; " \
+                  f"pid {target.pid} ({target.name}) is neither"  # fmt: skip
+        self._settle(standing, request, standing.decide(request), arguments,
+                     refusal if relation in ("kin", "other") else "")  # fmt: skip
+
+    def check_spawn(self, caller_pid: int, spec: SpawnRequest) -> None:
+        """Whether a caller may start this, with what it gives it. Raises as ``check`` does."""
+        if spec.group is not None:
+            self.policy.find(spec.group)
+        spawn_rules(spec)
+        accounts = (spec.weight, spec.quota_tokens, spec.quota_cells) != (1.0, None, None)
+        self.check_operator(caller_pid, accounts, ACCOUNTS, "use: aios run --weight")
+        stdio = spec.stdin or spec.stdout or spec.stderr or spec.asks
+        self.check_operator(caller_pid, stdio, "where output goes, and who is asked, is the "
+                            "operator's to say", "use: aios run")  # fmt: skip
+        self.check(caller_pid, "agent", "spawn", spec.path, "irreversible", arguments=spec.args)
+
+    def check_operator(self, caller_pid: int, wanted: object, why: str, hint: str = "") -> None:
+        """Raises PermissionDenied when an agent wants what only the operator gives."""
+        if caller_pid != OPERATOR and wanted:
+            raise PermissionDenied(why, hint)
+
+    def relation(self, caller_pid: int, target: Process) -> str:
+        """What a process is to a caller: one of ``rights.RELATIONS``."""
+        if caller_pid == target.pid:
+            return "self"
+        if self._table.descends(target, caller_pid):
+            return "own"
+        caller = self._table.get(caller_pid)
+        return "kin" if caller and caller.top is target.top else "other"
+
+    def asked_at_terminal(self, caller_pid: int) -> bool:
+        """Whether somebody sits at a terminal to be asked for this caller."""
+        process = self._table.get(caller_pid)
+        return process is not None and process.top.asker_os_pid != 0
+
+    # ------------------------------------------------------------------ what is changed
+
+    def use(self, policy: Policy, grants: Sequence[Grant]) -> None:
+        """Go by these from now on, or change nothing and raise: IllegalState when a living
+        agent's group is gone, InvalidArgument when a grant is no rule."""
+        for process in self._table.living():
+            if process.group and process.group not in policy.groups:
+                raise IllegalState(
+                    f"the policy has no group {process.group!r}, in which pid {process.pid} "
+                    f"({process.name}) runs",
+                    f"leave the group in the policy, or end the agent: aios kill {process.pid}",
+                )
+        granted = [
+            (grant.subject, rights.parse(grant.rule, "allow", f"grant {grant.id}"))
+            for grant in grants
+        ]
+        self.policy, self.grants, self._granted = policy, tuple(grants), granted
+        self.approvals.expire_s = policy.approval_s
+        self._standings.clear()
+        self._sets.clear()
+
+    def forget(self, process: Process) -> None:
+        """It has ended."""
+        self._standings.pop(process.pid, None)
+
+    def note(self, action: str, name: str, outcome: str) -> None:
+        """An event of the access manager's own in the log: a grant, a reload, an answer."""
+        entry = Entry(OPERATOR, "operator", "access", action, name, "reversible", outcome, "")
+        self.audit.append(line(entry, mutates=True))
+
+    def explain(self, subject: str, request: Request) -> tuple[Decision, list[Step]]:
+        """What would be decided, and what each principal's rules say. Raises NotFound."""
+        if subject.startswith("@"):
+            group = self.policy.find(subject[1:])
+            rules = RuleSet([*group.rules, *self._granted_to(subject)])
+            principals = [(subject, group.name, rules)]
+        else:
+            process = self._table.resolve(subject, dead=False)
+            request = self._named(process, request)
+            principals = [(f"{p.name} (pid {p.pid})", self.group_of(p), self._rules_of(p))
+                          for p in _chain(process)]  # fmt: skip
+        call = BY_NAME.get(request.name) if request.kind == "call" else None
+        if call and call.privilege == "operator":
+            law = RuleSet([Rule("deny", "call", "make", call.name, OPERATORS_ONLY)])
+            principals.append(("the kernel", "", law))
+        sets = [rules for _, _, rules in principals]
+        decision, _ = decide(sets, [who for who, _, _ in principals], request)
+        return decision, [Step(who, group, *rules.judge(request))
+                          for who, group, rules in principals]  # fmt: skip
+
+    def _named(self, process: Process, request: Request) -> Request:
+        """An agent that is named alone gets its relation to the process that would act on it."""
+        if request.kind != "agent" or request.action == "spawn" or "/" in request.name:
+            return request
+        target = self._table.resolve(request.name, dead=False)
+        return request._replace(name=f"{self.relation(process.pid, target)}/{target.name}")
+
+    def group_of(self, process: Process) -> str:
+        """The privilege group that a process is in."""
+        return process.group or (self.policy.guest if process.guest else self.policy.default)
+
+    # ------------------------------------------------------------------ within
+
+    def _settle(
+        self, standing: Standing, request: Request, decided: Decided, arguments: Any,
+        refusal: str,
+    ) -> None:  # fmt: skip
+        """Record a decision, and raise unless it allows."""
+        verdict = decided.decision.verdict
+        if verdict == "allow":
+            self.audit.append(decided.line)
+            return
+        if verdict == "ask":
+            self._confirm(standing, request, decided.rule, arguments)
+            return
+        self.audit.append(standing.line(request, "denied", decided.rule))
+        raise PermissionDenied(
+            refusal or _refusal(standing.pid, standing.name, request, decided.rule),
+            f"the operator can allow it: {_grant(standing.name, request)}",
+        )
+
+    def _confirm(self, standing: Standing, request: Request, rule: str, arguments: Any) -> None:
+        now, process = time.monotonic(), self._table.caller(standing.pid)
+        if arguments is None:
+            arguments = self.approvals.body
+        who = "/".join(p.name for p in reversed(list(_chain(process))))
+        key = Key(f"{who} {process.program}", request.kind, request.action, request.name,
+                  approvals.digest(arguments))  # fmt: skip
+        try:
+            question = self.approvals.use(key, now)
+        except PermissionDenied:
+            self.audit.append(standing.line(request, "denied by the operator", rule))
+            raise
+        if question:
+            try:
+                self.audit.append(standing.line(request, f"approved ({question.id})", rule))
+            except AuditUnavailable:
+                self.approvals.give_back()
+                raise
+            return
+        error = self.approvals.ask(
+            key, request, pid=standing.pid, agent=standing.name, rule=rule,
+            preview=approvals.preview(arguments), owner=process.top.asker_os_pid, now=now,
+            unix=time.time(),
+        )  # fmt: skip
+        self.audit.append(standing.line(request, f"asked ({error.approval})", rule))
+        raise error
+
+    def _stand(self, pid: int) -> Standing:
+        if pid == OPERATOR:
+            rules = RuleSet([Rule("trust", "*", "*", "*", "the operator")])
+            standing = Standing(pid, "operator", (rules,), ("operator",))
+        else:
+            chain = list(_chain(self._table.caller(pid)))
+            standing = Standing(pid, chain[0].name, tuple(self._rules_of(p) for p in chain),
+                                 tuple(p.name for p in chain))  # fmt: skip
+        self._standings[pid] = standing
+        return standing
+
+    def _rules_of(self, process: Process) -> RuleSet:
+        """One process's own rules; those of equal rules are shared."""
+        group = self.group_of(process)
+        base = process.rights
+        if base is None:
+            known = self.policy.groups.get(group)
+            base = (*(known.rules if known else ()), *self._granted_to(f"@{group}"))
+        rules = (*base, *process.added, *self._granted_to(process.name))
+        found = self._sets.get(rules)
+        if found is None:
+            if len(self._sets) >= MOST_SETS:
+                self._sets.clear()
+            found = self._sets[rules] = RuleSet(rules)
+        return found
+
+    def _granted_to(self, subject: str) -> Iterable[Rule]:
+        return (rule for to, rule in self._granted
+                if to == subject or ("*" in to and fnmatch.fnmatchcase(subject, to)))  # fmt: skip
+
+
+def spawn_rules(spec: SpawnRequest) -> tuple[tuple[Rule, ...] | None, tuple[Rule, ...]]:
+    """The rules in a request to start something: instead of its group's, and beside them.
+
+    Calls are implied by ``rights``, unless these name calls. Raises InvalidArgument.
+    """
+    instead: tuple[Rule, ...] | None = None
+    if spec.rights is not None:
+        instead = tuple(rights.parse(text, "trust", "spawn rights") for text in spec.rights)
+        if not any(rule.kind in ("*", "call") for rule in instead):
+            instead = (*instead, Rule("trust", "call", "*", "*", "spawn rights"))
+    beside = [rights.parse(text, "allow", "spawn allow") for text in spec.allow]
+    for text in spec.deny:
+        rule = rights.parse(text, "deny", "spawn deny")
+        if rule.verb != "deny":
+            raise InvalidArgument(f"deny: rule {text!r} says {rule.verb!r} itself")
+        beside.append(rule)
+    return instead, tuple(beside)
+
+
+def _chain(process: Process) -> Iterable[Process]:
+    """The process, and those who started it."""
+    at: Process | None = process
+    while at is not None:
+        yield at
+        at = at.above
+
+
+def _refusal(pid: int, agent: str, request: Request, rule: str) -> str:
+    kind, action, name, _ = request
+    what = f"{name!r}" if len(name) <= 120 else f"{name[:117]!r}…"
+    return f"pid {pid} ({agent}) may not {action} {kind} {what}: {rule}"
+
+
+def _grant(agent: str, request: Request) -> str:
+    rule = f"allow {request.kind}.{request.action}:{request.name}"
+    return f"aios perm grant {agent} {rule[:200]!r}"

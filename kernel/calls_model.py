@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -14,19 +15,32 @@ from aios.syscalls import types as t
 from aios.syscalls.errors import AiosError, BudgetExceeded, InvalidArgument
 
 from . import policy
+from .access import AccessManager
+from .memory import MemoryManager
+from .memory_recall import Recall, Recalled
 from .model import Model
 from .models import Models
 from .process import OPERATOR, Process, ProcessTable
 from .request import Request
 from .saved import SavedContexts
 from .trap import Handler, Pending
+from .worker import Outcome
 
 
 class ModelCalls:
     """Generations with their budgets, the models that serve them, and saved contexts."""
 
-    def __init__(self, table: ProcessTable, models: Models, saved: SavedContexts) -> None:
-        self._table, self._models, self._saved = table, models, saved
+    def __init__(
+        self,
+        table: ProcessTable,
+        access: AccessManager,
+        models: Models,
+        saved: SavedContexts,
+        memory: MemoryManager,
+        recall: Recall,
+    ) -> None:
+        self._table, self._access, self._models, self._saved = table, access, models, saved
+        self._memory, self._recall = memory, recall
         self._request_ids = 0
         self.handlers: dict[str, Handler] = {
             "llm.chat": self._chat,
@@ -47,10 +61,31 @@ class ModelCalls:
             raise InvalidArgument("give exactly one of messages and prompt")
         if body.json_schema is not None and body.grammar is not None:
             raise InvalidArgument("give at most one of json_schema and grammar")
+        if not body.recall:
+            call.defer(lambda error: None)
+            self._generate(call, process, body, [])
+            return
+
+        def recalled(outcome: Outcome[Recalled]) -> None:
+            if call.ended:
+                return
+            try:
+                request, notes = outcome.result()
+                self._generate(call, process, request, notes)
+            except AiosError as error:
+                call.fail(error)
+
+        call.defer(lambda error: None)
+        self._recall.into(process.pid, body, recalled)
+
+    def _generate(
+        self, call: Pending, process: Process, body: t.ChatRequest, recalled: list[t.Recalled]
+    ) -> None:
         model = self._models.find(body.model or process.model)
+        self._access.check(process.pid, "model", "use", _file_name(model))
         budget = self._budget(process, body.max_tokens)
         request = self._request(call, process, body, budget)
-        request.on_done = self._finisher(call, process, request, budget, model)
+        request.on_done = self._finisher(call, process, request, budget, model, recalled)
         call.defer(lambda error: model.cancel(request, error))
         process.requests[request.id] = request
         _note_window(process, model)
@@ -64,6 +99,8 @@ class ModelCalls:
             for member in lineage:
                 member.budget_used -= budget
             raise
+        if process.life == "paused":  # while its notes were looked for
+            model.hold(request)
 
     def _request(
         self, call: Pending, process: Process, body: t.ChatRequest, budget: int
@@ -88,9 +125,16 @@ class ModelCalls:
         )
 
     def _finisher(
-        self, call: Pending, process: Process, request: Request, budget: int, model: Model
+        self,
+        call: Pending,
+        process: Process,
+        request: Request,
+        budget: int,
+        model: Model,
+        recalled: list[t.Recalled],
     ) -> Callable[[t.ChatReply | AiosError], None]:
         lineage = list(self._table.lineage(process))
+        said = _said(request)
 
         def done(outcome: t.ChatReply | AiosError) -> None:
             generated = len(request.tokens) - request.prompt_tokens
@@ -107,7 +151,8 @@ class ModelCalls:
             if isinstance(outcome, AiosError):
                 call.fail(outcome)
             else:
-                call.reply(outcome)
+                self._memory.record(process, said, outcome.text)
+                call.reply(msgspec.structs.replace(outcome, recalled=recalled))
 
         return done
 
@@ -189,6 +234,18 @@ def _teller(call: Pending) -> Callable[[msgspec.Struct | AiosError], None]:
 def _note_window(process: Process, model: Model) -> None:
     if model.info:
         process.window_tokens = model.info.context_tokens
+
+
+def _said(request: Request) -> str:
+    """What is new in a request: its last message, or the raw prompt."""
+    if not request.messages:
+        return request.prompt or ""
+    return request.messages[-1].content
+
+
+def _file_name(model: Model) -> str:
+    """What rights on models name: one name, however the model was asked for."""
+    return Path(model.path).stem if model.path.endswith(".gguf") else model.path
 
 
 def _sampling(body: t.ChatRequest, budget: int, cells: int | None) -> core.SamplingParams:

@@ -13,12 +13,11 @@ from aios.syscalls.errors import (
     AiosError,
     InvalidArgument,
     NotFound,
-    PermissionDenied,
     ResourceExhausted,
 )
 
 from . import policy
-from .access import AccessManager
+from .access import ACCOUNTS, AccessManager
 from .mail import Letter, Receiver
 from .models import Models
 from .process import OPERATOR, Process, ProcessTable
@@ -26,7 +25,6 @@ from .supervisor import Supervisor
 from .trap import Caller, Handler, Pending
 
 MAX_MESSAGE_BYTES = 1 << 20
-_OPERATORS_TO_GIVE = "weight and quotas are of a whole program, and the operator's to give"
 
 
 class ProcessCalls:
@@ -39,9 +37,10 @@ class ProcessCalls:
         supervisor: Supervisor,
         models: Models,
         callers: dict[str, Caller],
+        waits_of: Callable[[int], list[str]],
     ) -> None:
         self._table, self._access, self._supervisor = table, access, supervisor
-        self._models, self._callers = models, callers
+        self._models, self._callers, self._waits_of = models, callers, waits_of
         self.handlers: dict[str, Handler] = {
             "getpid": self._getpid,
             "proc.ps": self._ps,
@@ -78,8 +77,11 @@ class ProcessCalls:
             window_tokens=process.window_tokens, weight=process.account.weight,
             quota_tokens=process.account.quota_tokens, quota_cells=process.account.quota_cells,
             requests=len(requests), parks=process.parks + sum(r.parks for r in requests),
+            notes=process.notes, note_bytes=process.note_bytes,
             cpu_s=cpu_s, rss_bytes=rss_bytes, exit_code=process.exit_code,
             reason=process.reason, command=process.command, model=process.model,
+            group=self._access.group_of(process),
+            waits=self._waits_of(process.pid) if process.living else [],
         )  # fmt: skip
 
     def _calls_of(self, process: Process) -> int:
@@ -93,10 +95,7 @@ class ProcessCalls:
             else:
                 call.reply(result)
 
-        if call.caller.pid != OPERATOR and (
-            body.weight != 1.0 or body.quota_tokens is not None or body.quota_cells is not None
-        ):
-            raise PermissionDenied(_OPERATORS_TO_GIVE, "start the program with: aios run --weight")
+        self._access.check_spawn(call.caller.pid, body)
         self._check_quotas(body.quota_tokens, body.quota_cells)
         call.defer(lambda error: None)
         self._supervisor.spawn(call.caller.pid, call.caller.os_pid, body, started)
@@ -138,8 +137,8 @@ class ProcessCalls:
                 "renice changes nothing", "give a nice value, a class, a weight or a quota"
             )
         process = self._target(call, body.ref)
-        if call.caller.pid != OPERATOR and any(value is not None for value in given[2:]):
-            raise PermissionDenied(_OPERATORS_TO_GIVE, "as the operator, use: aios renice")
+        wanted = any(value is not None for value in given[2:])
+        self._access.check_operator(call.caller.pid, wanted, ACCOUNTS, "use: aios renice")
         self._check_quotas(body.quota_tokens or None, body.quota_cells or None)
         account = process.account
         account.weight = body.weight or account.weight
@@ -173,11 +172,13 @@ class ProcessCalls:
 
     def _target(self, call: Pending, ref: str) -> Process:
         process = self._table.resolve(ref)
-        self._access.check_target(call.caller.pid, call.call, process)
+        action = call.call.name.removeprefix("proc.")
+        self._access.check_agent(call.caller.pid, action, process, call.call.effect)
         return process
 
     def _send(self, call: Pending, body: t.SendRequest) -> t.Empty:
         to = self._table.resolve(body.to, dead=False)
+        self._access.check_agent(call.caller.pid, "send", to, call.call.effect, body.body)
         size = len(msgpack.packb(body.body))
         if size > MAX_MESSAGE_BYTES:
             raise ResourceExhausted(

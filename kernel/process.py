@@ -20,6 +20,7 @@ from aios.syscalls.types import Class, ExitStatus, SpawnRequest
 from .account import Account
 from .mail import Mailbox
 from .request import Request
+from .rights import Rule
 from .states import Life, next_life
 
 OPERATOR = 0
@@ -47,6 +48,19 @@ class Process:
     log: str = ""
     stdio: tuple[str | None, str | None, str | None] = (None, None, None)
 
+    above: Process | None = None
+    """Who started it, also when that has ended; None: the operator."""
+    program: str = ""
+    """Its file."""
+    group: str = ""
+    """Its privilege group; '': the policy's default for its kind."""
+    rights: tuple[Rule, ...] | None = None
+    """What it was started with instead of its group's rules."""
+    added: tuple[Rule, ...] = ()
+    """What it was started with beside them."""
+    asker_os_pid: int = 0
+    """The command at a terminal that asks the operator for it and for what it starts."""
+
     life: Life = "starting"
     os_pid: int = 0
     started_unix: float = field(default_factory=time.time)
@@ -66,6 +80,9 @@ class Process:
     last_model: str | None = None
     held_tokens: int = 0
     """How many these are; still known when it is dead."""
+    notes: int = 0
+    """In its session's memory."""
+    note_bytes: int = 0
     window_tokens: int = 0
     """What one of its requests may hold."""
     paused_s: float | None = None
@@ -83,6 +100,14 @@ class Process:
     def guest(self) -> bool:
         """It was started by hand, not by the kernel."""
         return not self.secret
+
+    @property
+    def top(self) -> Process:
+        """The program it belongs to: that of its ancestors which no agent started."""
+        at = self
+        while at.above is not None:
+            at = at.above
+        return at
 
     def move(self, life: Life) -> None:
         """Go on to another state of life. Raises IllegalTransition."""
@@ -149,7 +174,8 @@ class ProcessTable:
         self._living[process.pid] = process
         self._by_name[name] = process
         if parent in self._living:
-            self._living[parent].children.add(process.pid)
+            process.above = self._living[parent]
+            process.above.children.add(process.pid)
         return process
 
     def born(self, process: Process, os_pid: int) -> None:

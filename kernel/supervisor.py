@@ -28,6 +28,7 @@ from aios.syscalls.errors import (
 from aios.syscalls.launch import Exited, Fork, Forked, ForkFailed, Report, Signal
 from aios.syscalls.types import SpawnReply, SpawnRequest
 
+from .access import spawn_rules
 from .launcher import Launcher
 from .loop import Loop, Timer
 from .model import Model
@@ -37,6 +38,7 @@ from .process import OPERATOR, Process, ProcessTable
 log = logging.getLogger("aios.supervisor")
 
 KILLED = 128 + signal.SIGKILL
+_MOST_ROUNDS = 100
 Started = Callable[[SpawnReply | AiosError], None]
 
 
@@ -48,6 +50,8 @@ class Supervisor:
         self._log_dir, self._runtime = log_dir, runtime
         self.launcher: Launcher | None = None
         self.models: Models | None = None
+        self.spared: list[Callable[[], int]] = []
+        """Give the host pids of other parts that are children of the kernel; 0: none now."""
         self._starting: dict[int, Started] = {}
         self._timers: dict[int, Timer] = {}
         self._watched: dict[int, int] = {}
@@ -83,6 +87,7 @@ class Supervisor:
                 time.monotonic() + spec.timeout_s, lambda: self._out_of_time(process)
             )
         if attached and parent == OPERATOR:
+            process.asker_os_pid = owner_os_pid if spec.asks else 0
             self.watch_host(owner_os_pid, lambda: self._owner_gone(process))
 
     def _enter(self, parent: int, spec: SpawnRequest) -> Process:
@@ -90,8 +95,6 @@ class Supervisor:
         mother = self._table.get(parent)
         if parent != OPERATOR and mother is None:
             raise NotFound(f"pid {parent} has ended")
-        if mother and (spec.stdin or spec.stdout or spec.stderr):
-            raise InvalidArgument("only the operator may say where output goes")
         process = self._table.create(
             parent=parent,
             stem=Path(spec.path).stem,
@@ -99,6 +102,8 @@ class Supervisor:
             spec=spec,
             guest=False,
         )
+        process.program, process.group = spec.path, spec.group or ""
+        process.rights, process.added = spawn_rules(spec)
         process.log = str(self._log_dir / f"{process.pid}-{process.name}.log")
         process.stdio = (spec.stdin, spec.stdout, spec.stderr)
         process.cwd = spec.cwd or (mother.cwd if mother else "/")
@@ -110,6 +115,7 @@ class Supervisor:
             process.klass = max(spec.klass, mother.klass, key=_urgency)
             process.nice = max(spec.nice, mother.nice)
             process.account = mother.account
+            process.group = spec.group or mother.group
         return process
 
     def adopt_guest(self, os_pid: int) -> Process:
@@ -131,6 +137,7 @@ class Supervisor:
             spec=None,
             guest=True,
         )
+        process.program = command[:4096]
         self._table.born(process, os_pid)
         self.watch_host(os_pid, lambda: self._bury(process, 0, "ended (its exit code is unknown)"))
         return process
@@ -169,13 +176,18 @@ class Supervisor:
                 self._bury(process, KILLED, "the zygote died")
                 if started:
                     started(ResourceExhausted("the zygote died; try again"))
-        self._reap_strays()
+        self.reap_strays()
 
-    def _reap_strays(self) -> None:
-        """Host processes that agents of a dead zygote left to the kernel, their next reaper."""
-        cores = {model.core_os_pid for model in self.models or ()}
-        for child in psutil.Process().children():
-            if child.pid not in cores:
+    def reap_strays(self) -> None:
+        """Host processes that a dead zygote or toolhost left to the kernel, their next reaper."""
+        known = {model.core_os_pid for model in self.models or ()}
+        known |= {os_pid() for os_pid in self.spared}
+        known |= {self.launcher.os_pid} if self.launcher else set()
+        for _ in range(_MOST_ROUNDS):  # what they had started comes to us in turn
+            strays = [child for child in psutil.Process().children() if child.pid not in known]
+            if not strays:
+                return
+            for child in strays:
                 child.kill()
                 child.wait(1.0)
 

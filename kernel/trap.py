@@ -17,7 +17,9 @@ import msgspec
 from aios.syscalls import codec
 from aios.syscalls.errors import (
     AiosError,
+    AuditUnavailable,
     Cancelled,
+    ConfirmationRequired,
     DeadlineExceeded,
     InternalError,
     InvalidArgument,
@@ -28,6 +30,7 @@ from aios.syscalls.table import BY_NAME, BY_NUMBER, Call
 from aios.syscalls.types import Chunk
 
 from .access import AccessManager
+from .audit import AuditLog
 from .doors import Doors, Peer
 from .loop import Loop, Timer
 
@@ -49,25 +52,30 @@ class Caller:
 class Pending:
     """One call on its way through the kernel. It ends once: by reply, fail or cancel."""
 
-    __slots__ = ("_on_end", "_timer", "_trap", "call", "call_id", "caller", "ended", "peer",
-                 "timeout_s")  # fmt: skip
+    __slots__ = ("_late", "_on_end", "_timer", "_trap", "call", "call_id", "caller", "ended",
+                 "peer", "raw", "timeout_s")  # fmt: skip
 
     def __init__(
         self, trap: Trap, peer: Peer, caller: Caller, call: Call, request: codec.Request
     ) -> None:
         self._trap, self.peer, self.caller, self.call = trap, peer, caller, call
-        self.call_id = request.call_id
+        self.call_id, self.raw = request.call_id, request.body
         self.timeout_s = request.timeout_s or call.timeout_s
         self.ended = False
         self._timer: Timer | None = None
         self._on_end: Callable[[AiosError], None] | None = None
+        self._late: AiosError | None = None
 
     def defer(self, on_end: Callable[[AiosError], None]) -> None:
         """The reply comes later. ``on_end`` drops the work when the call ends before that.
 
+        Again: the work has gone on to another part, which drops it from now on.
         Raises ResourceExhausted when the caller has too many such calls.
         """
         pending = self.caller.pending
+        if pending.get((self.peer.route, self.call_id)) is self:
+            self._on_end = on_end  # it went on to another stage
+            return
         if len(pending) >= MOST_PENDING:
             raise ResourceExhausted(
                 f"{len(pending)} calls of this caller are waiting; the limit is {MOST_PENDING}",
@@ -79,13 +87,36 @@ class Pending:
         self._on_end = on_end
         self._timer = self._trap.loop.at(time.monotonic() + self.timeout_s, self._expire)
 
+    def await_operator(self, off: Callable[[], None], error: AiosError) -> None:
+        """The operator is asked meanwhile; ``error`` is told when that lasts too long.
+
+        Raises ResourceExhausted.
+        """
+        if self._timer is None:
+            self.defer(lambda _: off())
+        self._on_end, self._late = lambda _: off(), error
+
+    def begin_again(self) -> None:
+        """As if it had just come, with what is left of its time."""
+        assert self._timer
+        self.timeout_s = max(0.0, self._timer.due_s - time.monotonic())
+        self._timer.cancel()
+        self._timer = self._on_end = self._late = None
+        del self.caller.pending[self.peer.route, self.call_id]
+
     def reply(self, body: msgspec.Struct) -> None:
         """End with a result. Nothing happens when it has ended."""
         if self._end():
             self._trap.send(self, codec.RESULT, body)
 
     def fail(self, error: AiosError) -> None:
-        """End with an error, told to the caller only. Nothing happens when it has ended."""
+        """End with an error, told to the caller only. Nothing happens when it has ended.
+
+        What needs the operator's leave waits instead, if one can be asked at once.
+        """
+        asks = isinstance(error, ConfirmationRequired) and error is not self._late
+        if asks and not self.ended and self._trap.ask(self, error):
+            return
         if self._end():
             self._trap.send(self, codec.ERROR, error.body())
 
@@ -133,7 +164,7 @@ class Pending:
         return True
 
     def _expire(self) -> None:
-        self.cancel(DeadlineExceeded(
+        self.cancel(self._late or DeadlineExceeded(
             f"{self.call.name} did not end within {self.timeout_s:g} s",
             "give the call a larger timeout, or look who holds the model with: aios ps",
         ))  # fmt: skip
@@ -150,13 +181,14 @@ class Trap:
         self,
         loop: Loop,
         access: AccessManager,
+        audit: AuditLog,
         find_caller: Callable[[str], Caller | None],
         handlers: Mapping[str, Handler],
     ) -> None:
         if set(handlers) != set(BY_NAME):
             raise AssertionError(f"handlers and table differ: {set(handlers) ^ set(BY_NAME)}")
         self.loop = loop
-        self._access, self._find_caller = access, find_caller
+        self._access, self._audit, self._find_caller = access, audit, find_caller
         self._handlers = {BY_NAME[name].number: handler for name, handler in handlers.items()}
         self.doors: Doors | None = None
         self.calls = self.refused = 0
@@ -168,7 +200,6 @@ class Trap:
             return  # its process has just ended
         self.calls += 1
         caller.calls += 1
-        pending: Pending | None = None
         try:
             if not whole:
                 raise InvalidArgument("a request is one frame; this message had several")
@@ -176,20 +207,53 @@ class Trap:
             call = BY_NUMBER.get(request.number)
             if call is None:
                 raise NotFound(f"there is no system call {request.number}", "see: aios call --list")
-            pending = Pending(self, peer, caller, call, request)
-            self._access.check_call(caller.pid, call)
-            body = codec.convert(request.body, call.request)
+        except AiosError as error:
+            self.refused += 1
+            call_id = codec.peek_call_id(frame)
+            if self.doors:
+                self.doors.send(peer, codec.encode_reply(call_id, codec.ERROR, error.body()))
+            return
+        self._handle(Pending(self, peer, caller, call, request))
+
+    def _handle(self, pending: Pending) -> None:
+        """Check and do a call. Once more from the start when the operator had to be asked."""
+        call = pending.call
+        self._access.approvals.begin(pending.raw)
+        try:
+            self._access.check_call(pending.caller.pid, call)
+            body = codec.convert(pending.raw, call.request)
             result = self._handlers[call.number](pending, body)
             if result is not None:
                 pending.reply(result)
         except AiosError as error:
-            self._refuse(peer, pending, frame, error)
+            self._refuse(pending, error)
         except Exception:
-            log.exception("a handler failed on a call by %s", caller.user)
-            bug = InternalError(
+            log.exception("a handler failed on a call by %s", pending.caller.user)
+            self._refuse(pending, InternalError(
                 "the kernel failed on this call", "its log says why; please report it"
-            )
-            self._refuse(peer, pending, frame, bug)
+            ))  # fmt: skip
+        finally:
+            self._access.approvals.end()
+            self._audit.kick()
+
+    def ask(self, pending: Pending, error: AiosError) -> bool:
+        """Let a call wait for the operator when one sits at the agent's terminal."""
+        assert isinstance(error, ConfirmationRequired)
+        self._access.approvals.give_back()
+        if not self._access.asked_at_terminal(pending.caller.pid):
+            return False
+
+        def answered() -> None:
+            pending.begin_again()
+            self._handle(pending)
+
+        off = self._access.approvals.when_answered(error.approval, answered)
+        try:
+            pending.await_operator(off, error)
+        except AiosError:
+            off()
+            return False
+        return True
 
     def cancel(self, pending: Pending, call_id: int) -> None:
         """The caller cancels one of its own calls on the same connection."""
@@ -198,18 +262,28 @@ class Trap:
             target.cancel(Cancelled("cancelled by its caller"))
 
     def send(self, pending: Pending, kind: int, body: msgspec.Struct) -> None:
-        """Send a reply frame."""
-        assert self.doors
+        """Send a reply frame; that of a mutation when the audit log has its record."""
         try:
             frame = codec.encode_reply(pending.call_id, kind, body)
         except AiosError as error:
             frame = codec.encode_reply(pending.call_id, codec.ERROR, error.body())
+        if pending.call.effect == "read" or self._audit.settled:
+            self._send(pending, frame)
+            return
+
+        def written(error: AuditUnavailable | None) -> None:
+            if error is None:
+                self._send(pending, frame)
+            elif kind != codec.CHUNK:
+                told = codec.encode_reply(pending.call_id, codec.ERROR, error.body())
+                self._send(pending, told)
+
+        self._audit.hold(written)
+
+    def _send(self, pending: Pending, frame: bytes) -> None:
+        assert self.doors
         self.doors.send(pending.peer, frame)
 
-    def _refuse(self, peer: Peer, pending: Pending | None, frame: bytes, error: AiosError) -> None:
+    def _refuse(self, pending: Pending, error: AiosError) -> None:
         self.refused += 1
-        if pending:
-            pending.fail(error)
-        elif self.doors:
-            call_id = codec.peek_call_id(frame)
-            self.doors.send(peer, codec.encode_reply(call_id, codec.ERROR, error.body()))
+        pending.fail(error)

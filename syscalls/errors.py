@@ -2,14 +2,23 @@
 
     AiosError                     any failure; has ``code``, ``message`` and ``hint`` (what to do)
     ├── InvalidArgument           a value is outside its limits; nothing was done
-    ├── PermissionDenied          the caller may not make this call, or not on that process
+    ├── PermissionDenied          the caller may not make this call, or not on that thing
+    │   └── ConfirmationRequired  the operator has to approve it first; the hint says how
     ├── NotFound                  no such process, model or call
     ├── IllegalState              the object is not in a state that allows the operation
     ├── ResourceExhausted         a quota, queue or table is full; nothing was done
-    │   └── BudgetExceeded        the agent has used the tokens it was started with
+    │   ├── BudgetExceeded        the agent has used the tokens it was started with
+    │   ├── QuotaExceeded         the agent's home would take more than it may
+    │   └── DiskFull              the disk is full: nothing can be written, reading goes on
     ├── ContextOverflow           prompt (and room for one token) do not fit the context window
     ├── DeadlineExceeded          the call's own deadline passed; the kernel has dropped it
     ├── Cancelled                 the caller, or the end of the caller, cancelled the call
+    ├── VersionConflict           somebody else has written the file or value meanwhile
+    ├── StorageUnavailable        storage, or where its blobs are, cannot be reached now
+    │   └── StorageDamaged        what is stored is not what was written; a backup has it
+    ├── AuditUnavailable          the audit log cannot be written, so nothing may be changed
+    ├── ToolFailed                the tool itself raised, crashed, or returned what cannot be sent
+    ├── ToolUnavailable           the tool's process or server died, or it is revoked
     ├── ModelUnavailable          the model cannot be loaded or its core keeps dying
     ├── KernelUnavailable         no kernel runs, it died, or it refused the connection
     └── InternalError             a bug of the kernel's; it has been logged there
@@ -60,6 +69,17 @@ class PermissionDenied(AiosError):
     code = "PERMISSION_DENIED"
 
 
+class ConfirmationRequired(PermissionDenied):
+    """Irreversible, so the operator decides: ``aios approvals approve ID``; then try again."""
+
+    code = "CONFIRMATION_REQUIRED"
+
+    @property
+    def approval(self) -> str:
+        """The id of the question to the operator; the hint's last word."""
+        return self.hint.rpartition(" ")[2]
+
+
 class NotFound(AiosError):
     """No such process, model or call. ``aios ps -a`` lists the processes."""
 
@@ -84,6 +104,36 @@ class BudgetExceeded(ResourceExhausted):
     code = "BUDGET_EXCEEDED"
 
 
+class QuotaExceeded(ResourceExhausted):
+    """The home is full. Free old versions (``aios.fs.prune()``), or ask for a larger quota."""
+
+    code = "QUOTA_EXCEEDED"
+
+
+class DiskFull(ResourceExhausted):
+    """The disk has no room. Nothing was changed; reading goes on. Make room on it."""
+
+    code = "DISK_FULL"
+
+
+class VersionConflict(AiosError):
+    """It is not the version you expected. Read it again, and write with its version."""
+
+    code = "VERSION_CONFLICT"
+
+
+class StorageUnavailable(AiosError):
+    """Storage cannot be used now; the message says why. ``aios storage status`` tells more."""
+
+    code = "STORAGE_UNAVAILABLE"
+
+
+class StorageDamaged(StorageUnavailable):
+    """Stored bytes have changed. See: ``aios storage check``; ``aios storage restore``."""
+
+    code = "STORAGE_DAMAGED"
+
+
 class ContextOverflow(AiosError):
     """The prompt does not fit the context window. Shorten it, or start aiosd with --ctx larger."""
 
@@ -100,6 +150,24 @@ class Cancelled(AiosError):
     """The call was cancelled, or its agent has ended."""
 
     code = "CANCELLED"
+
+
+class AuditUnavailable(AiosError):
+    """The audit log cannot be written. Make room where it lies; reading goes on meanwhile."""
+
+    code = "AUDIT_UNAVAILABLE"
+
+
+class ToolFailed(AiosError):
+    """The tool was called and failed. The message carries its own reason; mend the call or it."""
+
+    code = "TOOL_FAILED"
+
+
+class ToolUnavailable(AiosError):
+    """The tool cannot be called now. ``aios tool ls`` and ``aios mcp ls`` say why."""
+
+    code = "TOOL_UNAVAILABLE"
 
 
 class ModelUnavailable(AiosError):
@@ -123,9 +191,11 @@ class InternalError(AiosError):
 BY_CODE: dict[str, type[AiosError]] = {
     kind.code: kind
     for kind in (
-        InvalidArgument, PermissionDenied, NotFound, IllegalState, ResourceExhausted,
-        BudgetExceeded, ContextOverflow, DeadlineExceeded, Cancelled, ModelUnavailable,
-        KernelUnavailable, InternalError,
+        InvalidArgument, PermissionDenied, ConfirmationRequired, NotFound, IllegalState,
+        ResourceExhausted, BudgetExceeded, QuotaExceeded, DiskFull, ContextOverflow,
+        DeadlineExceeded, Cancelled, VersionConflict, StorageUnavailable, StorageDamaged,
+        AuditUnavailable, ToolFailed, ToolUnavailable, ModelUnavailable, KernelUnavailable,
+        InternalError,
     )
 }  # fmt: skip
 

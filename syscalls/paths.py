@@ -6,6 +6,7 @@ Every path can be moved by an environment variable; nothing is created at import
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import stat
 import struct
@@ -31,6 +32,36 @@ def config_file() -> Path:
     return Path(named) if named else _xdg("XDG_CONFIG_HOME", ".config") / "config.toml"
 
 
+def policy_file() -> Path:
+    """Privilege groups, beside the configuration file. It need not exist."""
+    return config_file().with_name("policy.toml")
+
+
+def grants_file() -> Path:
+    """Rights that the operator has granted."""
+    return data_dir() / "grants.json"
+
+
+def audit_dir(runtime: Path) -> Path:
+    """The audit log of the kernels of one runtime folder."""
+    return state_dir() / "audit" / _id(runtime)
+
+
+def audit_key() -> Path:
+    """The key of all audit logs of this user; not beside them."""
+    return data_dir() / "audit" / "key"
+
+
+def audit_anchor(runtime: Path) -> Path:
+    """How far an audit log has come, kept elsewhere than the log."""
+    return data_dir() / "audit" / f"{_id(runtime)}.anchor"
+
+
+def _id(runtime: Path) -> str:
+    """Short, and another for each runtime folder."""
+    return hashlib.blake2b(os.fsencode(runtime.resolve()), digest_size=6).hexdigest()
+
+
 def cache_dir() -> Path:
     """What can be computed again."""
     return _xdg("XDG_CACHE_HOME", ".cache")
@@ -39,6 +70,21 @@ def cache_dir() -> Path:
 def data_dir() -> Path:
     """What must last: models."""
     return _xdg("XDG_DATA_HOME", ".local/share")
+
+
+def tools_dir() -> Path:
+    """What the tool manager keeps: sources, approvals, keys."""
+    return data_dir() / "tools"
+
+
+def secrets_file() -> Path:
+    """Keys of API tools and MCP servers; readable by this user alone."""
+    return tools_dir() / "secrets.json"
+
+
+def mcp_file() -> Path:
+    """The common mcpServers JSON, beside the configuration file."""
+    return config_file().with_name("mcp.json")
 
 
 def state_dir() -> Path:

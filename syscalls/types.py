@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from .memory_types import Scopes
+
 MAX_TEXT_BYTES = 4 << 20
 """Longest text in one field (characters). Longer prompts cannot fit any context window served."""
 MAX_ARGS = 1024
@@ -23,6 +25,8 @@ Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 Nice = Annotated[int, Meta(ge=-20, le=19)]
 Weight = Annotated[float, Meta(gt=0, le=1000)]
 Quota = Annotated[int, Meta(ge=1, le=1 << 40)]
+Rules = Annotated[list[Annotated[str, Meta(min_length=1, max_length=512)]], Meta(max_length=64)]
+"""Rights as text: ``[VERB] KIND[.ACTION]:NAME``."""
 Class = Literal["interactive", "normal", "batch"]
 ProcessState = Literal["starting", "idle", "ready", "running", "paused", "ending", "dead"]
 
@@ -54,7 +58,10 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     ``cpu_s`` and ``rss_bytes`` are the host's figures for the agent's own process;
     ``tokens_in`` and ``tokens_out`` count prompt and generated tokens; ``context_tokens`` is
     what its running requests hold now, or its last one held; ``window_tokens`` is what one may
+    hold. ``notes`` and ``note_bytes`` are of its session's memory, the interaction log included.
+    Weight and quotas are of its program. ``exit_code`` follows the shell: 128+n for signal n.
     hold. Weight and quotas are of its program. ``exit_code`` follows the shell: 128+n for signal n.
+    ``waits``: tools that its calls wait for, oldest call first.
     """
 
     pid: int
@@ -77,12 +84,16 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     quota_cells: int | None
     requests: int
     parks: int
+    notes: int
+    note_bytes: int
     cpu_s: float
     rss_bytes: int
     exit_code: int | None
     reason: str
     command: str
     model: str | None
+    group: str = ""
+    waits: list[str] = []
 
 
 class ProcessList(msgspec.Struct, frozen=True):
@@ -100,6 +111,10 @@ class SpawnRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``max_tokens`` bounds the tokens that it and its children may generate in their lives;
     ``timeout_s`` bounds that life. ``weight``, ``quota_tokens`` (computed in a minute) and
     ``quota_cells`` (KV cells held at once) are of the whole program, so the operator's to give.
+    ``group`` is its privilege group (its parent's without); ``rights`` are what it may do instead
+    of what a group may; ``allow`` and ``deny`` are rules beside these. Whatever is given, a child
+    never has more than its parent. ``asks``: whoever starts it sits at a terminal and answers
+    ``access.next`` (the operator's only).
     """
 
     path: Path
@@ -118,6 +133,11 @@ class SpawnRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stdin: Path | None = None
     stdout: Path | None = None
     stderr: Path | None = None
+    group: Name | None = None
+    rights: Rules | None = None
+    allow: Rules = []
+    deny: Rules = []
+    asks: bool = False
 
 
 class SpawnReply(msgspec.Struct, frozen=True):
@@ -216,6 +236,8 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``json_schema`` (a JSON text) and ``grammar`` (GBNF) constrain the output; at most one.
     ``window``: what to do when the messages outgrow the context window: an error, leave out the
     oldest turns, or let the model summarise them. ``expected_tokens``: a hint for ``srtf``.
+    ``recall``: so many of the notes in ``recall_scopes`` that fit the last message best are put
+    before it, as a system message.
     """
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)] | None = None
@@ -238,6 +260,8 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stream: bool = False
     window: Literal["error", "truncate", "summarise"] = "error"
     expected_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
+    recall: Annotated[int, Meta(ge=0, le=50)] = 0
+    recall_scopes: Scopes = ("session", "agent")
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -284,9 +308,17 @@ class WindowReport(msgspec.Struct, frozen=True):
     summary: str = ""
 
 
+class Recalled(msgspec.Struct, frozen=True):
+    """A note that was put into a prompt."""
+
+    id: str
+    text: str
+
+
 class ChatReply(msgspec.Struct, frozen=True):
     """``finish``: ``stop`` (end of turn or stop string) or ``length`` (max_tokens or window).
-    ``window``: what was left out of the conversation; None when nothing was."""
+    ``window``: what was left out of the conversation; None when nothing was. ``recalled``: the
+    notes that were put before the last message."""
 
     text: str
     finish: Literal["stop", "length"]
@@ -296,6 +328,7 @@ class ChatReply(msgspec.Struct, frozen=True):
     seed: int
     model: str
     window: WindowReport | None = None
+    recalled: list[Recalled] = []
 
 
 # ------------------------------------------------------------------------------ contexts

@@ -39,6 +39,14 @@ class Machine:
         """Start the kernel; its host pid."""
         return daemonctl.start(flags, self.env)
 
+    def trust(self, *rules: str) -> None:
+        """Agents may do what the rules say without asking; before ``start``."""
+        listed = ", ".join(f'"{rule}"' for rule in rules)
+        (self.folder / "policy.toml").write_text(
+            'default = "tested"\nguest = "tested"\n[group.tested]\nfrom = ["agent"]\n'
+            f"trust = [{listed}]\n"
+        )
+
     def aios(self, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run the command line."""
         return subprocess.run(

@@ -63,6 +63,9 @@ def test_imports_point_down(path: Path) -> None:
         assert not names & ENGINES
     if path != ROOT / "hw" / "llama.py":
         assert not any(name.split(".")[0] == "llama_cpp" for name in names)
+    if path.parent.name != "toolhost":
+        foreign = {"mcp", "jsonschema", "referencing", "httpx2", "aios.toolhost"}
+        assert not {name.split(".")[0] for name in names} & foreign
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -72,7 +75,21 @@ def test_every_file_says_what_it_is(path: Path) -> None:
 
 
 def test_importing_the_sdk_is_light() -> None:
-    heavy = ["llama_cpp", "numpy", "rich", "requests", "httpx", "urllib3", "jinja2", "psutil"]
+    heavy = [
+        "llama_cpp",
+        "numpy",
+        "rich",
+        "requests",
+        "httpx",
+        "urllib3",
+        "jinja2",
+        "psutil",
+        "mcp",
+        "jsonschema",
+        "pydantic",
+        "asyncio",
+        "http.client",
+    ]
     code = f"import sys, aios; print([m for m in {heavy} if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

@@ -1,7 +1,8 @@
 """Write docs/ from the code and from saved benchmark runs; with --check, fail when it is stale.
 
-docs/calls.md from the table of system calls, docs/cli.md from --help, docs/files.md from the
-modules' first lines, docs/bench.md from docs/bench/SUITE.json (``aios bench SUITE --json``).
+docs/calls.md and README.md's table of calls from the table of system calls, docs/cli.md from
+--help, docs/files.md from the modules' first lines, docs/bench.md and README.md's figures from
+docs/bench/SUITE.json (``aios bench SUITE --json``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ FOLDERS = {
     "hw": "aios.hw",
     "kernel": "aios.kernel",
     "agentproc": "aios",
+    "agentproc/toolhost": "aios.toolhost",
     "bench": "aios.bench",
     "examples": "aios.examples",
 }
@@ -31,24 +33,24 @@ def main() -> int:
     """0 when all is written, or with --check when nothing differs."""
     os.environ["COLUMNS"] = "100"
     stale = []
-    for name, text in pages():
-        path = DOCS / name
+    for path, text in pages():
         if "--check" not in sys.argv:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:
-            stale.append(f"docs/{name}")
+            stale.append(path.relative_to(ROOT))
     for problem in stale:
         print(f"{problem} is stale; write it anew with: make docs", file=sys.stderr)
     return 1 if stale else 0
 
 
-def pages() -> Iterator[tuple[str, str]]:
+def pages() -> Iterator[tuple[Path, str]]:
     """Every generated file."""
-    yield "calls.md", calls()
-    yield "cli.md", cli()
-    yield "files.md", files()
-    yield "bench.md", bench()
+    yield DOCS / "calls.md", calls()
+    yield DOCS / "cli.md", cli()
+    yield DOCS / "files.md", files()
+    yield DOCS / "bench.md", bench()
+    yield ROOT / "README.md", readme()
 
 
 def calls() -> str:
@@ -56,29 +58,123 @@ def calls() -> str:
     from aios.syscalls.table import CALLS
 
     rows = [
-        f"| {c.number} | `{c.name}` | {c.privilege} | {c.effect} | {c.timeout_s:g} "
+        f"| {c.number} | `{c.name}` | {_who(c)} | {c.effect} | {c.timeout_s:g} "
         f"| `{c.request.__name__}` → `{c.reply.__name__}` |"
         for c in CALLS
     ]
     return "\n".join([
-        "# System calls", "",
-        "Who: `any` caller; `kin`: on itself and its descendants, the operator on all; `operator`.",
-        "", "| number | call | who | effect | deadline, s | types |",
-        "| --- | --- | --- | --- | --- | --- |", *rows, "",
+        "# System calls", "", WHO, "",
+        "| number | call | who | effect | deadline, s | types |",
+        "| --- | --- | --- | --- | --- | --- |", *rows, "", *_groups(),
+    ])  # fmt: skip
+
+
+WHO = (
+    "Who may make a call, by the built-in groups: `all`: `restricted`, `agent`, `trusted`; `kin`: "
+    "these, on themselves and what they have started; `operator`: only the operator's own socket. "
+    "What a call may then touch (files, tools, memory, models, agents, hosts) is a right of its "
+    "own: `aios perm ls`."
+)
+
+
+def _who(call: Any) -> str:
+    """Who may make a call by default: what the rights themselves say, put shortly."""
+    from aios.kernel import groups, rights
+
+    if call.privilege == "operator":
+        return "operator"
+    policy = groups.load(Path(os.devnull))
+    request = rights.Request("call", "make", call.name, call.effect)
+    may = [
+        name
+        for name in ("restricted", "agent", "trusted")
+        if rights.RuleSet(policy.groups[name].rules).judge(request)[0] == "allow"
+    ]
+    who = "all" if len(may) == 3 else ", ".join(f"`{name}`" for name in may)
+    return f"{who} (kin)" if call.privilege == "kin" else who
+
+
+def _groups() -> Iterator[str]:
+    """The built-in groups and their rules on things."""
+    from aios.kernel import groups
+
+    policy = groups.load(Path(os.devnull))
+    yield "# Built-in groups"
+    for group in policy.groups.values():
+        yield from ("", f"## {group.name}", "", f"{group.about}.", "")
+        listed = [rule for rule in group.rules if rule.kind != "call" or rule.name == "*"]
+        yield from (f"- `{rule}`" for rule in listed)
+        if len(listed) < len(group.rules):
+            yield "- `trust call:` the calls above that say `all`"
+    yield ""
+
+
+def readme() -> str:
+    """README.md with its table of calls and its figures written anew."""
+    from aios.syscalls.table import CALLS
+
+    rows = [f"| `{c.name}` | {_who(c)} | {c.effect} |" for c in CALLS]
+    table = "\n".join(["| call | who, by default | effect |", "| --- | --- | --- |", *rows])
+    text = _between((ROOT / "README.md").read_text(), "calls", table)
+    return _between(text, "figures", figures())
+
+
+def _between(text: str, name: str, new: str) -> str:
+    """The text with something new between the marks of a name."""
+    begin, end = f"<!-- {name}: written by make docs -->", f"<!-- end of {name} -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{new}\n{end}{after}"
+
+
+FIGURES = (
+    ("throughput", "over_llama_server_n8", "tokens/s of 8 agents, over llama-server's"),
+    ("throughput", "long_over_llama_server_n8", "the same with contexts of 900 tokens"),
+    ("throughput", "tuned_over_llama_server_n8", "the same after `aios model tune`"),
+    ("throughput", "over_raw_n8", "tokens/s of 8 agents, over a bare `llama_decode` loop"),
+    ("overhead", "exact_over_off", "tokens/s with `--exact on`, over `--exact off`"),
+    ("interactive", "ttft_p99_llama_server_over_ours",
+     "worst wait of short requests beside 8 long ones: llama-server's over ours"),
+    ("interactive", "batch_throughput_kept", "what the long ones keep of their tokens/s"),
+    ("stall", "gap_unchunked_over_ours", "pause of streams for a long prompt: unchunked over ours"),
+    ("swap", "recompute_over_restore", "computing a parked context again, over restoring it"),
+    ("fairness", "jain", "Jain index, an agent with 8 requests among 7 with one"),
+    ("prefix", "prefill_over_one_agent",
+     "prompt work of 16 agents with one system prompt, over one's"),
+)  # fmt: skip
+"""Of the saved runs, what the README cuts out: suite, ratio, what it says."""
+
+
+def figures() -> str:
+    """The ratios of FIGURES, and where they were measured."""
+    lines = ["| measured | ratio |", "| --- | ---: |"]
+    machine = ""
+    for suite, name, text in FIGURES:
+        path = DOCS / "bench" / f"{suite}.json"
+        if not path.exists():
+            continue
+        run: dict[str, Any] = json.loads(path.read_text())
+        machine = f"{run['machine']['cpu']}, {run['machine']['cores']} cores"
+        if name in run["ratios"]:
+            lines.append(f"| {text} | {run['ratios'][name]['median']:.2f} |")
+    return "\n".join([
+        f"Medians on {machine}, default model; all of it, with the commands: "
+        "[docs/bench.md](docs/bench.md).", "", *lines,
     ])  # fmt: skip
 
 
 def cli() -> str:
     """All --help texts."""
     from aios import cli as aios_cli
-    from aios.kernel import daemon
+    from aios.kernel import auditview, daemon
 
     parser = aios_cli.parser()
     parts = ["# Command line", "", "## aios", "", _block(parser.format_help())]
     actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     for name, command in actions[0].choices.items():
-        if name not in ("config", "bench"):
+        if name not in ("config", "bench", "audit"):
             parts += ["", f"## aios {name}", "", _block(command.format_help())]
+    parts += ["", "## aios audit", "", _block(auditview.parser().format_help())]
     parts += ["", "## aiosd", "", _block(daemon.usage()), ""]
     return "\n".join(parts)
 

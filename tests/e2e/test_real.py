@@ -33,7 +33,7 @@ def real() -> Iterator[Machine]:
 
 def _flags(index: int) -> list[str]:
     return ["--", "--words", str(WORDS[index]), "--seed", str(index), "--temperature", "0.8",
-            "--max-tokens", "24"]  # fmt: skip
+            "--max-tokens", "40"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

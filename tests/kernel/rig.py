@@ -22,7 +22,16 @@ from aios.hw.arena import Arena
 from aios.hw.core import Core as CoreLoop
 from aios.hw.engine import Engine, EngineInfo, EngineSettings, LoadError, Message, Row, Rung
 from aios.hw.fake import FakeEngine
-from aios.hw.messages import Event, Failed, Hello, Op, OpResult, SamplingParams, encode
+from aios.hw.messages import (
+    Event,
+    Failed,
+    Hello,
+    Op,
+    OpResult,
+    SamplingParams,
+    decode_event,
+    encode,
+)
 from aios.kernel import policy
 from aios.kernel.account import Account
 from aios.kernel.kvstore import KvStore
@@ -52,7 +61,7 @@ class InlineCore:
     ) -> None:
         ours, self._socket = socket.socketpair()
         self.path, self.alive, self.ops = path, True, list[tuple[Op, OpResult]]()
-        self._link = Link(rig.loop, ours, on_event, on_gone)
+        self._link = Link(rig.loop, ours, on_event, on_gone, decode_event)
         self._core: CoreLoop | None = None
         self.engine: Engine | None = None
         try:

@@ -1,0 +1,227 @@
+"""``aios.act``: a task for the model and tools to do it with.
+
+    result = aios.act("What is 17 * 23?", tools=["calculate"])
+    print(result.text, [use.tool for step in result.steps for use in step.uses])
+
+In each turn the model writes calls or an answer; a grammar holds it to the tools' schemas, so that
+even the smallest model writes nothing that cannot be read. A turn that is cut off by its token
+limit is never carried out: it is asked for again in a form that must fit. What the tools returned
+is said to the model, and its context grows at the end only, so the KV of all before it is used
+again. Steps and tokens are bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import act_schema, sdk, tools
+from .syscalls.errors import (
+    AiosError,
+    Cancelled,
+    ContextOverflow,
+    DeadlineExceeded,
+    KernelUnavailable,
+)
+from .syscalls.tool_types import ToolSpec
+from .syscalls.types import ChatReply, Message, Usage
+from .tool import Tool
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+MOST_CALLS = 4
+"""Calls that one turn may have."""
+_CHARS = 240
+"""Characters of a string, as a rule."""
+_TOLD_CHARS = 2000
+"""What the model is told of one result."""
+_SYSTEM = """You do the user's task with tools. Write JSON only.
+To call tools: {{"calls": [{{"tool": NAME, "arguments": {{...}}}}]}}
+When you know the answer: {{"answer": TEXT}}
+Tools:
+{tools}"""
+
+
+@dataclass(frozen=True)
+class ToolUse:
+    """One call that the model made: its result, or the error that the model was told."""
+
+    tool: str
+    arguments: dict[str, Any]
+    result: Any = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One turn: what the model wrote, what came of it, and what it cost."""
+
+    text: str
+    uses: list[ToolUse]
+    usage: Usage
+    tries: int = 1
+
+
+@dataclass
+class ActResult:
+    """``finish``: ``answer``; ``tokens`` or ``context`` when there was no room for another turn."""
+
+    text: str = ""
+    finish: Literal["answer", "tokens", "context"] = "answer"
+    steps: list[Step] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    tokens: int = 0
+    """Generated in all."""
+
+
+def act(
+    task: str,
+    tools: Sequence[str | tools.Function] = (),
+    *,
+    max_steps: int = 6,
+    budget_tokens: int = 2048,
+    step_tokens: int = 384,
+    timeout: float = 600.0,
+    **options: Unpack[sdk.ChatOptions],
+) -> ActResult:
+    """Have the model do a task with tools: names of the kernel's, and functions of one's own.
+
+    ``max_steps`` turns at most, the last of which is an answer; ``budget_tokens`` generated in
+    all, ``step_tokens`` in one try of a turn (an option ``max_tokens`` counts for nothing). Own
+    functions run here; the kernel's tools in the toolhost. What a tool refuses or fails at is told
+    to the model. Raises DeadlineExceeded after ``timeout`` seconds, NotFound for a tool there is
+    not, and ``aios.chat``'s errors.
+    """
+    work = _Act(tools, options, step_tokens, budget_tokens, time.monotonic() + timeout)
+    work.messages += [Message("user", task)]
+    for step in range(max(1, max_steps)):
+        try:
+            if not work.step(last=step + 1 >= max_steps):
+                break
+        except ContextOverflow:
+            if not work.result.steps:
+                raise
+            work.result.finish = "context"
+            break
+    work.result.messages = work.messages
+    return work.result
+
+
+class _Act:
+    """One task under way."""
+
+    def __init__(
+        self,
+        wanted: Sequence[str | tools.Function],
+        options: sdk.ChatOptions,
+        step_tokens: int,
+        budget_tokens: int,
+        deadline_s: float,
+    ) -> None:
+        self._own: dict[str, Tool[..., Any]] = {}
+        self._specs: list[ToolSpec] = []
+        for each in wanted:
+            if isinstance(each, str):
+                self._specs.append(tools.show(each).spec)
+            else:
+                made = tools.as_tool(each)
+                self._own[made.spec.name] = made
+                self._specs.append(made.spec)
+        self._options, self._deadline_s = options.copy(), deadline_s
+        self._step_tokens, self._left = step_tokens, budget_tokens
+        about = self._options.pop("system", "")
+        text = _SYSTEM.format(tools="\n".join(map(_described, self._specs)))
+        self.messages = [Message("system", f"{about}\n{text}".strip())]
+        self.result = ActResult()
+
+    def step(self, *, last: bool) -> bool:
+        """One turn; whether another may follow."""
+        written = self._turn(last)
+        if written is None:
+            self.result.finish = "tokens"
+            return False
+        reply, tries = written
+        said = json.loads(reply.text)
+        self.messages.append(Message("assistant", reply.text))
+        uses = [self._use(call["tool"], call["arguments"]) for call in said.get("calls", [])]
+        self.result.steps.append(Step(reply.text, uses, reply.usage, tries))
+        if not uses:
+            self.result.text = said["answer"]
+            return False
+        self.messages.append(Message("user", _told(uses)))
+        return True
+
+    def _turn(self, last: bool) -> tuple[ChatReply, int] | None:
+        """A whole turn, or None when there are too few tokens left for one."""
+        limit = min(self._step_tokens, self._left)
+        if limit > 0:
+            schema = act_schema.turn(self._specs, MOST_CALLS, _CHARS, False, last)
+            reply = self._chat(schema, limit)
+            if reply.finish == "stop":
+                return reply, 1
+        for calls, chars in ((2, 120), (1, 60), (1, 24), (1, 8)):
+            schema = act_schema.turn(self._specs, calls, chars, True, last)
+            most = act_schema.longest(schema) + 1  # and the end of the turn
+            if most <= min(self._left, max(self._step_tokens, 512)):
+                reply = self._chat(schema, most)
+                return (reply, 2) if reply.finish == "stop" else None
+        return None
+
+    def _chat(self, schema: act_schema.Schema, limit: int) -> ChatReply:
+        options = self._options.copy()
+        options.update({"schema": schema, "max_tokens": limit})
+        reply = sdk.chat(self.messages, timeout=self._left_s(), **options)
+        self._left -= reply.usage.completion_tokens
+        self.result.tokens += reply.usage.completion_tokens
+        return reply
+
+    def _use(self, name: str, arguments: dict[str, Any]) -> ToolUse:
+        try:
+            if name in self._own:
+                result = json.loads(self._own[name].run(json.dumps(arguments)))
+            else:
+                result = tools.call(name, arguments, timeout=self._left_s())
+        except (KernelUnavailable, Cancelled):
+            raise
+        except AiosError as error:
+            return ToolUse(name, arguments, error=error.message)
+        return ToolUse(name, arguments, result)
+
+    def _left_s(self) -> float:
+        left_s = self._deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("the task was not done by its deadline", "give a larger timeout")
+        return left_s
+
+
+def _described(spec: ToolSpec) -> str:
+    """A tool in one line of the prompt."""
+    schema = json.loads(spec.parameters)
+    required = schema.get("required", [])
+    parameters = [
+        f"{name}{'' if name in required else '?'}: {_kind(each)}"
+        for name, each in schema.get("properties", {}).items()
+    ]
+    return f"- {spec.name}({', '.join(parameters)}): {spec.description.partition(chr(10))[0]}"
+
+
+def _kind(schema: Any) -> str:
+    if not isinstance(schema, Mapping):
+        return "any"
+    if "enum" in schema:
+        return "|".join(json.dumps(value) for value in schema["enum"][:8])
+    return str(schema.get("type", "any"))
+
+
+def _told(uses: Sequence[ToolUse]) -> str:
+    """The results, as the model reads them."""
+    lines = []
+    for use in uses:
+        text = f"error: {use.error}" if use.error else json.dumps(use.result, ensure_ascii=False)
+        cut = len(text) - _TOLD_CHARS
+        lines.append(f"{use.tool}: {text[:_TOLD_CHARS]}" + (f" … ({cut} more)" if cut > 0 else ""))
+    return "\n".join(lines)

@@ -1,0 +1,369 @@
+"""``aios.fs``: files that outlive the agent, with every version of them.
+
+    aios.fs.write("notes/today.md", "# Plan\n")
+    aios.fs.append("notes/today.md", "- call Ann\n")
+    aios.fs.read_text("notes/today.md")
+    aios.fs.history("notes/today.md");  aios.fs.rollback("notes/today.md", 1)
+    aios.fs.share("notes", "critic")        # critic reads /shared/planner/notes/today.md
+
+A path is of the agent's own tree: ``/`` is its home (by the agent's name), ``/shared/OWNER/…``
+what others share with it, ``/mnt/NAME/…`` a folder that the operator has mounted for it. There is
+no way out of it. A write is on the disk when it returns, and is there whole or not at all. Folders
+are made as needed. When two agents write one file the last one wins, and the other's content is the
+version before; with ``expect=`` the second gets VersionConflict instead.
+"""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+from collections.abc import Iterator
+from typing import IO, Any, Literal, cast
+
+from . import session
+from .syscalls.errors import AiosError, IllegalState, NotFound
+from .syscalls.storage_types import (
+    MAX_PART_BYTES,
+    FileInfo,
+    FsBegin,
+    FsData,
+    FsDelete,
+    FsEnd,
+    FsEntries,
+    FsFound,
+    FsList,
+    FsMove,
+    FsPart,
+    FsPath,
+    FsPrune,
+    FsPruned,
+    FsRead,
+    FsRollback,
+    FsSearch,
+    FsShare,
+    FsShares,
+    FsUpload,
+    FsUsage,
+    FsVersions,
+    FsWrite,
+    Rights,
+    VersionInfo,
+)
+from .syscalls.types import Empty
+
+MOST_DIFFED_BYTES = 8 << 20
+
+
+def read(path: str, *, version: int | None = None) -> bytes:
+    """A file's content, all of one version. Raises NotFound, PermissionDenied, StorageDamaged."""
+    with Reader(path, version) as reader:
+        return reader.readall()
+
+
+def read_text(path: str, *, version: int | None = None) -> str:
+    """The same, as UTF-8 text. Raises UnicodeDecodeError, too."""
+    return read(path, version=version).decode()
+
+
+def write(path: str, data: str | bytes, *, expect: int | None = None) -> FileInfo:
+    """Replace a file's content; what it was before is a version.
+
+    ``expect``: the version that it must have now, 0 for none. Raises VersionConflict,
+    QuotaExceeded, DiskFull, PermissionDenied.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    if len(content) <= MAX_PART_BYTES:
+        info: FileInfo = session.call("fs.write", FsWrite(path, content, expect=expect))
+        return info
+    with Writer(path, expect) as writer:
+        writer.write(content)
+    assert writer.info
+    return writer.info
+
+
+def append(path: str, data: str | bytes) -> FileInfo:
+    """Add to a file's end, 4 MiB at most at once; made when it is missing. Errors are write's."""
+    content = data.encode() if isinstance(data, str) else data
+    info: FileInfo = session.call("fs.write", FsWrite(path, content, append=True))
+    return info
+
+
+def open(path: str, mode: Literal["rb", "wb", "r", "w"] = "rb") -> IO[Any]:
+    """A file object that streams: for content that should not be in memory at once.
+
+    What is written shows when the file is closed, all at once; when its ``with`` is left by an
+    exception, or the agent ends, nothing of it does.
+    """
+    if mode in ("rb", "r"):
+        reader = io.BufferedReader(Reader(path), 1 << 20)
+        return cast(IO[Any], io.TextIOWrapper(reader, "utf-8") if mode == "r" else reader)
+    return cast(IO[Any], Writer(path))
+
+
+class Reader(io.RawIOBase):
+    """One version of a file, read piece by piece. Seekable."""
+
+    def __init__(self, path: str, version: int | None = None) -> None:
+        super().__init__()
+        self._path, self._at = path, 0
+        first = self._piece(0, MAX_PART_BYTES, version)
+        self.info: FileInfo = first.info
+        self._held = (0, first.data)
+
+    def _piece(self, offset: int, length: int, version: int | None) -> FsData:
+        piece: FsData = session.call("fs.read", FsRead(self._path, offset, length, version))
+        return piece
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go on from another offset."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.info.size_bytes}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def tell(self) -> int:
+        """Where the next byte comes from."""
+        return self._at
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """As for any raw file."""
+        start, data = self._held
+        if not start <= self._at < start + len(data):
+            if self._at >= self.info.size_bytes:
+                return 0
+            data = self._piece(self._at, MAX_PART_BYTES, self.info.version or None).data
+            start = self._at
+            self._held = (start, data)
+        part = data[self._at - start : self._at - start + len(buffer)]
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+
+class Writer(io.RawIOBase):
+    """A file written in parts. ``info`` is there when it is closed."""
+
+    def __init__(self, path: str, expect: int | None = None) -> None:
+        super().__init__()
+        upload: FsUpload = session.call("fs.begin", FsBegin(path, expect))
+        self._upload: int | None = upload.upload
+        self._held = bytearray()
+        self.info: FileInfo | None = None
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, data: str | bytes | bytearray | memoryview) -> int:  # type: ignore[override]
+        """Take bytes in, or text as UTF-8; they are sent in parts."""
+        if self._upload is None:
+            raise ValueError("the file is closed")
+        content = data.encode() if isinstance(data, str) else memoryview(data).cast("B")
+        self._held += content
+        while len(self._held) >= MAX_PART_BYTES:
+            self._send(self._upload, MAX_PART_BYTES)
+        return len(data)
+
+    def _send(self, upload: int, size: int) -> None:
+        part = bytes(self._held[:size])
+        del self._held[:size]
+        session.call("fs.part", FsPart(upload, part))
+
+    def close(self) -> None:
+        """Make it the file's next version. Errors are ``aios.fs.write``'s."""
+        upload, self._upload = self._upload, None
+        super().close()
+        if upload is not None:
+            if self._held:
+                self._send(upload, len(self._held))
+            self.info = session.call("fs.end", FsEnd(upload))
+
+    def discard(self) -> None:
+        """Nothing of it shows."""
+        upload, self._upload = self._upload, None
+        super().close()
+        if upload is not None:
+            session.call("fs.drop", FsEnd(upload))
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+            return
+        try:
+            self.discard()
+        except AiosError:
+            return  # it was dropped already, with the error that is on its way up
+
+    def __del__(self) -> None:
+        self._upload = None  # one that was forgotten is no version; the kernel drops it
+
+
+def list(path: str = "/") -> builtins.list[FileInfo]:
+    """A folder's entries in order of name."""
+    found: builtins.list[FileInfo] = []
+    more = True
+    while more:
+        after = found[-1].path.rpartition("/")[2] if found else ""
+        page: FsEntries = session.call("fs.list", FsList(path, after))
+        found += page.entries
+        more = page.more
+    return found
+
+
+def walk(path: str = "/") -> Iterator[FileInfo]:
+    """All files below a folder."""
+    for entry in list(path):
+        if entry.kind == "folder":
+            yield from walk(entry.path)
+        else:
+            yield entry
+
+
+def stat(path: str) -> FileInfo:
+    """What a path is. Raises NotFound."""
+    info: FileInfo = session.call("fs.stat", FsPath(path))
+    return info
+
+
+def exists(path: str) -> bool:
+    """Whether there is such a file or folder."""
+    try:
+        stat(path)
+    except NotFound:
+        return False
+    return True
+
+
+def mkdir(path: str) -> FileInfo:
+    """Make a folder, and those above it; one that is there already is fine."""
+    info: FileInfo = session.call("fs.mkdir", FsPath(path))
+    return info
+
+
+def delete(path: str, *, recursive: bool = False) -> None:
+    """Delete; ``rollback`` brings a file back until its versions are pruned, except on a mount."""
+    session.call("fs.delete", FsDelete(path, recursive))
+
+
+def move(source: str, target: str) -> FileInfo:
+    """Rename; the target must not exist.
+
+    Between the home, shares and mounts a file is copied and then deleted, so an interruption
+    leaves both; folders are moved within one tree only.
+    """
+    if _root(source) == _root(target):
+        info: FileInfo = session.call("fs.move", FsMove(source, target))
+        return info
+    if exists(target):
+        raise IllegalState(f"{target} exists", "delete it first, or choose another name")
+    with Reader(source) as reader, Writer(target) as writer:
+        while part := reader.read(MAX_PART_BYTES):
+            writer.write(part)
+    delete(source)
+    assert writer.info
+    return writer.info
+
+
+def _root(path: str) -> tuple[str, ...]:
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return tuple(parts[:2]) if parts and parts[0] in ("shared", "mnt") else ()
+
+
+def history(path: str) -> builtins.list[VersionInfo]:
+    """The kept versions of a file, deleted or not, newest first."""
+    found: FsVersions = session.call("fs.history", FsPath(path))
+    return found.versions
+
+
+def rollback(path: str, version: int) -> FileInfo:
+    """Make an old version's content the newest; brings a deleted file back."""
+    info: FileInfo = session.call("fs.rollback", FsRollback(path, version))
+    return info
+
+
+def diff(path: str, old: int, new: int | None = None) -> str:
+    """A unified diff of two versions as text; ``new`` None: the newest. '' when they are equal.
+
+    Computed here, in the agent. Raises IllegalState for files that are no text or over 8 MiB.
+    """
+    import difflib  # only here: importing aios is to be quick
+
+    sides = []
+    for version in (old, new):
+        info, data = _content(path, version)
+        try:
+            sides.append((f"{info.path}@{info.version}", data.decode().splitlines(keepends=True)))
+        except UnicodeDecodeError:
+            raise IllegalState(f"version {info.version} of {path} is no text") from None
+    (left, before), (right, after) = sides
+    return "".join(
+        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+        for line in difflib.unified_diff(before, after, left, right)
+    )
+
+
+def _content(path: str, version: int | None) -> tuple[FileInfo, bytes]:
+    with Reader(path, version) as reader:
+        if reader.info.size_bytes > MOST_DIFFED_BYTES:
+            raise IllegalState(
+                f"{path} has {reader.info.size_bytes:,} bytes; a diff takes {MOST_DIFFED_BYTES:,}",
+                "compare the versions in parts: aios.fs.read(path, version=...)",
+            )
+        return reader.info, reader.readall()
+
+
+def prune(path: str = "/", *, keep: int = 1) -> FsPruned:
+    """Forget old versions below a path for good; each file keeps its newest ``keep``. With 1,
+    deleted files are forgotten, too."""
+    pruned: FsPruned = session.call("fs.prune", FsPrune(path, keep))
+    return pruned
+
+
+def share(path: str, with_: str, rights: Rights = "read") -> None:
+    """Let an agent (by name; ``*``: everyone) see a file or folder as ``/shared/ME/…``; with
+    ``write`` change it, too. It is the path that is shared, whatever is there later."""
+    session.call("fs.share", FsShare(path, with_, rights))
+
+
+def unshare(path: str, with_: str) -> None:
+    """Take a grant back. Raises NotFound."""
+    session.call("fs.share", FsShare(path, with_, None))
+
+
+def shares() -> FsShares:
+    """What this agent shares (``given``) and what is shared with it (``received``)."""
+    found: FsShares = session.call("fs.shares", Empty())
+    return found
+
+
+def search(
+    query: str,
+    path: str = "/",
+    *,
+    limit: int = 10,
+    mode: Literal["auto", "keyword", "semantic"] = "auto",
+) -> FsFound:
+    """Passages of text files below a path, best first (``hits``); files written before are in it.
+
+    ``mode`` of the result says whether it was by ``keyword``, ``semantic`` (by meaning) or
+    ``mixed``; ``note`` why it was not as asked.
+    """
+    found: FsFound = session.call("fs.search", FsSearch(query, path, limit, mode))
+    return found
+
+
+def usage() -> FsUsage:
+    """What the home takes, of what quota."""
+    found: FsUsage = session.call("fs.usage", Empty())
+    return found

@@ -1,0 +1,352 @@
+"""``python -m aios.toolhost.mcp_worker``: one MCP server, by stdio or streamable HTTP.
+
+The only place that imports the MCP SDK. Speaks with the dispatcher on descriptor 3. The server is
+started with the first order; its tools are compared with those approved before any is called, and
+again whenever the server says that they changed. When the server goes, so does this process, and
+the next call starts both anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import mcp
+import msgspec
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
+
+from aios.syscalls import codec
+from aios.syscalls.errors import (
+    AiosError,
+    DeadlineExceeded,
+    NotFound,
+    ResourceExhausted,
+    ToolFailed,
+    ToolUnavailable,
+)
+from aios.syscalls.tool_types import MAX_JSON_BYTES, MAX_TOOLS, McpServer, ToolSpec
+from aios.syscalls.toolwire import (
+    Changed,
+    Describe,
+    Described,
+    Done,
+    Message,
+    Run,
+    Source,
+    Stop,
+    encode,
+    take,
+)
+from aios.tree import children
+
+from .schema import Check, compiled
+from .secrets import Secrets
+
+_START_TIMEOUT_S = 45.0
+_MOST_PAGES = 50
+
+
+class Server:
+    """The connection to the server, and what it offers."""
+
+    def __init__(self, source: Source, client: mcp.Client, secrets: Secrets) -> None:
+        self._source, self._client, self._secrets = source, client, secrets
+        self._config = msgspec.json.decode(source.config, type=McpServer)
+        self.specs: list[ToolSpec] = []
+        self.skipped: list[str] = []
+        self.digest = ""
+        self._checks: dict[str, Check] = {}
+
+    async def look(self) -> None:
+        """Learn the tools it has now. Raises AiosError."""
+        found: list[Any] = []
+        cursor: str | None = None
+        for _ in range(_MOST_PAGES):
+            page = await self._client.list_tools(cursor=cursor)
+            found += page.tools
+            cursor = page.next_cursor
+            if not cursor or len(found) > MAX_TOOLS:
+                break
+        if len(found) > MAX_TOOLS:
+            raise ToolUnavailable(f"it has more than {MAX_TOOLS} tools")
+        self.specs, self.skipped, plain = [], [], []
+        for tool in found:
+            plain.append(tool.model_dump_json(by_alias=True, exclude_none=True))
+            try:
+                self.specs.append(self._spec(tool))
+            except AiosError as error:
+                self.skipped.append(f"{tool.name[:80]!r}: {error.message}")
+        self.digest = hashlib.sha256("\n".join(sorted(plain)).encode()).hexdigest()
+        self._checks.clear()
+
+    def _spec(self, tool: Any) -> ToolSpec:
+        hints = tool.annotations if self._config.trustHints else None
+        effect = "irreversible"
+        if hints and hints.read_only_hint:
+            effect = "read"
+        elif hints and hints.destructive_hint is False:
+            effect = "reversible"
+        return codec.convert({
+            "name": tool.name, "description": (tool.description or tool.title or "")[:8192],
+            "parameters": json.dumps(tool.input_schema), "effect": effect,
+            "idempotent": bool(hints and (hints.idempotent_hint or hints.read_only_hint)),
+            "concurrency": 16, "timeout_s": self._config.timeout_s,
+        }, ToolSpec)  # fmt: skip
+
+    async def call(self, name: str, arguments: str, timeout_s: float) -> str:
+        """Call a tool; JSON text. Raises AiosError."""
+        check = self._checks.get(name)
+        if check is None:
+            spec = next((spec for spec in self.specs if spec.name == name), None)
+            if spec is None:
+                raise NotFound(f"it has no tool {name!r}", "see: aios mcp ls")
+            check = self._checks[name] = compiled(name, json.loads(spec.parameters))
+        values = check(arguments)
+        try:
+            async with asyncio.timeout(timeout_s):
+                result = await self._client.call_tool(name, values)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"it ran longer than {timeout_s:g} s and was cancelled"
+            ) from None
+        text = self._secrets.hide(_plain(result))
+        if getattr(result, "is_error", False):
+            raise ToolFailed(f"{name} failed: {text[:3000]}")
+        if len(text.encode()) > MAX_JSON_BYTES:
+            raise ResourceExhausted(
+                f"{name} returned {len(text.encode()):,} bytes; the limit is {MAX_JSON_BYTES:,}",
+                "ask it for less, or in parts",
+            )
+        return text
+
+
+def _plain(result: Any) -> str:
+    """Structured content if there is some; one text as a text; else the content as it came."""
+    if getattr(result, "structured_content", None) is not None:
+        return json.dumps(result.structured_content)
+    parts = [part.model_dump(mode="json", by_alias=True, exclude_none=True)
+             for part in getattr(result, "content", [])]  # fmt: skip
+    if all(part.get("type") == "text" for part in parts):
+        return json.dumps("\n".join(part["text"] for part in parts))
+    return json.dumps(parts)
+
+
+class Worker:
+    """Orders in, reports out; many calls at once."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock, self._secrets = sock, Secrets()
+        self._inbox = bytearray()
+        self._server: Server | None = None
+        self._source: Source | None = None
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._changed = False
+        self._lists: set[asyncio.Task[None]] = set()
+        self._errors = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  as long as we
+
+    async def main(self) -> None:
+        """Until the dispatcher or the server is gone."""
+        first = await self._next()
+        if not isinstance(first, Run | Describe):
+            return
+        self._source = first.source
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                async with asyncio.timeout(_START_TIMEOUT_S):
+                    client = await stack.enter_async_context(_client(self._connect(), self._told))
+                    server = Server(first.source, client, self._secrets)
+                    await server.look()
+                if isinstance(first, Describe):
+                    self._say(Described(first.job, server.specs, server.digest, server.skipped))
+                    return
+                self._server = server
+                await self._serve(first)
+        except (Exception, BaseExceptionGroup) as error:  # the SDK's and the server's: anything
+            self._fail_all(first, error)
+
+    def _connect(self) -> Any:
+        assert self._source
+        config = msgspec.json.decode(self._source.config, type=McpServer)
+        if config.url:
+            headers = self._secrets.fill(config.headers)
+            timeout = httpx2.Timeout(30.0, read=config.timeout_s + 5.0)
+            return _http(config.url, headers, timeout)
+        kept = {k: v for k, v in os.environ.items() if k not in ("AIOS_CONFIG", "XDG_DATA_HOME")}
+        parameters = StdioServerParameters(
+            command=config.command or "", args=config.args,
+            env=kept | self._secrets.fill(config.env), cwd=config.cwd,
+        )  # fmt: skip
+        return stdio_client(parameters, errlog=io.TextIOWrapper(self._errors, write_through=True))
+
+    async def _serve(self, first: Run) -> None:
+        assert self._server
+        if not self._approved():
+            self._say(self._refused(first))
+            return
+        self._begin(first)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._child_ended)
+        while (order := await self._next()) is not None:
+            match order:
+                case Run():
+                    self._begin(order)
+                case Stop(job) if job in self._tasks:
+                    self._tasks[job].cancel()
+
+    def _approved(self) -> bool:
+        """Whether the tools are those that the operator saw; if not, it is told."""
+        assert self._server and self._source
+        if not self._source.pin or self._server.digest == self._source.pin:
+            return True
+        self._say(Changed(self._source.name, self._server.specs, self._server.digest))
+        return False
+
+    def _refused(self, order: Run) -> Done:
+        name = order.source.name
+        return Done(order.job, "", "TOOL_UNAVAILABLE",
+                    f"the MCP server {name} has changed its tools since they were approved",
+                    f"look at: aios mcp ls; allow it with: aios mcp approve {name}")  # fmt: skip
+
+    async def _told(self, message: Any) -> None:
+        """What the server says unasked."""
+        if type(getattr(message, "root", message)).__name__ == "ToolListChangedNotification":
+            task = asyncio.create_task(self._look_again())
+            self._lists.add(task)
+            task.add_done_callback(self._lists.discard)
+
+    async def _look_again(self) -> None:
+        if self._server:
+            await self._server.look()
+            self._changed = not self._approved()
+            self._ended(None)
+
+    def _ended(self, job: int | None) -> None:
+        """A call is over. With other tools than approved, the last one is the last."""
+        self._tasks.pop(job or 0, None)
+        if self._changed and not self._tasks:
+            self._leave()
+
+    def _begin(self, order: Run) -> None:
+        task = asyncio.create_task(self._call(order))
+        self._tasks[order.job] = task
+        task.add_done_callback(lambda _: self._ended(order.job))
+
+    async def _call(self, order: Run) -> None:
+        assert self._server
+        started_s = time.perf_counter()
+        try:
+            if not self._approved():
+                self._say(self._refused(order))
+                return
+            result = await self._server.call(order.tool, order.arguments, order.timeout_s)
+            done = Done(order.job, result, run_s=time.perf_counter() - started_s)
+        except asyncio.CancelledError:
+            self._say(Done(order.job, "", "CANCELLED", "cancelled; the server was told"))
+            raise
+        except AiosError as error:
+            done = Done(order.job, "", error.code, self._secrets.hide(error.message)[:4096],
+                        error.hint, run_s=time.perf_counter() - started_s)  # fmt: skip
+        except (Exception, BaseExceptionGroup) as error:
+            done = self._failure(order.job, error)
+        self._say(done)
+
+    def _failure(self, job: int, error: BaseException) -> Done:
+        """A connection that broke means that the server is gone, and so are we."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        gone = not isinstance(error, mcp.MCPError) or "onnection closed" in str(error)
+        if not gone:
+            return Done(job, "", "TOOL_FAILED", self._secrets.hide(str(error))[:4096])
+        reason = "the MCP server died during the call" if self._server else "it does not start"
+        if not self._server:
+            reason += f": {type(error).__name__}: {error} {self._last_words()}"
+        text = self._secrets.hide(reason.strip())
+        asyncio.get_running_loop().call_soon(self._leave)
+        return Done(job, "", "TOOL_UNAVAILABLE", text[:4096],
+                    "it is started again by the next call", lost=bool(self._server))  # fmt: skip
+
+    def _child_ended(self) -> None:
+        """A server that dies while nobody calls it: the next call finds no worker."""
+        if not self._tasks and not any(map(_lives, children(os.getpid()))):
+            self._leave()
+
+    def _leave(self) -> None:
+        for task in asyncio.all_tasks():
+            task.cancel()
+
+    def _last_words(self) -> str:
+        """The end of what the server wrote to its standard error."""
+        size = os.fstat(self._errors.fileno()).st_size
+        data = os.pread(self._errors.fileno(), 2000, max(0, size - 2000))
+        return data.decode("utf-8", "replace").strip()[-600:]
+
+    def _fail_all(self, first: Run | Describe, error: BaseException) -> None:
+        done = self._failure(first.job, error)
+        if isinstance(error, AiosError):
+            done = Done(first.job, "", error.code, error.message, error.hint)
+        if isinstance(first, Describe):
+            self._say(Described(first.job, [], error=done.message))
+        elif self._server is None:
+            self._say(done)
+
+    async def _next(self) -> Message | None:
+        loop = asyncio.get_running_loop()
+        while (message := take(self._inbox)) is None:
+            part = await loop.sock_recv(self._sock, 1 << 18)
+            if not part:
+                return None
+            self._inbox += part
+        return message
+
+    def _say(self, report: Done | Described | Changed) -> None:
+        data = encode(report)
+        self._sock.setblocking(True)
+        self._sock.sendall(data)
+        self._sock.setblocking(False)
+
+
+def _lives(os_pid: int) -> bool:
+    try:
+        return Path(f"/proc/{os_pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _client(transport: Any, told: Any) -> mcp.Client:
+    return mcp.Client(transport, message_handler=told, mode="auto", cache=None)
+
+
+@contextlib.asynccontextmanager
+async def _http(url: str, headers: dict[str, str], timeout: Any) -> AsyncIterator[Any]:
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=timeout, trust_env=False) as client,
+        streamable_http_client(url, http_client=client) as streams,
+    ):
+        yield streams
+
+
+def main() -> None:
+    """Speak on descriptor 3."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sock = socket.socket(fileno=3)
+    sock.setblocking(False)
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(Worker(sock).main())
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

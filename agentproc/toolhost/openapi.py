@@ -1,0 +1,251 @@
+"""HTTP API tools from an OpenAPI document (3.x, JSON): one tool for each operation.
+
+The key goes where the document's security scheme says, and to the document's server only: redirects
+are not followed. The agent sees neither the key nor a place for it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from aios.syscalls import codec
+from aios.syscalls.errors import InvalidArgument, ResourceExhausted, ToolFailed
+from aios.syscalls.errors import ToolUnavailable as Unusable
+from aios.syscalls.tool_types import MAX_JSON_BYTES, ToolSpec
+
+from .schema import compiled
+from .secrets import Secrets
+
+_METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
+_TIMEOUT_S = 25.0
+_MOST_REFS = 1000
+
+
+class Operation:
+    """One operation as a tool."""
+
+    def __init__(self, spec: ToolSpec, method: str, path: str, places: dict[str, str], api: Api):
+        self.spec = spec
+        self._method, self._path, self._places, self._api = method, path, places, api
+        self._check = compiled(spec.name, json.loads(spec.parameters))
+
+    def run(self, arguments: str) -> str:
+        """Make the request; its body as JSON text. Raises AiosError, without the key in it."""
+        values = self._check(arguments)
+        path, query, headers, body = self._path, [], {}, None
+        for name, value in values.items():
+            place = self._places[name]
+            if place == "path":
+                path = path.replace(f"{{{name}}}", quote(_text(value), safe=""))
+            elif place == "query":
+                items = value if isinstance(value, list) else [value]
+                query += [(name, _text(item)) for item in items]
+            elif place == "header":
+                headers[name] = _text(value)
+            else:
+                body = json.dumps(value)
+        return self._api.request(self.spec.name, self._method, path, query, headers, body)
+
+
+class Api:
+    """Where requests go, and with which key."""
+
+    def __init__(self, config: dict[str, Any], document: dict[str, Any]) -> None:
+        servers = document.get("servers") or [{}]
+        url = config.get("base_url") or servers[0].get("url", "")
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Unusable(f"{url!r} is no address of an API", "give one: aios tool add --url URL")
+        self._parts, self._secrets = parts, Secrets()
+        self._secret = config.get("secret") or ""
+        schemes = document.get("components", {}).get("securitySchemes", {})
+        self._scheme = next(iter(schemes.values()), {"type": "http", "scheme": "bearer"})
+
+    def request(
+        self,
+        name: str,
+        method: str,
+        path: str,
+        query: list[tuple[str, str]],
+        headers: dict[str, str],
+        body: str | None,
+    ) -> str:
+        """One request. Raises ToolFailed, ToolUnavailable, ResourceExhausted."""
+        headers = {**headers, "Accept": "application/json", "User-Agent": "aios"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        if self._secret:
+            self._sign(query, headers)
+        target = self._parts.path.rstrip("/") + path + (f"?{urlencode(query)}" if query else "")
+        try:
+            return self._answer(name, method, target, headers, body)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = self._secrets.hide(str(error)) or type(error).__name__
+            raise ToolFailed(f"{name}: no answer: {reason}") from None
+
+    def _sign(self, query: list[tuple[str, str]], headers: dict[str, str]) -> None:
+        key = self._secrets.get(self._secret)
+        if self._scheme.get("type") == "apiKey" and self._scheme.get("in") == "query":
+            query.append((self._scheme["name"], key))
+        elif self._scheme.get("type") == "apiKey":
+            headers[self._scheme["name"]] = key
+        elif self._scheme.get("scheme") == "basic":
+            headers["Authorization"] = f"Basic {key}"
+        else:
+            headers["Authorization"] = f"Bearer {key}"
+
+    def _answer(
+        self, name: str, method: str, target: str, headers: dict[str, str], body: str | None
+    ) -> str:
+        secure = self._parts.scheme == "https"
+        kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+        connection = kind(self._parts.hostname or "", self._parts.port, timeout=_TIMEOUT_S)
+        try:
+            connection.request(method.upper(), target, body, headers)
+            response = connection.getresponse()
+            data = response.read(MAX_JSON_BYTES + 1)
+        finally:
+            connection.close()
+        text = self._secrets.hide(data.decode("utf-8", "replace"))
+        if response.status >= 300:
+            raise ToolFailed(f"{name}: HTTP {response.status}: {text[:2000]}")
+        if len(data) > MAX_JSON_BYTES:
+            raise ResourceExhausted(
+                f"{name}: the answer is longer than {MAX_JSON_BYTES:,} bytes", "ask for less"
+            )
+        try:
+            return json.dumps(json.loads(text))
+        except ValueError:
+            return json.dumps(text)
+
+
+def tools(name: str, config: dict[str, Any]) -> dict[str, Operation]:
+    """The tools of a document. Raises ToolUnavailable with the reason."""
+    path = Path(config["path"])
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict) or not str(document.get("openapi", "")).startswith("3"):
+            raise Unusable(f"{path} is no OpenAPI 3 document", "convert it to OpenAPI 3 in JSON")
+        api = Api(config, document)
+        made = list(_operations(document, api, bool(config.get("trust_hints"))))
+    except OSError as error:
+        raise Unusable(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise Unusable(f"{path} is not understood: {type(error).__name__}: {error}") from None
+    except InvalidArgument as error:
+        raise Unusable(f"{path}: {error.message}", error.hint) from None
+    if not made:
+        raise Unusable(f"{path} has no operations")
+    return {each.spec.name: each for each in made}
+
+
+def _operations(document: dict[str, Any], api: Api, trusting: bool) -> Iterator[Operation]:
+    for path, item in document.get("paths", {}).items():
+        item = _resolved(document, item)
+        for method in _METHODS:
+            operation = item.get(method)
+            if operation is not None:
+                shared = item.get("parameters", [])
+                yield _operation(document, api, path, method, operation, shared, trusting)
+
+
+def _operation(
+    document: dict[str, Any],
+    api: Api,
+    path: str,
+    method: str,
+    operation: dict[str, Any],
+    shared: list[Any],
+    trusting: bool,
+) -> Operation:
+    properties: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    required: list[str] = []
+    declared = [*shared, *operation.get("parameters", [])]
+    for parameter in (_resolved(document, each) for each in declared):
+        name, place = parameter["name"], parameter["in"]
+        if place == "cookie" or name.lower() in ("authorization", "host", "cookie"):
+            continue
+        schema = dict(parameter.get("schema") or {"type": "string"})
+        if "description" in parameter:
+            schema.setdefault("description", parameter["description"])
+        properties[name], places[name] = schema, place
+        if (parameter.get("required") or place == "path") and name not in required:
+            required.append(name)
+    body = _resolved(document, operation.get("requestBody") or {})
+    content = body.get("content", {}).get("application/json")
+    if content is not None:
+        properties["body"], places["body"] = content.get("schema", {}), "body"
+        if body.get("required"):
+            required.append("body")
+    parameters = {"type": "object", "properties": properties, "required": required,
+                  "additionalProperties": False}  # fmt: skip
+    reads = trusting and method in ("get", "head", "options")
+    spec = codec.convert({
+        "name": _name(operation.get("operationId") or f"{method}_{path}"),
+        "description": operation.get("summary") or operation.get("description") or "",
+        "parameters": json.dumps(_with_definitions(document, parameters)),
+        "effect": "read" if reads else "irreversible", "idempotent": reads,
+    }, ToolSpec)  # fmt: skip
+    return Operation(spec, method, path, places, api)
+
+
+def _name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_-")[:64] or "operation"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _resolved(document: dict[str, Any], node: Any) -> Any:
+    """The node, or what it refers to."""
+    for _ in range(16):
+        reference = node.get("$ref")
+        if reference is None:
+            return node
+        node = _at(document, reference)
+    raise ValueError("references go in a circle")
+
+
+def _at(document: dict[str, Any], reference: str) -> Any:
+    if not reference.startswith("#/"):
+        raise ValueError(f"$ref {reference!r} must point into the document (#/…)")
+    node: Any = document
+    for step in reference[2:].split("/"):
+        node = node[step.replace("~1", "/").replace("~0", "~")]
+    return node
+
+
+def _with_definitions(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with what it refers to in ``$defs``."""
+    definitions: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    todo: list[str] = []
+
+    def moved(node: Any) -> Any:
+        if isinstance(node, list):
+            return [moved(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        reference = node.get("$ref")
+        if isinstance(reference, str):
+            if reference not in names:
+                names[reference] = f"{_name(reference.rpartition('/')[2])}-{len(names)}"
+                todo.append(reference)
+            return {"$ref": f"#/$defs/{names[reference]}"}
+        return {key: moved(value) for key, value in node.items()}
+
+    made: dict[str, Any] = moved(schema)
+    while todo:
+        if len(names) > _MOST_REFS:
+            raise ValueError(f"more than {_MOST_REFS} references")
+        reference = todo.pop()
+        definitions[names[reference]] = moved(_at(document, reference))
+    return {**made, "$defs": definitions} if definitions else made

@@ -1,0 +1,149 @@
+"""Inside a worker: load one source's tools, then run one call after another.
+
+Never answers twice for a call; what a tool leaves running is ended before the answer goes out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import importlib.util
+import json
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from aios.syscalls.errors import AiosError, NotFound, ToolFailed, ToolUnavailable
+from aios.syscalls.tool_types import MAX_TOOLS, ToolSpec
+from aios.syscalls.toolwire import Describe, Described, Done, Run, Source, encode, read
+from aios.tool import Tool
+from aios.tree import end_strays
+
+
+class Runnable(Protocol):
+    """What a worker can run: JSON text in, JSON text out. Raises AiosError."""
+
+    @property
+    def spec(self) -> ToolSpec: ...
+
+    def run(self, arguments: str) -> str: ...
+
+
+Tools = Mapping[str, Runnable]
+
+
+def warm() -> None:
+    """Load, before the fork, what most workers need."""
+    from . import standard
+
+    standard.names()
+
+
+def serve(sock: socket.socket, source: Source) -> None:
+    """Answer orders until the dispatcher is gone."""
+    gc.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tools: Tools = {}
+    problem: AiosError | None = None
+    try:
+        tools = load(source)
+    except AiosError as error:
+        problem = error
+    buffer = bytearray()
+    while (order := read(sock, buffer)) is not None:
+        if isinstance(order, Describe):
+            sock.sendall(encode(_described(order, tools, problem)))
+        elif isinstance(order, Run):
+            done = _done(order, tools, problem)
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):
+                    stream.flush()
+            end_strays(())
+            sock.sendall(encode(done))
+
+
+def load(source: Source) -> Tools:
+    """The tools of a source. Raises ToolUnavailable with the reason."""
+    config: dict[str, Any] = json.loads(source.config)
+    if source.kind == "std":
+        from . import standard
+
+        return standard.tools(config)
+    if source.kind == "api":
+        from . import openapi
+
+        return openapi.tools(source.name, config)
+    return _from_file(source.name, Path(config["path"]))
+
+
+def _from_file(name: str, path: Path) -> Tools:
+    """The ``@aios.tool`` functions of a Python file, which runs as a module."""
+    sys.path.insert(0, str(path.parent))
+    module_spec = importlib.util.spec_from_file_location(f"aios_tools_{name}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise ToolUnavailable(f"{path} is no Python file", "name a file that ends in .py")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:  # the file's own code: it raises whatever it likes
+        raise ToolUnavailable(
+            f"{path} cannot be loaded: {type(error).__name__}: {error}",
+            "mend it and add it again: aios tool add",
+        ) from None
+    found = [value for value in vars(module).values() if isinstance(value, Tool)]
+    if not found:
+        raise ToolUnavailable(f"{path} has no functions with @aios.tool", "declare at least one")
+    return {tool.spec.name: tool for tool in found}
+
+
+def digest(tools: list[ToolSpec]) -> str:
+    """A hash of what tools say of themselves, whatever their order."""
+    text = json.dumps(msgspec.to_builtins(sorted(tools, key=lambda t: t.name)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _described(order: Describe, tools: Tools, problem: AiosError | None) -> Described:
+    if problem:
+        return Described(order.job, [], error=str(problem.message))
+    specs = [tool.spec for tool in tools.values()]
+    if len(specs) > MAX_TOOLS:
+        return Described(
+            order.job, [], error=f"it has {len(specs)} tools; the limit is {MAX_TOOLS}"
+        )
+    return Described(order.job, specs, digest(specs))
+
+
+def _done(order: Run, tools: Tools, problem: AiosError | None) -> Done:
+    started_s = time.perf_counter()
+
+    def took_s() -> float:
+        return time.perf_counter() - started_s
+
+    try:
+        if problem:
+            raise problem
+        tool = tools.get(order.tool)
+        if tool is None:
+            raise NotFound(f"{order.source.name} has no tool {order.tool!r}", "see: aios tool ls")
+        return Done(order.job, tool.run(order.arguments), run_s=took_s())
+    except AiosError as error:
+        return _failed(order, error, took_s())
+    except MemoryError:
+        return _failed(order, ToolFailed(f"{order.tool} ran out of memory"), took_s())
+    except BaseException as error:  # SystemExit and the like: the tool's own
+        reason = f"{order.tool} raised {type(error).__name__}: {error}"
+        return _failed(order, ToolFailed(reason), took_s())
+
+
+def _failed(order: Run, error: AiosError, run_s: float) -> Done:
+    return Done(order.job, "", error.code, error.message[:4096], error.hint[:1024], run_s=run_s)

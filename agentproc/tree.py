@@ -1,0 +1,55 @@
+"""Trees of host processes: who is beneath whom, and a signal to all of them.
+
+Reads /proc alone, so that the zygote and the toolhost need no library for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Container
+from pathlib import Path
+
+_MOST_ROUNDS = 100
+"""Rounds of killing what a dying tree still starts."""
+
+
+def children(os_pid: int) -> list[int]:
+    """The living (or unburied) children of a process; none when it is gone."""
+    try:
+        tasks = os.listdir(f"/proc/{os_pid}/task")
+        texts = [Path(f"/proc/{os_pid}/task/{task}/children").read_text() for task in tasks]
+    except OSError:
+        return []
+    return [int(word) for text in texts for word in text.split()]
+
+
+def signal_tree(root: int, number: int) -> None:
+    """A signal to a process and all beneath it, again until nothing new has appeared."""
+    seen: set[int] = set()
+    for _ in range(_MOST_ROUNDS):
+        level, fresh = [root], []
+        while level:
+            fresh += [os_pid for os_pid in level if os_pid not in seen]
+            level = [child for os_pid in level for child in children(os_pid)]
+        if not fresh:
+            return
+        for os_pid in fresh:
+            seen.add(os_pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(os_pid, number)
+        if number == signal.SIGCONT:
+            return
+
+
+def end_strays(known: Container[int]) -> None:
+    """Kill and bury our children that are not known: what dead processes had started."""
+    for _ in range(_MOST_ROUNDS):
+        strays = [child for child in children(os.getpid()) if child not in known]
+        if not strays:
+            return
+        for stray in strays:
+            signal_tree(stray, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(stray, 0)

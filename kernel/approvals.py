@@ -1,0 +1,263 @@
+"""Approvals: questions to the operator about what cannot be undone, and the answers.
+
+A question is bound to one program (its name, its ancestors' names and its file), one operation and
+the hash of its arguments. An answer is used once, and expires. ``now`` is passed in; who asks the
+operator at a terminal waits with ``next``. Lost with the kernel: what was not used is asked again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import msgpack
+
+from aios.syscalls.errors import (
+    ConfirmationRequired,
+    IllegalState,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+)
+
+from .rights import Request
+
+State = Literal["pending", "approved", "denied", "used"]
+
+MOST_QUESTIONS = 1000
+MOST_OF_ONE = 32
+"""Questions that one program may have open."""
+PREVIEW_CHARACTERS = 400
+
+
+class Key(NamedTuple):
+    """What an answer holds for. ``who``: names from the top, and the program's file."""
+
+    who: str
+    kind: str
+    action: str
+    name: str
+    digest: str
+
+
+@dataclass(eq=False)
+class Question:
+    """One question. ``owner``: the host pid of the command that asks for it at a terminal, or 0."""
+
+    id: str
+    key: Key
+    pid: int
+    agent: str
+    effect: str
+    rule: str
+    preview: str
+    asked_unix: float
+    expires_s: float
+    owner: int
+    state: State = "pending"
+    shown: bool = False
+    on_answer: list[Callable[[], None]] = field(default_factory=list)
+
+
+class Approvals:
+    """All questions that have not expired."""
+
+    def __init__(self, expire_s: float) -> None:
+        self.expire_s = expire_s
+        self._by_key: dict[Key, Question] = {}
+        self._by_id: dict[str, Question] = {}
+        self._taken: list[Question] = []
+        self._inside = False
+        self.body: Any = None
+        """What the call under way was called with."""
+        self._waiting: dict[int, Callable[[Question], None]] = {}
+
+    # ------------------------------------------------------------------ the agent's side
+
+    def begin(self, body: Any) -> None:
+        """A call begins to be handled; ``body``: what it was called with."""
+        self._inside, self.body = True, body
+
+    def give_back(self) -> None:
+        """The call under way does nothing after all: what it used holds once more."""
+        for question in self._taken:
+            question.state = "approved"
+        self._taken.clear()
+
+    def end(self) -> None:
+        """It has been handled: what it used is gone."""
+        self._inside, self.body = False, None
+        if self._taken:
+            for question in self._taken:
+                self._forget(question)
+            self._taken.clear()
+
+    def use(self, key: Key, now: float) -> Question | None:
+        """The approval of this operation, used up by the call under way; None without one.
+
+        Raises PermissionDenied when the operator has said no.
+        """
+        question = self._by_key.get(key)
+        if question is None or self._expired(question, now) or question.state == "pending":
+            return None
+        if question.state == "denied":
+            raise PermissionDenied(
+                f"the operator has denied {key.kind}.{key.action} of {_shown(key.name)}",
+                f"ask the operator to think again: aios approvals approve {question.id}",
+            )
+        if question.state == "approved":
+            question.state = "used"
+            if self._inside:
+                self._taken.append(question)
+            else:
+                self._forget(question)
+        return question
+
+    def ask(
+        self, key: Key, request: Request, *, pid: int, agent: str, rule: str, preview: str,
+        owner: int, now: float, unix: float,
+    ) -> ConfirmationRequired:  # fmt: skip
+        """Queue a question, or find it queued. Raises ResourceExhausted."""
+        question = self._by_key.get(key)
+        if question is None:
+            self._make_room(key.who, now)
+            question = Question(
+                secrets.token_hex(4), key, pid, agent, request.effect, rule, preview, unix,
+                now + self.expire_s, owner,
+            )  # fmt: skip
+            self._by_key[key] = self._by_id[question.id] = question
+        if question.owner != owner:  # the command that showed it has ended without an answer
+            question.owner, question.shown = owner, False
+        question.pid = pid
+        self._show(question)
+        what = "cannot be undone" if request.effect == "irreversible" else "is asked for"
+        return ConfirmationRequired(
+            f"{key.kind}.{key.action} of {_shown(key.name)} {what}: the operator has to approve "
+            f"it (question {question.id})",
+            f"then try again; the operator approves with: aios approvals approve {question.id}",
+        )
+
+    def when_answered(self, number: str, then: Callable[[], None]) -> Callable[[], None]:
+        """Call ``then`` when the operator has answered; returns what calls that off."""
+        question = self._by_id[number]
+        question.on_answer.append(then)
+
+        def off() -> None:
+            if then in question.on_answer:
+                question.on_answer.remove(then)
+
+        return off
+
+    # ------------------------------------------------------------------ the operator's side
+
+    def open(self, now: float) -> list[Question]:
+        """All that have not expired, oldest first."""
+        self._drop_expired(now)
+        return list(self._by_id.values())
+
+    def find(self, number: str, now: float) -> Question:
+        """A question that can be answered. Raises NotFound, IllegalState."""
+        self._drop_expired(now)
+        question = self._by_id.get(number)
+        if question is None:
+            raise NotFound(f"there is no question {number!r}: it has expired, or was never asked",
+                           "list them with: aios approvals ls")  # fmt: skip
+        if question.state == "used":
+            raise IllegalState(f"question {number} was approved and used", "it is asked anew")
+        return question
+
+    def answer(self, number: str, approve: bool, now: float) -> Question:
+        """Answer a question, or change the answer; ``tell`` tells those who wait for it.
+
+        Raises as ``find`` does.
+        """
+        question = self.find(number, now)
+        question.state = "approved" if approve else "denied"
+        question.expires_s = now + self.expire_s
+        return question
+
+    def tell(self, question: Question) -> None:
+        """Let the calls go on that wait for this answer."""
+        waiting, question.on_answer = question.on_answer, []
+        for then in waiting:
+            then()
+
+    def next(self, owner: int, then: Callable[[Question], None]) -> None:
+        """Hand the next question that this owner is to ask to ``then``."""
+        self._waiting[owner] = then
+        for question in list(self._by_id.values()):
+            if question.owner == owner and not question.shown and question.state == "pending":
+                self._show(question)
+                return
+
+    def leave(self, owner: int) -> None:
+        """The owner asks no more."""
+        self._waiting.pop(owner, None)
+
+    # ------------------------------------------------------------------ within
+
+    def _show(self, question: Question) -> None:
+        then = self._waiting.pop(question.owner, None) if not question.shown else None
+        if then:
+            question.shown = True
+            then(question)
+
+    def _expired(self, question: Question, now: float) -> bool:
+        if now < question.expires_s:
+            return False
+        self._forget(question)
+        return True
+
+    def _forget(self, question: Question) -> None:
+        if self._by_id.pop(question.id, None):
+            del self._by_key[question.key]
+
+    def _drop_expired(self, now: float) -> None:
+        for question in list(self._by_id.values()):
+            self._expired(question, now)
+
+    def _make_room(self, who: str, now: float) -> None:
+        self._drop_expired(now)
+        of_one = sum(question.key.who == who for question in self._by_id.values())
+        if of_one >= MOST_OF_ONE or len(self._by_id) >= MOST_QUESTIONS:
+            raise ResourceExhausted(
+                f"{of_one} questions of this program to the operator are open "
+                f"(of all programs {len(self._by_id)}); the limits are {MOST_OF_ONE} and "
+                f"{MOST_QUESTIONS}",
+                "wait for answers: aios approvals ls",
+            )
+
+    def check(self) -> list[str]:
+        """What is wrong with the accounts."""
+        same = len(self._by_id) == len(self._by_key)
+        return [] if same else [f"{len(self._by_id)} ids for {len(self._by_key)} questions"]
+
+
+def digest(arguments: Any) -> str:
+    """The hash of an operation's arguments; equal values have equal hashes."""
+    return hashlib.sha256(msgpack.packb(_ordered(arguments))).hexdigest()
+
+
+def preview(arguments: Any) -> str:
+    """What the operator is shown of them: never written to a file."""
+    if arguments is None:
+        return ""
+    text = json.dumps(arguments, ensure_ascii=True, default=repr)
+    return text if len(text) <= PREVIEW_CHARACTERS else text[: PREVIEW_CHARACTERS - 1] + "…"
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ["{", *([str(key), _ordered(value[key])] for key in sorted(value, key=str))]
+    if isinstance(value, list | tuple):
+        return ["[", *(_ordered(item) for item in value)]
+    return value
+
+
+def _shown(name: str) -> str:
+    text = repr(name)
+    return text if len(text) <= 120 else f"{text[:117]}…'"

@@ -1,0 +1,307 @@
+"""The audit log's files: written, rotated and found again by one thread that may block.
+
+    audit/ID/000000000001.jsonl   records from number 1 on; then the next file
+    DATA/audit/key                the key, mode 0600, made once
+    DATA/audit/ID.anchor          number and mac of the last record that is on the disk, sealed
+
+Promises that space for what comes next is taken from the file system beforehand (fallocate), so
+that a record which was promised room can be written on a full disk; that a record torn by a kill
+is cut off at the next start; and that the anchor never names a record that is not on the disk, so
+a log that ends before its anchor has been cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from .records import NO_MAC, Chain, Entry, Verifier, read, seal, split, text
+
+RESERVE_BYTES = 1 << 20
+FILE_BYTES = 16 << 20
+_KEEP_SIZE = 1
+_TAIL_BYTES = 1 << 16
+_CANNOT = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+class Room(NamedTuple):
+    """Bytes that the next records may take; ``reason``: why it cannot be made more, or ''."""
+
+    size_bytes: int
+    reason: str
+
+
+class Anchor(msgspec.Struct, frozen=True):
+    """``first``: the oldest record kept; ``n`` and ``mac``: the newest one on the disk."""
+
+    first: int
+    n: int
+    mac: str
+    seal: str
+
+
+class AuditFile:
+    """The newest file of the log. Belongs to one thread."""
+
+    def __init__(self, folder: Path, key: Path, anchor: Path, most_bytes: int) -> None:
+        self._folder, self._key_path, self._anchor_path = folder, key, anchor
+        self._most_files = max(2, most_bytes // FILE_BYTES)
+        self._fd = -1
+        self._size = self._allocated = 0
+        self._reserves = True
+        self._unsynced = False
+        self._key = b""
+        self._first_words = ""
+        self._chain = Chain(b"")
+
+    def open(self, first_words: str) -> Room:
+        """Go on where the log ends, with a record that says so. Raises OSError."""
+        self._first_words = first_words
+        return self.append([], 0)
+
+    def _open(self) -> None:
+        self._key = load_key(self._key_path, create=True)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        wrong = self._find_end()
+        outcome = f"broken: {wrong}" if wrong else "ok"
+        try:
+            self._write(self._chain.append(*_own("start", self._first_words, outcome)))
+        except OSError:
+            os.close(self._fd)
+            self._fd = -1
+            raise
+
+    def append(self, entries: Sequence[tuple[float, bytes]], lost: int) -> Room:
+        """Write all, each with its time, or nothing; ``lost`` before them could not be written.
+
+        Raises OSError.
+        """
+        if self._fd < 0:
+            self._open()
+        before = self._chain.n, self._chain.mac
+        lines = [self._chain.append(unix, entry) for unix, entry in entries]
+        if lost:
+            lines.append(self._chain.append(*_own("gap", f"{lost} records of reads", "lost")))
+        try:
+            self._write(b"".join(lines))
+        except OSError:
+            self._chain.n, self._chain.mac = before
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._size)
+            raise
+        if self._size >= FILE_BYTES:
+            self._rotate()
+        return self._take_room()
+
+    def sync(self) -> None:
+        """Put what was written on the disk, then the anchor; remove what is too old.
+
+        Raises OSError.
+        """
+        if self._fd >= 0 and self._unsynced:
+            os.fdatasync(self._fd)
+            self._unsynced = False
+            kept = files(self._folder)
+            self._write_anchor(kept[-self._most_files :][0])
+            for path in kept[: -self._most_files]:
+                path.unlink()
+
+    def close(self) -> None:
+        """Sync, and give reserved space back."""
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                self.sync()
+                os.ftruncate(self._fd, self._size)
+            os.close(self._fd)
+            self._fd = -1
+
+    # ------------------------------------------------------------------ writing
+
+    def _write(self, data: bytes) -> None:
+        at, left = self._size, memoryview(data)
+        self._unsynced = True
+        while left:
+            count = os.pwrite(self._fd, left, at)
+            at, left = at + count, left[count:]
+        self._size = at
+
+    def _take_room(self) -> Room:
+        if not self._reserves:
+            return Room(RESERVE_BYTES, "")
+        reason = ""
+        if self._allocated - self._size < RESERVE_BYTES // 2:
+            failed = _fallocate(self._fd, self._size, RESERVE_BYTES)
+            if failed in _CANNOT:  # this file system cannot promise anything
+                self._reserves = False
+                return Room(RESERVE_BYTES, "")
+            if failed:
+                reason = os.strerror(failed)
+            else:
+                self._allocated = self._size + RESERVE_BYTES
+        return Room(max(0, self._allocated - self._size), reason)
+
+    def _rotate(self) -> None:
+        """Go on in a new file, which begins with the mac that the old one ends with.
+
+        Without space for one, the old file goes on.
+        """
+        old = self._fd, self._size, self._allocated, self._chain.n, self._chain.mac
+        path = self._path(self._chain.n + 1)
+        try:
+            self.sync()
+            self._fd = _open(path, os.O_CREAT | os.O_EXCL)
+            self._size = self._allocated = 0
+            self._write(self._chain.append(*_own("rotate", self._chain.mac.decode(), "ok")))
+        except OSError:
+            if self._fd != old[0]:
+                os.close(self._fd)
+                path.unlink(missing_ok=True)
+            self._fd, self._size, self._allocated, self._chain.n, self._chain.mac = old
+            return
+        with contextlib.suppress(OSError):
+            os.ftruncate(old[0], old[1])
+        os.close(old[0])
+
+    def _write_anchor(self, oldest: Path) -> None:
+        anchor = make_anchor(self._key, int(oldest.stem), self._chain.n, self._chain.mac.decode())
+        part = self._anchor_path.with_suffix(".part")
+        part.write_bytes(msgspec.json.encode(anchor))
+        part.replace(self._anchor_path)
+
+    def _path(self, n: int) -> Path:
+        return self._folder / f"{n:012}.jsonl"
+
+    # ------------------------------------------------------------------ finding the end
+
+    def _find_end(self) -> str:
+        """Open the newest file behind its last record; returns what is wrong with it, or ''."""
+        anchor, wrong = None, ""
+        try:
+            anchor = load_anchor(self._anchor_path, self._key)
+        except ValueError as error:
+            wrong = str(error)
+        kept = files(self._folder)
+        n, mac = 0, NO_MAC
+        if kept:
+            self._fd = _open(kept[-1], 0)
+            n, mac, self._size, bad = _last_record(self._fd, self._key)
+            wrong = wrong or bad
+        if anchor and n < anchor.n:
+            wrong = f"the log ends with record {n}, it had {anchor.n}"
+        if wrong or not kept:
+            if self._fd >= 0:
+                os.close(self._fd)
+            n = max(n, anchor.n if anchor else 0)
+            self._fd, self._size = _open(self._path(n + 1), os.O_CREAT), 0
+        os.ftruncate(self._fd, self._size)
+        self._allocated = self._size
+        self._chain = Chain(self._key, n, mac)
+        return wrong
+
+
+def _own(action: str, name: str, outcome: str) -> tuple[float, bytes]:
+    return time.time(), text(Entry(0, "kernel", "audit", action, name, "read", outcome, ""))
+
+
+def _open(path: Path, flags: int) -> int:
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+
+
+def _last_record(fd: int, key: bytes) -> tuple[int, bytes, int, str]:
+    """Number and mac of a file's last record, where it ends, and what is wrong with it."""
+    size = os.fstat(fd).st_size
+    start = max(0, size - _TAIL_BYTES)
+    data = os.pread(fd, size - start, start)
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = whole.splitlines()
+    end = start + len(whole)
+    try:
+        body, mac = split(lines[-1])
+        record = read(body)
+        before = split(lines[-2])[1] if len(lines) > 1 else None
+    except (ValueError, IndexError):
+        return 0, NO_MAC, end, "its last record cannot be read"
+    if before and seal(key, before, body) != mac:
+        return record.n, mac, end, f"record {record.n} is not what was written"
+    return record.n, mac, end, ""
+
+
+def _fallocate(fd: int, at: int, size: int) -> int:
+    """Take space behind a file's end without making it longer; the errno, 0 for success."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    return 0 if libc.fallocate(fd, _KEEP_SIZE, at, size) == 0 else ctypes.get_errno()
+
+
+# ------------------------------------------------------------------------------ for readers, too
+
+
+def files(folder: Path) -> list[Path]:
+    """The log's files, oldest first."""
+    return sorted(path for path in folder.glob("*.jsonl") if path.stem.isdecimal())
+
+
+def load_key(path: Path, *, create: bool = False) -> bytes:
+    """The key. Raises OSError, also when there is none and it may not be made."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        if not create:
+            raise
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, secrets.token_bytes(32))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    with contextlib.suppress(FileExistsError):
+        os.link(part, path)  # another kernel's key, if one was faster
+    part.unlink()
+    return path.read_bytes()
+
+
+def make_anchor(key: bytes, first: int, n: int, mac: str) -> Anchor:
+    """An anchor that only the key's holder can make."""
+    return Anchor(first, n, mac, seal(key, b"anchor", f"{first} {n} {mac}".encode()).decode())
+
+
+def load_anchor(path: Path, key: bytes) -> Anchor | None:
+    """The anchor, None when there is none. Raises ValueError when it was tampered with."""
+    try:
+        anchor = msgspec.json.decode(path.read_bytes(), type=Anchor)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError:
+        raise ValueError(f"the anchor {path} cannot be read") from None
+    if make_anchor(key, anchor.first, anchor.n, anchor.mac) != anchor:
+        raise ValueError(f"the anchor {path} is not what was written")
+    return anchor
+
+
+def verify(folder: Path, key: bytes, anchor: Anchor | None) -> Verifier:
+    """Walk the whole log. Raises OSError."""
+    verifier = Verifier(key)
+    kept = files(folder)
+    for path in kept:
+        data = path.read_bytes()
+        if path == kept[-1]:
+            data = data[: data.rfind(b"\n") + 1]  # a record that is being written
+        if not verifier.walk(path.name, data.splitlines(keepends=True)):
+            return verifier
+    if anchor and (not verifier.first or anchor.first < verifier.first):
+        verifier.problem = f"record {anchor.first} is missing: the log's beginning was cut off"
+    elif anchor and verifier.n < anchor.n:
+        verifier.problem = f"record {verifier.n + 1} is missing: the log's end was cut off " \
+                           f"(it had {anchor.n} records)"  # fmt: skip
+    return verifier

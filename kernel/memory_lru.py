@@ -1,0 +1,74 @@
+"""LRU-K: which of the things in memory is dropped next. Pure: no clock but its own count.
+
+The one whose K-th latest use is longest ago goes first; those used less than K times go before
+all others, the least recently used first. So what is looked at once (a scan) drives out nothing
+that is used again and again. Uses are remembered for a while after a thing was dropped: one that
+returns is not taken for new.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict, deque
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+K = 2
+MOST_REMEMBERED = 4096
+"""Uses of things that are not in memory."""
+
+T = TypeVar("T", bound=Hashable)
+
+
+class LruK(Generic[T]):
+    """The order of a set of keys. All operations are O(log n), amortised."""
+
+    def __init__(self, k: int = K, most_remembered: int = MOST_REMEMBERED) -> None:
+        self._k, self._most_remembered = k, most_remembered
+        self._now = 0
+        self._uses: dict[T, deque[int]] = {}
+        self._gone: OrderedDict[T, deque[int]] = OrderedDict()
+        self._heap: list[tuple[int, int, T]] = []
+        """With outdated entries; a key's own is the one with its latest use."""
+
+    def __len__(self) -> int:
+        return len(self._uses)
+
+    def __contains__(self, key: T) -> bool:
+        return key in self._uses
+
+    def use(self, key: T) -> None:
+        """A use of a key, which is in memory from now on."""
+        self._now += 1
+        uses = self._uses.get(key)
+        if uses is None:
+            uses = self._uses[key] = self._gone.pop(key, deque(maxlen=self._k))
+        uses.append(self._now)
+        heapq.heappush(self._heap, self._entry(key))
+        if len(self._heap) > 2 * len(self._uses) + 64:
+            self._heap = [self._entry(key) for key in self._uses]
+            heapq.heapify(self._heap)
+
+    def drop(self, key: T, *, remember: bool = False) -> None:
+        """It is not in memory any more; ``remember``: it may return. Nothing when it is unknown."""
+        uses = self._uses.pop(key, None)
+        if remember and uses:
+            self._gone[key] = uses
+            if len(self._gone) > self._most_remembered:
+                self._gone.popitem(last=False)
+        elif not remember:
+            self._gone.pop(key, None)
+
+    def victim(self) -> T | None:
+        """The key to drop next; it stays until it is dropped. None when there is none."""
+        while self._heap:
+            _, last, key = self._heap[0]
+            uses = self._uses.get(key)
+            if uses and uses[-1] == last:
+                return key
+            heapq.heappop(self._heap)
+        return None
+
+    def _entry(self, key: T) -> tuple[int, int, T]:
+        uses = self._uses[key]
+        return (uses[0] if len(uses) == self._k else 0), uses[-1], key

@@ -1,0 +1,40 @@
+"""What one scope may hold, and the error for what would exceed it. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from aios.syscalls.errors import ResourceExhausted
+
+
+class Limits(NamedTuple):
+    """Of one scope."""
+
+    notes: int
+    size_bytes: int
+
+
+class Usage(NamedTuple):
+    """Of one scope."""
+
+    notes: int
+    size_bytes: int
+
+
+def check_quota(
+    scope: str, usage: Usage, limits: Limits, notes: int, size: int, oldest: str
+) -> None:
+    """Raises ResourceExhausted with the numbers and what to remove."""
+    if usage.notes + notes > limits.notes:
+        raise ResourceExhausted(
+            f"{scope} holds {usage.notes:,} notes; the limit is {limits.notes:,}",
+            f"remove some, the oldest is {oldest or 'the first of the list'}: "
+            "aios.memory.remove(id); or start the kernel with a larger --notes-max",
+        )
+    if usage.size_bytes + size > limits.size_bytes:
+        raise ResourceExhausted(
+            f"{scope} holds {usage.size_bytes:,} bytes of notes; {size:,} more exceed the limit of "
+            f"{limits.size_bytes:,}",
+            "remove some: aios.memory.list(), aios.memory.remove(id); or start the kernel with a "
+            "larger --notes-disk",
+        )

@@ -1,0 +1,229 @@
+"""Rights: rules, and the pure function from (rules, principals, request) to a decision.
+
+A rule is written ``[VERB] KIND[.ACTION]:NAME``, e.g. ``allow path.read:/notes/**``. Verbs:
+
+    deny    never; beats everything
+    trust   yes, without asking, also what cannot be undone
+    ask     the operator is asked each time
+    allow   yes, but what cannot be undone is asked for
+
+What no rule names is denied. ``*`` in a name stands for any text without ``/``; the segment ``**``
+for any number of whole segments, none included; a name that is ``*`` alone for every name.
+Nothing here reads a clock, a file or the process table: the same arguments give the same decision.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
+
+from aios.syscalls.errors import InvalidArgument
+from aios.syscalls.table import Effect
+
+Verb = Literal["deny", "trust", "ask", "allow"]
+Verdict = Literal["deny", "ask", "allow"]
+
+VERBS: tuple[Verb, ...] = get_args(Verb)
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "call": ("make",),
+    "path": ("read", "write", "delete", "share", "mount"),
+    "tool": ("call", "offer"),
+    "memory": ("read", "write", "delete"),
+    "model": ("use",),
+    "agent": ("spawn", "send", "signal", "renice", "log"),
+    "network": ("connect",),
+}
+"""What there are rights on, and what can be done to it. Names: a system call; a path in an agent's
+tree; a tool; session, agent or shared:NAME; a model; RELATION/NAME of an agent (to spawn: the
+program's path); a host."""
+RELATIONS = ("self", "own", "kin", "other")
+"""Of an agent to the caller: itself, started by it, of the same program, none of these."""
+MOST_RULE_LENGTH = 512
+MOST_WILDCARDS = 16
+
+_SEVERITY: Mapping[Verdict, int] = {"deny": 0, "ask": 1, "allow": 2}
+
+
+class Rule(NamedTuple):
+    """One rule; ``source`` says where it stands (``group agent``, ``grant 3``, …)."""
+
+    verb: Verb
+    kind: str
+    action: str
+    """``*``: any."""
+    name: str
+    source: str = ""
+
+    def __str__(self) -> str:
+        action = "" if self.action == "*" else f".{self.action}"
+        return f"{self.verb} {self.kind}{action}:{self.name}"
+
+
+class Request(NamedTuple):
+    """What somebody wants to do."""
+
+    kind: str
+    action: str
+    name: str
+    effect: Effect
+
+
+class Decision(NamedTuple):
+    """``rule`` decided, a rule of principal number ``of``; None: no rule of its named this."""
+
+    verdict: Verdict
+    rule: Rule | None
+    of: int = 0
+
+
+# ------------------------------------------------------------------------------ rules as text
+
+
+def parse(text: str, verb: Verb, source: str = "") -> Rule:
+    """A rule from its text; ``verb`` when the text names none. Raises InvalidArgument."""
+    if len(text) > MOST_RULE_LENGTH:
+        raise InvalidArgument(
+            f"a rule of {len(text)} characters exceeds the limit of {MOST_RULE_LENGTH}"
+        )
+    first, space, rest = text.strip().partition(" ")
+    if space:
+        verb, text = _one_of(first, VERBS, "verb", text), rest.strip()  # type: ignore[assignment]
+    head, colon, name = text.strip().partition(":")
+    if not colon or not name:
+        raise InvalidArgument(
+            f"rule {text!r} is not KIND[.ACTION]:NAME", "for example: allow path.read:/notes/**"
+        )
+    kind, dot, action = head.partition(".")
+    if kind != "*":
+        _one_of(kind, tuple(KINDS), "kind", text)
+        if dot and action != "*":
+            _one_of(action, KINDS[kind], f"action of {kind}", text)
+    elif dot:
+        raise InvalidArgument(f"rule {text!r}: an action needs a kind: {', '.join(KINDS)}")
+    rule = Rule(verb, kind, action if dot else "*", name, source)
+    _check_name(rule)
+    return rule
+
+
+def _one_of(word: str, valid: Sequence[str], what: str, text: str) -> str:
+    if word in valid:
+        return word
+    near = difflib.get_close_matches(word, valid, n=1, cutoff=0.4)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    raise InvalidArgument(f"rule {text!r}: unknown {what} {word!r}; {meant}valid: "
+                          + ", ".join(valid))  # fmt: skip
+
+
+def _check_name(rule: Rule) -> None:
+    """Names that could never match are mistakes. Raises InvalidArgument."""
+    name = rule.name
+    reason = ""
+    if name == "*":
+        return
+    if name.count("*") > MOST_WILDCARDS:
+        reason = f"more than {MOST_WILDCARDS} wildcards"
+    elif any("**" in segment and segment != "**" for segment in name.split("/")):
+        reason = "** stands for whole segments: /notes/**"
+    elif rule.kind == "path" and not name.startswith(("/", "**/")):
+        reason = "a path begins with /"
+    elif rule.kind == "path" and ".." in name.split("/"):
+        reason = "a path has no .."
+    elif rule.kind == "agent" and rule.action != "spawn" and "/" not in name:
+        reason = f"an agent is named with its relation ({', '.join(RELATIONS)}): */{name}"
+    if reason:
+        raise InvalidArgument(f"rule {str(rule)!r}: {reason}")
+
+
+# ------------------------------------------------------------------------------ rules, compiled
+
+
+def compile_name(name: str) -> str:
+    """The regular expression for a rule's name, to be matched against a name with / at its end.
+
+    Linear in time: between two wildcards of a kind the leftmost match is as good as any, so what
+    has matched is never tried again.
+    """
+    chunks: list[str] = [""]
+    for segment in name.split("/"):
+        if segment == "**":
+            chunks.append("")
+        else:
+            chunks[-1] += _compile_segment(segment) + "/"
+    first, *rest = chunks
+    if not rest:
+        return first
+    middle = "".join(f"(?>(?:[^/]*/)*?{chunk})" for chunk in rest[:-1] if chunk)
+    return f"{first}{middle}(?:[^/]*/)*{rest[-1]}"
+
+
+def _compile_segment(segment: str) -> str:
+    first, *rest = (re.escape(piece) for piece in segment.split("*"))
+    if not rest:
+        return first
+    return first + "".join(f"(?>[^/]*?{piece})" for piece in rest[:-1]) + f"[^/]*{rest[-1]}"
+
+
+class _Matcher:
+    """The rules of one verb for one kind and action."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._always = next((rule for rule in rules if rule.name == "*"), None)
+        self._literal = {rule.name: rule for rule in reversed(rules) if "*" not in rule.name}
+        self._globs = [rule for rule in rules if "*" in rule.name and rule.name != "*"]
+        self._regex = re.compile("|".join(f"({compile_name(r.name)})" for r in self._globs))
+
+    def find(self, name: str) -> Rule | None:
+        rule = self._always or self._literal.get(name)
+        if rule is None and self._globs:
+            found = self._regex.fullmatch(name + "/")
+            if found and found.lastindex:
+                rule = self._globs[found.lastindex - 1]
+        return rule
+
+
+class RuleSet:
+    """The rules of one principal. Which of several rules of one verb is named is not specified."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.rules = tuple(rules)
+        self._matchers: dict[tuple[str, str], tuple[_Matcher, ...]] = {}
+
+    def judge(self, request: Request) -> tuple[Verdict, Rule | None]:
+        """What these rules alone say."""
+        kind, action, name, effect = request
+        matchers = self._matchers.get((kind, action)) or self._compile(kind, action)
+        deny, trust, ask, allow = matchers
+        if rule := deny.find(name):
+            return "deny", rule
+        if rule := trust.find(name):
+            return "allow", rule
+        if rule := ask.find(name):
+            return "ask", rule
+        if rule := allow.find(name):
+            return ("ask" if effect == "irreversible" else "allow"), rule
+        return "deny", None
+
+    def _compile(self, kind: str, action: str) -> tuple[_Matcher, ...]:
+        chosen = [r for r in self.rules if r.kind in ("*", kind) and r.action in ("*", action)]
+        matchers = tuple(_Matcher([r for r in chosen if r.verb == verb]) for verb in VERBS)
+        self._matchers[kind, action] = matchers
+        return matchers
+
+
+def decide(principals: Sequence[RuleSet], request: Request) -> Decision:
+    """The strictest of what each principal's rules say; of equals, the first principal's.
+
+    The principals are the caller, those who started it, and whoever it acts for, so nobody can do
+    through another what it could not do itself.
+    """
+    decided = Decision("deny", None)
+    severity = len(_SEVERITY)
+    for number, rules in enumerate(principals):
+        verdict, rule = rules.judge(request)
+        if _SEVERITY[verdict] < severity:
+            decided, severity = Decision(verdict, rule, number), _SEVERITY[verdict]
+            if not severity:
+                break
+    return decided

@@ -1,0 +1,412 @@
+"""The storage manager: homes, shares, mounts and values, from the kernel's thread.
+
+Owns what storage_commit.py (names and small content), storage_content.py (large content) and
+storage_index.py (search) own. Promises that an operation ends once, with what is committed or a
+typed error, and that nothing here blocks. Rights that policy gives have been checked before; grants
+between agents are checked in the transaction that uses them.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from aios.syscalls import storage_types as s
+from aios.syscalls.errors import AiosError, InvalidArgument
+
+from . import storage_files as files
+from . import storage_kv as kv
+from . import storage_mount as hosts
+from . import storage_quota as quotas
+from . import storage_shares as grants
+from . import storage_versions as versions
+from . import storage_views as views
+from .loop import Loop
+from .storage_blobs import Blobs
+from .storage_commit import Committer, Done, Opened, Work
+from .storage_content import Content, allow, shown
+from .storage_files import File
+from .storage_index import Embedder, Index
+from .storage_paths import Place
+from .storage_quota import Limits
+from .worker import Outcome, Worker
+
+log = logging.getLogger("aios.storage")
+
+T = TypeVar("T")
+
+OPERATOR_NAME = "operator"
+
+
+class Storage:
+    """All of it. ``open`` first; ``close`` finishes what is under way."""
+
+    def __init__(self, loop: Loop, folder: Path, url: str, limits: Limits) -> None:
+        self.folder, self.url, self.limits = folder, url, limits
+        self._committer = Committer(loop, folder, url)
+        self._worker = Worker(loop, "blobs")
+        self._chores = Worker(loop, "chores")
+        self._index = Index(loop, folder / "index.db", self._committer, self._worker)
+        self.content = Content(self._committer, self._worker, limits, self._index.changed)
+        self._state = "opening"
+        self._waiting: list[Callable[[], None]] = []
+
+    def open(self, embedder: Embedder | None = None) -> None:
+        """Check and open in the background; calls wait until that has ended, well or not."""
+        self._index.embedder = embedder
+        self._committer.open(self._opened)
+
+    def use_embedder(self, embedder: Embedder) -> None:
+        """Search by meaning, too, from now on."""
+        self._index.embedder = embedder
+        self._index.wake()
+
+    def _opened(self, outcome: Outcome[Opened]) -> None:
+        if outcome.error:
+            log.error("storage cannot be used: %s", outcome.error)
+            self._state = "failed"
+        else:
+            boot, store, urls = outcome.result()
+            self.content.blobs = Blobs(self.folder, urls, store, boot)
+            self._state = "ready"
+            self._index.open(self.content.blobs)
+            self.content.sweep()
+            self._collect_orphans()
+        waiting, self._waiting = self._waiting, []
+        for action in waiting:
+            action()
+
+    def when_open(self, action: Callable[[], None]) -> None:
+        """Now, or as soon as opening has ended."""
+        if self._state == "opening":
+            self._waiting.append(action)
+        else:
+            action()
+
+    def close(self) -> None:
+        """Finish what was submitted and close the database."""
+        self._index.close()
+        self._chores.close()
+        self._worker.close()
+        self._committer.close()
+
+    def forget(self, user: str) -> None:
+        """A caller has ended: what it was writing in parts is dropped."""
+        self.content.drop_all(user)
+
+    @property
+    def failure(self) -> AiosError | None:
+        """Why nothing works; None when it does."""
+        return self._committer.failure
+
+    @property
+    def database(self) -> Path:
+        """The file of names and small content."""
+        return self._committer.path
+
+    @property
+    def semantic(self) -> bool:
+        """Whether search by meaning is available."""
+        return self._index.embedder is not None
+
+    def chore(self, job: Callable[[], T], done: Done[T]) -> None:
+        """Something that takes long, in a thread that nobody waits for."""
+        self._chores.submit(job, done)
+
+    def change(self, change: Work[T], done: Done[T]) -> None:
+        """A change of anything, in one commit."""
+        self._committer.change(change, done)
+
+    def homes(self, done: Done[tuple[list[s.FsUsage], int]]) -> None:
+        """What every home takes, and how many blobs wait to be deleted."""
+
+        def look(connection: sqlite3.Connection) -> tuple[list[s.FsUsage], int]:
+            owners = connection.execute("SELECT owner FROM home ORDER BY owner").fetchall()
+            (garbage,) = connection.execute("SELECT count(*) FROM garbage").fetchone()
+            return [quotas.usage(connection, self.limits, owner) for (owner,) in owners], garbage
+
+        self._committer.view(look, done)
+
+    # ------------------------------------------------------------------ orphans
+
+    def _collect_orphans(self) -> None:
+        """Blobs that a killed kernel wrote and never named, found by listing the local folder."""
+        blobs = self.content.blobs
+        assert blobs
+        if blobs.current != next((n for n, u in blobs.urls.items() if not u), None):
+            return  # a remote store is listed by `aios storage check --repair` only
+
+        def listed(outcome: Outcome[list[str]]) -> None:
+            found = [] if outcome.error else outcome.result()
+            if found:
+                self._committer.change(lambda c: discard(c, found), lambda _: self.content.sweep())
+
+        def discard(connection: sqlite3.Connection, keys: list[str]) -> None:
+            known = {key for (key,) in connection.execute(
+                "SELECT key FROM chunk WHERE store = ?", (blobs.current,))}  # fmt: skip
+            connection.executemany(
+                "INSERT OR IGNORE INTO garbage VALUES (?, ?)",
+                [(blobs.current, key) for key in keys if key not in known],
+            )
+
+        self._worker.submit(
+            lambda: [k for k in blobs.store(blobs.current).names() if blobs.written_before(k)],
+            listed,
+        )
+
+    # ------------------------------------------------------------------ reading
+
+    def stat(self, place: Place, agent: str, done: Done[s.FileInfo]) -> None:
+        """What a path is."""
+        if place.kind == "mount":
+            self._on_mount(place, agent, lambda m: hosts.status(m, place.path), done)
+            return
+
+        def look(connection: sqlite3.Connection) -> s.FileInfo:
+            if place.kind in ("homes", "shares", "mounts"):
+                return views.folder(place.shown())
+            if place.kind == "shared" and views.leads_to_grant(connection, place, agent):
+                return views.folder(place.shown())
+            allow(connection, place, agent, "read")
+            return shown(place, files.get(connection, place.owner, place.path))
+
+        self._committer.view(look, done)
+
+    def entries(
+        self, place: Place, agent: str, after: str, most: int, done: Done[s.FsEntries]
+    ) -> None:
+        """A folder's entries."""
+        if place.kind == "mount":
+            self._on_mount(
+                place, agent,
+                lambda m: s.FsEntries(*hosts.entries(m, place.path, after, most)), done,
+            )  # fmt: skip
+            return
+
+        def look(connection: sqlite3.Connection) -> s.FsEntries:
+            found = views.entries(connection, place, agent)
+            if found is None:
+                allow(connection, place, agent, "read")
+                rows = files.children(connection, place.owner, place.path, after, most + 1)
+                found = [shown(place, row) for row in rows]
+            else:
+                found = [e for e in found if e.path.rpartition("/")[2] > after]
+            return s.FsEntries(found[:most], len(found) > most)
+
+        self._committer.view(look, done)
+
+    def read(self, place: Place, agent: str, body: s.FsRead, done: Done[s.FsData]) -> None:
+        """A piece of a file."""
+        if place.kind == "mount":
+            if body.version:
+                raise InvalidArgument("a mount keeps no versions")
+            self._on_mount(
+                place, agent,
+                lambda m: s.FsData(*hosts.read(m, place.path, body.offset, body.length)), done,
+            )  # fmt: skip
+            return
+        self.content.read(place, agent, body.offset, body.length, body.version, done)
+
+    def history(self, place: Place, agent: str, done: Done[s.FsVersions]) -> None:
+        """A file's versions."""
+
+        def look(connection: sqlite3.Connection) -> s.FsVersions:
+            allow(connection, place, agent, "read")
+            return s.FsVersions(
+                place.shown(), versions.history(connection, place.owner, place.path)
+            )
+
+        self._committer.view(look, done)
+
+    def usage(self, owner: str, done: Done[s.FsUsage]) -> None:
+        """What a home takes."""
+        self._committer.view(lambda c: quotas.usage(c, self.limits, owner), done)
+
+    def search(self, place: Place, agent: str, body: s.FsSearch, done: Done[s.FsFound]) -> None:
+        """Passages under a path."""
+
+        def look(connection: sqlite3.Connection) -> None:
+            allow(connection, place, agent, "read")
+            files.get(connection, place.owner, place.path)
+
+        def looked(outcome: Outcome[None]) -> None:
+            if outcome.error:
+                done(Outcome(None, outcome.error))
+            else:
+                self._index.search(place, body, done)
+
+        self._committer.view(look, looked)
+
+    # ------------------------------------------------------------------ changing
+
+    def write(self, place: Place, agent: str, body: s.FsWrite, done: Done[s.FileInfo]) -> None:
+        """Replace or append."""
+        if place.kind == "mount":
+            if body.expect is not None:
+                raise InvalidArgument("a mount keeps no versions", "write without expect")
+            self._on_mount(
+                place, agent, lambda m: hosts.write(m, place.path, body.data, body.append), done
+            )
+            return
+        self.content.write(place, agent, body.data, body.append, body.expect, done)
+
+    def mkdir(self, place: Place, agent: str, done: Done[s.FileInfo]) -> None:
+        """Make a folder."""
+        if place.kind == "mount":
+            self._on_mount(place, agent, lambda m: hosts.make_folder(m, place.path), done)
+            return
+
+        def change(connection: sqlite3.Connection) -> s.FileInfo:
+            allow(connection, place, agent, "write")
+            return shown(
+                place, files.mkdir(connection, self.limits, place.owner, place.path, agent)
+            )
+
+        self._committer.change(change, done)
+
+    def delete(self, place: Place, agent: str, recursive: bool, done: Done[None]) -> None:
+        """Delete; versions stay."""
+        if place.kind == "mount":
+            self._on_mount(place, agent, lambda m: hosts.delete(m, place.path, recursive), done)
+            return
+
+        def change(connection: sqlite3.Connection) -> list[File]:
+            allow(connection, place, agent, "write")
+            return files.delete(connection, self.limits, place.owner, place.path, agent, recursive)
+
+        self._change_files(change, lambda _: None, done)
+
+    def move(self, source: Place, target: Place, agent: str, done: Done[s.FileInfo]) -> None:
+        """Rename within one root."""
+        if (source.kind, source.owner) != (target.kind, target.owner):
+            raise InvalidArgument(
+                f"{source.shown()} and {target.shown()} are not in one tree",
+                "aios.fs.move copies files between trees, and then deletes the source",
+            )
+        if source.kind == "mount":
+            self._on_mount(source, agent, lambda m: hosts.move(m, source.path, target.path), done)
+            return
+
+        def change(connection: sqlite3.Connection) -> list[File]:
+            allow(connection, source, agent, "write")
+            allow(connection, target, agent, "write")
+            return files.move(connection, source.owner, source.path, target.path, agent)
+
+        self._change_files(change, lambda moved: shown(target, moved[0]), done)
+
+    def rollback(self, place: Place, agent: str, version: int, done: Done[s.FileInfo]) -> None:
+        """An old version again."""
+
+        def change(connection: sqlite3.Connection) -> list[File]:
+            allow(connection, place, agent, "write")
+            return [versions.rollback(
+                connection, self.limits, place.owner, place.path, version, agent
+            )]  # fmt: skip
+
+        self._change_files(change, lambda rolled: shown(place, rolled[0]), done)
+
+    def prune(self, place: Place, agent: str, keep: int, done: Done[s.FsPruned]) -> None:
+        """Forget old versions."""
+
+        def change(connection: sqlite3.Connection) -> tuple[int, int]:
+            allow(connection, place, agent, "write")
+            return versions.prune(connection, place.owner, place.path, keep)
+
+        def pruned(outcome: Outcome[tuple[int, int]]) -> None:
+            if outcome.error:
+                done(Outcome(None, outcome.error))
+                return
+            self.content.sweep()
+            done(Outcome(s.FsPruned(*outcome.result()), None))
+
+        self._committer.change(change, pruned)
+
+    def _change_files(
+        self, change: Work[list[File]], show: Callable[[list[File]], T], done: Done[T]
+    ) -> None:
+        """A change of rows that search has to hear of."""
+
+        def changed(outcome: Outcome[list[File]]) -> None:
+            if outcome.error:
+                done(Outcome(None, outcome.error))
+                return
+            self._index.changed(outcome.result())
+            done(Outcome(show(outcome.result()), None))
+            self.content.sweep()
+
+        self._committer.change(change, changed)
+
+    # ------------------------------------------------------------------ grants, mounts, values
+
+    def share(self, place: Place, grantee: str, rights: s.Rights | None, done: Done[None]) -> None:
+        """Grant, or take back."""
+
+        def change(connection: sqlite3.Connection) -> None:
+            if rights is not None:
+                files.get(connection, place.owner, place.path)
+            grants.share(connection, place.owner, place.path, grantee, rights)
+
+        self._committer.change(change, done)
+
+    def shares(self, agent: str, done: Done[s.FsShares]) -> None:
+        """Given and received."""
+        self._committer.view(
+            lambda c: s.FsShares(grants.given(c, agent), grants.received(c, agent)), done
+        )
+
+    def mount(self, body: s.MountRequest, done: Done[s.MountList]) -> None:
+        """Add or remove a mount."""
+
+        def change(connection: sqlite3.Connection) -> s.MountList:
+            grants.mount(connection, body.agent, body.name, body.folder, body.writable)
+            return s.MountList(grants.mounts(connection))
+
+        self._committer.change(change, done)
+
+    def mounts(self, done: Done[s.MountList]) -> None:
+        """All mounts."""
+        self._committer.view(lambda c: s.MountList(grants.mounts(c)), done)
+
+    def set_quota(self, owner: str, quota: int | None, done: Done[s.FsUsage]) -> None:
+        """A home's own quota."""
+        self._committer.change(lambda c: quotas.set_quota(c, self.limits, owner, quota), done)
+
+    def get_value(self, owner: str, key: str, done: Done[s.KvEntry]) -> None:
+        """A value."""
+        self._committer.view(lambda c: kv.get(c, owner, key), done)
+
+    def set_value(
+        self, owner: str, key: str, value: bytes, expect: int | None, done: Done[s.KvEntry]
+    ) -> None:
+        """Set a value."""
+        self._committer.change(lambda c: kv.put(c, self.limits, owner, key, value, expect), done)
+
+    def delete_value(self, owner: str, key: str, expect: int | None, done: Done[None]) -> None:
+        """Forget a value."""
+        self._committer.change(lambda c: kv.delete(c, self.limits, owner, key, expect), done)
+
+    def keys(self, owner: str, body: s.KvList, done: Done[s.KvKeys]) -> None:
+        """Keys in order."""
+
+        def look(connection: sqlite3.Connection) -> s.KvKeys:
+            found = kv.keys(connection, owner, body.prefix, body.after, body.limit + 1)
+            return s.KvKeys(found[: body.limit], len(found) > body.limit)
+
+        self._committer.view(look, done)
+
+    def _on_mount(
+        self, place: Place, agent: str, job: Callable[[s.MountInfo], T], done: Done[T]
+    ) -> None:
+        """Do something below a mount, in the thread of the blobs."""
+
+        def found(outcome: Outcome[s.MountInfo]) -> None:
+            if outcome.error:
+                done(Outcome(None, outcome.error))
+            else:
+                mount = outcome.result()
+                self._worker.submit(lambda: job(mount), done)
+
+        self._committer.view(lambda c: grants.find_mount(c, agent, place.owner), found)

@@ -1,0 +1,113 @@
+"""What the operator has done to storage as a whole: status, check, repair and backup.
+
+Checks and backups may take long, so they have a thread and a reading connection of their own, and
+no call waits for them. Repair looks with these, and then mends in one commit.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from aios.syscalls import storage_types as s
+
+from . import storage_backup, storage_check
+from .storage import Storage
+from .storage_commit import Done
+from .storage_schema import reading
+from .worker import Outcome
+
+
+class Chores:
+    """Each runs once at a time, one after another."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def status(self, done: Done[s.StorageStatus]) -> None:
+        """How it is, also when it cannot be used."""
+        storage = self._storage
+        if storage.failure:
+            done(Outcome(self._status([], 0), None))
+            return
+
+        def looked(outcome: Outcome[tuple[list[s.FsUsage], int]]) -> None:
+            if outcome.error:
+                done(Outcome(None, outcome.error))
+            else:
+                done(Outcome(self._status(*outcome.result()), None))
+
+        storage.homes(looked)
+
+    def _status(self, homes: list[s.FsUsage], garbage: int) -> s.StorageStatus:
+        storage = self._storage
+        return s.StorageStatus(
+            state="failed" if storage.failure else "ready",
+            reason=str(storage.failure or ""),
+            folder=str(storage.folder),
+            store=storage.url or str(storage.folder / "blobs"),
+            semantic=storage.semantic,
+            pending_garbage=garbage,
+            homes=homes,
+        )
+
+    def check(self, content: bool, repair: bool, done: Done[s.StorageReport]) -> None:
+        """Look, and mend when asked."""
+        storage = self._storage
+        if storage.failure:
+            raise storage.failure
+        storage.content.holds += 1
+
+        def look() -> storage_check.Findings:
+            with closing(reading(storage.database)) as connection:
+                connection.execute("BEGIN")
+                return storage_check.examine(connection, storage.content.blobs, content)
+
+        def looked(outcome: Outcome[storage_check.Findings]) -> None:
+            storage.content.holds -= 1
+            storage.content.sweep()
+            if outcome.error:
+                done(Outcome(None, outcome.error))
+            elif repair:
+                mend(outcome.result())
+            else:
+                done(Outcome(_report(outcome.result(), []), None))
+
+        def mend(found: storage_check.Findings) -> None:
+            def change(connection: sqlite3.Connection) -> list[str]:
+                return storage_check.repair(connection, found, storage.limits)
+
+            def mended(outcome: Outcome[list[str]]) -> None:
+                if outcome.error:
+                    done(Outcome(None, outcome.error))
+                    return
+                storage.content.sweep()
+                done(Outcome(_report(found, outcome.result()), None))
+
+            storage.change(change, mended)
+
+        storage.chore(look, looked)
+
+    def backup(self, folder: Path, done: Done[s.BackupReply]) -> None:
+        """Copy everything into a new folder."""
+        storage = self._storage
+        if storage.failure:
+            raise storage.failure
+        blobs = storage.content.blobs
+        assert blobs
+        storage.content.holds += 1
+
+        def copied(outcome: Outcome[storage_backup.Copied]) -> None:
+            storage.content.holds -= 1
+            storage.content.sweep()
+            if outcome.error:
+                done(Outcome(None, outcome.error))
+            else:
+                done(Outcome(s.BackupReply(str(folder), *outcome.result()), None))
+
+        storage.chore(lambda: storage_backup.backup(storage.database, blobs, folder), copied)
+
+
+def _report(found: storage_check.Findings, mended: list[str]) -> s.StorageReport:
+    return s.StorageReport(found.files, found.versions, found.blobs, found.problems, mended)

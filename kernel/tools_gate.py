@@ -1,0 +1,125 @@
+"""Whose turn it is: concurrency limits and exclusive locks of tools, in fair order.
+
+Pure state. A ticket waits until its tool has room and its lock is free; nobody overtakes on either.
+Order is that of arrival, except that an agent with several tickets waiting takes turns with the
+others: a thousand calls at once of one agent delay another's first call by one.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One call's place. ``go`` is called once, when it may begin."""
+
+    pid: int
+    tool: str
+    limit: int
+    lock: str
+    go: Callable[[], None]
+    order: tuple[int, int] = field(default=(0, 0))
+    running: bool = False
+
+    def __lt__(self, other: Ticket) -> bool:
+        return self.order < other.order
+
+
+class Gate:
+    """All tickets, waiting and running."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Ticket] = []
+        self._running: Counter[str] = Counter()
+        self._held: dict[str, Ticket] = {}
+        self._clock = self._number = 0
+        self._last_turn: dict[int, int] = {}
+        self._serving = False
+
+    def enter(self, ticket: Ticket) -> None:
+        """Wait for one's turn, which may be now."""
+        self._number += 1
+        turn = max(self._clock, self._last_turn.get(ticket.pid, 0) + 1)
+        self._last_turn[ticket.pid] = turn
+        ticket.order = (turn, self._number)
+        bisect.insort(self._waiting, ticket)
+        self._serve()
+
+    def leave(self, ticket: Ticket) -> None:
+        """Wait no longer, or be done; others may begin. Idempotent."""
+        if ticket.running:
+            ticket.running = False
+            self._running[ticket.tool] -= 1
+            if not self._running[ticket.tool]:
+                del self._running[ticket.tool]
+            if ticket.lock:
+                del self._held[ticket.lock]
+        else:
+            at = bisect.bisect_left(self._waiting, ticket)
+            if at < len(self._waiting) and self._waiting[at] is ticket:
+                del self._waiting[at]
+        self._serve()
+
+    def running(self, tool: str) -> int:
+        """Calls of a tool that run."""
+        return self._running[tool]
+
+    def waiting(self, tool: str) -> int:
+        """Calls of a tool that wait."""
+        return sum(ticket.tool == tool for ticket in self._waiting)
+
+    def waits_of(self, pid: int) -> list[str]:
+        """What an agent's calls wait for, oldest first."""
+        return [ticket.tool for ticket in self._waiting if ticket.pid == pid]
+
+    def _serve(self) -> None:
+        """Begin all that may, in order. What begins may end at once, and so call back here."""
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            while (ticket := self._next()) is not None:
+                self._begin(ticket)
+                ticket.go()
+        finally:
+            self._serving = False
+        if not self._waiting:
+            self._last_turn.clear()
+
+    def _next(self) -> Ticket | None:
+        blocked: set[str] = set()
+        for ticket in self._waiting:
+            tool, lock = f"t {ticket.tool}", f"l {ticket.lock}"
+            if tool in blocked or (ticket.lock and lock in blocked):
+                continue
+            full = self._running[ticket.tool] >= ticket.limit
+            if not full and not (ticket.lock and ticket.lock in self._held):
+                return ticket
+            blocked.add(tool)
+            if ticket.lock:
+                blocked.add(lock)
+        return None
+
+    def _begin(self, ticket: Ticket) -> None:
+        del self._waiting[bisect.bisect_left(self._waiting, ticket)]
+        ticket.running = True
+        self._clock = max(self._clock, ticket.order[0])
+        self._running[ticket.tool] += 1
+        if ticket.lock:
+            self._held[ticket.lock] = ticket
+
+    def check(self) -> list[str]:
+        """What is wrong with the accounts; empty when all is well."""
+        problems = []
+        for lock, ticket in self._held.items():
+            if not ticket.running or ticket.lock != lock:
+                problems.append(f"tools: lock {lock!r} is held by a call that does not run")
+        if self._next() is not None:
+            problems.append("tools: a call waits that could run")
+        if any(count <= 0 for count in self._running.values()):
+            problems.append("tools: a tool has a negative number of calls")
+        return problems

@@ -1,0 +1,164 @@
+"""What the tool manager keeps on disk: sources, MCP servers, what was approved of them, and keys.
+
+``mcp.json`` is the common ``mcpServers`` JSON and may be edited by hand; entries and fields that
+are not ours are left as they are. Every file is private to the user and replaced as a whole. The
+functions block: the kernel calls them at boot or in its worker thread. Keys are written here and
+read only by the toolhost's workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aios.syscalls import codec, paths
+from aios.syscalls.errors import AiosError, InvalidArgument, ResourceExhausted
+from aios.syscalls.tool_types import McpServer, SourceRequest, ToolSpec
+
+
+class Pin(msgspec.Struct):
+    """What the operator approved: the server's tools, and how it was configured then.
+
+    ``changes``: how its tools differ now; with any it is revoked.
+    """
+
+    digest: str
+    config_digest: str
+    tools: list[ToolSpec]
+    changes: list[str] = []
+
+
+class ToolFiles:
+    """The files, by path."""
+
+    def __init__(self) -> None:
+        folder = paths.tools_dir()
+        self._sources, self._pins = folder / "sources.json", folder / "pins.json"
+        self._secrets, self._mcp = paths.secrets_file(), paths.mcp_file()
+
+    def sources(self) -> dict[str, SourceRequest]:
+        """Files and APIs that were added. Raises InvalidArgument when the file is damaged."""
+        found: dict[str, SourceRequest] = _convert(self._sources, dict[str, SourceRequest])
+        return found
+
+    def save_sources(self, sources: dict[str, SourceRequest]) -> None:
+        """Replace them."""
+        _write(self._sources, msgspec.to_builtins(sources))
+
+    def pins(self) -> dict[str, Pin]:
+        """What was approved. Raises InvalidArgument when the file is damaged."""
+        found: dict[str, Pin] = _convert(self._pins, dict[str, Pin])
+        return found
+
+    def save_pins(self, pins: dict[str, Pin]) -> None:
+        """Replace them."""
+        _write(self._pins, msgspec.to_builtins(pins))
+
+    def servers(self) -> dict[str, McpServer]:
+        """The entries of mcp.json. Raises InvalidArgument naming the one that is wrong."""
+        return {name: _server(name, entry) for name, entry in self._entries().items()}
+
+    def save_server(self, name: str, server: McpServer | None) -> None:
+        """Set or remove one entry."""
+        document = _read(self._mcp)
+        entries = document.setdefault("mcpServers", {})
+        if server is None:
+            entries.pop(name, None)
+        else:
+            entries[name] = msgspec.to_builtins(server)
+        _write(self._mcp, document)
+
+    def save_secret(self, name: str, value: str | None) -> None:
+        """Keep or forget a key."""
+        secrets = _read(self._secrets)
+        if value is None:
+            secrets.pop(name, None)
+        else:
+            secrets[name] = value
+        _write(self._secrets, secrets)
+
+    def _entries(self) -> dict[str, Any]:
+        entries = _read(self._mcp).get("mcpServers", {})
+        if not isinstance(entries, dict):
+            raise InvalidArgument(f"{self._mcp}: mcpServers is no object", "mend it by hand")
+        return entries
+
+
+def config_digest(server: McpServer) -> str:
+    """A hash of an entry: one that was edited must be approved anew."""
+    return hashlib.sha256(msgspec.json.encode(server, order="sorted")).hexdigest()
+
+
+def checked(name: str, server: McpServer) -> McpServer:
+    """The entry, if it makes sense. Raises InvalidArgument."""
+    if (server.command is None) == (server.url is None):
+        raise InvalidArgument(
+            f"MCP server {name}: give exactly one of command and url",
+            "aios mcp add NAME -- COMMAND … or: aios mcp add NAME --url URL",
+        )
+    if server.url is not None and not server.url.startswith(("http://", "https://")):
+        raise InvalidArgument(f"MCP server {name}: {server.url!r} is no http or https address")
+    texts = [server.command or "", *server.args, *server.env, *server.env.values()]
+    if any("\0" in text for text in [*texts, *server.headers, *server.headers.values()]):
+        raise InvalidArgument(f"MCP server {name}: a value has a NUL in it")
+    return server
+
+
+def _server(name: str, entry: Any) -> McpServer:
+    known = set(McpServer.__struct_fields__)
+    if not isinstance(entry, dict):
+        raise InvalidArgument(f"mcp.json: {name} is no object", "mend it by hand")
+    ours = {key: value for key, value in entry.items() if key in known}
+    return checked(name, codec.convert(ours, McpServer))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidArgument(
+            f"{path} cannot be read: {error}", "mend it or move it away"
+        ) from None
+    if not isinstance(found, dict):
+        raise InvalidArgument(f"{path} is no JSON object", "mend it or move it away")
+    return found
+
+
+def _convert(path: Path, kind: Any) -> Any:
+    try:
+        return msgspec.convert(_read(path), kind)
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"{path}: {error}", "mend it or move it away") from None
+
+
+def _write(path: Path, document: Any) -> None:
+    """Whole or not at all, and only for this user's eyes. Raises AiosError."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                json.dump(document, file, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ResourceExhausted(
+            f"{path} cannot be written: {error.strerror}", "nothing was changed; make room"
+        ) from None
+
+
+def problem(error: AiosError) -> str:
+    """One line about a file that cannot be used."""
+    return f"{error.message} ({error.hint})" if error.hint else error.message

@@ -1,0 +1,81 @@
+"""What a turn may be: readable, within its tool's schema, and no longer than told."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aios.act_schema import longest, turn
+from aios.hw.instances import instances
+from aios.hw.schema import schema_to_gbnf
+from aios.syscalls.tool_types import ToolSpec
+
+_LEAVES = st.sampled_from([
+    {"type": "string"}, {"type": "string", "maxLength": 3}, {"type": "string", "minLength": 2},
+    {"type": "integer"}, {"type": "integer", "minimum": 1, "maximum": 5}, {"type": "number"},
+    {"type": "boolean"}, {"type": "null"}, {"enum": ["a", "ü", 3, None]}, {"const": {"x": [1]}},
+    {"type": "string", "format": "date"}, {"type": ["string", "null"]},
+])  # fmt: skip
+
+
+def _object(fields: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": list(fields)[::2]}
+
+
+SCHEMAS = st.recursive(
+    _LEAVES,
+    lambda inner: st.one_of(
+        st.dictionaries(st.text("abcdef", min_size=1, max_size=4), inner, max_size=3).map(_object),
+        inner.map(lambda each: {"type": "array", "items": each, "maxItems": 2}),
+        st.lists(inner, min_size=1, max_size=3).map(lambda each: {"anyOf": each}),
+    ),
+    max_leaves=6,
+)
+
+
+def _spec(schema: dict[str, Any]) -> ToolSpec:
+    return ToolSpec("t", parameters=json.dumps(schema))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=3), SCHEMAS, max_size=3), st.booleans())
+def test_every_turn_fits_the_tools_schema_and_the_bound(
+    fields: dict[str, Any], plain: bool
+) -> None:
+    schema = _object(fields)
+    made = turn([_spec(schema)], 2, 16, plain, last=False)
+    for text in instances(json.dumps(made), 8):
+        assert len(text) <= longest(made)
+        said = json.loads(text)
+        for call in said.get("calls", []):
+            jsonschema.validate(call["arguments"], schema)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SCHEMAS, st.booleans())
+def test_every_turn_can_be_a_grammar(schema: dict[str, Any], plain: bool) -> None:
+    made = turn([_spec(_object({"x": schema}))], 4, 240, plain, last=False)
+    assert "root ::=" in schema_to_gbnf(json.dumps(made))
+
+
+@pytest.mark.parametrize("schema", [
+    {}, {"properties": {"x": {}}}, {"type": "object", "properties": {"x": {"$ref": "#/$defs/n"}},
+     "$defs": {"n": {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}}}},
+    {"allOf": [{"properties": {"a": {"type": "integer"}}, "required": ["a"]}]},
+    {"properties": {"x": {"$ref": "#/nowhere"}, "y": {"type": "string", "pattern": "^(a+)+$"}}},
+])  # fmt: skip
+def test_odd_schemas_have_an_end_too(schema: dict[str, Any]) -> None:
+    made = turn([_spec(schema)], 2, 50, True, last=False)
+    assert longest(made) < 1 << 20 and schema_to_gbnf(json.dumps(made))
+    assert all(json.loads(text) for text in instances(json.dumps(made), 4))
+
+
+def test_strings_of_a_schema_have_no_control_characters() -> None:
+    """llama-cpp-python's own rule lets line ends through, which JSON does not."""
+    rule = schema_to_gbnf('{"type": "string", "maxLength": 5}')
+    assert r"char ::= [^\"\\\x00-\x1F\x7F]".replace(r"\"", '"') in rule

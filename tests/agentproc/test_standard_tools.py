@@ -1,0 +1,176 @@
+"""The standard tools, called as a worker calls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, PermissionDenied
+from aios.toolhost import standard
+
+
+def _call(tools: Any, name: str, **arguments: Any) -> Any:
+    return json.loads(tools[name].run(json.dumps(arguments)))
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Any:
+    folder = tmp_path / "docs"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("The kernel preempts a generation at any token.")
+    (folder / "sub" / "b.txt").write_text("Bread needs flour, water and salt.")
+    (folder / "bin").write_bytes(b"\0\1\2 kernel")
+    (tmp_path / "outside").write_text("kernel secret")
+    (folder / "link").symlink_to(tmp_path / "outside")
+    (folder / "up").symlink_to(tmp_path)
+    os.mkfifo(folder / "fifo")
+    db = sqlite3.connect(folder / "x.db")
+    db.execute("CREATE TABLE t (n INTEGER, s TEXT)")
+    db.executemany("INSERT INTO t VALUES (?, ?)", [(n, f"row {n}") for n in range(300)])
+    db.commit()
+    db.close()
+    return standard.tools({"folders": {"docs": str(folder)}})
+
+
+@pytest.mark.parametrize(("expression", "value"), [
+    ("6*7", 42), ("2^10", 1024), ("-(3 - 5) ** 2", -4), ("sqrt(16) + pi * 0", 4.0),
+    ("7 // 2 + 7 % 4", 6), ("max(1, 2, 3)", 3), ("1_000 + 1", 1001),
+])  # fmt: skip
+def test_the_calculator(tools: Any, expression: str, value: float) -> None:
+    assert _call(tools, "calculate", expression=expression) == value
+
+
+@pytest.mark.parametrize("expression", [
+    "", "x", "__import__('os')", "(1).__class__", "[1]", "'a' * 9", "lambda: 1", "9**9**9", "1/0",
+    "10**400 * 1.0", "factorial(9)", "(-1) ** 0.5", "True", "sqrt(x=1)", "max()", "(" * 500,
+    "2**4096 * 2**4096", "1 if 1 else 2", "9" * 999, "abs(*[1])", "\0", "sqrt",
+])  # fmt: skip
+def test_the_calculator_does_nothing_else(tools: Any, expression: str) -> None:
+    if expression == "9" * 999:
+        assert _call(tools, "calculate", expression=expression) == int(expression)
+        return
+    with pytest.raises(InvalidArgument):
+        _call(tools, "calculate", expression=expression)
+
+
+def test_numbers_text_time_and_units(tools: Any) -> None:
+    assert _call(tools, "describe_numbers", numbers=[1, 2, 6])["mean"] == 3
+    assert _call(tools, "count_text", text="a b\nc")["words"] == 3
+    assert _call(tools, "find_in_text", text="ab\nab", pattern="b")[1]["line"] == 2
+    assert _call(tools, "replace_in_text", text="aa", pattern="(a)", by=r"\1b") == "abab"
+    assert "+b" in _call(tools, "compare_texts", old="a", new="b")
+    assert _call(tools, "read_json", document='{"a": [1, {"b": 2}]}', path="a.1.b") == 2
+    assert _call(tools, "convert_units", value=212, unit="F", to="C") == 100
+    assert _call(tools, "convert_units", value=1, unit="mi", to="km") == 1.609344
+    assert _call(tools, "time_between", start="2024-02-28", end="2024-03-01")["days"] == 2
+    there = _call(tools, "convert_time", time="2025-07-01T12:00", timezone="UTC", to="Europe/Oslo")
+    assert there.startswith("2025-07-01T14:00")
+    for name, arguments in (
+        ("convert_units", {"value": 1, "unit": "kg", "to": "m"}),
+        ("current_time", {"timezone": "../../etc/passwd"}),
+        ("find_in_text", {"text": "a", "pattern": "("}),
+        ("replace_in_text", {"text": "a", "pattern": "a", "by": r"\9"}),
+        ("read_json", {"document": "{", "path": ""}),
+    ):
+        with pytest.raises(AiosError):
+            _call(tools, name, **arguments)
+
+
+def test_files_are_listed_read_and_searched(tools: Any) -> None:
+    paths = [each["path"] for each in _call(tools, "list_files")]
+    assert paths == ["docs/a.txt", "docs/bin", "docs/sub/b.txt", "docs/x.db"]
+    part = _call(tools, "read_file", path="docs/a.txt", offset=4, limit=6)
+    assert (part["text"], part["next_offset"]) == ("kernel", 10)
+    found = _call(tools, "search_files", query="preempting kernels")
+    assert [each["path"] for each in found] == ["docs/a.txt"]
+    assert _call(tools, "search_files", query="zebra") == []
+
+
+def test_a_changed_file_is_found_anew(tools: Any, tmp_path: Path) -> None:
+    assert _call(tools, "search_files", query="zebra") == []
+    (tmp_path / "docs" / "a.txt").write_text("a zebra")
+    assert len(_call(tools, "search_files", query="zebra")) == 1
+
+
+@pytest.mark.parametrize("path", [
+    "docs/../outside", "docs/link", "docs/up/outside", "/etc/passwd", "..", "", "docs/fifo",
+    "docs/sub", "docs/\0", "docs/" + "x" * 4096, "nowhere/x", "docs/sub/../../outside",
+    "docs/./../outside", "docs//up//outside",
+])  # fmt: skip
+def test_nothing_outside_a_folder_can_be_named(tools: Any, path: str) -> None:
+    for name in ("read_file", "query_database"):
+        with pytest.raises((InvalidArgument, NotFound)):
+            _call(tools, name, path=path, **({"sql": "SELECT 1"} if name != "read_file" else {}))
+
+
+def test_a_database_is_asked_and_never_changed(tools: Any, tmp_path: Path) -> None:
+    path = "docs/x.db"
+    got = _call(tools, "query_database", path=path, sql="SELECT * FROM t WHERE n < ?",
+                parameters=[2])  # fmt: skip
+    assert got == {"columns": ["n", "s"], "rows": [[0, "row 0"], [1, "row 1"]], "more": False}
+    assert _call(tools, "query_database", path=path, sql="SELECT n FROM t")["more"] is True
+    before = (tmp_path / "docs" / "x.db").read_bytes()
+    for sql in (
+        "DELETE FROM t", "DROP TABLE t", "CREATE TABLE u (x)", "INSERT INTO t VALUES (1, 'x')",
+        f"ATTACH '{tmp_path}/other.db' AS o", "PRAGMA journal_mode=WAL", "VACUUM",
+        "SELECT 1; SELECT 2", "SELECT load_extension('x')", "nonsense", "SELECT * FROM nowhere",
+        "BEGIN", f"VACUUM INTO '{tmp_path}/copy.db'",
+    ):  # fmt: skip
+        with pytest.raises(InvalidArgument):
+            _call(tools, "query_database", path=path, sql=sql)
+    assert (tmp_path / "docs" / "x.db").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["docs", "outside"]
+    with pytest.raises(InvalidArgument):
+        _call(tools, "query_database", path="docs/a.txt", sql="SELECT 1 FROM sqlite_master")
+
+
+class _Pages(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        port = self.server.server_address[1]  # type: ignore[attr-defined]
+        place = {"/away": "http://example.org/", "/round": "/round", "/on": "/page",
+                 "/local": f"http://localhost:{port}/page"}.get(self.path)  # fmt: skip
+        self.send_response(302 if place else 200)
+        if place:
+            self.send_header("Location", place)
+        body = b"x" * 100_000 if self.path == "/long" else b"hello"
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _Pages)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_only_what_is_allowed_is_fetched(web: str) -> None:
+    closed, opened = standard.tools({}), standard.tools({"web_allow": [web]})
+    with pytest.raises(PermissionDenied):
+        _call(closed, "fetch", url=f"http://{web}/page")
+    assert _call(opened, "fetch", url=f"http://{web}/on")["text"] == "hello"
+    long = _call(opened, "fetch", url=f"http://{web}/long", limit=10)
+    assert long["text"] == "x" * 10 and long["more"]
+    for url in (
+        f"http://{web}/away", f"http://{web}/round", f"http://{web}/local", f"https://{web}/page",
+        "file:///etc/passwd", f"http://user@{web}/", "http://example.org", f"http://{web}.evil/",
+        f"http://{web}/\r\nX: y", "http://[", "", "http://127.0.0.1:99999/", "ftp://" + web,
+    ):  # fmt: skip
+        with pytest.raises(AiosError):
+            _call(opened, "fetch", url=url)

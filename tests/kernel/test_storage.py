@@ -1,0 +1,432 @@
+"""Storage without a kernel: versions, quotas, shares, search, damage and backups."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import struct
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aios.kernel import storage_backup, storage_wal
+from aios.kernel.storage_schema import Lock
+from aios.kernel.worker import Outcome
+from aios.syscalls import storage_types as s
+from aios.syscalls.errors import (
+    AiosError,
+    DiskFull,
+    IllegalState,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    StorageDamaged,
+    StorageUnavailable,
+    VersionConflict,
+)
+from tests.kernel.storage_rig import Rig, rig
+
+BIG = random.Random(1).randbytes(3_000_000)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Rig]:
+    with rig(tmp_path / "s") as made:
+        yield made
+        assert made.check().problems == []
+
+
+# ---------------------------------------------------------------------------- files, versions
+
+
+def test_content_of_every_size_comes_back(store: Rig) -> None:
+    for size in (0, 1, 4096, 65536, 65537, 1 << 20, 3_000_000):
+        store.write("bob", f"/d/{size}", BIG[:size])
+        assert store.read("bob", f"/d/{size}") == BIG[:size]
+    assert (
+        store.read("bob", "/d/3000000", offset=1_048_000, length=2000) == BIG[1_048_000:1_050_000]
+    )
+    assert store.read("bob", "/d/1", offset=5) == b""
+    assert store.names("bob") == ["/d"] and len(store.names("bob", "/d")) == 7
+
+
+def test_appends_make_versions_and_old_ones_stay_as_they_were(store: Rig) -> None:
+    whole = b""
+    kept = {}
+    rng = random.Random(7)
+    for number in range(1, 15):
+        part = rng.randbytes(rng.choice((0, 10, 5000, 20_000, 100_000)))
+        store.write("bob", "log", part, append=True)
+        whole += part
+        kept[number] = whole
+    for number, content in kept.items():
+        assert store.read("bob", "log", version=number) == content
+    assert [v.version for v in store.history("bob", "log")] == list(range(14, 0, -1))
+
+
+def test_only_so_many_versions_are_kept(tmp_path: Path) -> None:
+    with rig(tmp_path, keep=3) as store:
+        for number in range(10):
+            store.write("bob", "a", BIG[number * 70_000 : (number + 1) * 70_000])
+        assert [v.version for v in store.history("bob", "a")] == [10, 9, 8]
+        with pytest.raises(NotFound, match="no version 7"):
+            store.read("bob", "a", version=7)
+        assert store.check().problems == []
+        assert store.check().blobs == 3
+
+
+def test_a_deleted_file_comes_back_until_it_is_pruned(store: Rig) -> None:
+    store.write("bob", "d/a", b"one")
+    store.write("bob", "d/a", b"two")
+    store.delete("bob", "d", recursive=True)
+    assert store.names("bob") == []
+    with pytest.raises(NotFound, match="no file"):
+        store.read("bob", "d/a")
+    assert store.read("bob", "d/a", version=2) == b"two"
+    assert store.rollback("bob", "d/a", 1).version == 4
+    assert store.read("bob", "d/a") == b"one"
+    store.delete("bob", "d/a")
+    store.prune("bob")
+    with pytest.raises(NotFound, match="no old version"):
+        store.history("bob", "d/a")
+    store.delete("bob", "d")
+    assert store.usage("bob").used_bytes == 0
+
+
+def test_move_takes_versions_along(store: Rig) -> None:
+    store.write("bob", "a/x", b"1")
+    store.write("bob", "a/x", b"2")
+    store.write("bob", "a/b/y", b"3")
+    store.move("bob", "a", "c/d")
+    assert store.read("bob", "c/d/x", version=1) == b"1"
+    assert store.read("bob", "c/d/b/y") == b"3"
+    for target in ("c/d/b", "c", "c/d/x"):
+        with pytest.raises((InvalidArgument, IllegalState)):
+            store.move("bob", "c", target)
+
+
+def test_expected_versions_make_two_writers_safe(store: Rig) -> None:
+    store.write("bob", "n", b"0", expect=0)
+    with pytest.raises(VersionConflict, match="version 1, not 0"):
+        store.write("bob", "n", b"1", expect=0)
+    store.share("bob", "n", "eve", "write")
+    lost = 0
+    for number in range(100):
+        for agent, path in (("bob", "/n"), ("eve", "/shared/bob/n")):
+            seen = store.stat(agent, path).version
+            store.write(agent, path, str(number).encode(), expect=seen)
+            try:
+                store.write(agent, path, b"late", expect=seen)
+            except VersionConflict:
+                lost += 1
+    assert lost == 200 and store.stat("bob", "n").version == 201
+
+
+def test_what_is_a_folder_is_no_file(store: Rig) -> None:
+    store.write("bob", "f", b"")
+    store.mkdir("bob", "d")
+    store.mkdir("bob", "d")
+    for action in (
+        lambda: store.write("bob", "d", b""), lambda: store.write("bob", "f/x", b""),
+        lambda: store.read("bob", "d"), lambda: store.mkdir("bob", "f"),
+        lambda: store.names("bob", "f"), lambda: store.history("bob", "d"),
+    ):  # fmt: skip
+        with pytest.raises(IllegalState):
+            action()
+
+
+# ---------------------------------------------------------------------------- quotas
+
+
+def test_a_full_home_says_both_numbers_and_what_to_prune(tmp_path: Path) -> None:
+    with rig(tmp_path, quota=100_000) as store:
+        store.write("bob", "a", bytes(40_000))
+        store.write("bob", "a", BIG[:40_000])
+        with pytest.raises(QuotaExceeded, match="120,768 bytes; its quota is 100,000") as error:
+            store.write("bob", "a", BIG[:40_000])
+        assert "40,256 bytes are in old versions" in error.value.hint
+        assert store.read("bob", "a") == BIG[:40_000]
+        store.write("eve", "a", bytes(90_000))
+        assert store.prune("bob").freed_bytes == 40_256
+        store.write("bob", "b", BIG[:40_000])
+        with pytest.raises(QuotaExceeded):
+            store.write("bob", "large", BIG)
+        assert store.check().problems == []
+        assert list((tmp_path / "blobs").rglob("*-*")) != [], "eve's"
+
+
+def test_usage_is_what_the_rows_say_after_anything(tmp_path: Path) -> None:
+    """2,000 random operations (seed printed); check recounts everything."""
+    seed = 11
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    with rig(tmp_path, quota=3_000_000, keep=4) as store:
+        names = ["a", "b", "d/a", "d/e/a", "d/e", "d"]
+        done = 0
+        for number in range(2000):
+            path, other = rng.choice(names), rng.choice(names)
+            data = rng.randbytes(rng.choice((0, 100, 5000, 100_000)))
+            actions: list[Callable[[], object]] = [
+                lambda p=path, d=data: store.write("bob", p, d),  # type: ignore[misc]
+                lambda p=path, d=data: store.write("bob", p, d, append=True),  # type: ignore[misc]
+                lambda p=path: store.delete("bob", p, recursive=rng.random() < 0.5),  # type: ignore[misc]
+                lambda p=path, o=other: store.move("bob", p, o),  # type: ignore[misc]
+                lambda p=path: store.rollback("bob", p, rng.randint(1, 30)),  # type: ignore[misc]
+                lambda p=path: store.prune("bob", p, rng.randint(1, 3)),  # type: ignore[misc]
+                lambda p=path: store.mkdir("bob", p),  # type: ignore[misc]
+            ]
+            try:
+                rng.choices(actions, weights=(6, 6, 2, 2, 2, 1, 1))[0]()
+                done += 1
+            except AiosError:
+                continue
+            if number % 200 == 0:
+                assert store.check().problems == []
+        assert done > 500
+        assert store.check().problems == []
+
+
+# ---------------------------------------------------------------------------- shares
+
+
+def test_shares_hold_for_what_they_name_and_end_when_taken_back(store: Rig) -> None:
+    store.write("bob", "notes/a", b"1")
+    store.write("bob", "secret", b"2")
+    with pytest.raises(PermissionDenied, match="bob does not share it"):
+        store.read("eve", "/shared/bob/notes/a")
+    store.share("bob", "notes", "eve")
+    assert store.read("eve", "/shared/bob/notes/a") == b"1"
+    assert store.names("eve", "/shared") == ["/shared/bob"]
+    assert store.names("eve", "/shared/bob") == ["/shared/bob/notes"]
+    with pytest.raises(PermissionDenied, match="for reading only"):
+        store.write("eve", "/shared/bob/notes/a", b"")
+    for path in ("/shared/bob/secret", "/shared/bob/notesx", "/shared/bob"):
+        with pytest.raises(PermissionDenied):
+            store.write("eve", path, b"")
+    with pytest.raises(PermissionDenied):
+        store.read("eve", "/shared/bob/secret")
+    store.share("bob", "notes", "eve", "write")
+    store.write("eve", "/shared/bob/notes/b", b"3")
+    assert store.history("bob", "notes/b")[0].by == "eve"
+    store.share("bob", "notes", "eve", None)
+    with pytest.raises(PermissionDenied):
+        store.read("eve", "/shared/bob/notes/a")
+    with pytest.raises(NotFound):
+        store.share("bob", "notes", "eve", None)
+    store.share("bob", "secret", "*")
+    assert store.read("anyone", "/shared/bob/secret") == b"2"
+
+
+# ---------------------------------------------------------------------------- search
+
+
+class _Letters:
+    """Embeds a text as its counts of letters."""
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        done: Callable[[Outcome[list[bytes]]], None],
+        *,
+        kind: str = "passage",
+    ) -> None:
+        counts = [[text.lower().count(chr(97 + n)) for n in range(26)] for text in texts]
+        done(Outcome([np.array(row, np.float32).tobytes() for row in counts], None))
+
+
+def test_search_knows_what_was_written_before_it(store: Rig) -> None:
+    store.write("bob", "a.md", b"The kernel schedules agents fairly.\n" * 100)
+    store.write("bob", "n/b.md", b"Bananas are yellow.")
+    store.write("eve", "c.md", b"bananas of eve")
+    store.write("bob", "bin", b"banana\0banana")
+    found = store.search("bob", "yellow banana?")
+    assert [hit.path for hit in found.hits] == ["/n/b.md"] and found.mode == "keyword"
+    store.move("bob", "n/b.md", "n/c.md")
+    store.write("bob", "a.md", b"nothing")
+    assert [hit.path for hit in store.search("bob", "bananas").hits] == ["/n/c.md"]
+    assert store.search("bob", "kernel").hits == []
+    assert store.search("bob", "bananas", path="/a.md").hits == []
+    store.delete("bob", "n/c.md")
+    assert store.search("bob", "bananas").hits == []
+    said = store.search("bob", "nothing", mode="semantic")
+    assert said.mode == "keyword" and "no embedding model" in said.note
+
+
+def test_search_by_meaning_when_there_is_an_embedder(store: Rig) -> None:
+    store.storage.use_embedder(_Letters())
+    store.write("bob", "a", b"aaaa")
+    store.write("bob", "b", b"bbbb")
+    store.search("bob", "x")
+    for _ in range(50):
+        found = store.search("bob", "aaab", mode="semantic")
+        if len(found.hits) == 2:
+            break
+    assert [hit.path for hit in found.hits] == ["/a", "/b"] and found.mode == "semantic"
+    assert store.search("bob", "bbbb").mode == "mixed"
+
+
+def test_a_lost_index_is_made_anew(tmp_path: Path) -> None:
+    with rig(tmp_path) as store:
+        store.write("bob", "a", b"banana")
+    (tmp_path / "index.db").write_bytes(b"nonsense" * 1000)
+    with rig(tmp_path) as store:
+        assert len(store.search("bob", "banana").hits) == 1
+
+
+# ---------------------------------------------------------------------------- damage
+
+
+def _flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 0x41]))
+
+
+def _refused(folder: Path) -> AiosError:
+    with pytest.raises(StorageDamaged) as error, rig(folder) as store:
+        if store.storage.failure:
+            raise store.storage.failure
+    return error.value
+
+
+def test_a_damaged_database_is_named_at_start_and_a_backup_restores_it(tmp_path: Path) -> None:
+    folder, saved = tmp_path / "s", tmp_path / "saved"
+    with rig(folder) as store:
+        for number in range(50):
+            store.write("bob", f"f{number}", f"content {number}".encode() * 30)
+        store.write("bob", "big", BIG)
+        reply = store.backup(saved)
+        assert reply.files == 51 and reply.size_bytes > len(BIG)
+        with pytest.raises(InvalidArgument, match="exists"):
+            store.backup(saved)
+    _flip(folder / "meta.db", 3)
+    assert "aios storage restore" in _refused(folder).hint
+    lock = Lock(folder)
+    old = storage_backup.restore(saved, folder)
+    lock.close()
+    assert (old / "meta.db").exists()
+    with rig(folder) as store:
+        assert store.read("bob", "big") == BIG and store.read("bob", "f7")[:9] == b"content 7"
+        assert store.check().problems == []
+
+
+def test_changed_rows_are_found(tmp_path: Path) -> None:
+    with rig(tmp_path) as store:
+        store.write("bob", "a", b"x")
+        store.share("bob", "a", "eve")
+    for change in (
+        "UPDATE file SET owner = 'eve'", "UPDATE version SET size = 5",
+        "UPDATE extent SET at = 7", "UPDATE share SET rights = 'write'",
+    ):  # fmt: skip
+        copy = tmp_path.parent / f"{tmp_path.name}-copy"
+        subprocess.run(["cp", "-r", str(tmp_path), str(copy)], check=True)
+        with closing(sqlite3.connect(copy / "meta.db")) as database:
+            database.execute(change)
+            database.commit()
+        assert "checksum" in str(_refused(copy))
+        subprocess.run(["rm", "-r", str(copy)], check=True)
+
+
+def test_damaged_content_is_never_returned_and_repair_goes_back(tmp_path: Path) -> None:
+    with rig(tmp_path) as store:
+        store.write("bob", "a", BIG)
+        store.write("bob", "a", BIG[::-1])
+        store.write("bob", "small", b"fine")
+        blob = max((tmp_path / "blobs").rglob("*-*"), key=lambda path: path.stat().st_mtime_ns)
+        _flip(blob, 5000)
+        with pytest.raises(StorageDamaged, match="/a"):
+            store.read("bob", "a")
+        assert store.read("bob", "a", version=1) == BIG
+        assert any("version 2" in problem for problem in store.check().problems)
+        report = store.check(repair=True)
+        assert any("went back to version 1" in line for line in report.mended)
+        assert store.read("bob", "a") == BIG and store.read("bob", "small") == b"fine"
+        assert store.check().problems == []
+        next((tmp_path / "blobs").rglob("*-*")).unlink()
+        with pytest.raises(StorageDamaged, match="missing"):
+            store.read("bob", "a")
+        assert any("is gone" in line for line in store.check(repair=True).mended)
+        assert store.check().problems == [] and store.names("bob") == ["/small"]
+
+
+def test_a_flipped_bit_in_the_log_is_not_taken_for_its_end(tmp_path: Path) -> None:
+    """SQLite would drop all commits behind it without a word."""
+    with rig(tmp_path) as store:
+        for number in range(20):
+            store.write("bob", f"f{number}", bytes([number]) * 3000)
+        log = (tmp_path / "meta.db-wal").read_bytes()
+    copy = tmp_path / "log"
+    copy.write_bytes(log)
+    assert storage_wal.damage(copy) == ""
+    copy.write_bytes(log[: len(log) * 2 // 3])
+    assert storage_wal.damage(copy) == "", "a torn end is no damage"
+    for offset in (40, 32 + 24 + 100, len(log) // 2):
+        copy.write_bytes(log)
+        _flip(copy, offset)
+        assert "commits behind are lost" in storage_wal.damage(copy)
+    copy.write_bytes(log)
+    _flip(copy, 17)
+    assert "header" in storage_wal.damage(copy)
+    assert struct.unpack(">I", log[:4])[0] & ~1 == 0x377F0682
+
+
+def test_blobs_that_a_killed_kernel_left_are_deleted(tmp_path: Path) -> None:
+    with rig(tmp_path) as store:
+        store.write("bob", "a", BIG)
+    left = tmp_path / "blobs" / "1" / "0" / "ff-left"
+    left.write_bytes(b"nobody's")
+    with rig(tmp_path) as store:
+        for _ in range(5):
+            store.write("bob", "b", b"")
+            store.check()
+        assert not left.exists() and store.read("bob", "a") == BIG
+
+
+def test_two_kernels_never_share_a_folder(store: Rig) -> None:
+    with pytest.raises(StorageUnavailable, match=f"host process {os.getpid()}"):
+        Lock(store.storage.folder)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
+def test_a_full_disk_refuses_changes_and_reads_go_on(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(disk)]).returncode:
+        pytest.skip("this machine does not let us mount")
+    try:
+        with rig(disk / "s") as store:
+            store.write("bob", "a", b"kept")
+            with pytest.raises(DiskFull):
+                for number in range(20):
+                    store.write("bob", f"big{number}", BIG)
+            (disk / "filler").write_bytes(bytes(os.statvfs(disk).f_bavail * 4096 - 8192))
+            with pytest.raises(DiskFull, match="nothing was changed"):
+                for number in range(200):
+                    store.write("bob", f"small{number}", BIG[number * 9000 : (number + 1) * 9000])
+            assert store.read("bob", "a") == b"kept"
+            (disk / "filler").unlink()
+            store.write("bob", "a", b"again")
+            assert store.check().problems == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_values(store: Rig) -> None:
+    storage = store.storage
+    entry: s.KvEntry = store.ask(lambda done: storage.set_value("bob", "k", b"\x01", None, done))
+    assert entry.version == 1
+    with pytest.raises(VersionConflict):
+        store.ask(lambda done: storage.set_value("bob", "k", b"\x02", 0, done))
+    assert store.ask(lambda done: storage.get_value("bob", "k", done)).value == 1
+    with pytest.raises(NotFound):
+        store.ask(lambda done: storage.get_value("eve", "k", done))
+    store.ask(lambda done: storage.delete_value("bob", "k", 1, done))
+    assert store.usage("bob").used_bytes == 0
