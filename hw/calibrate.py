@@ -25,7 +25,7 @@ log = logging.getLogger("aios.calibrate")
 _STEPS = 4
 _PREFILL, _PREFILLS = 64, 3
 _SLOWER = 1.35
-"""A step so many times as long as the best lately is worth a look."""
+"""Steps so many times as long as they were before are worth a look, which costs some steps."""
 _WINDOW = 8
 _REMEMBERED = 256
 _LEAST_PATIENCE, _MOST_PATIENCE = 24, 384
@@ -128,11 +128,11 @@ class ThreadWatch:
             self._engine.set_threads(self._trying[0])
 
     def _slower(self) -> bool:
-        if len(self._recent) < _WINDOW:
-            return False
+        recent = list(self._recent)
         if self._engine.info.threads != self._counts[0]:
-            return True  # fewer than the machine has: look again whether that is still right
-        return median(list(self._recent)[-_WINDOW:]) > _SLOWER * min(self._recent)
+            return len(recent) >= _WINDOW  # fewer than the machine has: is that still right?
+        before, now = recent[:-_WINDOW], recent[-_WINDOW:]
+        return len(before) >= _WINDOW and median(now) > _SLOWER * median(before)
 
     def _try(self, seconds: float) -> None:
         times = self._tried.setdefault(self._trying[0], [])
