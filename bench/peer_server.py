@@ -1,6 +1,6 @@
 """llama-server for comparison. Runs in the peers' environment, so it imports nothing of AIOS.
 
-``peer_server.py '{"model": …, "seats": …, "context": …, "threads": …, "kv": null | "q8_0",
+``peer_server.py '{"model": …, "seats": …, "context": …, "threads": …, "kv": null | "q8_0/f16",
 "unified": false}'``:
 serves until its standard input closes; the first line of its output is the port.
 """
@@ -24,7 +24,8 @@ def main() -> None:
     if wanted["unified"]:
         params.kv_unified = True
     if wanted["kv"]:
-        params.cache_type_k = params.cache_type_v = xlc.ggml_type.GGML_TYPE_Q8_0
+        types = [getattr(xlc.ggml_type, f"GGML_TYPE_{kv.upper()}") for kv in wanted["kv"].split("/")]
+        params.cache_type_k, params.cache_type_v = types[0], types[-1]
         params.flash_attn_type = xlc.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
     server = xlc.Server(params)
     print(json.dumps({"address": server.listening_address}), flush=True)

@@ -46,9 +46,10 @@ def _count(report: Report, count: int, seed: int, repeats: int) -> None:
     flags, tokens = ["--seats", str(count), "--ctx", str(CONTEXT)], COUNTS[count]
     with contextlib.ExitStack() as stack:
         machine = stack.enter_context(kernel(flags))
-        threads = machine.status().models[0].threads
+        model = machine.status().models[0]
+        threads = model.threads
         fleets = {"ours": stack.enter_context(agents(machine, count))}
-        for arm, kv in (("server", None), ("same", "q8_0")):
+        for arm, kv in (("server", None), ("same", model.kv_type)):
             address = stack.enter_context(llama_server(count, CONTEXT, threads, kv))
             fleets[arm] = stack.enter_context(http_clients(address, count))
         if count == 8:

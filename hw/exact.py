@@ -1,7 +1,7 @@
 """Exactness: which settings give an agent the same tokens alone and together, on this machine.
 
-Flash attention with q8_0 KV is bit-exact for many models, but not for all, and nobody can tell
-without trying. So a ladder of settings, fastest first, is climbed by a self-test when a model is
+Flash attention with q8_0 keys is bit-exact for many models, but not for all, and nobody can tell
+without trying; f16 values beside them are faster to read back, where they are exact, too. So a ladder of settings, fastest first, is climbed by a self-test when a model is
 first loaded: sequences alone, then staggered in shared batches, in other seats, saved, loaded and
 recomputed with another number of threads, must give the same logits to the last bit. The last rung
 needs no test. Each verdict is kept by model, build, CPU, threads and seats (eight stand for more).
@@ -24,6 +24,7 @@ from .fake import FakeEngine
 log = logging.getLogger("aios.exact")
 
 RUNGS = (
+    Rung("q8_0/f16 KV, mixed batches", kv_type="q8_0/f16"),
     Rung("q8_0 KV, mixed batches"),
     Rung("q8_0 KV, prefill apart", mixed=False),
     Rung("q8_0 KV, prefill apart, no repacking", mixed=False, extra_buffers=False),
@@ -33,7 +34,7 @@ FASTEST = RUNGS[0]
 _LENGTHS = (23, 90, 530, 5, 41, 12, 67, 8)
 _CHUNK = 64
 _GENERATED = 6
-_TEST_VERSION = "4"
+_TEST_VERSION = "5"
 
 
 def open_engine(settings: EngineSettings) -> Engine:

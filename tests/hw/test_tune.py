@@ -56,7 +56,7 @@ class World:
 
     def _look(self, candidate: Candidate) -> Result:
         speed = self.speed.get(candidate.weights, 0.8)
-        speed *= {"q8_0/f16": 0.9, "f16": 0.8}.get(candidate.rung.kv_type, 1.0)
+        speed *= {"q8_0": 0.9, "f16": 0.8}.get(candidate.rung.kv_type, 1.0)
         speed *= 1.0 if candidate.threads == 2 else 0.6
         speed *= {None: 1.0, 1: 0.4}[candidate.rung.width]
         speed *= 1.0 if candidate.ubatch_tokens == 512 else 0.9
@@ -99,15 +99,15 @@ def test_nothing_faster_leaves_the_original(tmp_path: Path, quiet: Progress) -> 
 
 
 def test_what_is_not_exact_serves_only_without_exactness(tmp_path: Path, quiet: Progress) -> None:
-    search = _search(World(worse={"Q4_0": 0.5}, inexact={"Q4_0": 3}), tmp_path, quiet)
+    search = _search(World(worse={"Q4_0": 0.5}, inexact={"Q4_0": 4}), tmp_path, quiet)
     assert search.exact.candidate.weights == "Q8_0" and search.exact.exact
     assert search.fastest.candidate.weights == "Q4_0" and not search.fastest.exact
 
 
 def test_a_lower_rung_counts_with_its_own_speed(tmp_path: Path, quiet: Progress) -> None:
-    world = World(worse={"Q4_0": 0.5}, inexact={"Q4_0": 1, ORIGINAL: 3})
+    world = World(worse={"Q4_0": 0.5}, inexact={"Q4_0": 1, ORIGINAL: 4})
     search = _search(world, tmp_path, quiet)
-    assert search.baseline.candidate == Candidate(ORIGINAL, RUNGS[3], 2)
+    assert search.baseline.candidate == Candidate(ORIGINAL, RUNGS[-1], 2)
     assert search.exact.candidate == Candidate("Q4_0", RUNGS[1], 2)
 
 

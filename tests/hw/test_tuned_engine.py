@@ -30,7 +30,7 @@ def test_a_look_measures_and_leaves_no_trace() -> None:
 
 def test_a_look_at_one_request_at_a_time_does_not_batch() -> None:
     engine = _fake(",step_ms=1")
-    engine._info = _with_rung(engine.info, RUNGS[3])
+    engine._info = _with_rung(engine.info, RUNGS[-1])
     look = measure.look(engine)
     assert look.together == look.alone
 
