@@ -349,7 +349,7 @@ class ContextManager:
             if result is None and image.owner is request and seat.owner is request:
                 request.image, request.length = image, image.length  # it outlives the core
                 request.seat = seat.owner = None
-            elif image.owner or (result and not result.ok):
+            elif image.owner is request or (result and not result.ok):
                 self._store.remove(image)
 
         began.settle = settle

@@ -215,4 +215,4 @@ print(reply.tokens, reply.timing.recomputes)
         os.kill(model.core_os_pid, signal.SIGKILL)
     said = [process.communicate(timeout=60)[0].rpartition(" ") for process in running]
     assert [tokens for tokens, _, _ in said] == [alone] * 4
-    assert sum(int(count) for _, _, count in said) <= 4, "none was computed twice"
+    assert sum(int(count) for _, _, count in said) <= 2, "who ran and who was moved for it"

@@ -143,6 +143,22 @@ def test_parked_images_outlive_the_core(tmp_path: Path) -> None:
         assert all(rig.reply(r).tokens == rig.alone(r) for r in asked)
 
 
+@pytest.mark.parametrize("point", range(16))
+def test_one_that_begins_alike_leaves_a_parked_image_to_its_owner(
+    tmp_path: Path, point: int
+) -> None:
+    """A core's death costs the request in the seat and the one being moved, and nobody else."""
+    with open_rig(tmp_path, seats=1, quantum=4, chunk=64, name="fair") as rig:
+        asked = [rig.ask("x" * 400, tokens=30) for _ in range(4)]
+        for _ in range(point):
+            rig.core.work()
+            rig.loop.turn(0)
+        rig.core.kill()
+        rig.wait(lambda: len(rig.outcomes) == 4)
+        assert sum(r.recomputes for r in asked) <= 2
+        assert all(rig.reply(r).tokens == rig.alone(r) for r in asked)
+
+
 @pytest.mark.parametrize("point", range(0, 60, 3))
 def test_a_core_may_die_at_any_command(tmp_path: Path, point: int) -> None:
     with open_rig(tmp_path, seats=2, quantum=3, ram=6 << 12, disk=1 << 16) as rig:
