@@ -39,7 +39,8 @@ from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, Model
 from aios.syscalls.types import ModelInfo, RequestRecord
 
 from . import window
-from .context import ContextManager, Written
+from .context import ContextManager
+from .imaging import Written
 from .kvstore import KvStore
 from .loop import Loop, Timer
 from .request import Request
@@ -253,7 +254,7 @@ class Model:
         saves, self._saves = self._saves, []
         for tokens, path, done in saves:
             context = self._context if self.state == "ready" else None
-            if not (context and context.to_file(tokens, path, done)):
+            if not (context and context.imaging.to_file(tokens, path, done)):
                 done(0, 0)
         if saves:
             self._dispatch()
