@@ -25,6 +25,7 @@ from .account import Account
 from .context import ContextManager
 from .prefix import common
 from .request import Request
+from .shares import Shares, cells, fits
 
 LONE_CHUNK_FACTOR = 2
 """How much larger a prompt chunk is while nobody reads a stream that would have to wait for it."""
@@ -33,7 +34,6 @@ LONELY_QUANTA = 4
 SHARED_TOKENS = 64
 """A beginning that another request is computing is worth waiting for from so many tokens on."""
 _MOST_RECORDS = 20_000
-_MOST_CLOCKS = 4096
 _CHUNK_S, _SLICE_S = 0.25, 0.5
 """Aimed at when the machine's speed decides: seconds of a step with a chunk, and of a slice."""
 
@@ -80,9 +80,7 @@ class Scheduler:
         self._running: _Running | None = None
         self._slices = itertools.count(1)
         self._order = itertools.count()
-        self._clocks: dict[int, float] = {}
-        """Virtual time of each account: work over weight."""
-        self._floor = 0.0
+        self.shares = Shares()
         self.records: deque[SliceRecord] = deque(maxlen=_MOST_RECORDS)
         self.records_dropped = 0
 
@@ -122,7 +120,7 @@ class Scheduler:
         request.turn = next(self._order)
         request.used_steps = 0
         request.decode_cost = self._decode_cost
-        self._wake(request.account)
+        self.shares.wake(request.account, self._ready.values())
         request.move("ready", now)
         self._ready[request.id] = request
 
@@ -218,9 +216,7 @@ class Scheduler:
             if self._steps_left(request) <= 0:
                 request.turn = next(self._order)
                 request.used_steps = 0
-        if self._ready:
-            behind = min(self._clocks.get(r.account.id, 0.0) for r in self._ready.values())
-            self._floor = max(self._floor, behind)
+        self.shares.raise_floor(self._ready.values())
         self._record(running, end.steps, prefilled, ops, now)
 
     def should_yield(self, now: float) -> int | None:
@@ -254,33 +250,24 @@ class Scheduler:
         for request in jobs:
             request.outranked = request.rank > highest
         if self._settings.policy.shares:
-            self._project(jobs)
+            self.shares.project(jobs, self.quantum * self._decode_cost)
         choice = _Choice()
         reserved: Counter[Account] = Counter()
         filling = [r for r in jobs if r.seat is not None and r.length < r.prompt_tokens]
         for request in policy.pick(self._settings.policy, jobs, 2 * width, now):
             if len(choice.rows) == width:
                 break
-            if request in choice.rows or not _fits(request, reserved[request.account]):
+            if request in choice.rows or not fits(request, reserved[request.account]):
                 continue
             first = self._ahead(request, [*choice.rows, *filling], choice) or request
             if first not in choice.rows:
-                reserved[first.account] += 0 if first.cells else _cells(first)
+                reserved[first.account] += 0 if first.cells else cells(first)
                 choice.rows.append(first)
         return choice
 
     def _may_run(self, request: Request, now: float) -> bool:
         """Its quotas let it. Asked first, or those that must wait would stand before the others."""
-        return request.account.may_run_s(now) <= now and _fits(request, 0)
-
-    def _project(self, jobs: Sequence[Request]) -> None:
-        """What each account will have used when it is this request's turn."""
-        turns: Counter[Account] = Counter()
-        step = self.quantum * self._decode_cost
-        for request in sorted(jobs, key=lambda job: job.turn):
-            clock = self._clocks.get(request.account.id, self._floor)
-            request.share = clock + turns[request.account] * step / _weight(request)
-            turns[request.account] += 1
+        return request.account.may_run_s(now) <= now and fits(request)
 
     def _ahead(
         self, request: Request, others: Sequence[Request], choice: _Choice
@@ -331,7 +318,7 @@ class Scheduler:
         if request.first_slice_s is None:
             request.first_slice_s = now
         if not request.cells and request.account.quota_cells is not None:
-            request.cells = _cells(request)
+            request.cells = cells(request)
             request.account.cells += request.cells
 
     def _steps_left(self, request: Request) -> int:
@@ -342,26 +329,14 @@ class Scheduler:
 
     # ------------------------------------------------------------------ accounting
 
-    def _wake(self, account: Account) -> None:
-        """An account that did not want the model has no claim to what it did not use."""
-        self._clocks[account.id] = max(self._clocks.get(account.id, 0.0), self._floor)
-        if len(self._clocks) > _MOST_CLOCKS:
-            live = {request.account.id for request in self._ready.values()} | {account.id}
-            self._clocks = {
-                number: clock for number, clock in self._clocks.items()
-                if number in live or clock > self._floor
-            }  # fmt: skip
-
     def _charge(self, request: Request, length: int, drawn: int, now: float) -> None:
         """Cached tokens cost nothing, nor does what is computed a second time."""
         fresh = max(0, length - max(request.computed, request.cached_tokens) - drawn)
         request.computed = max(request.computed, length)
         work = fresh + drawn * self._decode_cost
         request.done_work += work
-        account = request.account
-        account.charge(fresh + drawn, now)
-        clock = self._clocks.get(account.id, self._floor)
-        self._clocks[account.id] = clock + work / _weight(request)
+        request.account.charge(fresh + drawn, now)
+        self.shares.charge(request, work)
 
     def _record(
         self,
@@ -389,22 +364,3 @@ def chunk_tokens(info: EngineInfo) -> int:
     """A chunk of prompt that streams hardly notice here: a power of two from 32 to 512."""
     most = _CHUNK_S / max(info.prefill_token_s, 1e-9)
     return next((size for size in (512, 256, 128, 64) if size <= most), 32)
-
-
-def _weight(request: Request) -> float:
-    return request.account.weight * policy.niceness(request.nice)
-
-
-def _fits(request: Request, reserved: int) -> bool:
-    """Whether its account's quota of cells has room for it; alone it always has."""
-    account = request.account
-    held = account.cells + reserved
-    if account.quota_cells is None or request.cells or not held:
-        return True
-    return held + _cells(request) <= account.quota_cells
-
-
-def _cells(request: Request) -> int:
-    """KV cells that a request may come to need."""
-    wanted = request.prompt_tokens + request.params.max_tokens
-    return min(wanted, request.account.quota_cells or wanted)

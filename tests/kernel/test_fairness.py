@@ -112,7 +112,7 @@ def test_work_per_slice_does_not_grow_with_idle_accounts_and_they_are_forgotten(
         machine.end(request)
         if number % 1000 == 0:
             machine.slice()
-    assert len(machine.scheduler._clocks) < 5000
+    assert len(machine.scheduler.shares) < 5000
 
 
 # ---------------------------------------------------------------------------- quotas
