@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 
 from aios.hw.engine import EngineInfo
 from aios.hw.messages import Op, Slice, SliceEnd, SliceRow, StepRow
-from aios.syscalls.types import OpRecord, SliceRecord
+from aios.syscalls.types import SliceRecord
 
 from . import policy
 from .account import Account
 from .context import ContextManager
+from .pace import chunk_tokens, quantum_tokens
 from .prefix import common
 from .request import Request
 from .shares import Shares, cells, fits
@@ -34,8 +35,6 @@ LONELY_QUANTA = 4
 SHARED_TOKENS = 64
 """A beginning that another request is computing is worth waiting for from so many tokens on."""
 _MOST_RECORDS = 20_000
-_CHUNK_S, _SLICE_S = 0.25, 0.5
-"""Aimed at when the machine's speed decides: seconds of a step with a chunk, and of a slice."""
 
 
 @dataclass
@@ -199,10 +198,10 @@ class Scheduler:
         running, self._running = self._running, None
         assert running and running.slice == end.slice and self._context
         ops = self._context.settle(end.ops)
-        prefilled = []
+        rows = []
         for row, request in enumerate(running.rows):
             drawn = len(request.tokens) - running.before[row]
-            prefilled.append(max(0, end.prefilled[row] - drawn))
+            rows.append((request.pid, request.id, drawn, max(0, end.prefilled[row] - drawn)))
             self._context.ran(request, end.lengths[row])
             # computing again what was lost is not its turn, or it would lose it again before it
             # comes to anything new; and it then runs for as long as it took to come back
@@ -217,7 +216,8 @@ class Scheduler:
                 request.turn = next(self._order)
                 request.used_steps = 0
         self.shares.raise_floor(self._ready.values())
-        self._record(running, end.steps, prefilled, ops, now)
+        self.records_dropped += len(self.records) == self.records.maxlen
+        self.records.append(SliceRecord(self._model, running.start_s, now, end.steps, rows, ops))
 
     def should_yield(self, now: float) -> int | None:
         """The slice under way, if it holds a paused request or lacks one that should run."""
@@ -337,30 +337,3 @@ class Scheduler:
         request.done_work += work
         request.account.charge(fresh + drawn, now)
         self.shares.charge(request, work)
-
-    def _record(
-        self,
-        running: _Running,
-        steps: int,
-        prefilled: Sequence[int],
-        ops: list[OpRecord],
-        now: float,
-    ) -> None:
-        rows = [
-            (request.pid, request.id, len(request.tokens) - before, prompt)
-            for request, before, prompt in zip(running.rows, running.before, prefilled, strict=True)
-        ]
-        self.records_dropped += len(self.records) == self.records.maxlen
-        self.records.append(SliceRecord(self._model, running.start_s, now, steps, rows, ops))
-
-
-def quantum_tokens(info: EngineInfo) -> int:
-    """A quantum that takes a good part of a second here, in a full batch."""
-    step_s = info.decode_token_s * info.seats
-    return int(min(64, max(8, _SLICE_S / max(step_s, 1e-6))))
-
-
-def chunk_tokens(info: EngineInfo) -> int:
-    """A chunk of prompt that streams hardly notice here: a power of two from 32 to 512."""
-    most = _CHUNK_S / max(info.prefill_token_s, 1e-9)
-    return next((size for size in (512, 256, 128, 64) if size <= most), 32)
