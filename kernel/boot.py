@@ -47,6 +47,7 @@ from .calls_process import ProcessCalls
 from .calls_storage import StorageCalls
 from .calls_tools import ToolHandlers
 from .config import Config
+from .corelife import Core
 from .doors import AGENTS, OPERATORS, Claim, Doors, Peer
 from .embedder import Embedder, EmbedderProcess
 from .grants import GrantFile
@@ -56,7 +57,6 @@ from .link import Link
 from .loop import Loop
 from .memory import MemoryManager, Quotas
 from .memory_recall import Recall
-from .model import Core
 from .models import Models
 from .process import OPERATOR, Process, ProcessTable
 from .saved import SavedContexts
@@ -260,7 +260,7 @@ class Kernel:
         self._launcher.open()
         self._storage.open()
         try:
-            self._models.find(None).load()
+            self._models.find(None).core.load()
         except ModelUnavailable as error:
             log.error("%s", error)
         for endpoint in (paths.agents_endpoint, paths.operator_endpoint):

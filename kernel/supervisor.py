@@ -180,7 +180,7 @@ class Supervisor:
 
     def reap_strays(self) -> None:
         """Host processes that a dead zygote or toolhost left to the kernel, their next reaper."""
-        known = {model.core_os_pid for model in self.models or ()}
+        known = {model.core.os_pid for model in self.models or ()}
         known |= {os_pid() for os_pid in self.spared}
         known |= {self.launcher.os_pid} if self.launcher else set()
         for _ in range(_MOST_ROUNDS):  # what they had started comes to us in turn

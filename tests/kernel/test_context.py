@@ -16,6 +16,7 @@ from aios.hw.arena import Arena
 from aios.hw.engine import Rung
 from aios.hw.messages import Op
 from aios.kernel.kvstore import Image, KvStore
+from aios.kernel.model_info import describe
 from aios.kernel.prefix import BLOCK, PrefixIndex
 from aios.syscalls.errors import Cancelled
 from tests.kernel.rig import GRID, open_rig
@@ -171,7 +172,7 @@ def test_a_core_may_die_at_any_command(tmp_path: Path, point: int) -> None:
         rig.wait(lambda: len(rig.outcomes) == 5)
         rig.run()
         assert all(rig.reply(r).tokens == rig.alone(r) for r in asked)
-        assert rig.model.restarts == 1
+        assert rig.model.core.restarts == 1
 
 
 # ---------------------------------------------------------------------------- tiers
@@ -310,7 +311,7 @@ def test_files_of_others_are_known_up_to_a_limit_and_never_deleted(tmp_path: Pat
         for n in range(600):
             rig.model.restore_context(tokens, str(tmp_path / f"{n}.kv"), n)
         rig.model.restore_context(tokens, str(file), 1)
-        assert rig.model.describe().images <= 257
+        assert describe(rig.model).images <= 257
         rig.models.unload(rig.model)
         assert file.read_bytes() == b"precious" and not rig.store.images
 
@@ -333,9 +334,9 @@ def test_a_saved_file_holds_no_more_than_the_tokens_that_are_its_own(tmp_path: P
         rig.run()
         theirs = rig.ask(COMMON + "their own way from here", tokens=30)
         rig.run()
-        for seat in rig.model._context._seats:  # type: ignore[union-attr]
+        for seat in rig.model.context._seats:  # type: ignore[union-attr]
             if seat.tokens is mine.tokens:
-                rig.model._context._empty(seat)  # type: ignore[union-attr]
+                rig.model.context._empty(seat)  # type: ignore[union-attr]
         got: list[tuple[int, int]] = []
         path = tmp_path / "a.kv"
         rig.model.save_context(mine.tokens, str(path), lambda *told: got.append(told))
