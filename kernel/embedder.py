@@ -38,7 +38,7 @@ Done = Callable[[Outcome[list[bytes]]], None]
 
 
 class EmbedderProcess(Protocol):
-    """A running embedder, as boot.py makes it."""
+    """A running embedder, as children.py makes it."""
 
     os_pid: int
 

@@ -46,13 +46,6 @@ from tests.conftest import TIMEOUT_S, Machine, operator
 CHAT = ChatRequest(prompt="hello", max_tokens=30, temperature=0.9, seed=3)
 
 
-@pytest.fixture
-def guest(machine: Machine, context: zmq.Context[Any]) -> Any:
-    """A connection as a program started by hand."""
-    with Connection(context, Credentials(machine.runtime)) as connection:
-        yield connection
-
-
 def _gone(os_pid: int) -> None:
     try:
         fd = os.pidfd_open(os_pid)
