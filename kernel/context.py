@@ -82,7 +82,7 @@ class ContextManager:
         return self._source(request)[1]
 
     def errands(self) -> list[Op]:
-        """Operations that wait for a slice though nobody needs a seat."""
+        """Operations to do although no request can run, such as writing a context to a file."""
         return self._operations.listed()
 
     def adopt(self, tokens: array[int], path: str, stamp: int) -> None:

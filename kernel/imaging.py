@@ -73,8 +73,8 @@ class Imaging:
         """Plan to write KV of the longest known beginning of ``tokens`` to a file. Call it between
         slices. False when there is nothing.
 
-        The place may hold more, of somebody who went on from there; that is cut off when the file
-        is loaded.
+        The image may be of a longer context that goes on differently; the rest is cut off when the
+        file is loaded.
         """
         if not self._info.restorable:
             return False

@@ -6,7 +6,8 @@ Promises that the policy's order decides alone, but for two cases: an account be
 waits, and a request waits while another in the same slice computes a beginning that both share. A
 slice under way is ended early only when the policy would now run somebody else. Work per slice
 depends on runnable requests only. It does no I/O and reads no clock: the same code runs in the
-kernel and in a simulator.
+kernel and in a simulator. What accounts have used is kept in shares.py; how long slices are when
+nobody says is worked out in pace.py.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class _Running:
 class _Choice:
     rows: list[Request] = field(default_factory=list)
     share_after: int | None = None
-    """Prompt tokens until others can share what a row is computing."""
+    """Prompt tokens after which a request that was left out can copy what a row has computed."""
 
 
 class Scheduler:
@@ -129,7 +130,7 @@ class Scheduler:
         request.move("held", now)
 
     def remove(self, request: Request, now: float) -> None:
-        """It has ended, one way or another; its seat is free."""
+        """It has ended, whatever the reason; its seat and its reservation are free."""
         self._ready.pop(request.id, None)
         request.account.cells -= request.cells
         request.cells = 0
@@ -186,7 +187,8 @@ class Scheduler:
             yield request, row
 
     def on_moved(self, ok: Sequence[bool]) -> None:
-        """What some requests of the slice under way should have found computed was not there."""
+        """Operations before the slice under way failed: requests that should have found tokens
+        computed found none."""
         assert self._running and self._context
         failed = self._context.failed(ok)
         for request in self._running.rows:
@@ -203,13 +205,13 @@ class Scheduler:
             drawn = len(request.tokens) - running.before[row]
             rows.append((request.pid, request.id, drawn, max(0, end.prefilled[row] - drawn)))
             self._context.ran(request, end.lengths[row])
-            # computing again what was lost is not its turn, or it would lose it again before it
-            # comes to anything new; and it then runs for as long as it took to come back
-            anew = end.lengths[row] > request.computed
+            # Steps that only compute again what was lost do not use up its turn: they lengthen it,
+            # or it could lose its seat again before it gets to anything new.
+            new = end.lengths[row] > request.computed
             self._charge(request, end.lengths[row], drawn, now)
             if request.phase == "done":
                 continue
-            request.used_steps += end.steps if anew else -end.steps
+            request.used_steps += end.steps if new else -end.steps
             if request.phase == "running":
                 request.move("ready", now)
             if self._steps_left(request) <= 0:
@@ -266,13 +268,17 @@ class Scheduler:
         return choice
 
     def _may_run(self, request: Request, now: float) -> bool:
-        """Its quotas let it. Asked first, or those that must wait would stand before the others."""
+        """Its quotas let it. Asked before the policy picks, or those that must wait for their quota
+        would take places from the others."""
         return request.account.may_run_s(now) <= now and fits(request)
 
     def _ahead(
         self, request: Request, others: Sequence[Request], choice: _Choice
     ) -> Request | None:
-        """Who is computing a beginning that both share, and so runs in its place until then."""
+        """Another request that is about to compute a long beginning which both have in common.
+
+        It runs in place of this one, which then copies the result instead of computing it, too.
+        """
         assert self._context
         if request.seat is not None or request.image or not self._context.shares:
             return None

@@ -28,6 +28,7 @@ from aios.syscalls.errors import (
 from aios.syscalls.launch import Exited, Fork, Forked, ForkFailed, Report, Signal
 from aios.syscalls.types import SpawnReply, SpawnRequest
 
+from . import policy
 from .access import spawn_rules
 from .launcher import Launcher
 from .loop import Loop, Timer
@@ -54,7 +55,6 @@ class Supervisor:
         """Give the host pids of other parts that are children of the kernel; 0: none now."""
         self._starting: dict[int, Started] = {}
         self._timers: dict[int, Timer] = {}
-        self._watched: dict[int, int] = {}
         self.on_buried: Callable[[Process], None] = lambda process: None
         self.on_killed: Callable[[Process], None] = lambda process: None
 
@@ -112,7 +112,7 @@ class Supervisor:
         if mother:
             process.stdio = (None, *mother.stdio[1:])
             process.model = spec.model or mother.model
-            process.klass = max(spec.klass, mother.klass, key=_urgency)
+            process.klass = max(spec.klass, mother.klass, key=policy.RANKS.__getitem__)
             process.nice = max(spec.nice, mother.nice)
             process.account = mother.account
             process.group = spec.group or mother.group
@@ -328,10 +328,6 @@ def _is_fifo(path: str | None) -> bool:
         return path is not None and stat.S_ISFIFO(os.stat(path).st_mode)
     except OSError:
         return False
-
-
-def _urgency(klass: str) -> int:
-    return ("interactive", "normal", "batch").index(klass)
 
 
 def _how(exit_code: int) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from aios.kernel import config
+from aios.kernel import config, daemon
 from aios.kernel.loop import Loop
 from aios.kernel.mail import MOST_MESSAGES, Letter, Mailbox, Receiver
 from aios.kernel.process import OPERATOR, Process, ProcessTable
@@ -58,6 +58,17 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         (tmp_path / "c.toml").write_bytes(text.encode("latin-1"))
         with pytest.raises(InvalidArgument, match=r"c\.toml"):
             config.load(tmp_path / "c.toml", {}, {})
+
+
+def test_settings_are_shown_as_they_are_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AIOS_SEATS", "1")
+    monkeypatch.setenv("AIOS_KV_DISK", "0")
+    monkeypatch.setenv("AIOS_CONFIG", "/nowhere/config.toml")
+    for key, shown in (("seats", "1"), ("kv-disk", "0"), ("exact", "on"), ("ctx", "auto")):
+        assert daemon.main(["config", "get", key]) == 0
+        assert capsys.readouterr().out == f"{shown}\n"
 
 
 def test_every_setting_is_explained() -> None:
