@@ -67,9 +67,7 @@ class Model:
     ) -> None:
         """``may_load`` is asked for memory before a core is started; ``on_idle`` is told when the
         last request has ended."""
-        self.name, self.path = name, path
-        self.store = store
-        self._on_idle = on_idle
+        self.name, self.path, self.store, self._on_idle = name, path, store, on_idle
         self.idle_since_s = time.monotonic()
         self.info: EngineInfo | None = None
         """What the core has said of itself; None before it was first loaded."""

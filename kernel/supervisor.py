@@ -40,6 +40,7 @@ log = logging.getLogger("aios.supervisor")
 
 KILLED = 128 + signal.SIGKILL
 _MOST_ROUNDS = 100
+_STRAY_TIMEOUT_S = 1.0
 Started = Callable[[SpawnReply | AiosError], None]
 
 
@@ -188,8 +189,14 @@ class Supervisor:
             if not strays:
                 return
             for child in strays:
-                child.kill()
-                child.wait(1.0)
+                try:
+                    child.kill()
+                    child.wait(_STRAY_TIMEOUT_S)
+                except psutil.TimeoutExpired:
+                    log.error("host process %d was killed and does not end", child.pid)
+                    return
+                except psutil.NoSuchProcess:
+                    continue
 
     # ------------------------------------------------------------------ signals
 

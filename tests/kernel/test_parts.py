@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import msgpack
+import psutil
 import pytest
 
 from aios.kernel import config, daemon
 from aios.kernel.loop import Loop
 from aios.kernel.mail import MOST_MESSAGES, Letter, Mailbox, Receiver
 from aios.kernel.process import OPERATOR, Process, ProcessTable
+from aios.kernel.supervisor import Supervisor
 from aios.syscalls import codec, paths
 from aios.syscalls.errors import (
     BY_CODE,
@@ -133,6 +135,30 @@ def test_the_dead_are_remembered_within_bounds() -> None:
 
 def _letter(sender: int, body: object = None, size: int = 1) -> Letter:
     return Letter(sender, "s", body, size)
+
+
+def test_a_stray_that_does_not_die_does_not_end_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process in an uninterruptible wait of its host's does not."""
+
+    class Host:
+        pid, killed = 1, 0
+
+        def children(self) -> list[Host]:
+            return [self]
+
+        def kill(self) -> None:
+            Host.killed += 1
+
+        def wait(self, timeout: float) -> None:
+            raise psutil.TimeoutExpired(timeout, self.pid)
+
+    monkeypatch.setattr(psutil, "Process", Host)
+    loop = Loop()
+    Supervisor(loop, ProcessTable(1), tmp_path, tmp_path).reap_strays()
+    assert Host.killed == 1
+    loop.close()
 
 
 def test_mail_goes_to_who_waits_for_it() -> None:
