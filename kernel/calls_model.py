@@ -245,7 +245,7 @@ def _said(request: Request) -> str:
 
 
 def _file_name(model: Model) -> str:
-    """What rights on models name: one name, however the model was asked for."""
+    """The model's name in rules on models; the same however it was asked for."""
     return Path(model.path).stem if model.path.endswith(".gguf") else model.path
 
 

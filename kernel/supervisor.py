@@ -53,7 +53,8 @@ class Supervisor:
         self.launcher: Launcher | None = None
         self.models: Models | None = None
         self.spared: list[Callable[[], int]] = []
-        """Give the host pids of other parts that are children of the kernel; 0: none now."""
+        """Functions that give the host pids of the kernel's other children, which ``reap_strays``
+        must not end; 0: none now."""
         self._starting: dict[int, Started] = {}
         self._timers: dict[int, Timer] = {}
         self.on_buried: Callable[[Process], None] = lambda process: None
@@ -92,7 +93,7 @@ class Supervisor:
             self.watch_host(owner_os_pid, lambda: self._owner_gone(process))
 
     def _enter(self, parent: int, spec: SpawnRequest) -> Process:
-        """The process's row, with what it inherits."""
+        """Enter it in the process table, with what it inherits from its parent."""
         mother = self._table.get(parent)
         if parent != OPERATOR and mother is None:
             raise NotFound(f"pid {parent} has ended")
@@ -170,7 +171,7 @@ class Supervisor:
                 self._bury(process, report.exit_code, process.reason or _how(report.exit_code))
 
     def on_zygote_lost(self) -> None:
-        """All agents that it had forked have died with it."""
+        """The zygote has died, and with it all agents that it had forked."""
         for process in self._table.living():
             if not process.guest:
                 started = self._starting.pop(process.pid, None)
@@ -180,7 +181,8 @@ class Supervisor:
         self.reap_strays()
 
     def reap_strays(self) -> None:
-        """Host processes that a dead zygote or toolhost left to the kernel, their next reaper."""
+        """End host processes that a dead zygote or toolhost has left behind; they are the kernel's
+        children now."""
         known = {model.core.os_pid for model in self.models or ()}
         known |= {os_pid() for os_pid in self.spared}
         known |= {self.launcher.os_pid} if self.launcher else set()
@@ -268,7 +270,7 @@ class Supervisor:
     # ------------------------------------------------------------------ death
 
     def watch_host(self, os_pid: int, gone: Callable[[], None]) -> None:
-        """Call once when a host process that is not our child ends."""
+        """Call ``gone`` once, when a host process ends that need not be our child."""
         try:
             fd = os.pidfd_open(os_pid)
         except OSError:
