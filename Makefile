@@ -8,7 +8,7 @@ help:
 	@echo "make demo    set up, then watch three agents share one model"
 	@echo "make test    set up, then lint, types and all tests"
 	@echo "make setup   set up .venv (GPU=cuda|hip|vulkan|metal|cpu is remembered; PYTHON=...)"
-	@echo "make bench   one suite: make bench SUITE=seed|consistency|syscall|overhead"
+	@echo "make bench   one suite: make bench SUITE=NAME (names: .venv/bin/aios bench --help)"
 	@echo "make lint types docs clean"
 
 setup:

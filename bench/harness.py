@@ -28,7 +28,6 @@ from aios.syscalls.types import (
     TraceRequest,
 )
 
-READY_TIMEOUT_S = 600.0
 WORKER = Path(__file__).with_name("worker.py")
 
 

@@ -23,6 +23,9 @@ BATCH, VISITORS = 8, 4
 BATCH_TOKENS, SHORT_TOKENS, CONTEXT = 192, 6, 1024
 ARRIVALS_S = 5.0
 """Visitors come at random moments of so many seconds after the batch."""
+_TRIES = 5
+"""A load whose batch ended early left seats free, so nobody had to wait: it is done again with
+other prompts, at most so often."""
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
@@ -54,16 +57,32 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
                 draw = random.Random(seed + repeat)
                 arrivals = [draw.uniform(0.5, ARRIVALS_S) for _ in range(VISITORS)]
                 first = 10_000 * (seed + repeat) + 1000 * turn
-                _load(report, arm, fleet, [] if arm == "quiet" else arrivals, first)
+                _measure(report, arm, fleet, [] if arm == "quiet" else arrivals, first)
     report.ratio("ttft_p99_fifo_over_ours", "fifo", "ours", "ttft_p99_s")
     report.ratio("ttft_p99_llama_server_over_ours", "llama_server", "ours", "ttft_p99_s")
     report.ratio("batch_throughput_kept", "ours", "quiet", "batch_tokens_per_s")
     return report
 
 
-def _load(
+def _measure(
     report: Report, arm: str, fleet: tuple[Fleet, Fleet], arrivals: Sequence[float], seed: int
 ) -> None:
+    for attempt in range(_TRIES):
+        came, done = _load(fleet, arrivals, seed + 200 * attempt)
+        failed = [result for result in (*came, *done) if "error" in result]
+        if failed or all(result["count"] >= BATCH_TOKENS for result in done):
+            break
+    report.check("no_failures", arm == "llama_server" or not failed)
+    metrics = {"batch_tokens_per_s": rate([r for r in done if "error" not in r])}
+    if arrivals:
+        metrics |= _ttft([r for r in came if "error" not in r])
+    report.add(arm, **metrics)
+
+
+def _load(
+    fleet: tuple[Fleet, Fleet], arrivals: Sequence[float], seed: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What came of the visitors and of the batch."""
     batch, visitors = fleet
     start_s = time.monotonic()
     for index in range(BATCH):
@@ -73,12 +92,7 @@ def _load(
         visitors.send(index, {**order, "stream": True, "at_s": start_s + after_s})
     came = [visitors.receive(index, failures=True) for index in range(len(arrivals))]
     done = [batch.receive(index, failures=True) for index in range(BATCH)]
-    failed = [result for result in (*came, *done) if "error" in result]
-    report.check("no_failures", arm == "llama_server" or not failed)
-    metrics = {"batch_tokens_per_s": rate([r for r in done if "error" not in r])}
-    if arrivals:
-        metrics |= _ttft([r for r in came if "error" not in r])
-    report.add(arm, **metrics)
+    return came, done
 
 
 def _ttft(results: Sequence[dict[str, Any]]) -> dict[str, float]:

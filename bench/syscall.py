@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from .report import Report
 
 CALLS = 1000
 """Round trips of each arm in a repeat."""
+_BEGIN_TIMEOUT_S = 60.0
 _ECHO = """
 import sys, zmq
 sock = zmq.Context().socket(zmq.ROUTER)
@@ -121,9 +123,16 @@ def _echo(folder: Path) -> Iterator[Callable[[], None]]:
 @contextlib.contextmanager
 def _decoding(machine: Machine) -> Iterator[None]:
     """An agent that generates until we are done."""
-    agent, _ = machine.spawn(WORKER, "--max-tokens", "4000")
-    while not any(model.running for model in machine.status().models):
-        time.sleep(0.01)  # until its first slice
+    pipe = machine.folder / "begun"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        agent, _ = machine.spawn(WORKER, "--max-tokens", "4000", "--tell", str(pipe))
+        if not select.select([reader], [], [], _BEGIN_TIMEOUT_S)[0]:
+            raise RuntimeError("the agent that is to keep the model busy does not begin")
+    finally:
+        os.close(reader)
+        pipe.unlink()
     yield
     machine.connection.call("proc.signal", SignalRequest(str(agent.pid), "kill"))
     machine.connection.call("proc.wait", RefRequest(str(agent.pid)))

@@ -21,7 +21,12 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--temperature", type=float, default=0.0)
     options.add_argument("--max-tokens", type=int, default=32)
+    options.add_argument("--tell", help="a pipe to write to when the model has begun to work")
     given = options.parse_args()
+    if given.tell:
+        aios.chat(given.prompt, max_tokens=1)
+        with open(given.tell, "w") as pipe:
+            pipe.write("begun")
     words = random.Random(given.seed).choices(WORDS, k=given.words)
     reply = aios.chat(
         " ".join([given.prompt, *words]),

@@ -15,6 +15,7 @@ from . import policy
 from .access import AccessManager
 from .kvstore import KvStore
 from .memory import MemoryManager
+from .model_info import describe
 from .models import Models
 from .process import ProcessTable
 from .scheduler import Settings
@@ -71,7 +72,7 @@ class KernelCalls:
             processes=len(self._table),
             calls=self.trap.calls,
             calls_refused=self.trap.refused,
-            models=[model.describe() for model in self._models],
+            models=[describe(model) for model in self._models],
         )
 
     def _stop(self, call: Pending, _: t.Empty) -> t.Empty:

@@ -19,6 +19,7 @@ from .access import AccessManager
 from .memory import MemoryManager
 from .memory_recall import Recall, Recalled
 from .model import Model
+from .model_info import describe
 from .models import Models
 from .process import OPERATOR, Process, ProcessTable
 from .request import Request
@@ -172,7 +173,7 @@ class ModelCalls:
         return wanted
 
     def _model_list(self, _: Pending, __: t.Empty) -> t.ModelList:
-        return t.ModelList([model.describe() for model in self._models])
+        return t.ModelList([describe(model) for model in self._models])
 
     def _model_load(self, call: Pending, body: t.ModelRequest) -> None:
         model = self._models.find(body.name)
@@ -181,10 +182,10 @@ class ModelCalls:
             if error:
                 call.fail(error)
             else:
-                call.reply(model.describe())
+                call.reply(describe(model))
 
         call.defer(lambda error: None)
-        model.when_ready(ready)
+        model.core.when_ready(ready)
 
     def _model_unload(self, _: Pending, body: t.ModelRequest) -> t.Empty:
         self._models.unload(self._models.find(body.name))
@@ -244,7 +245,7 @@ def _said(request: Request) -> str:
 
 
 def _file_name(model: Model) -> str:
-    """What rights on models name: one name, however the model was asked for."""
+    """The model's name in rules on models; the same however it was asked for."""
     return Path(model.path).stem if model.path.endswith(".gguf") else model.path
 
 

@@ -155,7 +155,7 @@ class ProcessCalls:
         return t.Empty()
 
     def _check_quotas(self, tokens: int | None, cells: int | None) -> None:
-        """A quota that no slice fits in would stop the program for good."""
+        """Refuse a quota smaller than a slice: the program could never run again."""
         quantum = max((model.scheduler.quantum for model in self._models), default=1)
         for name, value in (("quota_tokens", tokens), ("quota_cells", cells)):
             if value is not None and value < quantum:

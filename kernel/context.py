@@ -10,50 +10,23 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 
 from aios.hw.arena import Extent
 from aios.hw.engine import EngineInfo
-from aios.hw.image import image_bytes
 from aios.hw.messages import GRID_TOKENS, Op, OpResult
 from aios.syscalls.types import OpRecord
 
-from .kvstore import Image, KvStore, new_stamp
+from .imaging import Imaging
+from .kvstore import Image, KvStore
+from .operations import Operations, Settle
 from .prefix import BLOCK, PrefixIndex, common
 from .request import Request
+from .seat import Seat
 
-_COPY_BYTES_PER_S = 2e9
-"""A cautious guess of how fast images move, to see when computing again is cheaper."""
-_COPY_FIXED_S = 1e-4
 _CACHE_TOKENS = 64
 """What a seat holds after its request has ended is kept as an image from so many tokens on."""
 
 Coldness = Callable[[Request], tuple[float, ...]]
-Written = Callable[[int, int], None]
-"""How many tokens of KV were written to a file (0: none), and the image's stamp."""
-
-
-@dataclass(eq=False)
-class Seat:
-    """A sequence of the engine. Without an owner it holds what the last one left behind."""
-
-    number: int
-    tokens: array[int] = field(default_factory=lambda: array("i"))
-    length: int = 0
-    owner: Request | None = None
-    keys: list[int] = field(default_factory=list)
-    used: int = 0
-    """Tick of its last use."""
-
-
-@dataclass(eq=False)
-class _Planned:
-    """An operation under way. ``settle`` gets its result, None when the core died before."""
-
-    op: Op
-    request_id: int
-    pid: int
-    settle: Callable[[OpResult | None], None]
 
 
 class ContextManager:
@@ -63,7 +36,8 @@ class ContextManager:
         self._store, self._info = store, info
         self._seats = [Seat(number) for number in range(info.seats)]
         self._index: PrefixIndex[Seat | Image] = PrefixIndex()
-        self._planned: list[_Planned] = []
+        self._operations = Operations()
+        self.imaging = Imaging(store, info, self._index, self._operations, self)
         self._tick = 0
 
     @property
@@ -79,7 +53,7 @@ class ContextManager:
     @property
     def busy(self) -> bool:
         """Operations are planned or under way."""
-        return bool(self._planned)
+        return bool(self._operations)
 
     @property
     def shares(self) -> bool:
@@ -101,45 +75,15 @@ class ContextManager:
         for request in chosen:
             if request.seat is not None:
                 self._seats[request.seat].used = self._tick
-        return [planned.op for planned in self._planned]
+        return self._operations.listed()
 
     def shared(self, request: Request) -> int:
         """Tokens of its beginning whose KV exists somewhere."""
         return self._source(request)[1]
 
-    def to_file(self, tokens: array[int], path: str, done: Written) -> bool:
-        """Plan to write KV of the longest known beginning of ``tokens`` to a file. Call it between
-        slices. False when there is nothing.
-
-        The place may hold more, of somebody who went on from there; that is cut off when the file
-        is loaded.
-        """
-        if not self._info.restorable:
-            return False
-        holder, shared = self._index.find(tokens, len(tokens), lambda h: isinstance(h, Image))
-        if holder is None or (isinstance(holder, Image) and not holder.extent):
-            return False
-        stamp = holder.stamp if isinstance(holder, Image) else new_stamp()
-
-        def settle(result: OpResult | None) -> None:
-            if isinstance(holder, Image):
-                self._store.unpin(holder)
-            done(shared if result and result.ok else 0, stamp)
-
-        if isinstance(holder, Image):
-            assert holder.extent
-            self._store.pin(holder)
-            place, size = holder.extent, holder.size_bytes
-            op = Op("spill", offset=place.offset, size_bytes=size, tokens=shared, path=path)
-        else:
-            size = image_bytes(self._info, holder.length)
-            op = Op("save", holder.number, size_bytes=size, tokens=shared, path=path, stamp=stamp)
-        self._plan(op, None, settle)
-        return True
-
     def errands(self) -> list[Op]:
-        """Operations that wait for a slice though nobody needs a seat."""
-        return [planned.op for planned in self._planned]
+        """Operations to do although no request can run, such as writing a context to a file."""
+        return self._operations.listed()
 
     def adopt(self, tokens: array[int], path: str, stamp: int) -> None:
         """An image in a file of somebody else's holds the KV of these tokens."""
@@ -151,22 +95,11 @@ class ContextManager:
 
     def settle(self, results: Sequence[OpResult]) -> list[OpRecord]:
         """Take in how the operations of the slice went; returns them for the trace."""
-        planned, self._planned = self._planned[: len(results)], self._planned[len(results) :]
-        records = []
-        for plan, result in zip(planned, results, strict=True):
-            plan.settle(result)
-            if plan.op.kind != "trim":
-                records.append(OpRecord(plan.op.kind, plan.pid, plan.request_id, plan.op.tokens,
-                                        result.size_bytes, result.seconds, result.ok))  # fmt: skip
-        return records
+        return self._operations.settle(results)
 
     def failed(self, ok: Sequence[bool]) -> set[int]:
         """Requests whose seats are empty because an operation failed."""
-        return {
-            plan.request_id
-            for plan, fine in zip(self._planned, ok, strict=False)
-            if not fine and plan.op.kind != "save"
-        }
+        return self._operations.failed(ok)
 
     def ran(self, request: Request, length: int) -> None:
         """A slice is over and the seat that the request had in it holds so many tokens."""
@@ -191,9 +124,7 @@ class ContextManager:
 
     def lost(self) -> None:
         """The core has died: seats are empty, and images that it had not finished are void."""
-        planned, self._planned = self._planned, []
-        for plan in planned:
-            plan.settle(None)
+        self._operations.lost()
         for seat in self._seats:
             self._empty(seat)
             owner, seat.owner = seat.owner, None
@@ -307,8 +238,11 @@ class ContextManager:
         seat.length = 0
         self._index.remove(seat)
 
-    def _begin(self, request: Request, seat: Seat, length: int, op: Op) -> None:
-        """The seat is the request's from now on, and holds ``length`` of its tokens after op."""
+    def _begin(
+        self, request: Request, seat: Seat, length: int, op: Op, then: Settle | None = None
+    ) -> None:
+        """The seat is the request's from now on, and holds ``length`` of its tokens after ``op``.
+        ``then`` gets its result, too."""
         self._index.remove(seat)
         seat.tokens, seat.length, seat.owner = request.tokens, length, request
         request.seat, request.length = seat.number, length
@@ -320,8 +254,10 @@ class ContextManager:
                 request.cached_tokens = 0
                 if seat.tokens is request.tokens:
                     self._empty(seat)
+            if then:
+                then(result)
 
-        self._plan(op, request, settle)
+        self._operations.plan(op, request, settle)
 
     def _trim(self, request: Request, seat: Seat, length: int) -> None:
         self._begin(request, seat, length, Op("trim", seat.number, tokens=length))
@@ -339,20 +275,16 @@ class ContextManager:
         place = image.extent or Extent(0, 0)
         size = image.size_bytes if image.extent else 0
         op = Op("load", seat.number, place.offset, size, length, path=image.path, stamp=image.stamp)
-        self._begin(request, seat, length, op)
-        began = self._planned[-1]
-        settle_seat = began.settle
 
-        def settle(result: OpResult | None) -> None:
-            settle_seat(result)
+        def loaded(result: OpResult | None) -> None:
             self._store.unpin(image)
             if result is None and image.owner is request and seat.owner is request:
                 request.image, request.length = image, image.length  # it outlives the core
                 request.seat = seat.owner = None
-            elif image.owner or (result and not result.ok):
+            elif image.owner is request or (result and not result.ok):
                 self._store.remove(image)
 
-        began.settle = settle
+        self._begin(request, seat, length, op, loaded)
 
     # ------------------------------------------------------------------ images
 
@@ -362,8 +294,8 @@ class ContextManager:
         victim.seat, seat.owner = None, None
         victim.parks += 1
         image = None
-        if self._worth_saving(seat.length):
-            image = self._save(seat, victim)
+        if self.imaging.worth_saving(seat.length):
+            image = self.imaging.save(seat, victim)
         if image:
             victim.image = image
         else:
@@ -372,55 +304,12 @@ class ContextManager:
 
     def _keep_content(self, seat: Seat) -> None:
         """Before a free seat is used again: what it holds may be of use to somebody."""
-        if seat.length >= _CACHE_TOKENS and self._worth_saving(seat.length):
+        if seat.length >= _CACHE_TOKENS and self.imaging.worth_saving(seat.length):
             tokens = seat.tokens
             self._index.remove(seat)
             _, known = self._index.find(tokens, seat.length, _tier)
             if known < seat.length:
-                self._save(seat, None)
-
-    def _worth_saving(self, length: int) -> bool:
-        moved_s = _COPY_FIXED_S + 2 * image_bytes(self._info, length) / _COPY_BYTES_PER_S
-        return self._info.restorable and length * self._info.prefill_token_s > moved_s
-
-    def _save(self, seat: Seat, owner: Request | None) -> Image | None:
-        image = Image(seat.tokens[: seat.length], seat.length, self, owner)
-        if not self._store.add(image, image_bytes(self._info, seat.length), self._spill):
-            return None
-        place = image.extent or Extent(0, image.size_bytes)
-        op = Op("save", seat.number, place.offset, place.size_bytes, seat.length, path=image.path,
-                stamp=image.stamp)  # fmt: skip
-        self._store.pin(image)
-
-        def settle(result: OpResult | None) -> None:
-            if result and result.ok:
-                self._store.written(image, result.size_bytes)
-            else:
-                self._store.remove(image)
-            self._store.unpin(image)
-
-        self._index.update(image)
-        self._plan(op, owner, settle)
-        return image
-
-    def _spill(self, image: Image, extent: Extent, path: str) -> None:
-        """A cached image goes to a file. Should another core write to its place before ours has
-        read it, the file has not its stamp, which is found out when it is loaded."""
-
-        def settle(result: OpResult | None) -> None:
-            self._store.unpin(image)
-            if not (result and result.ok):
-                self._store.remove(image)
-
-        self._store.pin(image)
-        op = Op("spill", 0, extent.offset, image.size_bytes, image.length, path=path)
-        self._plan(op, None, settle)
-
-    def _plan(
-        self, op: Op, request: Request | None, settle: Callable[[OpResult | None], None]
-    ) -> None:
-        number, pid = (request.id, request.pid) if request else (0, 0)
-        self._planned.append(_Planned(op, number, pid, settle))
+                self.imaging.save(seat, None)
 
 
 def _tier(holder: Seat | Image) -> float:

@@ -77,7 +77,12 @@ def usage() -> str:
 
 
 def _text(value: object) -> str:
-    return {None: "auto", True: "on", False: "off"}.get(value, str(value))  # type: ignore[call-overload,no-any-return]
+    """A setting as one writes it."""
+    if value is None:
+        return "auto"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 def _flags(arguments: list[str]) -> dict[str, str]:

@@ -38,7 +38,7 @@ Done = Callable[[Outcome[list[bytes]]], None]
 
 
 class EmbedderProcess(Protocol):
-    """A running embedder, as boot.py makes it."""
+    """A running embedder, as children.py makes it."""
 
     os_pid: int
 
@@ -80,10 +80,11 @@ class Embedder:
         self._current: _Job | None = None
         self._batch = 0
         self._deaths = 0
-        """Since vectors came."""
+        """Of processes, since the last one that gave vectors."""
         self._failed_s = -RETRY_FAILED_S
         self._timer: Timer | None = None
-        """The one thing it waits for beside its process: patience, idleness or a restart."""
+        """Due when a batch has taken too long, when nothing was to be done for a while, or when
+        it is time to start a process again; never more than one of these."""
 
     def embed(self, texts: Sequence[str], done: Done, *, kind: TextKind = "passage") -> None:
         """Vectors of length 1, float32 as bytes, one for each text. ``done`` is called later, in
@@ -114,7 +115,7 @@ class Embedder:
 
     @property
     def described(self) -> str:
-        """One line for people."""
+        """What it is and how it fares, in one line for people."""
         error = self.unavailable()
         if error:
             return error.message

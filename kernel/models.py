@@ -17,9 +17,10 @@ from aios.hw.engine import EngineInfo
 from aios.hw.messages import Event
 from aios.syscalls.errors import IllegalState, ModelUnavailable
 
+from .corelife import Core, StartCore
 from .kvstore import KvStore
 from .loop import Loop, Timer
-from .model import Core, Model, StartCore
+from .model import Model
 from .scheduler import Settings
 
 log = logging.getLogger("aios.models")
@@ -28,7 +29,7 @@ _MOST_NAMES = 256
 """From so many on, names of models that are not loaded are forgotten."""
 
 Start = Callable[[str, EngineInfo | None, Callable[[Event], None], Callable[[], None]], Core]
-"""Start a core for a path, as the one that it replaces was loaded; see model.StartCore."""
+"""Start a core for a path, as the one that it replaces was loaded; see corelife.StartCore."""
 
 
 class Models:
@@ -107,7 +108,7 @@ class Models:
                 f"model {model.name} needs {model.memory_bytes:,} bytes; the budget for models is "
                 f"{self._memory_bytes:,}", "raise it: aios daemon restart --memory N",
             )  # fmt: skip
-        others = [other for other in self if other is not model and other.loaded]
+        others = [other for other in self if other is not model and other.core.loaded]
         excess = sum(m.memory_bytes for m in others) + model.memory_bytes - self._memory_bytes
         victims = []
         for idle in sorted((m for m in others if not m.wanted), key=lambda m: m.idle_since_s):
@@ -141,7 +142,7 @@ class Models:
 
     def _shed(self) -> None:
         """What a model takes is known when it is loaded; idle ones may have to leave then."""
-        loaded = [model for model in self if model.loaded]
+        loaded = [model for model in self if model.core.loaded]
         excess = sum(m.memory_bytes for m in loaded) - (self._memory_bytes or 1 << 62)
         for idle in sorted((m for m in loaded if not m.wanted), key=lambda m: m.idle_since_s):
             if excess > 0:
@@ -152,13 +153,14 @@ class Models:
     def _serve_waiting(self) -> None:
         self._shed()
         for model in list(self):
-            model.wait_no_more()
+            if not model.wanted:
+                model.core.wait_no_more()
             if model.state == "waiting":
                 try:
-                    model.load()
+                    model.core.load()
                 except ModelUnavailable as error:  # its file has grown
-                    model.give_up(error.message)
+                    model.core.give_up(error.message)
 
     def _forget_unused(self) -> None:
-        kept = {self._by_name.get(self._default), *(m for m in self if m.loaded or m.wanted)}
+        kept = {self._by_name.get(self._default), *(m for m in self if m.core.loaded or m.wanted)}
         self._by_name = {name: model for name, model in self._by_name.items() if model in kept}

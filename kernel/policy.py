@@ -137,7 +137,6 @@ POLICIES: dict[str, Policy] = {
                preempts=True),
     )
 }  # fmt: skip
-DEFAULT = "fair"
 
 
 def find(name: str) -> Policy:

@@ -17,6 +17,7 @@ import xxhash
 BLOCK = 16
 """Tokens of a block; shorter common beginnings are not worth sharing."""
 _MOST_CANDIDATES = 16
+"""Holders with the same key that are compared token by token."""
 
 
 class Holder(Protocol):

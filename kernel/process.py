@@ -26,6 +26,7 @@ from .states import Life, next_life
 OPERATOR = 0
 """The pid that stands for the operator: parent of what the command line starts."""
 MOST_DEAD = 1000
+"""Processes that have ended and can still be asked about."""
 
 
 @dataclass(eq=False)
@@ -40,7 +41,7 @@ class Process:
     nice: int
     secret: str
     account: Account
-    """Its program's: that of the ancestor which the operator started."""
+    """Shared by a program: an agent that the operator started, and all its descendants."""
     model: str | None = None
     max_tokens: int | None = None
     env: dict[str, str] = field(default_factory=dict)
@@ -49,17 +50,18 @@ class Process:
     stdio: tuple[str | None, str | None, str | None] = (None, None, None)
 
     above: Process | None = None
-    """Who started it, also when that has ended; None: the operator."""
+    """The process that started it, kept also when that has ended; None: the operator did."""
     program: str = ""
-    """Its file."""
+    """The file that it runs; of a guest, its command line."""
     group: str = ""
     """Its privilege group; '': the policy's default for its kind."""
     rights: tuple[Rule, ...] | None = None
-    """What it was started with instead of its group's rules."""
+    """Rules given when it was started, which replace its group's; None: its group's count."""
     added: tuple[Rule, ...] = ()
-    """What it was started with beside them."""
+    """Further rules given when it was started, which count beside its group's."""
     asker_os_pid: int = 0
-    """The command at a terminal that asks the operator for it and for what it starts."""
+    """Host pid of the command at whose terminal the operator is asked on behalf of it and its
+    descendants; 0: there is none."""
 
     life: Life = "starting"
     os_pid: int = 0
@@ -79,12 +81,12 @@ class Process:
     """Prompt and reply of its last request that ended well."""
     last_model: str | None = None
     held_tokens: int = 0
-    """How many these are; still known when it is dead."""
+    """How many tokens ``last_tokens`` has; still known when the process is dead."""
     notes: int = 0
-    """In its session's memory."""
+    """Notes that it has in its session's memory."""
     note_bytes: int = 0
     window_tokens: int = 0
-    """What one of its requests may hold."""
+    """Context window of the model that it used last."""
     paused_s: float | None = None
     children: set[int] = field(default_factory=set)
     requests: dict[int, Request] = field(default_factory=dict)
@@ -103,7 +105,7 @@ class Process:
 
     @property
     def top(self) -> Process:
-        """The program it belongs to: that of its ancestors which no agent started."""
+        """The first of its ancestors, which no agent started, or itself."""
         at = self
         while at.above is not None:
             at = at.above
@@ -138,7 +140,7 @@ class ProcessTable:
         return iter(list(self._living.values()))
 
     def all(self) -> Iterator[Process]:
-        """The dead that are remembered, then the living."""
+        """The living, and the dead that are remembered, by pid."""
         return iter(sorted([*self._dead.values(), *self._living.values()], key=lambda p: p.pid))
 
     def create(
@@ -179,14 +181,14 @@ class ProcessTable:
         return process
 
     def born(self, process: Process, os_pid: int) -> None:
-        """It runs as this host process."""
+        """It has been started as this host process."""
         process.os_pid = os_pid
         self._by_os_pid[os_pid] = process
         if process.life == "starting":
             process.move("alive")
 
     def buried(self, process: Process, exit_code: int, reason: str) -> None:
-        """It has ended. Those who waited for it are told by the caller."""
+        """It has ended. Telling those who wait for it is up to the caller."""
         process.move("dead")
         process.exit_code, process.reason = exit_code, reason
         process.ended_s = time.monotonic()

@@ -6,7 +6,8 @@ Promises that the policy's order decides alone, but for two cases: an account be
 waits, and a request waits while another in the same slice computes a beginning that both share. A
 slice under way is ended early only when the policy would now run somebody else. Work per slice
 depends on runnable requests only. It does no I/O and reads no clock: the same code runs in the
-kernel and in a simulator.
+kernel and in a simulator. What accounts have used is kept in shares.py; how long slices are when
+nobody says is worked out in pace.py.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from dataclasses import dataclass, field
 
 from aios.hw.engine import EngineInfo
 from aios.hw.messages import Op, Slice, SliceEnd, SliceRow, StepRow
-from aios.syscalls.types import OpRecord, SliceRecord
+from aios.syscalls.types import SliceRecord
 
 from . import policy
 from .account import Account
 from .context import ContextManager
+from .pace import chunk_tokens, quantum_tokens
 from .prefix import common
 from .request import Request
+from .shares import Shares, cells, fits
 
 LONE_CHUNK_FACTOR = 2
 """How much larger a prompt chunk is while nobody reads a stream that would have to wait for it."""
@@ -33,9 +36,6 @@ LONELY_QUANTA = 4
 SHARED_TOKENS = 64
 """A beginning that another request is computing is worth waiting for from so many tokens on."""
 _MOST_RECORDS = 20_000
-_MOST_CLOCKS = 4096
-_CHUNK_S, _SLICE_S = 0.25, 0.5
-"""Aimed at when the machine's speed decides: seconds of a step with a chunk, and of a slice."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class _Running:
 class _Choice:
     rows: list[Request] = field(default_factory=list)
     share_after: int | None = None
-    """Prompt tokens until others can share what a row is computing."""
+    """Prompt tokens after which a request that was left out can copy what a row has computed."""
 
 
 class Scheduler:
@@ -80,9 +80,7 @@ class Scheduler:
         self._running: _Running | None = None
         self._slices = itertools.count(1)
         self._order = itertools.count()
-        self._clocks: dict[int, float] = {}
-        """Virtual time of each account: work over weight."""
-        self._floor = 0.0
+        self.shares = Shares()
         self.records: deque[SliceRecord] = deque(maxlen=_MOST_RECORDS)
         self.records_dropped = 0
 
@@ -122,7 +120,7 @@ class Scheduler:
         request.turn = next(self._order)
         request.used_steps = 0
         request.decode_cost = self._decode_cost
-        self._wake(request.account)
+        self.shares.wake(request.account, self._ready.values())
         request.move("ready", now)
         self._ready[request.id] = request
 
@@ -132,7 +130,7 @@ class Scheduler:
         request.move("held", now)
 
     def remove(self, request: Request, now: float) -> None:
-        """It has ended, one way or another; its seat is free."""
+        """It has ended, whatever the reason; its seat and its reservation are free."""
         self._ready.pop(request.id, None)
         request.account.cells -= request.cells
         request.cells = 0
@@ -189,7 +187,8 @@ class Scheduler:
             yield request, row
 
     def on_moved(self, ok: Sequence[bool]) -> None:
-        """What some requests of the slice under way should have found computed was not there."""
+        """Operations before the slice under way failed: requests that should have found tokens
+        computed found none."""
         assert self._running and self._context
         failed = self._context.failed(ok)
         for request in self._running.rows:
@@ -201,27 +200,26 @@ class Scheduler:
         running, self._running = self._running, None
         assert running and running.slice == end.slice and self._context
         ops = self._context.settle(end.ops)
-        prefilled = []
+        rows = []
         for row, request in enumerate(running.rows):
             drawn = len(request.tokens) - running.before[row]
-            prefilled.append(max(0, end.prefilled[row] - drawn))
+            rows.append((request.pid, request.id, drawn, max(0, end.prefilled[row] - drawn)))
             self._context.ran(request, end.lengths[row])
-            # computing again what was lost is not its turn, or it would lose it again before it
-            # comes to anything new; and it then runs for as long as it took to come back
-            anew = end.lengths[row] > request.computed
+            # Steps that only compute again what was lost do not use up its turn: they lengthen it,
+            # or it could lose its seat again before it gets to anything new.
+            new = end.lengths[row] > request.computed
             self._charge(request, end.lengths[row], drawn, now)
             if request.phase == "done":
                 continue
-            request.used_steps += end.steps if anew else -end.steps
+            request.used_steps += end.steps if new else -end.steps
             if request.phase == "running":
                 request.move("ready", now)
             if self._steps_left(request) <= 0:
                 request.turn = next(self._order)
                 request.used_steps = 0
-        if self._ready:
-            behind = min(self._clocks.get(r.account.id, 0.0) for r in self._ready.values())
-            self._floor = max(self._floor, behind)
-        self._record(running, end.steps, prefilled, ops, now)
+        self.shares.raise_floor(self._ready.values())
+        self.records_dropped += len(self.records) == self.records.maxlen
+        self.records.append(SliceRecord(self._model, running.start_s, now, end.steps, rows, ops))
 
     def should_yield(self, now: float) -> int | None:
         """The slice under way, if it holds a paused request or lacks one that should run."""
@@ -254,38 +252,33 @@ class Scheduler:
         for request in jobs:
             request.outranked = request.rank > highest
         if self._settings.policy.shares:
-            self._project(jobs)
+            self.shares.project(jobs, self.quantum * self._decode_cost)
         choice = _Choice()
         reserved: Counter[Account] = Counter()
         filling = [r for r in jobs if r.seat is not None and r.length < r.prompt_tokens]
         for request in policy.pick(self._settings.policy, jobs, 2 * width, now):
             if len(choice.rows) == width:
                 break
-            if request in choice.rows or not _fits(request, reserved[request.account]):
+            if request in choice.rows or not fits(request, reserved[request.account]):
                 continue
             first = self._ahead(request, [*choice.rows, *filling], choice) or request
             if first not in choice.rows:
-                reserved[first.account] += 0 if first.cells else _cells(first)
+                reserved[first.account] += 0 if first.cells else cells(first)
                 choice.rows.append(first)
         return choice
 
     def _may_run(self, request: Request, now: float) -> bool:
-        """Its quotas let it. Asked first, or those that must wait would stand before the others."""
-        return request.account.may_run_s(now) <= now and _fits(request, 0)
-
-    def _project(self, jobs: Sequence[Request]) -> None:
-        """What each account will have used when it is this request's turn."""
-        turns: Counter[Account] = Counter()
-        step = self.quantum * self._decode_cost
-        for request in sorted(jobs, key=lambda job: job.turn):
-            clock = self._clocks.get(request.account.id, self._floor)
-            request.share = clock + turns[request.account] * step / _weight(request)
-            turns[request.account] += 1
+        """Its quotas let it. Asked before the policy picks, or those that must wait for their quota
+        would take places from the others."""
+        return request.account.may_run_s(now) <= now and fits(request)
 
     def _ahead(
         self, request: Request, others: Sequence[Request], choice: _Choice
     ) -> Request | None:
-        """Who is computing a beginning that both share, and so runs in its place until then."""
+        """Another request that is about to compute a long beginning which both have in common.
+
+        It runs in place of this one, which then copies the result instead of computing it, too.
+        """
         assert self._context
         if request.seat is not None or request.image or not self._context.shares:
             return None
@@ -331,7 +324,7 @@ class Scheduler:
         if request.first_slice_s is None:
             request.first_slice_s = now
         if not request.cells and request.account.quota_cells is not None:
-            request.cells = _cells(request)
+            request.cells = cells(request)
             request.account.cells += request.cells
 
     def _steps_left(self, request: Request) -> int:
@@ -342,69 +335,11 @@ class Scheduler:
 
     # ------------------------------------------------------------------ accounting
 
-    def _wake(self, account: Account) -> None:
-        """An account that did not want the model has no claim to what it did not use."""
-        self._clocks[account.id] = max(self._clocks.get(account.id, 0.0), self._floor)
-        if len(self._clocks) > _MOST_CLOCKS:
-            live = {request.account.id for request in self._ready.values()} | {account.id}
-            self._clocks = {
-                number: clock for number, clock in self._clocks.items()
-                if number in live or clock > self._floor
-            }  # fmt: skip
-
     def _charge(self, request: Request, length: int, drawn: int, now: float) -> None:
         """Cached tokens cost nothing, nor does what is computed a second time."""
         fresh = max(0, length - max(request.computed, request.cached_tokens) - drawn)
         request.computed = max(request.computed, length)
         work = fresh + drawn * self._decode_cost
         request.done_work += work
-        account = request.account
-        account.charge(fresh + drawn, now)
-        clock = self._clocks.get(account.id, self._floor)
-        self._clocks[account.id] = clock + work / _weight(request)
-
-    def _record(
-        self,
-        running: _Running,
-        steps: int,
-        prefilled: Sequence[int],
-        ops: list[OpRecord],
-        now: float,
-    ) -> None:
-        rows = [
-            (request.pid, request.id, len(request.tokens) - before, prompt)
-            for request, before, prompt in zip(running.rows, running.before, prefilled, strict=True)
-        ]
-        self.records_dropped += len(self.records) == self.records.maxlen
-        self.records.append(SliceRecord(self._model, running.start_s, now, steps, rows, ops))
-
-
-def quantum_tokens(info: EngineInfo) -> int:
-    """A quantum that takes a good part of a second here, in a full batch."""
-    step_s = info.decode_token_s * info.seats
-    return int(min(64, max(8, _SLICE_S / max(step_s, 1e-6))))
-
-
-def chunk_tokens(info: EngineInfo) -> int:
-    """A chunk of prompt that streams hardly notice here: a power of two from 32 to 512."""
-    most = _CHUNK_S / max(info.prefill_token_s, 1e-9)
-    return next((size for size in (512, 256, 128, 64) if size <= most), 32)
-
-
-def _weight(request: Request) -> float:
-    return request.account.weight * policy.niceness(request.nice)
-
-
-def _fits(request: Request, reserved: int) -> bool:
-    """Whether its account's quota of cells has room for it; alone it always has."""
-    account = request.account
-    held = account.cells + reserved
-    if account.quota_cells is None or request.cells or not held:
-        return True
-    return held + _cells(request) <= account.quota_cells
-
-
-def _cells(request: Request) -> int:
-    """KV cells that a request may come to need."""
-    wanted = request.prompt_tokens + request.params.max_tokens
-    return min(wanted, request.account.quota_cells or wanted)
+        request.account.charge(fresh + drawn, now)
+        self.shares.charge(request, work)

@@ -28,6 +28,7 @@ from aios.syscalls.errors import (
 from aios.syscalls.launch import Exited, Fork, Forked, ForkFailed, Report, Signal
 from aios.syscalls.types import SpawnReply, SpawnRequest
 
+from . import policy
 from .access import spawn_rules
 from .launcher import Launcher
 from .loop import Loop, Timer
@@ -39,6 +40,7 @@ log = logging.getLogger("aios.supervisor")
 
 KILLED = 128 + signal.SIGKILL
 _MOST_ROUNDS = 100
+_STRAY_TIMEOUT_S = 1.0
 Started = Callable[[SpawnReply | AiosError], None]
 
 
@@ -51,10 +53,10 @@ class Supervisor:
         self.launcher: Launcher | None = None
         self.models: Models | None = None
         self.spared: list[Callable[[], int]] = []
-        """Give the host pids of other parts that are children of the kernel; 0: none now."""
+        """Functions that give the host pids of the kernel's other children, which ``reap_strays``
+        must not end; 0: none now."""
         self._starting: dict[int, Started] = {}
         self._timers: dict[int, Timer] = {}
-        self._watched: dict[int, int] = {}
         self.on_buried: Callable[[Process], None] = lambda process: None
         self.on_killed: Callable[[Process], None] = lambda process: None
 
@@ -91,7 +93,7 @@ class Supervisor:
             self.watch_host(owner_os_pid, lambda: self._owner_gone(process))
 
     def _enter(self, parent: int, spec: SpawnRequest) -> Process:
-        """The process's row, with what it inherits."""
+        """Enter it in the process table, with what it inherits from its parent."""
         mother = self._table.get(parent)
         if parent != OPERATOR and mother is None:
             raise NotFound(f"pid {parent} has ended")
@@ -112,7 +114,7 @@ class Supervisor:
         if mother:
             process.stdio = (None, *mother.stdio[1:])
             process.model = spec.model or mother.model
-            process.klass = max(spec.klass, mother.klass, key=_urgency)
+            process.klass = max(spec.klass, mother.klass, key=policy.RANKS.__getitem__)
             process.nice = max(spec.nice, mother.nice)
             process.account = mother.account
             process.group = spec.group or mother.group
@@ -169,7 +171,7 @@ class Supervisor:
                 self._bury(process, report.exit_code, process.reason or _how(report.exit_code))
 
     def on_zygote_lost(self) -> None:
-        """All agents that it had forked have died with it."""
+        """The zygote has died, and with it all agents that it had forked."""
         for process in self._table.living():
             if not process.guest:
                 started = self._starting.pop(process.pid, None)
@@ -179,8 +181,9 @@ class Supervisor:
         self.reap_strays()
 
     def reap_strays(self) -> None:
-        """Host processes that a dead zygote or toolhost left to the kernel, their next reaper."""
-        known = {model.core_os_pid for model in self.models or ()}
+        """End host processes that a dead zygote or toolhost has left behind; they are the kernel's
+        children now."""
+        known = {model.core.os_pid for model in self.models or ()}
         known |= {os_pid() for os_pid in self.spared}
         known |= {self.launcher.os_pid} if self.launcher else set()
         for _ in range(_MOST_ROUNDS):  # what they had started comes to us in turn
@@ -188,8 +191,14 @@ class Supervisor:
             if not strays:
                 return
             for child in strays:
-                child.kill()
-                child.wait(1.0)
+                try:
+                    child.kill()
+                    child.wait(_STRAY_TIMEOUT_S)
+                except psutil.TimeoutExpired:
+                    log.error("host process %d was killed and does not end", child.pid)
+                    return
+                except psutil.NoSuchProcess:
+                    continue
 
     # ------------------------------------------------------------------ signals
 
@@ -261,7 +270,7 @@ class Supervisor:
     # ------------------------------------------------------------------ death
 
     def watch_host(self, os_pid: int, gone: Callable[[], None]) -> None:
-        """Call once when a host process that is not our child ends."""
+        """Call ``gone`` once, when a host process ends that need not be our child."""
         try:
             fd = os.pidfd_open(os_pid)
         except OSError:
@@ -328,10 +337,6 @@ def _is_fifo(path: str | None) -> bool:
         return path is not None and stat.S_ISFIFO(os.stat(path).st_mode)
     except OSError:
         return False
-
-
-def _urgency(klass: str) -> int:
-    return ("interactive", "normal", "batch").index(klass)
 
 
 def _how(exit_code: int) -> str:

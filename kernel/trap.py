@@ -38,6 +38,8 @@ log = logging.getLogger("aios.trap")
 
 MOST_PENDING = 1024
 """Calls that one caller may have waiting."""
+_FROZEN_S = 10 * 365 * 86400.0
+"""Further away than any kernel lives."""
 
 
 class Caller:
@@ -69,7 +71,7 @@ class Pending:
     def defer(self, on_end: Callable[[AiosError], None]) -> None:
         """The reply comes later. ``on_end`` drops the work when the call ends before that.
 
-        Again: the work has gone on to another part, which drops it from now on.
+        Called once more when another part has taken the work over: its ``on_end`` counts then.
         Raises ResourceExhausted when the caller has too many such calls.
         """
         pending = self.caller.pending
@@ -137,7 +139,7 @@ class Pending:
         if not self.ended:
             self._trap.send(self, codec.CHUNK, Chunk(text))
 
-    def postpone(self, by_s: float) -> None:
+    def _postpone(self, by_s: float) -> None:
         """Move the deadline."""
         if self._timer and not self._timer.cancelled:
             due_s = self._timer.due_s + by_s
@@ -145,14 +147,14 @@ class Pending:
             self._timer = self._trap.loop.at(due_s, self._expire)
 
     def freeze(self) -> None:
-        """Stop the deadline's clock until ``postpone``."""
+        """Stop the deadline's clock until ``thaw``."""
         if self._timer and not self._timer.cancelled:
             self._timer.cancel()
-            self._timer = self._trap.loop.at(self._timer.due_s + 10 * 365 * 86400.0, self._expire)
+            self._timer = self._trap.loop.at(self._timer.due_s + _FROZEN_S, self._expire)
 
     def thaw(self, frozen_s: float) -> None:
-        """Start it again."""
-        self.postpone(frozen_s - 10 * 365 * 86400.0)
+        """Start it again, later by the time that it stood still."""
+        self._postpone(frozen_s - _FROZEN_S)
 
     def _end(self) -> bool:
         if self.ended:

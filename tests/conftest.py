@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import zmq
 
 from aios import daemonctl
 from aios.syscalls.client import Connection, Credentials
+from aios.syscalls.tool_types import ToolCall
 from aios.syscalls.types import CheckReply, Empty, RefRequest, SignalRequest
 
 TIMEOUT_S = 120
@@ -84,9 +87,9 @@ class Machine:
         return path.read_text() if path.exists() else ""
 
 
-@pytest.fixture
-def stopped() -> Iterator[Machine]:
-    """Folders for a kernel that the test starts itself."""
+@contextlib.contextmanager
+def folders() -> Iterator[Machine]:
+    """Folders for a kernel, which is stopped at the end if it was started."""
     with tempfile.TemporaryDirectory(prefix="aios-t-") as name:
         machine = Machine(Path(name))
         try:
@@ -95,14 +98,27 @@ def stopped() -> Iterator[Machine]:
             daemonctl.stop(machine.runtime)
 
 
-@pytest.fixture(scope="session")
-def _fake_kernel() -> Iterator[Machine]:
-    with tempfile.TemporaryDirectory(prefix="aios-t-") as name:
-        machine = Machine(Path(name))
-        machine.start("--model", "fake:step_ms=1,end=0", "--seats", "4", "--quantum", "4")
+@contextlib.contextmanager
+def shared_kernel() -> Iterator[Machine]:
+    """The same for a kernel that several tests share: none of them may make it crash."""
+    with folders() as machine:
         yield machine
         daemonctl.stop(machine.runtime)
         assert "Traceback" not in machine.log()
+
+
+@pytest.fixture
+def stopped() -> Iterator[Machine]:
+    """Folders for a kernel that the test starts itself."""
+    with folders() as machine:
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def _fake_kernel() -> Iterator[Machine]:
+    with shared_kernel() as machine:
+        machine.start("--model", "fake:step_ms=1,end=0", "--seats", "4", "--quantum", "4")
+        yield machine
 
 
 @pytest.fixture
@@ -118,12 +134,27 @@ def machine(_fake_kernel: Machine) -> Iterator[Machine]:
     assert check.problems == []
 
 
+@pytest.fixture
+def guest(machine: Machine, context: zmq.Context[Any]) -> Iterator[Connection]:
+    """A connection as a program started by hand."""
+    with Connection(context, Credentials(machine.runtime)) as connection:
+        yield connection
+
+
 @pytest.fixture(scope="session")
 def context() -> Iterator[zmq.Context[Any]]:
     """A zmq context for connections that tests make themselves."""
     made: zmq.Context[Any] = zmq.Context()
     yield made
     made.term()
+
+
+def call_tool(
+    connection: Connection, tool: str, timeout_s: float | None = None, /, **arguments: Any
+) -> Any:
+    """Call a tool; its result."""
+    reply = connection.call("tool.call", ToolCall(tool, json.dumps(arguments)), timeout_s)
+    return json.loads(reply.result)
 
 
 def operator(machine: Machine) -> Connection:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from aios import daemonctl
-from tests.conftest import Machine
+from tests.conftest import Machine, shared_kernel
 
 AGENT = """
 import aios, json, sys
@@ -79,11 +76,9 @@ def test_a_tool_there_is_not_is_told_before_anything_is_generated(machine: Machi
 
 @pytest.fixture(scope="module")
 def _real() -> Iterator[Machine]:
-    with tempfile.TemporaryDirectory(prefix="aios-t-") as name:
-        machine = Machine(Path(name))
+    with shared_kernel() as machine:
         machine.start("--seats", "2", "--ctx", "2048")
         yield machine
-        daemonctl.stop(machine.runtime)
 
 
 @pytest.mark.real

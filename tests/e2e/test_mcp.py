@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ from aios.syscalls.errors import (
 )
 from aios.syscalls.tool_types import McpAddRequest, McpServer, SourceRef, ToolCall
 from aios.syscalls.types import Empty
-from tests.conftest import TIMEOUT_S, Machine, operator
+from tests.conftest import TIMEOUT_S, Machine, operator, shared_kernel
+from tests.conftest import call_tool as _call
 
 SERVER = Path(__file__).with_name("mcp_server.py")
 KEY = "a-very-secret-key"
@@ -41,8 +41,7 @@ while not os.path.exists(sys.argv[1]): time.sleep(0.02)
 
 @pytest.fixture(scope="module")
 def mcp() -> Iterator[Machine]:
-    with tempfile.TemporaryDirectory(prefix="aios-t-") as name:
-        machine = Machine(Path(name))
+    with shared_kernel() as machine:
         machine.trust("tool.call:*")
         machine.start("--model", "fake:end=0")
         assert machine.aios("tool", "secret", "mcpkey", stdin=KEY + "\n").returncode == 0
@@ -52,7 +51,7 @@ def mcp() -> Iterator[Machine]:
         with operator(machine) as connection:
             assert connection.call("kernel.check", Empty()).problems == []
         daemonctl.stop(machine.runtime)
-        assert "Traceback" not in machine.log() and KEY not in machine.log()
+        assert KEY not in machine.log()
 
 
 def _add(machine: Machine, name: str, *options: str) -> list[str]:
@@ -64,13 +63,6 @@ def _add(machine: Machine, name: str, *options: str) -> list[str]:
 def guest(mcp: Machine, context: zmq.Context[Any]) -> Iterator[Connection]:
     with Connection(context, Credentials(mcp.runtime)) as connection:
         yield connection
-
-
-def _call(
-    connection: Connection, tool: str, timeout_s: float | None = None, /, **arguments: Any
-) -> Any:
-    reply = connection.call("tool.call", ToolCall(tool, json.dumps(arguments)), timeout_s)
-    return json.loads(reply.result)
 
 
 def test_a_server_is_called_and_its_schema_is_kept_to(mcp: Machine, guest: Connection) -> None:

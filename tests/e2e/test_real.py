@@ -6,15 +6,13 @@ import json
 import os
 import select
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from aios import daemonctl
 from aios.syscalls.types import Empty
-from tests.conftest import TIMEOUT_S, Machine, operator
+from tests.conftest import TIMEOUT_S, Machine, operator, shared_kernel
 
 pytestmark = pytest.mark.real
 WORKER = Path(__file__).resolve().parents[2] / "bench" / "worker.py"
@@ -23,12 +21,9 @@ WORDS = (1, 30, 90, 200, 420, 560)
 
 @pytest.fixture(scope="module")
 def real() -> Iterator[Machine]:
-    with tempfile.TemporaryDirectory(prefix="aios-t-") as name:
-        machine = Machine(Path(name))
+    with shared_kernel() as machine:
         machine.start("--seats", "2", "--quantum", "4", "--ctx", "1024")
         yield machine
-        daemonctl.stop(machine.runtime)
-        assert "Traceback" not in machine.log()
 
 
 def _flags(index: int) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from aios.syscalls import storage_types as s
-from aios.syscalls.client import Connection, Credentials
+from aios.syscalls.client import Connection
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, PermissionDenied
 from aios.syscalls.types import Empty
 from tests.conftest import Machine, operator
@@ -65,12 +65,6 @@ for bad in (b"x" * 70000, {"a": 1 << 70}):
     except aios.AiosError as error:
         print(type(error).__name__)
 """
-
-
-@pytest.fixture
-def guest(machine: Machine, context: zmq.Context[Any]) -> Any:
-    with Connection(context, Credentials(machine.runtime)) as connection:
-        yield connection
 
 
 def test_large_files_stream(machine: Machine) -> None:

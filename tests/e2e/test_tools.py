@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -15,7 +14,6 @@ import psutil
 import pytest
 import zmq
 
-from aios import daemonctl
 from aios.syscalls import paths
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import (
@@ -39,7 +37,8 @@ from aios.syscalls.tool_types import (
     ToolSpec,
 )
 from aios.syscalls.types import CheckReply, Empty
-from tests.conftest import TIMEOUT_S, Machine, operator
+from tests.conftest import TIMEOUT_S, Machine, operator, shared_kernel
+from tests.conftest import call_tool as _call
 
 TOOLS = '''
 import os, signal, subprocess, sys, time, threading
@@ -133,8 +132,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def _kernel() -> Iterator[Machine]:
-    with tempfile.TemporaryDirectory(prefix="aios-t-") as name:
-        machine = Machine(Path(name))
+    with shared_kernel() as machine:
         machine.env["KERNELS_OWN_KEY"] = "hidden"
         (machine.folder / "docs").mkdir()
         (machine.folder / "docs" / "a.txt").write_text("about seats")
@@ -145,8 +143,6 @@ def _kernel() -> Iterator[Machine]:
             path = str(machine.folder / "tools.py")
             connection.call("tool.add", SourceRequest("my", "file", path))
         yield machine
-        daemonctl.stop(machine.runtime)
-        assert "Traceback" not in machine.log()
 
 
 @pytest.fixture
@@ -166,13 +162,6 @@ def tools(_kernel: Machine) -> Iterator[Machine]:
 def guest(tools: Machine, context: zmq.Context[Any]) -> Iterator[Connection]:
     with Connection(context, Credentials(tools.runtime)) as connection:
         yield connection
-
-
-def _call(
-    connection: Connection, tool: str, timeout_s: float | None = None, /, **arguments: Any
-) -> Any:
-    reply = connection.call("tool.call", ToolCall(tool, json.dumps(arguments)), timeout_s)
-    return json.loads(reply.result)
 
 
 def _toolhost(machine: Machine) -> psutil.Process:

@@ -244,8 +244,8 @@ class Rig:
     def close(self) -> None:
         self.models.close()
         for model in self.models:
-            if model._context:
-                model._context.close()
+            if model.context:
+                model.context.close()
         assert self.store.arena.used_bytes == 0 == self.store.disk_used_bytes
         self.check()
         self.store.close()

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from aios.bench.simcore import PREFILL_TOKEN_S, Job, Simulation
 from aios.kernel import policy
 from aios.kernel.account import Account
+from aios.kernel.scheduler import LONE_CHUNK_FACTOR
 from tests.kernel.rig import open_rig
 from tests.kernel.test_policy import Machine, make_request
 
@@ -112,7 +114,7 @@ def test_work_per_slice_does_not_grow_with_idle_accounts_and_they_are_forgotten(
         machine.end(request)
         if number % 1000 == 0:
             machine.slice()
-    assert len(machine.scheduler._clocks) < 5000
+    assert len(machine.scheduler.shares) < 5000
 
 
 # ---------------------------------------------------------------------------- quotas
@@ -170,3 +172,18 @@ def test_a_paused_request_gives_its_seat_away_first() -> None:
     for _ in range(4):
         machine.slice()
     assert second.parks == 1 and second.recomputes == 0
+
+
+@pytest.mark.parametrize("prompt", [45, 1500])
+def test_a_visitor_waits_for_one_step_of_a_full_batch_at_most(prompt: int) -> None:
+    """Whenever it comes, also while the batch computes its prompts in large chunks."""
+    for seed in range(20):
+        draw = random.Random(seed)
+        batch = [Job(0.0, number, prompt, 192, "batch") for number in range(8)]
+        visits = [Job(draw.uniform(0.0, 5.0), 8 + n, 40, 6, "interactive") for n in range(4)]
+        simulation = Simulation("fair", seats=8)
+        outcome = simulation.run([*batch, *visits])
+        chunk = simulation.scheduler.chunk * LONE_CHUNK_FACTOR
+        simulation.close()
+        waits = [outcome.wait_s[number] for number in range(9, 13)]
+        assert max(waits) < chunk * PREFILL_TOKEN_S + 0.05, (seed, waits)

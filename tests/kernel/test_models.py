@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aios.hw.engine import Message
+from aios.kernel.model_info import describe
 from aios.syscalls.errors import (
     AiosError,
     Cancelled,
@@ -58,7 +59,7 @@ def test_one_that_waits_is_told_so_and_may_give_up(tmp_path: Path) -> None:
         busy = rig.ask("x", A, tokens=100)
         waiting = rig.ask("x", B, tokens=3)
         model = rig.models.find(B)
-        assert model.state == "waiting" and "memory" in model.describe().reason
+        assert model.state == "waiting" and "memory" in describe(model).reason
         model.cancel(waiting, Cancelled("its deadline passed"))
         assert isinstance(rig.outcomes[waiting.id], Cancelled)
         cores = len(rig.cores)
@@ -91,10 +92,10 @@ def test_idle_models_leave_but_the_default_stays(tmp_path: Path) -> None:
 def test_loading_by_hand_unloading_in_use_and_meanwhile(tmp_path: Path) -> None:
     with open_rig(tmp_path, A) as rig:
         told: list[AiosError | None] = []
-        rig.models.find(B).when_ready(told.append)
+        rig.models.find(B).core.when_ready(told.append)
         rig.models.unload(rig.models.find(B))  # it was only about to be ready
         assert isinstance(told.pop(), IllegalState)
-        rig.models.find(B).when_ready(told.append)
+        rig.models.find(B).core.when_ready(told.append)
         rig.run()
         assert told == [None]
         rig.ask("x", B, tokens=50)

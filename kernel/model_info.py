@@ -1,0 +1,39 @@
+"""What describes a model to those who look: one row of ``aios model ls``."""
+
+from __future__ import annotations
+
+from aios.syscalls.types import ModelInfo
+
+from .model import Model
+
+
+def describe(model: Model) -> ModelInfo:
+    """The model as it is now. What only a core can tell is as the last one told it."""
+    info, context, arena = model.info, model.context, model.store.arena
+    running, ready = model.scheduler.counts
+    return ModelInfo(
+        name=model.name,
+        path=model.path,
+        state=model.state,
+        reason=model.core.reason,
+        description=info.description if info else "",
+        context_tokens=info.context_tokens if info else 0,
+        seats=info.seats if info else 0,
+        seats_used=context.seats_used if context else 0,
+        running=running,
+        ready=ready,
+        kv_type=info.rung.kv_type if info else "",
+        exact=(info.rung.name if info.exact else "off") if info else "",
+        threads=info.threads if info else 0,
+        device=info.device if info else "",
+        core_os_pid=model.core.os_pid,
+        core_restarts=model.core.restarts,
+        arena_bytes=arena.size_bytes,
+        arena_used_bytes=arena.used_bytes,
+        images=context.images if context else 0,
+        file_bytes=model.store.disk_used_bytes,
+        memory_bytes=model.memory_bytes,
+        quantum_tokens=model.scheduler.quantum,
+        chunk_tokens=model.scheduler.chunk,
+        restorable=info.restorable if info else True,
+    )
