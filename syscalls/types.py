@@ -300,12 +300,14 @@ class WindowReport(msgspec.Struct, frozen=True):
     """What was done so that a conversation fits the context window.
 
     ``policy``: ``truncate`` or ``summarise``. ``dropped_turns`` of the oldest messages were left
-    out; with ``summarise`` the model's ``summary`` of them stands in their place.
+    out; with ``summarise`` the model's ``summary`` of them stands in their place, and the
+    ``summary_tokens`` that it took to write are charged to the agent like those of the reply.
     """
 
     policy: str
     dropped_turns: int
     summary: str = ""
+    summary_tokens: int = 0
 
 
 class Recalled(msgspec.Struct, frozen=True):
