@@ -225,6 +225,7 @@ class Kernel:
         )  # fmt: skip
         self._tool_registry = tool_handlers.registry
         kernel_calls.checks.append(self._tool_calls.check)
+        kernel_calls.warnings.append(self._storage.warnings)
         handlers = (
             ProcessCalls(
                 self._table,

@@ -271,6 +271,11 @@ class MemoryManager:
         """The best notes of these scopes, named in full."""
         self._searcher.search(request, scopes, done)
 
+    @property
+    def embedding_model(self) -> str:
+        """Whose cosines searches give; '' before it has been needed."""
+        return self._embedder.model
+
     # ------------------------------------------------------------------ the interaction log
 
     def record(self, process: Process, prompt: str, reply: str) -> None:

@@ -325,7 +325,11 @@ def _load(connection: sqlite3.Connection, number: int) -> _Loaded:
         "SELECT owner, parent, name FROM file WHERE id = ? AND live = 1 AND kind = 'file'",
         (number,),
     ).fetchone()
-    file = files.find(connection, row[0], f"{row[1]}/{row[2]}".lstrip("/")) if row else None
+    try:
+        file = files.find(connection, row[0], f"{row[1]}/{row[2]}".lstrip("/")) if row else None
+    except AiosError as error:
+        log.warning("search leaves out a file of %s: %s", row[0], error)
+        file = None
     if file is None or file.id != number:
         return _Loaded(number, None, [])
     try:
@@ -345,7 +349,8 @@ def _below(connection: sqlite3.Connection, place: Place) -> list[int] | None:
     file = files.get(connection, place.owner, place.path)
     if file.kind == "file":
         return [file.id]
-    return [f.id for f in files.below(connection, place.owner, place.path, live=True)]
+    found = files.below(connection, place.owner, place.path, live=True, whole=True)
+    return [f.id for f in found]
 
 
 def _hits(connection: sqlite3.Connection, place: Place, found: Sequence[Found]) -> list[SearchHit]:
