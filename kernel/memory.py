@@ -112,10 +112,10 @@ class MemoryManager:
             return
 
         def kept(outcome: Outcome[Note]) -> None:
+            done(outcome)  # first: the caller waits
             if outcome.value:
                 self._keep(outcome.value, process)
                 self._backfill.added()
-            done(outcome)
 
         store, limits = self._lasting, self._limits
         self._worker.submit(

@@ -30,11 +30,15 @@ from .storage_schema import FILE_HINT, row_sum
 
 def history(connection: sqlite3.Connection, owner: str, path: str) -> list[VersionInfo]:
     """The kept versions of a file, deleted or not, newest first. Raises NotFound."""
+    found = _with_history(connection, owner, path).id
     rows = connection.execute(
-        "SELECT file, version, size, written, by, how, sum FROM version WHERE file = ?"
-        " ORDER BY version DESC", (_with_history(connection, owner, path).id,),
+        "SELECT version, size, written, by, how, sum FROM version WHERE file = ?"
+        " ORDER BY version DESC", (found,),
     )  # fmt: skip
-    return [VersionInfo(*row[1:-1], damaged=row_sum(*row[:-1]) != row[-1]) for row in rows]
+    return [
+        VersionInfo(*row, row_sum(found, *row) != total)  # type: ignore[call-arg]  # five and one
+        for *row, total in rows
+    ]
 
 
 def _with_history(connection: sqlite3.Connection, owner: str, path: str) -> File:

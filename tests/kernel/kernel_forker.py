@@ -18,7 +18,9 @@ def main() -> None:
     for line in sys.stdin:
         os_pid = os.fork()
         if not os_pid:
-            os._exit(daemon.main([*shlex.split(line), "--ready-fd", str(os.dup(1))]))
+            code = daemon.main([*shlex.split(line), "--ready-fd", str(os.dup(1))])
+            os.write(1, f"ended with {code}\n".encode())
+            os._exit(code)
         os.write(1, f"{os_pid}\n".encode())
         os.waitpid(os_pid, 0)
 

@@ -271,6 +271,52 @@ def test_search_by_meaning_when_there_is_an_embedder(store: Rig) -> None:
     assert store.search("bob", "bbbb").mode == "mixed"
 
 
+class _Slow(_Letters):
+    """Takes a batch when it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Sequence[str], Callable[[], None]]] = []
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        done: Callable[[Outcome[list[bytes]]], None],
+        *,
+        kind: str = "passage",
+    ) -> None:
+        answer = super().embed
+        self.batches.append((texts, lambda: answer(texts, done, kind=kind)))
+
+
+def test_who_writes_much_keeps_nobody_from_being_found_by_meaning(store: Rig) -> None:
+    embedder = _Slow()
+    for number in range(300):
+        store.write("bob", f"f{number}", f"bob {number}".encode())
+    store.write("bob", "picture", b"\0" * 5000)
+    store.write("bob", "long", b"word " * 100_000)
+    store.write("eve", "a", b"eve")
+    assert store.search("bob", "300", mode="keyword").hits == []  # all is in by now
+    store.storage.use_embedder(embedder)
+    texts: list[str] = []
+    until_eve = 0
+    while True:
+        for _ in range(20):  # turns: two hand-overs lie between batches
+            if not embedder.batches:
+                store.loop.turn(50)
+        if not embedder.batches:
+            break
+        (batch, answer), *others = embedder.batches
+        assert not others and len(batch) <= 32, "one small batch at a time"
+        embedder.batches.clear()
+        texts += batch
+        until_eve += "eve" not in texts
+        answer()
+    assert until_eve <= 1
+    assert len([text for text in texts if text.startswith("bob")]) == 300
+    assert len([text for text in texts if text.startswith("word")]) == 64
+    assert not any("\0" in text for text in texts)
+
+
 def test_a_lost_index_is_made_anew(tmp_path: Path) -> None:
     with rig(tmp_path) as store:
         store.write("bob", "a", b"banana")

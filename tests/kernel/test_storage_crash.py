@@ -17,6 +17,7 @@ from typing import Any
 
 import zmq
 
+from aios import daemonctl
 from aios.syscalls import memory_types as m
 from aios.syscalls import storage_types as s
 from aios.syscalls.client import Connection, Credentials
@@ -26,8 +27,8 @@ from tests.conftest import Machine, operator
 
 KILLS = 200
 SEED = 20261124
-FLAGS = "--model fake --embedder off --storage-versions 100000"
-SCOPE = "shared:crash"
+FLAGS = "--model fake --embedder off --storage-versions 10000"
+SCOPE = "agent"
 _LOOK_AT_ALL = 25
 """Kills between two looks at all that was ever written."""
 
@@ -49,7 +50,6 @@ class _Ledger:
         if self.value:
             entry: s.KvEntry = connection.call("kv.get", s.KvKey("n"))
             assert self.value <= entry.value <= self.value_sent
-            assert entry.version >= self.value
         for id_, text in list(self.notes.items())[-5:]:
             note: m.Note = connection.call("memory.get", m.NoteRef(id_))
             assert note.text == text
@@ -93,9 +93,8 @@ def test_acknowledged_writes_survive_a_killed_kernel(
             os_pid = start()
             _look(stopped, context, ledger, everything=number % _LOOK_AT_ALL == 0)
             _write_until_killed(stopped, context, ledger, rng, os_pid)
-        os_pid = start()
+        start()
         _look(stopped, context, ledger, everything=True)
-        os.kill(os_pid, signal.SIGTERM)
     assert min(*ledger.versions.values(), ledger.value, len(ledger.notes)) > KILLS
     verified = stopped.aios("audit", "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
@@ -119,8 +118,11 @@ def _forker(machine: Machine) -> Iterator[Callable[[], int]]:
             assert "READY\n" in said, log.read_text()[-2000:]
             return int(next(word for word in said if word != "READY\n"))
 
-        yield start
-        stdin.close()
+        try:
+            yield start
+        finally:
+            daemonctl.stop(machine.runtime)
+            stdin.close()
 
 
 def _look(
