@@ -116,8 +116,8 @@ class Storage:
         if self.failure:
             return [f"storage cannot be used: {self.failure.message}; see: aios storage status"]
         found = self.damage.lines
-        return [f"storage is damaged in {len(found)} places, the first: {found[0]}; "
-                "see: aios storage check"] if found else []  # fmt: skip
+        return [f"storage is damaged; the first of {len(found)} findings: {found[0]}; "
+                "all of it: aios storage check"] if found else []  # fmt: skip
 
     @property
     def database(self) -> Path:

@@ -218,7 +218,7 @@ print(aios.fs.read("a", version=2).decode(), aios.fs.rollback("a", 2).version)
 """
     got = stopped.aios("run", "--name", "w", stopped.agent("r", code)).stdout.splitlines()
     assert got[0] == "new [True, False]" and "/w/a" in got[1] and got[-1] == "aa 3"
-    assert "storage is damaged in 1 places" in stopped.aios("daemon", "status").stdout
+    assert "storage is damaged; the first of" in stopped.aios("daemon", "status").stdout
     status = stopped.aios("storage", "status")
     assert status.returncode == 1 and "damaged" in status.stdout
     assert "is damaged" in stopped.log()

@@ -395,7 +395,7 @@ def test_damaged_rows_stop_those_who_touch_them_and_nobody_else(tmp_path: Path) 
     )
     with rig(tmp_path) as store:
         storage = store.storage
-        assert len(storage.damage.lines) == 6 and "6 places" in storage.warnings()[0]
+        assert len(storage.damage.lines) == 6 and "6 findings" in storage.warnings()[0]
         status: s.StorageStatus = store.ask(store.chores.status)
         assert status.state == "damaged" and len(status.damage) == 6
         assert {"b", "c", "d"} <= {
