@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import zmq
 
 from aios import daemonctl
@@ -29,7 +30,7 @@ KILLS = 200
 SEED = 20261124
 FLAGS = "--model fake --embedder off --storage-versions 10000"
 SCOPE = "agent"
-_LOOK_AT_ALL = 25
+_LOOK_AT_ALL = 100
 """Kills between two looks at all that was ever written."""
 
 
@@ -81,6 +82,7 @@ def _all_notes(connection: Connection) -> Iterator[m.Note]:
         after, more = page.notes[-1].id if page.notes else None, page.more
 
 
+@pytest.mark.timeout(600)
 def test_acknowledged_writes_survive_a_killed_kernel(
     stopped: Machine, context: zmq.Context[Any]
 ) -> None:
