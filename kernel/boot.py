@@ -183,6 +183,7 @@ class Kernel:
             self.loop.stop, self._runtime,
         )  # fmt: skip
         calls.checks.append(self._tool_calls.check)
+        calls.warnings.append(self._storage.warnings)
         return calls
 
     def _handlers(self) -> dict[str, Handler]:

@@ -46,6 +46,7 @@ class KernelCalls:
         self.trap: Trap | None = None
         self.checks: list[Callable[[], list[str]]] = []
         """Of further accountants."""
+        self.warnings: list[Callable[[], list[str]]] = []
         self.handlers: dict[str, Handler] = {
             "cancel": self._cancel,
             "kernel.status": self._status,
@@ -73,6 +74,7 @@ class KernelCalls:
             calls=self.trap.calls,
             calls_refused=self.trap.refused,
             models=[describe(model) for model in self._models],
+            warnings=[line for warn in self.warnings for line in warn()],
         )
 
     def _stop(self, call: Pending, _: t.Empty) -> t.Empty:

@@ -12,10 +12,11 @@ import msgspec
 from aios.hw import messages as core
 from aios.hw.engine import Message
 from aios.syscalls import types as t
-from aios.syscalls.errors import AiosError, BudgetExceeded, InvalidArgument
+from aios.syscalls.errors import AiosError, InvalidArgument
 
 from . import policy
 from .access import AccessManager
+from .budget import Budget
 from .memory import MemoryManager
 from .memory_recall import Recall, Recalled
 from .model import Model
@@ -84,27 +85,27 @@ class ModelCalls:
     ) -> None:
         model = self._models.find(body.model or process.model)
         self._access.check(process.pid, "model", "use", _file_name(model))
-        budget = self._budget(process, body.max_tokens)
-        request = self._request(call, process, body, budget)
+        budget = Budget(self._table.lineage(process))
+        allowed = budget.take(body.max_tokens)
+        if not allowed:
+            raise budget.exceeded()
+        request = self._request(call, process, body, allowed)
+        request.budget = budget
         request.on_done = self._finisher(call, process, request, budget, model, recalled)
-        call.defer(lambda error: model.cancel(request, error))
-        process.requests[request.id] = request
-        _note_window(process, model)
-        lineage = list(self._table.lineage(process))
-        for member in lineage:
-            member.budget_used += budget
         try:
+            call.defer(lambda error: model.cancel(request, error))
+            process.requests[request.id] = request
+            _note_window(process, model)
             model.submit(request)
         except AiosError:
-            del process.requests[request.id]
-            for member in lineage:
-                member.budget_used -= budget
+            process.requests.pop(request.id, None)
+            budget.give_back(budget.taken)
             raise
         if process.life == "paused":  # while its notes were looked for
             model.hold(request)
 
     def _request(
-        self, call: Pending, process: Process, body: t.ChatRequest, budget: int
+        self, call: Pending, process: Process, body: t.ChatRequest, allowed: int
     ) -> Request:
         self._request_ids += 1
         messages = body.messages
@@ -115,7 +116,7 @@ class ModelCalls:
             rank=policy.RANKS[process.klass],
             nice=process.nice,
             account=process.account,
-            params=_sampling(body, budget, process.account.quota_cells),
+            params=_sampling(body, allowed, process.account.quota_cells),
             messages=[Message(m.role, m.content) for m in messages] if messages else None,
             prompt=body.prompt,
             received_s=time.monotonic(),
@@ -130,20 +131,18 @@ class ModelCalls:
         call: Pending,
         process: Process,
         request: Request,
-        budget: int,
+        budget: Budget,
         model: Model,
         recalled: list[t.Recalled],
     ) -> Callable[[t.ChatReply | AiosError], None]:
-        lineage = list(self._table.lineage(process))
         said = _said(request)
 
         def done(outcome: t.ChatReply | AiosError) -> None:
             generated = len(request.tokens) - request.prompt_tokens
             process.requests.pop(request.id, None)
-            for member in lineage:
-                member.budget_used -= budget - generated
-            process.tokens_in += request.prompt_tokens
-            process.tokens_out += generated
+            budget.give_back(budget.taken - generated - request.helped_tokens)
+            process.tokens_in += request.prompt_tokens + request.helped_prompt_tokens
+            process.tokens_out += generated + request.helped_tokens
             process.parks += request.parks
             _note_window(process, model)
             if not isinstance(outcome, AiosError) and process.living:
@@ -156,21 +155,6 @@ class ModelCalls:
                 call.reply(msgspec.structs.replace(outcome, recalled=recalled))
 
         return done
-
-    def _budget(self, process: Process, wanted: int) -> int:
-        """Tokens that this call may generate: what the process and its ancestors have left."""
-        for member in self._table.lineage(process):
-            if member.max_tokens is None:
-                continue
-            left = member.max_tokens - member.budget_used
-            if left <= 0:
-                raise BudgetExceeded(
-                    f"pid {member.pid} ({member.name}) and what it started have used or reserved "
-                    f"all of its {member.max_tokens:,} tokens",
-                    "start it with a larger --max-tokens",
-                )
-            wanted = min(wanted, left)
-        return wanted
 
     def _model_list(self, _: Pending, __: t.Empty) -> t.ModelList:
         return t.ModelList([describe(model) for model in self._models])

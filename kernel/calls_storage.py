@@ -25,6 +25,7 @@ from aios.syscalls.errors import (
     InvalidArgument,
     PermissionDenied,
     ResourceExhausted,
+    StorageDamaged,
 )
 from aios.syscalls.table import Effect
 
@@ -125,6 +126,8 @@ class StorageCalls:
             if outcome.error is None:
                 call.reply(reply(outcome.result()))
             elif isinstance(outcome.error, AiosError):
+                if isinstance(outcome.error, StorageDamaged):
+                    self._storage.damage.met(outcome.error)
                 call.fail(outcome.error)
             else:
                 log.error("storage failed on %s", call.call.name, exc_info=outcome.error)

@@ -112,10 +112,10 @@ class MemoryManager:
             return
 
         def kept(outcome: Outcome[Note]) -> None:
+            done(outcome)  # first: the caller waits
             if outcome.value:
                 self._keep(outcome.value, process)
                 self._backfill.added()
-            done(outcome)
 
         store, limits = self._lasting, self._limits
         self._worker.submit(
@@ -270,6 +270,11 @@ class MemoryManager:
     ) -> None:
         """The best notes of these scopes, named in full."""
         self._searcher.search(request, scopes, done)
+
+    @property
+    def embedding_model(self) -> str:
+        """Whose cosines searches give; '' before it has been needed."""
+        return self._embedder.model
 
     # ------------------------------------------------------------------ the interaction log
 

@@ -15,12 +15,15 @@ from typing import TypeVar
 
 from aios.syscalls.errors import IllegalState, InvalidArgument, ResourceExhausted
 
+from .memory_quota import Usage
+
 T = TypeVar("T")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS scopes(
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
-    notes INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0);
+    notes INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
+    upto INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS notes(
     id INTEGER PRIMARY KEY AUTOINCREMENT, scope INTEGER NOT NULL, kind INTEGER NOT NULL,
     text TEXT NOT NULL, created REAL NOT NULL, updated REAL NOT NULL, sum INTEGER NOT NULL,
@@ -31,8 +34,16 @@ CREATE INDEX IF NOT EXISTS notes_to_do ON notes(kind, id) WHERE vector IS NULL;
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
     scope, text, content='notes', content_rowid='id', tokenize='porter unicode61');
 CREATE TABLE IF NOT EXISTS model(name TEXT NOT NULL);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 """
+_FROM_1 = """
+BEGIN IMMEDIATE;
+ALTER TABLE scopes ADD COLUMN upto INTEGER NOT NULL DEFAULT 0;
+UPDATE scopes SET upto = (SELECT coalesce(max(id), 0) FROM notes);
+PRAGMA user_version = 2;
+COMMIT;
+"""
+"""What a scope is booked with is of its notes up to an id; those behind it come on top."""
 
 
 def lasting(scope: str) -> bool:
@@ -47,6 +58,8 @@ class NotesFile:
         self.path, self.lasting = path, lasting
         self._open: sqlite3.Connection | None = None
         self._scopes: dict[str, int] = {}
+        self._usages: dict[int, Usage] = {}
+        """What scopes hold, by number, as far as it has been needed."""
         self.model: str | None = None
         """Whose vectors these are, as far as is known."""
 
@@ -66,6 +79,8 @@ class NotesFile:
             db.execute(f"PRAGMA journal_mode = {'WAL' if self.lasting else 'MEMORY'}")
             db.execute(f"PRAGMA synchronous = {'FULL' if self.lasting else 'OFF'}")
             db.execute("PRAGMA cache_size = -16384")
+            if db.execute("PRAGMA user_version").fetchone()[0] == 1:
+                db.executescript(_FROM_1)
             db.executescript(_SCHEMA)
         except BaseException:
             db.close()
@@ -96,6 +111,7 @@ class NotesFile:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 self._scopes.clear()
+                self._usages.clear()
                 self.model = None
                 raise
             return result

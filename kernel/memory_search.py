@@ -118,6 +118,7 @@ class Searcher:
         request, most = search.request, max(_CANDIDATES, search.request.k)
         by_words: list[_Key] = []
         by_meaning: list[_Key] = []
+        cosines: dict[_Key, float] = {}
         if request.mode != "semantic" or search.vector is None:
             by_words = _merged([
                 [((store.lasting, row), score) for row, score in store.reading(
@@ -126,14 +127,13 @@ class Searcher:
                 for store in search.stores
             ], by_rank=True)  # fmt: skip
         if search.vector is not None:
-            by_meaning = _merged(
-                [self._nearest(store, search, most, model) for store in search.stores],
-                by_rank=False,
-            )
+            near = [self._nearest(store, search, most, model) for store in search.stores]
+            by_meaning = _merged(near, by_rank=False)
+            cosines = dict(pair for found in near for pair in found)
         ranked = fuse([by_words[:most], by_meaning[:most]])[: request.k]
         notes = self._notes([key for key, _ in ranked])
         hits = [
-            Hit(notes[key], score, _rank(by_words, key), _rank(by_meaning, key))
+            Hit(notes[key], score, _rank(by_words, key), _rank(by_meaning, key), cosines.get(key))
             for key, score in ranked
             if key in notes
         ]

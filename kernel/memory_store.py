@@ -24,6 +24,8 @@ from .memory_quota import Limits, Usage, check_quota
 MOST_TERMS = 24
 """Of a query; the longest words are the most telling."""
 PAGE_BYTES = 4 << 20
+_BOOK_EVERY = 64
+"""Notes: about so many are counted when a file is opened that was not closed."""
 KINDS: tuple[NoteKind, ...] = ("note", "prompt", "reply")
 _PREFIXES = {True: "n", False: "s"}
 _ROW = "SELECT n.id, s.name, n.kind, n.text, n.created, n.updated, n.sum FROM notes n " \
@@ -55,6 +57,7 @@ class NoteStore(NotesFile):
         """A new note, under ``row`` and of the time when they are given. Raises
         ResourceExhausted."""
         number = self._scope_number(scope)
+        self._usage(number)
         size, code = len(text.encode()), KINDS.index(kind)
         now = time.time() if now is None else now
         if limits:
@@ -66,13 +69,16 @@ class NoteStore(NotesFile):
         row = cursor.lastrowid
         assert row is not None
         self._index(row, number, text)
-        self._book(number, 1, size)
+        self._add_up(number, 1, size)
+        if row % _BOOK_EVERY == 0:
+            self._book(number)
         return Note(self.name(row), scope, kind, text, now, now)
 
     def update(self, id_: str, text: str, limits: Limits | None) -> Note:
         """Another text. Raises NotFound, ResourceExhausted."""
         old = self.get(id_)
         row, number, now = int(id_[1:]), self._scope_number(old.scope), time.time()
+        self._usage(number)
         more = len(text.encode()) - len(old.text.encode())
         if limits:
             self._admit(old.scope, number, limits, 0, more)
@@ -83,7 +89,8 @@ class NoteStore(NotesFile):
             (text, now, checksum, row),
         )
         self._index(row, number, text)
-        self._book(number, 0, more)
+        self._add_up(number, 0, more)
+        self._book(number)
         return Note(id_, old.scope, old.kind, text, old.created_unix, now)
 
     def remove(self, id_: str) -> None:
@@ -93,12 +100,14 @@ class NoteStore(NotesFile):
         if found is None:
             raise not_found(id_)
         number, text = self._scope_number(found[1]), found[3]
+        self._usage(number)
         if self._note(found):
             self._unindex(row, number, text)
         db.execute("DELETE FROM notes WHERE id = ?", (row,))
         if self._note(found) is None:  # the words that it was indexed with are not known any more
             db.execute("INSERT INTO words(words) VALUES('rebuild')")
-        self._book(number, -1, -len(text.encode()))
+        self._add_up(number, -1, -len(text.encode()))
+        self._book(number)
 
     def clear(self, scope: str) -> int:
         """Delete all of a scope; how many."""
@@ -113,6 +122,7 @@ class NoteStore(NotesFile):
         removed = db.execute("DELETE FROM notes WHERE scope = ?", (number,)).rowcount
         db.execute("DELETE FROM scopes WHERE id = ?", (number,))
         del self._scopes[scope]
+        self._usages.pop(number, None)
         return removed
 
     def adopt_model(self, model: str) -> bool:
@@ -150,10 +160,16 @@ class NoteStore(NotesFile):
             (row, number, text),
         )
 
-    def _book(self, number: int, notes: int, size: int) -> None:
+    def _add_up(self, number: int, notes: int, size: int) -> None:
+        held = self._usages[number]
+        self._usages[number] = Usage(held.notes + notes, held.size_bytes + size)
+
+    def _book(self, number: int) -> None:
+        """Write what a scope holds. An added note can do without: it is behind what was booked."""
         self._db().execute(
-            "UPDATE scopes SET notes = notes + ?, bytes = bytes + ? WHERE id = ?",
-            (notes, size, number),
+            "UPDATE scopes SET notes = ?, bytes = ?,"
+            " upto = (SELECT coalesce(max(id), 0) FROM notes WHERE scope = ?) WHERE id = ?",
+            (*self._usages[number], number, number),
         )
 
     def _admit(self, scope: str, number: int, limits: Limits, notes: int, size: int) -> None:
@@ -284,12 +300,22 @@ class NoteStore(NotesFile):
 
     def usages(self) -> dict[str, Usage]:
         """What each scope holds."""
-        rows = self._db().execute("SELECT name, notes, bytes FROM scopes WHERE notes > 0")
-        return {name: Usage(notes, size) for name, notes, size in rows}
+        rows = self._db().execute("SELECT name, id FROM scopes").fetchall()
+        found = {name: self._usage(number) for name, number in rows}
+        return {name: usage for name, usage in found.items() if usage.notes}
 
     def _usage(self, number: int) -> Usage:
-        found = self._db().execute("SELECT notes, bytes FROM scopes WHERE id = ?", (number,))
-        return Usage(*found.fetchone())
+        known = self._usages.get(number)
+        if known is None:
+            notes, size, upto = self._db().execute(
+                "SELECT notes, bytes, upto FROM scopes WHERE id = ?", (number,)
+            ).fetchone()  # fmt: skip
+            more, more_bytes = self._db().execute(
+                "SELECT count(*), coalesce(sum(length(CAST(text AS BLOB))), 0) FROM notes"
+                " WHERE scope = ? AND id > ?", (number, upto),
+            ).fetchone()  # fmt: skip
+            known = self._usages[number] = Usage(notes + more, size + more_bytes)
+        return known
 
     def _note(self, row: tuple[int, str, int, str, float, float, int]) -> Note | None:
         number, scope, kind, text, created, updated, checksum = row

@@ -17,6 +17,7 @@ from aios.syscalls.errors import AiosError
 from aios.syscalls.types import ChatReply, RequestRecord, Timing, Usage, WindowReport
 
 from .account import Account
+from .budget import Budget
 from .kvstore import Image
 from .states import Phase, next_phase
 
@@ -45,6 +46,11 @@ class Request:
     hidden: bool = False
     """The kernel's own, on behalf of another request, whose ``helper`` it is."""
     helper: Request | None = None
+    budget: Budget | None = None
+    """Where it takes tokens from for what helpers generate; None: there is no limit."""
+    helped_tokens: int = 0
+    helped_prompt_tokens: int = 0
+    """What its helpers have generated, and read."""
 
     phase: Phase = "preparing"
     tokens: array[int] = field(default_factory=lambda: array("i"))

@@ -28,6 +28,7 @@ from .loop import Loop
 from .storage_blobs import Blobs
 from .storage_commit import Committer, Done, Opened, Work
 from .storage_content import Content, allow, shown
+from .storage_damage import KnownDamage
 from .storage_files import File
 from .storage_index import Embedder, Index
 from .storage_paths import Place
@@ -52,6 +53,7 @@ class Storage:
         self._index = Index(loop, folder / "index.db", self._committer, self._worker)
         self.content = Content(self._committer, self._worker, limits, self._index.changed)
         self._state = "opening"
+        self.damage = KnownDamage()
         self._waiting: list[Callable[[], None]] = []
 
     def open(self, embedder: Embedder | None = None) -> None:
@@ -69,12 +71,14 @@ class Storage:
             log.error("storage cannot be used: %s", outcome.error)
             self._state = "failed"
         else:
-            boot, store, urls = outcome.result()
+            boot, store, urls, damage = outcome.result()
+            self.damage.found(damage)
             self.content.blobs = Blobs(self.folder, urls, store, boot)
             self._state = "ready"
             self._index.open(self.content.blobs)
             self.content.sweep()
-            self._collect_orphans()
+            if not damage:  # else what seems to be nobody's may be what the damage hides
+                self._collect_orphans()
         waiting, self._waiting = self._waiting, []
         for action in waiting:
             action()
@@ -101,6 +105,19 @@ class Storage:
     def failure(self) -> AiosError | None:
         """Why nothing works; None when it does."""
         return self._committer.failure
+
+    @property
+    def refusal(self) -> AiosError | None:
+        """Why nothing can be changed, though it can be read; None when it can."""
+        return self._committer.refusal
+
+    def warnings(self) -> list[str]:
+        """What the operator should know."""
+        if self.failure:
+            return [f"storage cannot be used: {self.failure.message}; see: aios storage status"]
+        found = self.damage.lines
+        return [f"storage is damaged; the first of {len(found)} findings: {found[0]}; "
+                "all of it: aios storage check"] if found else []  # fmt: skip
 
     @property
     def database(self) -> Path:
@@ -173,7 +190,7 @@ class Storage:
             allow(connection, place, agent, "read")
             return shown(place, files.get(connection, place.owner, place.path))
 
-        self._committer.view(look, done)
+        self._committer.view(look, done, place.shown())
 
     def entries(
         self, place: Place, agent: str, after: str, most: int, done: Done[s.FsEntries]
@@ -196,7 +213,7 @@ class Storage:
                 found = [e for e in found if e.path.rpartition("/")[2] > after]
             return s.FsEntries(found[:most], len(found) > most)
 
-        self._committer.view(look, done)
+        self._committer.view(look, done, place.shown())
 
     def read(self, place: Place, agent: str, body: s.FsRead, done: Done[s.FsData]) -> None:
         """A piece of a file."""
@@ -219,7 +236,7 @@ class Storage:
                 place.shown(), versions.history(connection, place.owner, place.path)
             )
 
-        self._committer.view(look, done)
+        self._committer.view(look, done, place.shown())
 
     def usage(self, owner: str, done: Done[s.FsUsage]) -> None:
         """What a home takes."""
@@ -238,7 +255,7 @@ class Storage:
             else:
                 self._index.search(place, body, done)
 
-        self._committer.view(look, looked)
+        self._committer.view(look, looked, place.shown())
 
     # ------------------------------------------------------------------ changing
 
@@ -265,7 +282,7 @@ class Storage:
                 place, files.mkdir(connection, self.limits, place.owner, place.path, agent)
             )
 
-        self._committer.change(change, done)
+        self._committer.change(change, done, place.shown())
 
     def delete(self, place: Place, agent: str, recursive: bool, done: Done[None]) -> None:
         """Delete; versions stay."""
@@ -277,7 +294,7 @@ class Storage:
             allow(connection, place, agent, "write")
             return files.delete(connection, self.limits, place.owner, place.path, agent, recursive)
 
-        self._change_files(change, lambda _: None, done)
+        self._change_files(place, change, lambda _: None, done)
 
     def move(self, source: Place, target: Place, agent: str, done: Done[s.FileInfo]) -> None:
         """Rename within one root."""
@@ -295,7 +312,7 @@ class Storage:
             allow(connection, target, agent, "write")
             return files.move(connection, source.owner, source.path, target.path, agent)
 
-        self._change_files(change, lambda moved: shown(target, moved[0]), done)
+        self._change_files(source, change, lambda moved: shown(target, moved[0]), done)
 
     def rollback(self, place: Place, agent: str, version: int, done: Done[s.FileInfo]) -> None:
         """An old version again."""
@@ -306,7 +323,7 @@ class Storage:
                 connection, self.limits, place.owner, place.path, version, agent
             )]  # fmt: skip
 
-        self._change_files(change, lambda rolled: shown(place, rolled[0]), done)
+        self._change_files(place, change, lambda rolled: shown(place, rolled[0]), done)
 
     def prune(self, place: Place, agent: str, keep: int, done: Done[s.FsPruned]) -> None:
         """Forget old versions."""
@@ -322,11 +339,12 @@ class Storage:
             self.content.sweep()
             done(Outcome(s.FsPruned(*outcome.result()), None))
 
-        self._committer.change(change, pruned)
+        self._committer.change(change, pruned, place.shown())
 
     def _change_files(
-        self, change: Work[list[File]], show: Callable[[list[File]], T], done: Done[T]
-    ) -> None:
+        self, place: Place, change: Work[list[File]], show: Callable[[list[File]], T],
+        done: Done[T],
+    ) -> None:  # fmt: skip
         """A change of rows that search has to hear of."""
 
         def changed(outcome: Outcome[list[File]]) -> None:
@@ -337,7 +355,7 @@ class Storage:
             done(Outcome(show(outcome.result()), None))
             self.content.sweep()
 
-        self._committer.change(change, changed)
+        self._committer.change(change, changed, place.shown())
 
     # ------------------------------------------------------------------ grants, mounts, values
 

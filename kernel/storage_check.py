@@ -20,9 +20,10 @@ from aios.syscalls.errors import AiosError
 from . import storage_chunks as chunks
 from . import storage_files as files
 from .storage_blobs import Blobs
+from .storage_damage import damage
 from .storage_files import File
 from .storage_quota import OVERHEAD_BYTES, Limits
-from .storage_schema import SUMMED, problems, row_sum
+from .storage_schema import SUMMED, row_sum
 
 
 @dataclass
@@ -45,23 +46,37 @@ class _Broken(NamedTuple):
 
 def examine(connection: sqlite3.Connection, blobs: Blobs | None, content: bool) -> Findings:
     """Look at pages, rows, counts and, with ``content``, at every byte."""
-    found = Findings()
-    count = connection.execute
-    found.files = count("SELECT count(*) FROM file WHERE live=1 AND kind='file'").fetchone()[0]
-    found.versions = count("SELECT count(*) FROM version").fetchone()[0]
-    found.blobs = count("SELECT count(*) FROM chunk WHERE key IS NOT NULL").fetchone()[0]
-    found.problems += problems(connection)
-    _check_chunks(connection, blobs, content, found)
-    broken = _broken_versions(connection, found.bad_chunks)
+    found = Findings(problems=damage(connection).problems)
+
+    def count() -> None:
+        run = connection.execute
+        found.files = run("SELECT count(*) FROM file WHERE live=1 AND kind='file'").fetchone()[0]
+        found.versions = run("SELECT count(*) FROM version").fetchone()[0]
+        found.blobs = run("SELECT count(*) FROM chunk WHERE key IS NOT NULL").fetchone()[0]
+
+    def orphans() -> None:
+        found.orphans = list(_orphans(connection, blobs)) if blobs else []
+
+    for look in (
+        count,
+        lambda: _check_chunks(connection, blobs, content, found),
+        lambda: _name_broken(connection, found),
+        lambda: found.problems.extend(_wrong_counts(connection)),
+        orphans,
+    ):
+        try:
+            look()
+        except sqlite3.DatabaseError as error:
+            found.problems.append(f"damaged pages end this part of the check: {error}")
+    return found
+
+
+def _name_broken(connection: sqlite3.Connection, found: Findings) -> None:
     names = {file.id: file for file in _all_files(connection)}
-    for each in broken:
+    for each in _broken_versions(connection, found.bad_chunks):
         file = names.get(each.file)
         name = f"/{file.owner}/{file.path}" if file else f"file {each.file}"
         found.problems.append(f"{name}, version {each.version}: {each.reason}")
-    found.problems += _wrong_counts(connection)
-    if blobs:
-        found.orphans = list(_orphans(connection, blobs))
-    return found
 
 
 def _all_files(connection: sqlite3.Connection) -> Iterator[File]:
@@ -176,14 +191,18 @@ def _orphans(connection: sqlite3.Connection, blobs: Blobs) -> Iterator[tuple[int
 
 def repair(connection: sqlite3.Connection, found: Findings, limits: Limits) -> list[str]:
     """Mend; returns what was done. Blobs that became garbage are to be swept afterwards."""
+    connection.execute("REINDEX")  # so that rows are found under the names that they have now
     mended = list(_drop_rows(connection))
     for each in _broken_versions(connection, found.bad_chunks):
         connection.execute(
             "DELETE FROM version WHERE file = ? AND version = ?", (each.file, each.version)
         )
     for file in list(_all_files(connection)):
-        if file.kind == "file":
-            mended += _settle(connection, file, limits)
+        has_versions = connection.execute("SELECT 1 FROM version WHERE file = ?", (file.id,))
+        if file.kind == "file" or has_versions.fetchone():
+            mended += _settle(connection, file._replace(kind="file"), limits)
+        else:
+            mended += _keep_folder(connection, file._replace(kind="folder"))
     connection.execute(
         "DELETE FROM extent WHERE NOT EXISTS (SELECT 1 FROM version WHERE"
         " version.file = extent.file AND version BETWEEN first AND last AND how <> 'delete')"
@@ -206,6 +225,13 @@ def _drop_rows(connection: sqlite3.Connection) -> Iterator[str]:
                 where = " AND ".join(f"{name} = ?" for name in key)
                 connection.execute(f"DELETE FROM {table} WHERE {where}", values[: len(key)])
                 yield f"{table} {', '.join(map(str, values[: len(key)]))}: removed"
+
+
+def _keep_folder(connection: sqlite3.Connection, folder: File) -> Iterator[str]:
+    (total,) = connection.execute("SELECT sum FROM file WHERE id = ?", (folder.id,)).fetchone()
+    if total != folder.total():
+        files.update(connection, folder._replace(live=1))
+        yield f"/{folder.owner}/{folder.path}: the folder's row is kept as it is now, look at it"
 
 
 def _settle(connection: sqlite3.Connection, file: File, limits: Limits) -> Iterator[str]:

@@ -43,13 +43,14 @@ class Chores:
     def _status(self, homes: list[s.FsUsage], garbage: int) -> s.StorageStatus:
         storage = self._storage
         return s.StorageStatus(
-            state="failed" if storage.failure else "ready",
-            reason=str(storage.failure or ""),
+            state="failed" if storage.failure else "damaged" if storage.damage.lines else "ready",
+            reason=str(storage.failure or storage.refusal or ""),
             folder=str(storage.folder),
             store=storage.url or str(storage.folder / "blobs"),
             semantic=storage.semantic,
             pending_garbage=garbage,
             homes=homes,
+            damage=storage.damage.lines,
         )
 
     def check(self, content: bool, repair: bool, done: Done[s.StorageReport]) -> None:
@@ -83,6 +84,7 @@ class Chores:
                     done(Outcome(None, outcome.error))
                     return
                 storage.content.sweep()
+                storage.damage.mended()
                 done(Outcome(_report(found, outcome.result()), None))
 
             storage.change(change, mended)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from aios.syscalls.errors import StorageDamaged
 
-from .storage_schema import NEWEST, row_sum
+from .storage_schema import FILE_HINT, NEWEST, row_sum
 
 INLINE_BYTES = 64 << 10
 BLOB_BYTES = 1 << 20
@@ -61,7 +61,7 @@ class Source(NamedTuple):
         if hashlib.sha256(whole).digest() != self.hash:
             raise StorageDamaged(
                 f"{what}: its content at chunk {self.hash.hex()[:16]} is not what was written",
-                "an older version may be whole: aios.fs.history; all damage: aios storage check",
+                FILE_HINT,
             )
         return whole[self.skip : self.skip + self.size]
 
@@ -92,16 +92,25 @@ def add(connection: sqlite3.Connection, piece: Piece) -> int:
     return cursor.lastrowid
 
 
+def use(connection: sqlite3.Connection, chunk: int) -> None:
+    """Count one more use of a chunk."""
+    connection.execute("UPDATE chunk SET refs = refs + 1 WHERE id = ?", (chunk,))
+
+
 def release(connection: sqlite3.Connection, chunk: int) -> None:
-    """One use less; unused content goes, its blob becomes garbage."""
-    refs, store, key = connection.execute(
-        "SELECT refs, store, key FROM chunk WHERE id = ?", (chunk,)
+    """One use less; unused content goes, its blob becomes garbage. A name that is not its blob's
+    is left alone: that blob may be another's."""
+    row = connection.execute(
+        "SELECT refs, store, key, hash FROM chunk WHERE id = ?", (chunk,)
     ).fetchone()
+    if row is None:
+        return
+    refs, store, key, digest = row
     if refs > 1:
         connection.execute("UPDATE chunk SET refs = refs - 1 WHERE id = ?", (chunk,))
         return
     connection.execute("DELETE FROM chunk WHERE id = ?", (chunk,))
-    if key is not None:
+    if key is not None and key.endswith(digest.hex()):
         _discard(connection, store, key)
 
 
@@ -153,16 +162,29 @@ def extents(connection: sqlite3.Connection, file: int, version: int) -> list[Ext
     return [Extent(*row) for row in rows]
 
 
+def whole_extents(
+    connection: sqlite3.Connection, file: int, version: int, size: int, what: str
+) -> list[Extent]:
+    """The same. Raises StorageDamaged when they are not what was written, or not all."""
+    found = sources(connection, file, version, 0, size, what)
+    parts = extents(connection, file, version)
+    if len(found) != len(parts):
+        raise StorageDamaged(f"{what}: the record of where its content is, is damaged", FILE_HINT)
+    return parts
+
+
 def tail(connection: sqlite3.Connection, file: int) -> tuple[int, bytes] | None:
     """Offset and bytes of the newest version's last chunk, when an append may be merged into it."""
     row = connection.execute(
-        "SELECT extent.at, chunk.data, chunk.hash FROM extent JOIN chunk ON chunk.id = chunk"
+        "SELECT extent.at, chunk.data, chunk.hash, first, chunk, extent.size, extent.sum"
+        " FROM extent JOIN chunk ON chunk.id = chunk"
         " WHERE file = ? AND last = ? ORDER BY extent.at DESC LIMIT 1",
         (file, NEWEST),
     ).fetchone()
     if row is None or row[1] is None or len(row[1]) >= TAIL_BYTES:
         return None
-    if hashlib.sha256(row[1]).digest() != row[2]:
+    at, data, digest, *extent, total = row
+    if hashlib.sha256(data).digest() != digest or row_sum(file, at, *extent) != total:
         return None  # damaged: leave it alone, and let reading it say so
     return row[0], row[1]
 
@@ -192,17 +214,21 @@ def sources(
     if reached < end:
         raise StorageDamaged(
             f"{what}: the record of where its content is, is damaged at byte {reached}",
-            "an older version may be whole: aios.fs.history; all damage: aios storage check",
+            FILE_HINT,
         )
     return found
 
 
 def drop_before(connection: sqlite3.Connection, file: int, oldest: int) -> int:
-    """Forget what only versions before ``oldest`` have; returns its bytes."""
+    """Forget what only versions before ``oldest`` have; returns its bytes. Whose extent is damaged
+    keeps its content: it may be another file's."""
     where = "FROM extent WHERE file = ? AND last < ?"
     freed = 0
-    for chunk, size in connection.execute(f"SELECT chunk, size {where}", (file, oldest)).fetchall():
-        release(connection, chunk)
+    for at, first, chunk, size, total in connection.execute(
+        f"SELECT at, first, chunk, size, sum {where}", (file, oldest)
+    ).fetchall():
+        if row_sum(file, at, first, chunk, size) == total:
+            release(connection, chunk)
         freed += size
     if freed:
         connection.execute(f"DELETE {where}", (file, oldest))

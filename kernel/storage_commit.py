@@ -3,7 +3,8 @@
 Changes that wait while a commit is under way share the next one. Each is a savepoint of its own,
 so one that fails undoes itself alone. Outcomes are handed back when the commit is on the disk, and
 not before: what a caller has been told survives the kernel. Views run between commits and see only
-what is committed.
+what is committed. What is damaged fails those who touch it, alone; only damage that a change could
+spread stops all changes, and only a database that SQLite cannot use stops everything.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from aios.syscalls.errors import AiosError, DiskFull, StorageDamaged, StorageUnavailable
 
 from .loop import Loop
-from .storage_schema import RESTORE_HINT, Lock, open_database
+from .storage_damage import damage, mend_derived
+from .storage_schema import FILE_HINT, RESTORE_HINT, Lock, open_database
 from .worker import Outcome, Worker
 
 log = logging.getLogger("aios.storage")
@@ -28,11 +30,14 @@ Work = Callable[[sqlite3.Connection], T]
 Done = Callable[[Outcome[T]], None]
 
 MOST_IN_A_COMMIT = 256
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT)
+"""A constraint that does not hold is one of rows that are not what was written."""
 
 
 class _Waiting(NamedTuple, Generic[T]):
     change: Work[T]
     done: Done[T]
+    name: str
 
 
 class Opened(NamedTuple):
@@ -42,10 +47,12 @@ class Opened(NamedTuple):
     boot: int
     store: int
     urls: dict[int, str]
+    damage: list[str]
 
 
 class Committer:
-    """Owns meta.db. ``failure`` is why it cannot be used; None while it can."""
+    """Owns meta.db. ``failure`` is why it cannot be used, ``refusal`` why it cannot be changed;
+    None while it can. ``name`` of what is read or changed: for the error when that is damaged."""
 
     def __init__(self, loop: Loop, folder: Path, url: str) -> None:
         self._path, self._url = folder / "meta.db", url
@@ -54,6 +61,7 @@ class Committer:
         self._connection: sqlite3.Connection | None = None
         self._lock: Lock | None = None
         self.failure: AiosError | None = None
+        self.refusal: AiosError | None = None
 
     @property
     def path(self) -> Path:
@@ -69,27 +77,46 @@ class Committer:
             if self._lock is None:
                 self._lock = Lock(self._path.parent)
             self._connection = open_database(self._path)
-            return self._register()
-        except (sqlite3.Error, OSError) as error:
+            return self._look(self._connection)
+        except sqlite3.Error as error:
+            self.failure = self._typed(error)
+        except OSError as error:
             self.failure = StorageUnavailable(f"cannot open {self._path}: {error}")
         except AiosError as error:
             self.failure = error
         raise self.failure
 
-    def _register(self) -> Opened:
-        assert self._connection
-        run = self._connection.execute
+    def _look(self, connection: sqlite3.Connection) -> Opened:
+        """Find what is damaged, and go on with what is not."""
+        found = damage(connection)
+        if not found.spreads:
+            for line in mend_derived(connection):
+                log.warning("%s: %s", self._path, line)
+            found = damage(connection) if found.problems else found
+        for line in found.problems:
+            log.error("%s is damaged: %s", self._path, line)
+        if found.spreads:
+            self.refusal = StorageDamaged(
+                f"pages of {self._path} are damaged, and a change could spread it: "
+                f"{found.problems[0]}; reading goes on",
+                "with the kernel down (aios daemon down): aios storage repair, or take a backup: "
+                "aios storage restore FOLDER",
+            )
+        return self._register(connection, found.problems)
+
+    def _register(self, connection: sqlite3.Connection, problems: list[str]) -> Opened:
+        run = connection.execute
         run("BEGIN IMMEDIATE")
         run("INSERT OR IGNORE INTO store(url) VALUES (?)", (self._url,))
         run("INSERT INTO meta VALUES ('boot', 1)"
             " ON CONFLICT(key) DO UPDATE SET value = value + 1")  # fmt: skip
-        run("COMMIT")
         urls = dict(run("SELECT id, url FROM store").fetchall())
         store = next(number for number, url in urls.items() if url == self._url)
         boot = run("SELECT value FROM meta WHERE key = 'boot'").fetchone()[0]
-        return Opened(boot, store, urls)
+        run("ROLLBACK" if self.refusal else "COMMIT")
+        return Opened(boot, store, urls, problems)
 
-    def view(self, work: Work[T], done: Done[T]) -> None:
+    def view(self, work: Work[T], done: Done[T], name: str = "") -> None:
         """Read what is committed."""
 
         def job() -> T:
@@ -98,13 +125,14 @@ class Committer:
             try:
                 return work(self._connection)
             except sqlite3.Error as error:
-                raise self._typed(error) from None
+                raise self._typed(error, name) from None
 
         self._worker.submit(job, done)
 
-    def change(self, change: Work[T], done: Done[T]) -> None:
-        """Change something; ``done`` when it is on the disk, or was undone."""
-        self._waiting.append(_Waiting(change, done))
+    def change(self, change: Work[T], done: Done[T], name: str = "") -> None:
+        """Change something; ``done`` when it is on the disk, or was undone. It may be tried again
+        after it was undone."""
+        self._waiting.append(_Waiting(change, done, name))
         self._worker.submit(self._commit, _hand_back)
 
     def close(self) -> None:
@@ -129,16 +157,20 @@ class Committer:
         batch: list[_Waiting[Any]] = []
         while self._waiting and len(batch) < MOST_IN_A_COMMIT:
             batch.append(self._waiting.popleft())
-        if self._connection is None or self.failure:
-            failure = self.failure or StorageUnavailable("storage is closed")
+        return self._attempt(batch) if batch else []
+
+    def _attempt(self, batch: list[_Waiting[Any]]) -> list[tuple[Done[Any], Outcome[Any]]]:
+        failure = self.failure or self.refusal
+        if self._connection is None or failure:
+            failure = failure or StorageUnavailable("storage is closed")
             return [(waiting.done, Outcome(None, failure)) for waiting in batch]
-        if not batch:
-            return []
         try:
             return self._run(self._connection, batch)
         except sqlite3.Error as error:
-            typed = self._typed(error)
             self._undo(self._connection)
+            if len(batch) > 1 and _code(error) in _DAMAGE:  # one by one: the others go on
+                return [ended for waiting in batch for ended in self._attempt([waiting])]
+            typed = self._typed(error, batch[0].name)
             return [(waiting.done, Outcome(None, typed)) for waiting in batch]
 
     def _run(
@@ -175,17 +207,19 @@ class Committer:
                 "start the kernel again: aios daemon restart",
             )
 
-    def _typed(self, error: sqlite3.Error) -> AiosError:
+    def _typed(self, error: sqlite3.Error, name: str = "") -> AiosError:
         """SQLite's errors as ours. One of input or output at a commit stops all changes: what the
         disk has is unknown until it is opened anew."""
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        code = _code(error)
         log.error("%s: %s", self._path, error)
         if code == sqlite3.SQLITE_FULL:
             return DiskFull(
                 f"there is no room for {self._path}: nothing was changed",
                 "make room on that disk; reading goes on meanwhile",
             )
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if code in _DAMAGE and name:
+            return StorageDamaged(f"{name}: what is recorded of it is damaged: {error}", FILE_HINT)
+        if code in _DAMAGE:
             return StorageDamaged(f"{self._path}: {error}", RESTORE_HINT)
         failure = StorageUnavailable(
             f"{self._path}: {error}", "when the disk is well again: aios daemon restart"
@@ -193,6 +227,10 @@ class Committer:
         if code == sqlite3.SQLITE_IOERR:
             self.failure = failure
         return failure
+
+
+def _code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _hand_back(outcome: Outcome[list[tuple[Done[Any], Outcome[Any]]]]) -> None:

@@ -13,7 +13,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from aios.syscalls.errors import (
     AiosError,
@@ -36,6 +36,7 @@ from .storage_commit import Committer, Done
 from .storage_files import File
 from .storage_paths import Place
 from .storage_quota import Limits
+from .storage_schema import FILE_HINT
 from .storage_shares import find_mount, require
 from .worker import Outcome, Worker
 
@@ -67,8 +68,9 @@ class Upload:
 
 def shown(place: Place, file: File) -> FileInfo:
     """A row as the caller of a place sees it."""
-    kind = "folder" if file.kind == "folder" else "file"
-    return FileInfo(place.shown(file.path), kind, file.size, file.version, file.changed, file.by)  # type: ignore[arg-type]
+    kind: Literal["file", "folder"] = "folder" if file.kind == "folder" else "file"
+    return FileInfo(place.shown(file.path), kind, file.size, file.version, file.changed, file.by,
+                    file.kind == "damaged")  # fmt: skip
 
 
 def allow(connection: sqlite3.Connection, place: Place, agent: str, right: str) -> None:
@@ -140,7 +142,7 @@ class Content:
             if garbage:
                 self.sweep()
 
-        self._committer.change(change, committed)
+        self._committer.change(change, committed, place.shown())
 
     # ------------------------------------------------------------------ reads
 
@@ -176,13 +178,12 @@ class Content:
             elif isinstance(outcome.error, KeyError):
                 done(Outcome(None, StorageDamaged(
                     f"{place.shown()}: a blob of its content is missing: {outcome.error}",
-                    "an older version may be whole: aios.fs.history; all damage: "
-                    "aios storage check",
+                    FILE_HINT,
                 )))  # fmt: skip
             else:
                 done(outcome)
 
-        self._committer.view(look, looked)
+        self._committer.view(look, looked, place.shown())
 
     def _fetch(self, parts: Sequence[bytes | Source], name: str) -> bytes:
         return b"".join(

@@ -26,7 +26,7 @@ from . import storage_chunks as chunks
 from .storage_chunks import Piece
 from .storage_paths import RESERVED, joined, parent_and_name
 from .storage_quota import OVERHEAD_BYTES, Limits, add_used, charge
-from .storage_schema import row_sum
+from .storage_schema import FILE_HINT, row_sum
 
 MOST_AT_ONCE = 10_000
 """Files that one call may move or delete."""
@@ -60,13 +60,17 @@ _COLUMNS = "id, owner, parent, name, kind, version, size, changed, by, live, sum
 
 
 def _file(row: Sequence[object]) -> File:
-    file = File(*row[:-1])  # type: ignore[arg-type]  # in the order of _COLUMNS
-    if file.total() != row[-1]:
-        raise StorageDamaged(
-            f"the row of /{file.owner}/{file.path} is not what was written",
-            "all damage: aios storage check; take a backup: aios storage restore FOLDER",
-        )
+    file, whole = _seen(row)
+    if not whole:
+        raise StorageDamaged(f"the row of /{file.owner}/{file.path} is not what was written",
+                             FILE_HINT)  # fmt: skip
     return file
+
+
+def _seen(row: Sequence[object]) -> tuple[File, bool]:
+    """A row, and whether it is what was written."""
+    file = File(*row[:-1])  # type: ignore[arg-type]  # in the order of _COLUMNS
+    return file, file.total() == row[-1]
 
 
 def find(connection: sqlite3.Connection, owner: str, path: str) -> File | None:
@@ -77,7 +81,29 @@ def find(connection: sqlite3.Connection, owner: str, path: str) -> File | None:
         f"SELECT {_COLUMNS} FROM file WHERE owner = ? AND parent = ? AND name = ? AND live = 1",
         (owner, *parent_and_name(path)),
     ).fetchone()
+    if row and not _seen(row)[1]:
+        raise StorageDamaged(f"the row of /{owner}/{path} is not what was written", FILE_HINT)
     return _file(row) if row else None
+
+
+def recovered(connection: sqlite3.Connection, owner: str, path: str) -> File | None:
+    """A living file whose row is damaged, as its newest version says it was; None when it is not
+    certain that the row is this file's."""
+    where = (owner, *parent_and_name(path))
+    number = connection.execute(
+        "SELECT id FROM file WHERE owner = ? AND parent = ? AND name = ? AND live = 1", where
+    ).fetchone()
+    row = number and connection.execute(
+        "SELECT owner, parent, name FROM file WHERE id = ?", number
+    ).fetchone()  # fmt: skip
+    newest = connection.execute(
+        "SELECT file, version, size, written, by, how, sum FROM version WHERE file = ?"
+        " ORDER BY version DESC LIMIT 1", number or (0,),
+    ).fetchone()  # fmt: skip
+    if row != where or newest is None or row_sum(*newest[:-1]) != newest[-1]:
+        return None
+    _, version, size, written, by, _, _ = newest
+    return File(number[0], *where, "file", version, size, written, by, 1)
 
 
 def get(connection: sqlite3.Connection, owner: str, path: str) -> File:
@@ -104,7 +130,8 @@ def gone(connection: sqlite3.Connection, owner: str, path: str) -> File | None:
 def children(
     connection: sqlite3.Connection, owner: str, path: str, after: str, most: int
 ) -> list[File]:
-    """A folder's entries in order of name. Raises NotFound, IllegalState."""
+    """A folder's entries in order of name; of the kind ``damaged`` where the row is. Raises
+    NotFound, IllegalState."""
     if get(connection, owner, path).kind != "folder":
         raise IllegalState(f"/{path} is a file, not a folder")
     rows = connection.execute(
@@ -112,11 +139,14 @@ def children(
         " ORDER BY name LIMIT ?",
         (owner, path, after, most),
     )
-    return [_file(row) for row in rows]
+    return [file if whole else file._replace(kind="damaged") for file, whole in map(_seen, rows)]
 
 
-def below(connection: sqlite3.Connection, owner: str, path: str, *, live: bool) -> Iterator[File]:
-    """Everything under a folder, at any depth; living, or deleted and kept."""
+def below(
+    connection: sqlite3.Connection, owner: str, path: str, *, live: bool, whole: bool = False
+) -> Iterator[File]:
+    """Everything under a folder, at any depth; living, or deleted and kept. ``whole``: what is
+    damaged is left out, instead of an error."""
     condition, bounds = "", ()  # type: tuple[str, tuple[str, ...]]
     if path:
         condition, bounds = " AND (parent = ? OR parent > ? AND parent < ?)", (
@@ -126,6 +156,8 @@ def below(connection: sqlite3.Connection, owner: str, path: str, *, live: bool) 
         f"SELECT {_COLUMNS} FROM file WHERE owner = ?{condition} AND live = {int(live)}",
         (owner, *bounds),
     )
+    if whole:
+        return (file for file, fits in map(_seen, rows.fetchall()) if fits)
     return map(_file, rows.fetchall())
 
 
@@ -220,10 +252,9 @@ def record(connection: sqlite3.Connection, limits: Limits, new: File, how: str) 
 def update(connection: sqlite3.Connection, file: File) -> None:
     """Write a row anew."""
     connection.execute(
-        "UPDATE file SET parent = ?, name = ?, version = ?, size = ?, changed = ?, by = ?,"
-        " live = ?, sum = ? WHERE id = ?",
-        (file.parent, file.name, file.version, file.size, file.changed, file.by, file.live,
-         file.total(), file.id),
+        "UPDATE file SET owner = ?, parent = ?, name = ?, kind = ?, version = ?, size = ?,"
+        " changed = ?, by = ?, live = ?, sum = ? WHERE id = ?",
+        (*file[1:], file.total(), file.id),
     )  # fmt: skip
 
 

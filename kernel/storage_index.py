@@ -2,8 +2,9 @@
 
 Owns index.db and its thread. What is in it can be computed again, so it is not made to last: a lost
 or damaged one is made anew from the files. Writes do not wait for it; a search waits until all that
-was acknowledged before it is in. Embedding is done elsewhere (``Embedder``); without it, searches
-are by keyword and say so.
+was acknowledged before it is in. Embedding is done elsewhere (``Embedder``), behind the scenes: one
+small batch at a time, homes taking turns, of each file the beginning only, and of what is no text
+nothing; what waits for it is on the disk. Without it, searches are by keyword and say so.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -38,7 +39,8 @@ MOST_TEXT_BYTES = 1 << 20
 _QUIET_S = 0.5
 """Changes are gathered for so long, so that a burst of writes is not slowed down."""
 _FILES_AT_ONCE = 64
-_BYTES_AT_ONCE = 4 << 20
+_BYTES_AT_ONCE = 1 << 20
+"""Commits wait while so much is read."""
 _EMBED_AT_ONCE = 32
 _NO_MODEL = "searched by keyword: there is no embedding model for search by meaning"
 
@@ -147,21 +149,16 @@ class Index:
             return
         self._busy = True
         batch = dict(list(self._dirty.items())[:_FILES_AT_ONCE])
-        self._committer.view(lambda c: [_load(c, number) for number in batch], self._loaded(batch))
+        self._committer.view(lambda c: _load_some(c, batch), self._loaded(batch))
 
     def _loaded(self, batch: dict[int, int]) -> Done[list[_Loaded]]:
         def loaded(outcome: Outcome[list[_Loaded]]) -> None:
             if outcome.error or self._closed:
                 self._give_up(batch, outcome.error)
                 return
-            size = 0
-            taken: list[_Loaded] = []
-            for each in outcome.result():
-                size += each.file.size if each.file else 0
-                if taken and size > _BYTES_AT_ONCE:
-                    del batch[each.id]
-                else:
-                    taken.append(each)
+            taken = outcome.result()
+            for number in batch.keys() - {each.id for each in taken}:
+                del batch[number]
             self._fetcher.submit(lambda: [self._document(each) for each in taken], fetched)
 
         def fetched(outcome: Outcome[list[Document]]) -> None:
@@ -320,12 +317,29 @@ def _stale(connection: sqlite3.Connection, known: dict[int, float]) -> list[int]
     return [n for n in rows.keys() | known.keys() if rows.get(n) != known.get(n)]
 
 
+def _load_some(connection: sqlite3.Connection, numbers: Iterable[int]) -> list[_Loaded]:
+    """The first of these files, as many as may be read at once."""
+    taken: list[_Loaded] = []
+    size = 0
+    for number in numbers:
+        taken.append(_load(connection, number))
+        file = taken[-1].file
+        size += min(file.size, MOST_TEXT_BYTES) if file else 0
+        if size >= _BYTES_AT_ONCE:
+            break
+    return taken
+
+
 def _load(connection: sqlite3.Connection, number: int) -> _Loaded:
     row = connection.execute(
         "SELECT owner, parent, name FROM file WHERE id = ? AND live = 1 AND kind = 'file'",
         (number,),
     ).fetchone()
-    file = files.find(connection, row[0], f"{row[1]}/{row[2]}".lstrip("/")) if row else None
+    try:
+        file = files.find(connection, row[0], f"{row[1]}/{row[2]}".lstrip("/")) if row else None
+    except AiosError as error:
+        log.warning("search leaves out a file of %s: %s", row[0], error)
+        file = None
     if file is None or file.id != number:
         return _Loaded(number, None, [])
     try:
@@ -345,7 +359,8 @@ def _below(connection: sqlite3.Connection, place: Place) -> list[int] | None:
     file = files.get(connection, place.owner, place.path)
     if file.kind == "file":
         return [file.id]
-    return [f.id for f in files.below(connection, place.owner, place.path, live=True)]
+    found = files.below(connection, place.owner, place.path, live=True, whole=True)
+    return [f.id for f in found]
 
 
 def _hits(connection: sqlite3.Connection, place: Place, found: Sequence[Found]) -> list[SearchHit]:

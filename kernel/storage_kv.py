@@ -27,6 +27,7 @@ def get(connection: sqlite3.Connection, owner: str, key: str) -> KvEntry:
     row = _find(connection, owner, key)
     if row is None:
         raise NotFound(f"there is no value {key!r}", "list the keys: aios.kv.list()")
+    _check_row(row, owner, key)
     _, _, version, changed, value, _ = row
     return KvEntry(key, version, changed, msgpack.unpackb(value, strict_map_key=False))
 
@@ -36,8 +37,7 @@ def put(
     expect: int | None,
 ) -> KvEntry:  # fmt: skip
     """Set a value. Raises VersionConflict, QuotaExceeded."""
-    old = _find(connection, owner, key)
-    _check_expected(key, old, expect)
+    old = _old(connection, owner, key, expect)
     row = (owner, key, (old[2] if old else 0) + 1, time.time(), value)
     connection.execute("INSERT OR REPLACE INTO kv VALUES (?, ?, ?, ?, ?, ?)", (*row, row_sum(*row)))
     charge(connection, limits, owner, size(key, value) - _held(old), f"setting {key!r}")
@@ -48,8 +48,7 @@ def delete(
     connection: sqlite3.Connection, limits: Limits, owner: str, key: str, expect: int | None
 ) -> None:
     """Forget a value. Raises NotFound, VersionConflict."""
-    old = _find(connection, owner, key)
-    _check_expected(key, old, expect)
+    old = _old(connection, owner, key, expect)
     if old is None:
         raise NotFound(f"there is no value {key!r}", "list the keys: aios.kv.list()")
     connection.execute("DELETE FROM kv WHERE owner = ? AND key = ?", (owner, key))
@@ -79,10 +78,27 @@ def _held(row: Sequence[Any] | None) -> int:
 
 def _find(connection: sqlite3.Connection, owner: str, key: str) -> tuple[Any, ...] | None:
     row: tuple[Any, ...] | None = connection.execute(_ROW, (owner, key)).fetchone()
-    if row and row_sum(*row[:-1]) != row[-1]:
-        raise StorageDamaged(f"value {key!r} of {owner} is not what was written",
-                             "set it anew, or take a backup: aios storage restore")  # fmt: skip
     return row
+
+
+def _check_row(row: Sequence[Any], owner: str, key: str) -> None:
+    if row_sum(*row[:-1]) != row[-1]:
+        raise StorageDamaged(
+            f"value {key!r} of {owner} is not what was written",
+            "set it anew without expect=, or delete it; or, as the operator, take a backup: "
+            "aios storage restore FOLDER",
+        )
+
+
+def _old(
+    connection: sqlite3.Connection, owner: str, key: str, expect: int | None
+) -> tuple[Any, ...] | None:
+    """What is there before a change; a damaged value can be replaced when nothing is expected."""
+    old = _find(connection, owner, key)
+    if old and expect is not None:
+        _check_row(old, owner, key)
+    _check_expected(key, old, expect)
+    return old
 
 
 def _check_expected(key: str, old: Sequence[Any] | None, expect: int | None) -> None:

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 PASSAGE_CHARS = 1200
-_FORMAT = 1
+MOST_VECTORS = 64
+"""Passages of a file, from its beginning, that are found by meaning; the others by their words."""
+_FORMAT = 2
 _FUSION = 60.0
 """Of reciprocal rank fusion: how little the first ranks count more than the next."""
 _TABLES = """
@@ -30,7 +32,8 @@ CREATE VIRTUAL TABLE passage USING fts5(
 CREATE TABLE vector(
     passage INTEGER PRIMARY KEY, owner TEXT NOT NULL, file INTEGER NOT NULL, data BLOB NOT NULL);
 CREATE INDEX vector_owner ON vector(owner);
-CREATE TABLE todo(passage INTEGER PRIMARY KEY);
+CREATE TABLE todo(owner TEXT NOT NULL, passage INTEGER NOT NULL, PRIMARY KEY(owner, passage))
+    WITHOUT ROWID;
 """
 
 log = logging.getLogger("aios.storage")
@@ -60,6 +63,7 @@ class Passages:
     """The database, open."""
 
     def __init__(self, path: Path) -> None:
+        self._last_owner = ""
         try:
             self._connection = _open(path)
         except sqlite3.DatabaseError as error:
@@ -90,12 +94,14 @@ class Passages:
 
     def _put(self, document: Document) -> None:
         run = self._connection.execute
-        old = run("SELECT first, count FROM document WHERE file = ?", (document.file,)).fetchone()
+        old = run("SELECT first, count, owner FROM document WHERE file = ?",
+                  (document.file,)).fetchone()  # fmt: skip
         if old:
             span = (old[0], old[0] + old[1])
             run("DELETE FROM passage WHERE rowid >= ? AND rowid < ?", span)
             run("DELETE FROM vector WHERE passage >= ? AND passage < ?", span)
-            run("DELETE FROM todo WHERE passage >= ? AND passage < ?", span)
+            run("DELETE FROM todo WHERE owner = ? AND passage >= ? AND passage < ?",
+                (old[2], *span))  # fmt: skip
             run("DELETE FROM document WHERE file = ?", (document.file,))
         if not document.owner:
             return
@@ -105,7 +111,8 @@ class Passages:
             run("INSERT INTO passage(rowid, text, file, owner, version, at)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 (number, text, document.file, document.owner, document.version, at))  # fmt: skip
-            run("INSERT INTO todo VALUES (?)", (number,))
+            if number < first + MOST_VECTORS:
+                run("INSERT INTO todo VALUES (?, ?)", (document.owner, number))
         count = number - first + 1 if document.text.strip() else 0
         run("INSERT INTO document VALUES (?, ?, ?, ?, ?, ?)",
             (document.file, document.owner, document.version, document.stamp, first, count),
@@ -114,11 +121,16 @@ class Passages:
     # ------------------------------------------------------------------ vectors
 
     def without_vector(self, most: int) -> list[tuple[int, str]]:
-        """Passages that are not embedded yet."""
+        """Passages of a home that are not embedded yet; the homes that have some take turns."""
+        following = "SELECT min(owner) FROM todo WHERE owner > ?"
+        (owner,) = self._connection.execute(following, (self._last_owner,)).fetchone()
+        if owner is None:
+            (owner,) = self._connection.execute(following, ("",)).fetchone()
+        self._last_owner = owner or ""
         return self._connection.execute(
             "SELECT todo.passage, text FROM todo JOIN passage ON passage.rowid = todo.passage"
-            " LIMIT ?",
-            (most,),
+            " WHERE todo.owner = ? LIMIT ?",
+            (owner, most),
         ).fetchall()
 
     def put_vectors(self, numbers: Sequence[int], vectors: Sequence[bytes]) -> None:
@@ -128,7 +140,7 @@ class Passages:
         for number, vector in zip(numbers, vectors, strict=True):
             run("INSERT OR REPLACE INTO vector SELECT rowid, owner, file, ? FROM passage"
                 " WHERE rowid = ?", (_unit(vector).tobytes(), number))  # fmt: skip
-            run("DELETE FROM todo WHERE passage = ?", (number,))
+            run("DELETE FROM todo WHERE owner = ? AND passage = ?", (self._last_owner, number))
         run("COMMIT")
 
     # ------------------------------------------------------------------ finding

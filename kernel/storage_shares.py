@@ -49,18 +49,29 @@ def received(
 def _rows(
     connection: sqlite3.Connection, condition: str, values: tuple[str, ...]
 ) -> list[ShareInfo]:
+    """Those that are what was written: a damaged one grants nothing."""
     shares = []
     for *row, total in connection.execute(
         f"SELECT owner, path, grantee, rights, sum FROM share WHERE {condition}"
         " ORDER BY owner, path, grantee", values,
     ):  # fmt: skip
+        if row_sum(*row) == total:
+            owner, path, grantee, rights = row
+            shares.append(ShareInfo(owner, f"/{path}", grantee, rights))
+    return shares
+
+
+def _check_grants(connection: sqlite3.Connection, owner: str, agent: str) -> None:
+    """Raises StorageDamaged when a grant of an owner is damaged that may have been the agent's."""
+    for *row, total in connection.execute(
+        "SELECT owner, path, grantee, rights, sum FROM share WHERE owner = ?"
+        " AND grantee IN (?, '*')", (owner, agent),
+    ):  # fmt: skip
         if row_sum(*row) != total:
             raise StorageDamaged(
-                f"the grant of /{row[1]} by {row[0]} is not what was written", "share it anew"
+                f"the grant of /{row[1]} by {owner} is not what was written",
+                f"{owner} can share it anew: aios.fs.share",
             )
-        owner, path, grantee, rights = row
-        shares.append(ShareInfo(owner, f"/{path}", grantee, rights))
-    return shares
 
 
 def require(
@@ -71,6 +82,7 @@ def require(
     rights = {s.rights for s in received(connection, agent, owner) if s.path in covering}
     if "write" in rights or (rights and right == "read"):
         return
+    _check_grants(connection, owner, agent)
     text = "shares it for reading only" if rights else "does not share it"
     raise PermissionDenied(
         f"{agent} may not {right} /shared/{owner}/{path}: {owner} {text}",
@@ -94,15 +106,12 @@ def mount(
 
 
 def mounts(connection: sqlite3.Connection, agent: str | None = None) -> list[MountInfo]:
-    """All mounts, or an agent's."""
+    """All mounts, or an agent's, that are what was written."""
     found = []
     for *row, total in connection.execute(
         "SELECT agent, name, folder, writable, sum FROM mount ORDER BY agent, name"
     ):
-        if row_sum(*row) != total:
-            raise StorageDamaged(f"mount {row[1]} of {row[0]} is not what was written",
-                                 "mount it anew: aios storage mount")  # fmt: skip
-        if agent in (None, row[0]):
+        if row_sum(*row) == total and agent in (None, row[0]):
             found.append(MountInfo(row[0], row[1], row[2], bool(row[3])))
     return found
 
@@ -112,6 +121,12 @@ def find_mount(connection: sqlite3.Connection, agent: str, name: str) -> MountIn
     for found in mounts(connection, agent):
         if found.name == name:
             return found
+    known = "SELECT 1 FROM mount WHERE agent = ? AND name = ?"
+    if connection.execute(known, (agent, name)).fetchone():
+        raise StorageDamaged(
+            f"mount {name} of {agent} is not what was written",
+            f"mount it anew: aios storage mount {agent} FOLDER --name {name}",
+        )
     raise NotFound(
         f"nothing is mounted at /mnt/{name} for {agent}",
         f"as the operator, use: aios storage mount {agent} FOLDER --name {name}",

@@ -24,8 +24,9 @@ from aios.syscalls.storage_types import BackupReply, StorageReport
 from . import storage_backup, storage_check
 from .config import load
 from .storage_blobs import Blobs
+from .storage_damage import damage
 from .storage_quota import Limits
-from .storage_schema import FORMAT, SUMMED, TABLES, Lock, open_database, problems
+from .storage_schema import FORMAT, SUMMED, TABLES, Lock, open_database
 
 _NEVER = 1 << 60
 """As the number of a run: every blob is of an earlier one, as no kernel is writing any."""
@@ -112,8 +113,8 @@ def _repair(folder: Path) -> StorageReport:
     rescued: list[str] = []
     try:
         with _opened(folder, verify=False) as (connection, _):
-            paged = list(problems(connection))
-            whole = not any(not text.startswith(tuple(SUMMED)) for text in paged)
+            rows = tuple(f"{table} row" for table in SUMMED)
+            whole = all(text.startswith(rows) for text in damage(connection).problems)
     except (StorageDamaged, sqlite3.DatabaseError):
         whole = False
     if not whole:

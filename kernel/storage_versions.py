@@ -13,22 +13,41 @@ from aios.syscalls.errors import IllegalState, NotFound, StorageDamaged
 from aios.syscalls.storage_types import VersionInfo
 
 from . import storage_chunks as chunks
-from .storage_files import File, below, find, forget_before, get, gone, make_folders, record
+from .storage_files import (
+    File,
+    below,
+    find,
+    forget_before,
+    get,
+    gone,
+    make_folders,
+    record,
+    recovered,
+)
 from .storage_quota import OVERHEAD_BYTES, Limits, add_used, charge
-from .storage_schema import row_sum
+from .storage_schema import FILE_HINT, row_sum
 
 
 def history(connection: sqlite3.Connection, owner: str, path: str) -> list[VersionInfo]:
     """The kept versions of a file, deleted or not, newest first. Raises NotFound."""
+    found = _with_history(connection, owner, path).id
     rows = connection.execute(
-        "SELECT version, size, written, by, how FROM version WHERE file = ? ORDER BY version DESC",
-        (_with_history(connection, owner, path).id,),
-    )
-    return [VersionInfo(*row) for row in rows]
+        "SELECT version, size, written, by, how, sum FROM version WHERE file = ?"
+        " ORDER BY version DESC", (found,),
+    )  # fmt: skip
+    return [
+        VersionInfo(*row, row_sum(found, *row) != total)  # type: ignore[call-arg]  # five and one
+        for *row, total in rows
+    ]
 
 
 def _with_history(connection: sqlite3.Connection, owner: str, path: str) -> File:
-    file = find(connection, owner, path) or gone(connection, owner, path)
+    try:
+        file = find(connection, owner, path) or gone(connection, owner, path)
+    except StorageDamaged:
+        file = recovered(connection, owner, path)
+        if file is None:
+            raise
     if file is None:
         raise NotFound(f"there is no file /{path}, and no old version of one")
     if file.kind != "file":
@@ -58,7 +77,7 @@ def at_version(
         )  # fmt: skip
     if row_sum(*row[:-1]) != row[-1]:
         raise StorageDamaged(f"the row of version {version} of /{path} is not what was written",
-                             "all damage: aios storage check")  # fmt: skip
+                             FILE_HINT)  # fmt: skip
     return file, version, row[2]
 
 
@@ -67,13 +86,13 @@ def rollback(
 ) -> File:
     """A new version with an old one's content. Raises NotFound, QuotaExceeded."""
     file, _, size = at_version(connection, owner, path, version)
-    parts = chunks.extents(connection, file.id, version)
+    parts = chunks.whole_extents(connection, file.id, version, size, f"/{path}")
     if not file.live:
         make_folders(connection, owner, file.parent, by)
     next_version = file.version + 1
     chunks.close_all(connection, file.id, file.version)
     for part in parts:
-        connection.execute("UPDATE chunk SET refs = refs + 1 WHERE id = ?", (part.chunk,))
+        chunks.use(connection, part.chunk)
         chunks.put_extent(connection, file.id, next_version, part)
     new = file._replace(version=next_version, size=size, by=by, changed=time.time(), live=1)
     freed = record(connection, limits, new, "rollback")
@@ -86,8 +105,8 @@ def prune(connection: sqlite3.Connection, owner: str, path: str, keep: int) -> t
     """Forget all but the newest versions under a path; how many, and the bytes freed."""
     file = find(connection, owner, path)
     if file and file.kind == "folder":
-        chosen = [*below(connection, owner, path, live=True),
-                  *below(connection, owner, path, live=False)]  # fmt: skip
+        chosen = [*below(connection, owner, path, live=True, whole=True),
+                  *below(connection, owner, path, live=False, whole=True)]  # fmt: skip
     else:
         chosen = [_with_history(connection, owner, path)]
     count = freed = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from aios.syscalls.errors import NotFound
+from aios.syscalls.errors import NotFound, StorageDamaged
 from aios.syscalls.storage_types import FileInfo
 
 from . import storage_files as files
@@ -46,7 +46,11 @@ def entries(connection: sqlite3.Connection, place: Place, agent: str) -> list[Fi
     found = []
     for name in sorted({path.split("/")[0] for path in granted}):
         path = joined(place.path, name)
-        row = files.find(connection, place.owner, path)
+        try:
+            row = files.find(connection, place.owner, path)
+        except StorageDamaged:
+            found.append(FileInfo(place.shown(path), "file", 0, 0, 0.0, "", damaged=True))
+            continue
         if row and (row.kind == "folder" or name in granted):
             found.append(FileInfo(place.shown(path), row.kind, row.size, row.version,  # type: ignore[arg-type]
                                   row.changed, row.by))  # fmt: skip

@@ -2,7 +2,9 @@
 
 The core cuts (it has the tokens): the oldest turns go, the system messages at the beginning and
 the last message stay. ``summarise`` lets the model itself tell in a few sentences what those turns
-said, piece by piece when they are long, and puts that where they were. The reply says so.
+said, piece by piece when they are long, and puts that where they were. The reply says so. The
+agent pays for the summary: its tokens come from what the budget has left besides the reply and,
+when that is not enough, from up to half of the reply's.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from aios.hw.engine import Message
 from aios.hw.messages import SamplingParams
@@ -49,7 +53,7 @@ def report(request: Request, dropped: int) -> WindowReport:
     """What the reply says about turns that were left out."""
     before = request.window
     if before:  # the summary took room, so more had to go
-        return WindowReport(before.policy, before.dropped_turns + dropped, before.summary)
+        return msgspec.structs.replace(before, dropped_turns=before.dropped_turns + dropped)
     return WindowReport(request.window_policy, dropped)
 
 
@@ -68,7 +72,7 @@ def summarise(model: Model, request: Request, dropped: int) -> None:
     pieces = [transcript[at : at + most] for at in range(0, len(transcript), most)]
 
     def finished(summary: str) -> None:
-        request.window = WindowReport("summarise", dropped, summary)
+        request.window = WindowReport("summarise", dropped, summary, request.helped_tokens)
         stand_in = Message("system", SUMMARY + summary)
         model.begin_anew(request, [*messages[:start], stand_in, *messages[head + dropped :]])
 
@@ -83,21 +87,46 @@ def _next_piece(
         finished(summary)
         return
 
+    assert model.info
+    allowed = _allow(request, min(_SUMMARY_TOKENS, model.info.context_tokens // 8))
+    if not allowed:
+        assert request.budget
+        model.fail(request, request.budget.exceeded())
+        return
+
     def done(outcome: ChatReply | AiosError) -> None:
         request.helper = None
+        _charge(request, helper, allowed)
         if isinstance(outcome, AiosError):
             model.fail(request, outcome)
         else:
             _next_piece(model, request, pieces[1:], outcome.text.strip(), finished)
 
     said = f"Summary so far: {summary}\n\n" if summary else ""
-    assert model.info
     helper = Request(
         id=-request.id, pid=request.pid, name=request.name, rank=request.rank, nice=request.nice,
         account=request.account, hidden=True, prompt=None, on_text=None, on_done=done,
-        params=SamplingParams(max_tokens=min(_SUMMARY_TOKENS, model.info.context_tokens // 8),
-                              seed=request.params.seed),
+        params=SamplingParams(max_tokens=allowed, seed=request.params.seed),
         messages=[Message("user", _ASK + said + pieces[0])], received_s=time.monotonic(),
     )  # fmt: skip
     request.helper = helper
     model.submit(helper)
+
+
+def _allow(request: Request, wanted: int) -> int:
+    """Take what a summary may generate from the budget; 0 when there is nothing."""
+    if request.budget is None:
+        return wanted
+    allowed, params = request.budget.take(wanted), request.params
+    share = min(wanted - allowed, params.max_tokens // 2)
+    request.params = msgspec.structs.replace(params, max_tokens=params.max_tokens - share)
+    return allowed + share
+
+
+def _charge(request: Request, helper: Request, allowed: int) -> None:
+    """Charge what a helper has used, however it ended; the rest goes back."""
+    generated = len(helper.tokens) - helper.prompt_tokens
+    request.helped_tokens += generated
+    request.helped_prompt_tokens += helper.prompt_tokens
+    if request.budget:
+        request.budget.give_back(allowed - generated)

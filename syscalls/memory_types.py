@@ -78,12 +78,14 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """A note that was found. Ranks begin at 1; None: not among the best by that measure."""
+    """A note that was found. Ranks begin at 1; None: not among the best by that measure.
+    ``similarity``: the cosine between its meaning and the query's, where that was looked at."""
 
     note: Note
     score: float
     keyword_rank: int | None
     semantic_rank: int | None
+    similarity: float | None = None
 
 
 class SearchReply(msgspec.Struct, frozen=True):

@@ -33,7 +33,8 @@ Rights = Literal["read", "write"]
 
 class FileInfo(msgspec.Struct, frozen=True):
     """A file or folder. ``version`` is 0 for folders and on mounts, which keep no versions.
-    ``by``: the agent that wrote it last."""
+    ``by``: the agent that wrote it last. ``damaged``: what is recorded of it is not what was
+    written, so none of this is certain; only lists show it."""
 
     path: str
     kind: Literal["file", "folder"]
@@ -41,6 +42,7 @@ class FileInfo(msgspec.Struct, frozen=True):
     version: int
     changed_unix: float
     by: str
+    damaged: bool = False
 
 
 class FsWrite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,13 +111,15 @@ class FsDelete(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class VersionInfo(msgspec.Struct, frozen=True):
-    """One kept version. ``how``: write, append, rollback, move or delete."""
+    """One kept version. ``how``: write, append, rollback, move or delete. ``damaged``: this record
+    of it is not what was written."""
 
     version: int
     size_bytes: int
     written_unix: float
     by: str
     how: str
+    damaged: bool = False
 
 
 class FsVersions(msgspec.Struct, frozen=True):
@@ -326,16 +330,18 @@ class QuotaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StorageStatus(msgspec.Struct, frozen=True):
-    """``state``: opening, ready, failed (with ``reason``). ``store``: where large content goes.
+    """``state``: opening, ready, damaged (in part: the rest goes on), failed. ``reason``: of the
+    last two. ``damage``: what is known of it. ``store``: where large content goes.
     ``pending_garbage``: blobs that nothing needs and that are about to be deleted."""
 
-    state: Literal["opening", "ready", "failed"]
+    state: Literal["opening", "ready", "damaged", "failed"]
     reason: str
     folder: str
     store: str
     semantic: bool
     pending_garbage: int
     homes: list[FsUsage]
+    damage: list[str] = []
 
 
 class StorageCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -236,8 +236,9 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``json_schema`` (a JSON text) and ``grammar`` (GBNF) constrain the output; at most one.
     ``window``: what to do when the messages outgrow the context window: an error, leave out the
     oldest turns, or let the model summarise them. ``expected_tokens``: a hint for ``srtf``.
-    ``recall``: so many of the notes in ``recall_scopes`` that fit the last message best are put
-    before it, as a system message.
+    ``recall``: up to so many of the notes in ``recall_scopes`` that fit the last message are put
+    before it, as a system message: those whose score (0 to 1, by meaning and by common words) is
+    ``recall_min`` or more. 0.5 is right for most; 0 recalls whatever a search finds.
     """
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)] | None = None
@@ -262,6 +263,7 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expected_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
     recall: Annotated[int, Meta(ge=0, le=50)] = 0
     recall_scopes: Scopes = ("session", "agent")
+    recall_min: Annotated[float, Meta(ge=0, le=1)] = 0.5
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -300,19 +302,22 @@ class WindowReport(msgspec.Struct, frozen=True):
     """What was done so that a conversation fits the context window.
 
     ``policy``: ``truncate`` or ``summarise``. ``dropped_turns`` of the oldest messages were left
-    out; with ``summarise`` the model's ``summary`` of them stands in their place.
+    out; with ``summarise`` the model's ``summary`` of them stands in their place, and the
+    ``summary_tokens`` that it took to write are charged to the agent like those of the reply.
     """
 
     policy: str
     dropped_turns: int
     summary: str = ""
+    summary_tokens: int = 0
 
 
 class Recalled(msgspec.Struct, frozen=True):
-    """A note that was put into a prompt."""
+    """A note that was put into a prompt. ``score``: how well it fits, 0 to 1."""
 
     id: str
     text: str
+    score: float = 0.0
 
 
 class ChatReply(msgspec.Struct, frozen=True):
@@ -420,6 +425,8 @@ class KernelStatus(msgspec.Struct, frozen=True):
     calls: int
     calls_refused: int
     models: list[ModelInfo]
+    warnings: list[str] = []
+    """What the operator should look into."""
 
 
 class ModelList(msgspec.Struct, frozen=True):

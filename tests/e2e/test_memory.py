@@ -61,7 +61,9 @@ lasting = aios.memory.add("my dog is called Ada", persist=True)
 reply = aios.chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"},
                    {"role": "assistant", "content": "hello"},
                    {"role": "user", "content": "what is my dog called"}], recall=1, max_tokens=4)
-print([note.text for note in reply.recalled])
+print([note.text for note in reply.recalled], 0.5 <= reply.recalled[0].score <= 1)
+for least in (0.5, 0.0):
+    print(aios.chat("why do stars shine?", recall=5, recall_min=least, max_tokens=4).recalled == [])
 print([note.text for note in aios.memory.list(log=True).notes][0])
 print(aios.chat("and now", max_tokens=4).recalled)
 print(aios.memory.update(brief.id, persist=True).scope)
@@ -70,8 +72,9 @@ print([h.note.text for h in aios.memory.search("cat", mode="keyword").hits], aio
     path = kernel.agent("pets", code)
     got = kernel.aios("run", path)
     assert got.stdout.splitlines() == [
-        "['my dog is called Ada']", "what is my dog called", "[]", "agent:pets",
-        "['my cat is called Tom'] 4",
+        "['my dog is called Ada'] True", "True", "False", "what is my dog called", "[]",
+        "agent:pets",
+        "['my cat is called Tom'] 8",
     ], got  # fmt: skip
     again = "import aios\nprint(sorted(n.text for n in aios.memory.list('agent').notes),"
     again += "aios.memory.list().notes)"
@@ -150,6 +153,7 @@ aios.recv(timeout=60)
         ("llm.chat", {"prompt": "x", "recall": 3}, "recall needs messages"),
         ("llm.chat", {"messages": [{"role": "user", "content": " "}], "recall": 3}, "needs words"),
         ("llm.chat", {"messages": [{"role": "user", "content": "x"}], "recall": 51}, "<= 50"),
+        ("llm.chat", {"messages": [{"role": "user", "content": "x"}], "recall_min": 2}, "<= 1"),
     ],
 )
 def test_bad_input_names_itself(

@@ -192,6 +192,21 @@ def test_budget_and_time_limit(machine: Machine) -> None:
     assert got.returncode == 143
 
 
+def test_what_the_model_summarises_is_charged_to_the_budget(machine: Machine) -> None:
+    code = """
+import aios
+talk = [aios.Message("user", f"{n} " + "w" * 1000) for n in range(6)]
+try:
+    reply = aios.Context(talk).chat("go", max_tokens=8, window="summarise")
+    left = 4000 - reply.window.summary_tokens - len(reply.tokens)
+    print(reply.window.summary_tokens > 8, len(aios.chat("x", max_tokens=5000).tokens) == left)
+except aios.BudgetExceeded as error: print(error)
+"""
+    path = machine.agent("summed", code)
+    assert machine.aios("run", "--max-tokens", "4000", path).stdout == "True True\n"
+    assert "all of its 100 tokens" in machine.aios("run", "--max-tokens", "100", path).stdout
+
+
 @pytest.mark.parametrize(
     ("make", "code", "words"),
     [

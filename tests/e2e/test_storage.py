@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
+import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +193,31 @@ def test_a_damaged_database_is_named_the_kernel_serves_on_and_a_backup_restores_
     assert len(stopped.aios("storage", "cat", "a/n").stdout) == 200_000
 
 
+def test_a_damaged_file_is_told_and_the_others_go_on(stopped: Machine) -> None:
+    stopped.start("--model", "fake")
+    code = "import aios\nfor name in 'ab': aios.fs.write(name, name); aios.fs.write(name, name * 2)"
+    assert stopped.aios("run", stopped.agent("w", code)).returncode == 0
+    assert stopped.aios("daemon", "down").returncode == 0
+    with closing(sqlite3.connect(stopped.folder / "data/aios/storage/meta.db")) as database:
+        database.execute("UPDATE file SET size = 7 WHERE name = 'a'")
+        database.commit()
+    stopped.start("--model", "fake")
+    code = """
+import aios
+aios.fs.write("b", "new")
+print(aios.fs.read_text("b"), [info.damaged for info in aios.fs.list("/")])
+try: aios.fs.read("a")
+except aios.StorageDamaged as error: print(error)
+print(aios.fs.read("a", version=2).decode(), aios.fs.rollback("a", 2).version)
+"""
+    got = stopped.aios("run", "--name", "w", stopped.agent("r", code)).stdout.splitlines()
+    assert got[0] == "new [True, False]" and "/w/a" in got[1] and got[-1] == "aa 3"
+    assert "storage is damaged; the first of" in stopped.aios("daemon", "status").stdout
+    status = stopped.aios("storage", "status")
+    assert status.returncode == 1 and "damaged" in status.stdout
+    assert "is damaged" in stopped.log()
+
+
 def test_what_can_be_read_of_damaged_pages_is_saved(stopped: Machine) -> None:
     stopped.start("--model", "fake")
     code = "import aios\nfor n in range(300): aios.fs.write(f'f{n}', f'{n} ' * 200)"
@@ -236,3 +264,53 @@ for target in ("/mnt/yard/../x", "/shared/giver/e", "e"):
     assert (got.returncode, got.stderr) == (0, "")
     assert got.stdout.split() == ["InvalidArgument", "PermissionDenied", "InvalidArgument"]
     assert list((host / "sub").iterdir()) == []
+
+
+FULL = """
+import aios, os, sys
+aios.fs.write("f", "kept"); aios.kv.set("k", 1); note = aios.memory.add("kept", persist=True)
+aios.chat("hello", max_tokens=2); aios.context.save("kept")
+free = os.statvfs(sys.argv[1])
+with open(sys.argv[1] + "/filler", "wb") as filler:
+    filler.write(bytes(free.f_bavail * free.f_frsize))
+
+def refused(change):
+    try:
+        for number in range(2000):
+            change(number)
+    except (aios.DiskFull, aios.ResourceExhausted) as error:
+        return "room" in str(error)
+
+print(refused(lambda n: aios.fs.write(f"f{n}", "x" * 50000)),
+      refused(lambda n: aios.fs.write(f"big{n}", "x" * 200000)),
+      refused(lambda n: aios.kv.set(f"k{n}", "x" * 50000)),
+      refused(lambda n: aios.memory.add("x" * 50000, persist=True)),
+      refused(lambda n: aios.context.save(f"c{n}")))
+print(aios.fs.read_text("f"), aios.kv.get("k"), aios.memory.get(note.id).text,
+      [hit.note.text for hit in aios.memory.search("kept", mode="keyword").hits],
+      "kept" in [saved.name for saved in aios.context.saved()], aios.memory.add("brief").text,
+      len(aios.chat("and", max_tokens=2).tokens))
+os.unlink(sys.argv[1] + "/filler")
+aios.fs.write("f", "again"); aios.kv.set("k", 2); aios.memory.add("again", persist=True)
+aios.context.save("again")
+print(aios.fs.read_text("f"), aios.kv.get("k"))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
+def test_a_full_disk_refuses_changes_of_every_kind_and_reads_go_on(stopped: Machine) -> None:
+    disk = stopped.folder / "data"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(disk)]).returncode:
+        pytest.skip("this machine does not let us mount")
+    try:
+        stopped.start("--model", "fake", "--embedder", "fake")
+        got = stopped.aios("run", stopped.agent("full", FULL), "--", str(disk))
+        assert got.stdout.splitlines() == [
+            "True True True True True", "kept 1 kept ['kept'] True brief 2", "again 2",
+        ], got  # fmt: skip
+        assert stopped.aios("storage", "check").returncode == 0
+        assert stopped.aios("memory", "check").returncode == 0
+        assert stopped.aios("daemon", "down").returncode == 0
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -205,6 +207,35 @@ def test_rows_come_back_also_after_closing(store: NoteStore) -> None:
     assert store.usage("agent:a") == (0, 0)
     assert _add(store, "again").id != note.id, "an id is never used twice"
     assert store.verify() == (1, [], [])
+
+
+def test_what_scopes_hold_is_known_after_a_kill_and_from_older_files(
+    store: NoteStore, tmp_path: Path
+) -> None:
+    """Not every added note is booked at once: those behind what was booked are counted."""
+    notes = [_add(store, "x" * number) for number in range(1, 150)]
+    store.doing(lambda: store.remove(notes[0].id))
+    _add(store, "y")
+    wanted = store.usage("agent:a")
+    assert wanted == (149, 1 + sum(range(2, 150)))
+    copy = tmp_path / "copy.db"
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{store.path}{suffix}", f"{copy}{suffix}")
+    killed = NoteStore(copy, lasting=True)
+    assert killed.reading(lambda: killed.usage("agent:a")) == wanted
+    assert killed.reading(killed.usages) == {"agent:a": wanted}
+    assert killed.verify() == (149, [], [])
+    killed.close()
+    with contextlib.closing(sqlite3.connect(copy)) as database:  # as format 1 had it
+        database.execute("UPDATE scopes SET notes = ?, bytes = ?", wanted)
+        database.execute("ALTER TABLE scopes DROP COLUMN upto")
+        database.execute("PRAGMA user_version = 1")
+        database.commit()
+    older = NoteStore(copy, lasting=True)
+    _add(older, "z")
+    assert older.usage("agent:a") == (150, wanted.size_bytes + 1)
+    assert older.verify() == (150, [], [])
+    older.close()
 
 
 def test_words_are_found_in_the_scopes_asked_for(store: NoteStore) -> None:
