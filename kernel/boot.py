@@ -59,6 +59,7 @@ from .memory_recall import Recall
 from .model import Core
 from .models import Models
 from .process import OPERATOR, Process, ProcessTable
+from .questions import QuestionFiles
 from .saved import SavedContexts
 from .scheduler import Settings
 from .storage import Storage
@@ -169,8 +170,13 @@ class Kernel:
             paths.audit_dir(runtime), paths.audit_key(), paths.audit_anchor(runtime),
             config.audit_disk,
         ))  # fmt: skip
+        questions = Approvals(
+            policy_file.approval_s,
+            QuestionFiles(paths.questions_dir(runtime), self._audit_worker),
+        )
+        questions.load(time.monotonic(), time.time())
         self._access = AccessManager(
-            self._table, policy_file, grants.load(), self._audit, Approvals(policy_file.approval_s)
+            self._table, policy_file, grants.load(), self._audit, questions
         )
         self._supervisor = Supervisor(self.loop, self._table, _fresh_log_dir(), runtime)
         self._supervisor.on_buried = self._forget_caller
@@ -249,7 +255,12 @@ class Kernel:
             | kernel_calls.handlers
         )
         self._trap = kernel_calls.trap = Trap(
-            self.loop, self._access, self._audit, self._callers.get, handlers
+            self.loop,
+            self._access,
+            self._audit,
+            self._callers.get,
+            self._tool_calls.served_for,
+            handlers,
         )
         self._doors = Doors(self.loop, self._admit, self._trap.on_frame, self._give_up)
         self._trap.doors = self._doors

@@ -76,13 +76,13 @@ class ModelCalls:
                 call.fail(error)
 
         call.defer(lambda error: None)
-        self._recall.into(process.pid, body, recalled)
+        self._recall.into(call.asker, body, recalled)
 
     def _generate(
         self, call: Pending, process: Process, body: t.ChatRequest, recalled: list[t.Recalled]
     ) -> None:
         model = self._models.find(body.model or process.model)
-        self._access.check(process.pid, "model", "use", _file_name(model))
+        self._access.check(call.asker, "model", "use", _file_name(model))
         budget = self._budget(process, body.max_tokens)
         request = self._request(call, process, body, budget)
         request.on_done = self._finisher(call, process, request, budget, model, recalled)

@@ -95,7 +95,7 @@ class ToolHandlers:
         caller = call.caller.pid
         tool = self._registry.find(body.name)
         self._access.check(
-            caller, "tool", "call", tool.name, tool.spec.effect, arguments=body.arguments
+            call.asker, "tool", "call", tool.name, tool.spec.effect, arguments=body.arguments
         )
         if tool.revoked:
             assert tool.source
@@ -106,7 +106,7 @@ class ToolHandlers:
             )
         process = self._table.get(caller)
         name = process.name if process else "operator"
-        self._calls.start(Call(call, tool, body.arguments, caller, name))
+        self._calls.start(Call(call, tool, body.arguments, caller, name, call.asker.behalf))
 
     # ------------------------------------------------------------------ offers
 
@@ -114,7 +114,7 @@ class ToolHandlers:
         process = self._table.caller(call.caller.pid)
 
         def act() -> None:
-            self._access.check(process.pid, "tool", "offer", process.name, "reversible")
+            self._access.check(call.asker, "tool", "offer", process.name, "reversible")
             self._registry.offer(process.pid, body.tools)
             call.reply(t.Empty())
 

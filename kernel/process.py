@@ -50,6 +50,8 @@ class Process:
 
     above: Process | None = None
     """Who started it, also when that has ended; None: the operator."""
+    behalf: tuple[Process, ...] = ()
+    """On whose behalf it was started: it has no more rights than these."""
     program: str = ""
     """Its file."""
     group: str = ""

@@ -212,6 +212,11 @@ class RuleSet:
         return matchers
 
 
+def stricter(one: Decision, other: Decision) -> bool:
+    """Whether one is stricter than the other."""
+    return _SEVERITY[one.verdict] < _SEVERITY[other.verdict]
+
+
 def decide(principals: Sequence[RuleSet], request: Request) -> Decision:
     """The strictest of what each principal's rules say; of equals, the first principal's.
 

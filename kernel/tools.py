@@ -18,6 +18,8 @@ from aios.syscalls.errors import (
     AiosError,
     DeadlineExceeded,
     NotFound,
+    PermissionDenied,
+    ResourceExhausted,
     ToolFailed,
     ToolUnavailable,
 )
@@ -33,6 +35,8 @@ from .trap import Pending
 log = logging.getLogger("aios.tools")
 
 MOST_ATTEMPTS = 3
+MOST_BEHALF = 16
+"""Agents on whose behalf one may act at once, each having called a tool for the one before."""
 
 
 @dataclass(eq=False)
@@ -44,6 +48,8 @@ class Call:
     arguments: str
     caller: int
     caller_name: str
+    behalf: tuple[int, ...] = ()
+    """On whose behalf its caller called."""
     ticket: Ticket | None = None
     entered_s: float = field(default_factory=time.monotonic)
     began_s: float = 0.0
@@ -175,6 +181,24 @@ class ToolCalls:
             self._give(offerer, offerer.works.popleft(), pending)
         else:
             offerer.idle.append(pending)
+
+    def served_for(self, pid: int, work: int) -> tuple[int, ...]:
+        """On whose behalf an agent acts that serves this work now: the tool's caller, and those on
+        whose behalf that one called. Raises PermissionDenied, ResourceExhausted."""
+        offerer = self._offerers.get(pid)
+        call = offerer.given.get(work) if offerer else None
+        if call is None:
+            raise PermissionDenied(
+                f"pid {pid} acts on nobody's behalf by work {work}: it does not serve that now",
+                "name work that tool.next has given, until it is answered",
+            )
+        chain = dict.fromkeys((call.caller, *call.behalf))
+        if len(chain) > MOST_BEHALF:
+            raise ResourceExhausted(
+                f"work {work} is done on behalf of {len(chain)} agents, one for another; the "
+                f"limit is {MOST_BEHALF}", "let fewer tools of agents call one another",
+            )  # fmt: skip
+        return tuple(each for each in chain if each != pid)
 
     def answer(self, pid: int, work: int, outcome: ToolReply | AiosError) -> None:
         """An agent's answer. Raises NotFound when it has no such work."""

@@ -294,6 +294,24 @@ def test_what_cannot_be_undone_waits_for_the_operator(victim: Machine) -> None:
     assert "other words" not in whole, "bodies are not logged"
 
 
+def test_questions_and_answers_outlive_the_kernel(victim: Machine) -> None:
+    send = victim.agent("send", SEND)
+    number = victim.aios("run", send, "--", "hello").stdout.strip()
+
+    def restart() -> None:
+        victim.aios("daemon", "restart", *FAKE)
+        victim.aios("run", "-d", "--name", "victim", victim.agent("victim", IDLE))
+
+    restart()
+    shown = victim.aios("approvals", "ls").stdout
+    assert number in shown and "agent.send:other/victim" in shown and '"hello"' in shown
+    assert victim.aios("approvals", "approve", number).returncode == 0
+    restart()
+    assert victim.aios("run", send, "--", "hello").stdout == "sent\n"
+    restart()
+    assert victim.aios("run", send, "--", "hello").stdout.strip() not in ("sent", number)
+
+
 def test_an_approval_expires(victim: Machine) -> None:
     (victim.folder / "policy.toml").write_text("approval_s = 1\n")
     victim.aios("perm", "reload")
