@@ -32,12 +32,13 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "tool": ("call", "offer"),
     "memory": ("read", "write", "delete"),
     "model": ("use",),
+    "context": ("read", "write", "delete"),
     "agent": ("spawn", "send", "signal", "renice", "log"),
     "network": ("connect",),
 }
 """What there are rights on, and what can be done to it. Names: a system call; a path in an agent's
-tree; a tool; session, agent or shared:NAME; a model; RELATION/NAME of an agent (to spawn: the
-program's path); a host."""
+tree; a tool; session, agent or shared:NAME; a model; own/NAME or other/AGENT/NAME of a saved
+context; RELATION/NAME of an agent (to spawn: the program's path); a host."""
 RELATIONS = ("self", "own", "kin", "other")
 """Of an agent to the caller: itself, started by it, of the same program, none of these."""
 MOST_RULE_LENGTH = 512
@@ -132,6 +133,8 @@ def _check_name(rule: Rule) -> None:
         reason = "a path has no .."
     elif rule.kind == "agent" and rule.action != "spawn" and "/" not in name:
         reason = f"an agent is named with its relation ({', '.join(RELATIONS)}): */{name}"
+    elif rule.kind == "context" and name.partition("/")[0] not in ("own", "other", "*", "**"):
+        reason = f"a context is own/{name} or other/AGENT/{name}"
     if reason:
         raise InvalidArgument(f"rule {str(rule)!r}: {reason}")
 
