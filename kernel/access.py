@@ -43,6 +43,10 @@ OPERATORS_ONLY = "law: the operator's, by the operator's socket"
 ACCOUNTS = "weight and quotas are of a whole program, and the operator's to give"
 
 
+ANY_HOST = Rule("trust", "network", "*", "*", "setting web_allow")
+BOUND = "the setting web_allow"
+
+
 class Step(NamedTuple):
     """What one principal's rules say."""
 
@@ -62,8 +66,11 @@ class AccessManager:
         grants: Sequence[Grant],
         audit: AuditLog,
         questions: Approvals,
+        hosts: Sequence[Rule] = (ANY_HOST,),
     ) -> None:
+        """``hosts``: what anybody may reach at most, whatever groups and grants say."""
         self._table, self.audit, self.approvals = table, audit, questions
+        self._bounds = _bounds(hosts)
         self._standings: dict[int, Standing] = {}
         self._sets: dict[tuple[Rule, ...], RuleSet] = {}
         self.use(policy, grants)
@@ -204,6 +211,7 @@ class AccessManager:
             request = self._named(process, request)
             principals = [(f"{p.name} (pid {p.pid})", self.group_of(p), self._rules_of(p))
                           for p in _chain(process)]  # fmt: skip
+        principals += [(BOUND, "", rules) for rules in self._bounds]
         call = BY_NAME.get(request.name) if request.kind == "call" else None
         if call and call.privilege == "operator":
             law = RuleSet([Rule("deny", "call", "make", call.name, OPERATORS_ONLY)])
@@ -249,7 +257,9 @@ class AccessManager:
         self.audit.append(standing.line(request, "denied", decided.rule, behalf))
         raise PermissionDenied(
             refusal or _refusal(standing.pid, standing.name, request, decided.rule),
-            f"the operator can allow it: {_grant(decided.who, request)}",
+            "the operator's configuration bounds what tools reach"
+            if decided.who == BOUND
+            else f"the operator can allow it: {_grant(decided.who, request)}",
         )
 
     def _confirm(
@@ -293,12 +303,13 @@ class AccessManager:
     def _stand(self, pid: int) -> Standing:
         if pid == OPERATOR:
             rules = RuleSet([Rule("trust", "*", "*", "*", "the operator")])
-            standing = Standing(pid, "operator", (rules,), ("operator",))
+            principals, names = [rules], ["operator"]
         else:
             chain = list(_chain(self._table.caller(pid)))
-            standing = Standing(pid, chain[0].name, tuple(self._rules_of(p) for p in chain),
-                                 tuple(p.name for p in chain))  # fmt: skip
-        self._standings[pid] = standing
+            principals, names = [self._rules_of(p) for p in chain], [p.name for p in chain]
+        standing = self._standings[pid] = Standing(
+            pid, names[0], (*principals, *self._bounds), (*names, BOUND)
+        )
         return standing
 
     def _rules_of(self, process: Process) -> RuleSet:
@@ -319,6 +330,14 @@ class AccessManager:
     def _granted_to(self, subject: str) -> Iterable[Rule]:
         return (rule for to, rule in self._granted
                 if to == subject or ("*" in to and fnmatch.fnmatchcase(subject, to)))  # fmt: skip
+
+
+def _bounds(hosts: Sequence[Rule]) -> tuple[RuleSet, ...]:
+    """Rules that bound hosts and nothing else; none when they bound nothing."""
+    if any(rule.name == "*" for rule in hosts):
+        return ()
+    others = [Rule("trust", kind, "*", "*", BOUND) for kind in rights.KINDS if kind != "network"]
+    return (RuleSet([*hosts, *others]),)
 
 
 def spawn_rules(spec: SpawnRequest) -> tuple[tuple[Rule, ...] | None, tuple[Rule, ...]]:

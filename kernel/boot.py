@@ -34,7 +34,7 @@ from aios.syscalls.errors import (
     PermissionDenied,
 )
 
-from . import groups, policy
+from . import groups, policy, rights
 from .access import AccessManager
 from .approvals import Approvals
 from .audit import AuditLog
@@ -60,6 +60,7 @@ from .model import Core
 from .models import Models
 from .process import OPERATOR, Process, ProcessTable
 from .questions import QuestionFiles
+from .rights import Rule
 from .saved import SavedContexts
 from .scheduler import Settings
 from .storage import Storage
@@ -176,7 +177,7 @@ class Kernel:
         )
         questions.load(time.monotonic(), time.time())
         self._access = AccessManager(
-            self._table, policy_file, grants.load(), self._audit, questions
+            self._table, policy_file, grants.load(), self._audit, questions, _hosts(config)
         )
         self._supervisor = Supervisor(self.loop, self._table, _fresh_log_dir(), runtime)
         self._supervisor.on_buried = self._forget_caller
@@ -432,8 +433,15 @@ def _standard(config: Config) -> str:
                 f"tool_folders: {entry!r} is not NAME=/PATH", "for example: docs=/usr/share/doc"
             )
         folders[name] = path
-    hosts = [host.strip() for host in config.web_allow.split(",") if host.strip()]
-    return json.dumps({"folders": folders, "web_allow": hosts})
+    return json.dumps({"folders": folders})
+
+
+def _hosts(config: Config) -> list[Rule]:
+    """The hosts that any tool may reach at most. Raises InvalidArgument."""
+    return [
+        rights.parse(f"network:{host.strip()}", "trust", "setting web_allow")
+        for host in config.web_allow.split(",") if host.strip()
+    ]  # fmt: skip
 
 
 def _fresh_log_dir() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from aios.syscalls import tool_types as tt
 from aios.syscalls import types as t
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ToolUnavailable
+from aios.syscalls.table import Effect
 from aios.syscalls.toolwire import Changed, Described, Done
 
 from .access import AccessManager
@@ -21,6 +23,7 @@ from .trap import Handler, Pending
 from .worker import Outcome, Worker
 
 _MCP_START_TIMEOUT_S = 60.0
+_HOST = re.compile(r"[a-z0-9._:-]{1,253}")
 
 
 class ToolHandlers:
@@ -106,7 +109,16 @@ class ToolHandlers:
             )
         process = self._table.get(caller)
         name = process.name if process else "operator"
-        self._calls.start(Call(call, tool, body.arguments, caller, name, call.asker.behalf))
+
+        def may_reach(host: str) -> None:
+            if not _HOST.fullmatch(host):
+                raise InvalidArgument(f"{host[:80]!r} is no host", "see: aios tool show fetch")
+            effect: Effect = "read" if tool.spec.effect == "read" else "reversible"
+            self._access.check(call.asker, "network", "connect", host, effect)
+
+        self._calls.start(
+            Call(call, tool, body.arguments, caller, name, call.asker.behalf, may_reach)
+        )
 
     # ------------------------------------------------------------------ offers
 

@@ -42,6 +42,7 @@ context; RELATION/NAME of an agent (to spawn: the program's path); a host."""
 RELATIONS = ("self", "own", "kin", "other")
 """Of an agent to the caller: itself, started by it, of the same program, none of these."""
 MOST_RULE_LENGTH = 512
+_HOST = re.compile(r"[a-z0-9._:*-]+(?<!\.)")
 MOST_WILDCARDS = 16
 
 _SEVERITY: Mapping[Verdict, int] = {"deny": 0, "ask": 1, "allow": 2}
@@ -135,6 +136,8 @@ def _check_name(rule: Rule) -> None:
         reason = f"an agent is named with its relation ({', '.join(RELATIONS)}): */{name}"
     elif rule.kind == "context" and name.partition("/")[0] not in ("own", "other", "*", "**"):
         reason = f"a context is own/{name} or other/AGENT/{name}"
+    elif rule.kind == "network" and (not _HOST.fullmatch(name) or name.count(":") == 1):
+        reason = "a host is in lower case, without a port, and xn--… for other letters than ASCII"
     if reason:
         raise InvalidArgument(f"rule {str(rule)!r}: {reason}")
 

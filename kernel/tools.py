@@ -50,6 +50,10 @@ class Call:
     caller_name: str
     behalf: tuple[int, ...] = ()
     """On whose behalf its caller called."""
+    may_reach: Callable[[str], None] = lambda host: None
+    """Whether its caller may reach a host. Raises AiosError."""
+    refusal: AiosError | None = None
+    """Why it may not: told to the caller as it is, so that a question can be answered."""
     ticket: Ticket | None = None
     entered_s: float = field(default_factory=time.monotonic)
     began_s: float = 0.0
@@ -99,8 +103,15 @@ class ToolCalls:
         assert tool.source
         call.job = self._host.run(
             tool.source, tool.spec.name, call.arguments, tool.spec.timeout_s,
-            lambda report: self._ran(call, report),
+            lambda report: self._ran(call, report), lambda host: self._reach(call, host),
         )  # fmt: skip
+
+    def _reach(self, call: Call, host: str) -> None:
+        try:
+            call.may_reach(host)
+        except AiosError as error:
+            call.refusal = error
+            raise
 
     def _ran(self, call: Call, report: Done | Described) -> None:
         assert isinstance(report, Done)
@@ -108,7 +119,9 @@ class ToolCalls:
         if again and not call.pending.ended:
             self._run(call)
             return
-        if report.code:
+        if call.refusal and report.code == call.refusal.code:
+            self._over(call, call.refusal)
+        elif report.code:
             tried = f" (tried {call.attempts} times)" if call.attempts > 1 else ""
             self._over(call, _error(report.code, call.tool.name, report.message + tried,
                                     report.hint))  # fmt: skip
