@@ -139,7 +139,8 @@ class AccessManager:
         if spec.group is not None:
             self.policy.find(spec.group)
         spawn_rules(spec)
-        if spec.path != os.path.normpath(spec.path) or not spec.path.startswith("/"):
+        whole = spec.path[:1] == "/" != spec.path[1:2] and spec.path == os.path.normpath(spec.path)
+        if not whole or "\0" in spec.path:
             raise InvalidArgument(
                 f"path {spec.path[:200]!r} is not a program's whole path, without . and ..",
                 "give what os.path.abspath makes of it",

@@ -291,7 +291,10 @@ def preview(arguments: Any) -> str:
     """What the operator is shown of them: in the question's own file, never in a log."""
     if arguments is None:
         return ""
-    text = json.dumps(arguments, ensure_ascii=True, default=repr)
+    try:
+        text = json.dumps(arguments, ensure_ascii=True, default=repr)
+    except TypeError:  # keys that JSON has not
+        text = ascii(arguments)
     return text if len(text) <= PREVIEW_CHARACTERS else text[: PREVIEW_CHARACTERS - 1] + "…"
 
 

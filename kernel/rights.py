@@ -89,6 +89,9 @@ def parse(text: str, verb: Verb, source: str = "") -> Rule:
         raise InvalidArgument(
             f"a rule of {len(text)} characters exceeds the limit of {MOST_RULE_LENGTH}"
         )
+    if not text.isprintable():
+        raise InvalidArgument(f"rule {text[:80]!r} has characters that cannot be shown",
+                              "write * for them")  # fmt: skip
     first, space, rest = text.strip().partition(" ")
     if space:
         verb, text = _one_of(first, VERBS, "verb", text), rest.strip()  # type: ignore[assignment]
