@@ -96,6 +96,8 @@ def test_a_program_is_what_its_path_says(raw: Raw, stopped: Machine) -> None:
         assert raw.call("proc.spawn", path="/ok/x.py", **rules) in (INVALID, NO), rules
     operators = stopped.agent("operator", "import aios; print(aios.ps()[-1].name)")
     assert stopped.aios("run", operators).stdout == "operator-2\n", "a name of nobody else's"
+    got = stopped.aios("run", f"../{stopped.folder.name}/./operator.py")
+    assert got.stdout == "operator-2\n", "the command line makes a path whole"
 
 
 def test_an_answer_is_for_what_was_asked(raw: Raw, stopped: Machine) -> None:
