@@ -20,7 +20,7 @@ import zmq.asyncio
 
 from .session import Session
 from .syscalls import codec, paths
-from .syscalls.client import GRACE_S, open_socket
+from .syscalls.client import GRACE_S, open_socket, served
 from .syscalls.errors import AiosError, DeadlineExceeded, KernelUnavailable, from_body
 from .syscalls.table import BY_NAME, Call
 from .syscalls.types import CancelRequest, Chunk
@@ -60,7 +60,7 @@ class AsyncConnection:
         self._calls[call_id] = queue
         ended = False
         try:
-            frame = codec.encode_request(row.number, call_id, timeout_s, body)
+            frame = codec.encode_request(row.number, call_id, timeout_s, body, served())
             await self._socket.send(frame)
             patience_s = (row.timeout_s if timeout_s is None else timeout_s) + GRACE_S
             until_s = asyncio.get_running_loop().time() + patience_s

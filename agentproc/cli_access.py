@@ -121,8 +121,8 @@ def approvals_ls(options: argparse.Namespace) -> int:
     else:
         cli_out.table(
             ["id", "state", "agent", "pid>", "what", "effect", "with", "expires>"],
-            [[q.id, q.state, q.agent, str(q.pid), plain(f"{q.kind}.{q.action}:{q.name}"), q.effect,
-              plain(q.arguments)[:60], cli_out.duration(q.expires_in_s)] for q in found],
+            [[q.id, q.state, who(q), str(q.pid or "-"), plain(f"{q.kind}.{q.action}:{q.name}"),
+              q.effect, plain(q.arguments)[:60], cli_out.duration(q.expires_in_s)] for q in found],
         )  # fmt: skip
     return 0
 
@@ -144,8 +144,14 @@ def approvals_answer(options: argparse.Namespace) -> int:
         cli_out.as_json(answered)
     else:
         for q in answered:
-            print(f"{q.id} {q.state}: {q.agent}, {plain(f'{q.kind}.{q.action}:{q.name}')}")
+            print(f"{q.id} {q.state}: {who(q)}, {plain(f'{q.kind}.{q.action}:{q.name}')}")
     return failed
+
+
+def who(question: Approval) -> str:
+    """The agent that asks, and for whom."""
+    agent = plain(question.agent)
+    return f"{agent} for {plain(question.behalf)}" if question.behalf else agent
 
 
 def plain(text: str) -> str:

@@ -12,7 +12,7 @@ import os
 import termios
 
 from .aio import AsyncConnection
-from .cli_access import plain
+from .cli_access import plain, who
 from .syscalls.access_types import AnswerRequest, Approval
 from .syscalls.errors import AiosError, DeadlineExceeded
 from .syscalls.types import Empty
@@ -44,7 +44,7 @@ async def ask_all(connection: AsyncConnection) -> None:
 def _words(q: Approval) -> str:
     what = {"irreversible": "which cannot be undone"}.get(q.effect, f"which is {q.effect}")
     given = f"\n      with {plain(q.arguments)}" if q.arguments else ""
-    return (f"\naios: {plain(q.agent)} (pid {q.pid}) wants to {q.action} {q.kind} "
+    return (f"\naios: {who(q)} (pid {q.pid}) wants to {q.action} {q.kind} "
             f"{plain(q.name)}, {what}{given}\n      Allow it once? [y/N] ")  # fmt: skip
 
 

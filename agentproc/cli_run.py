@@ -81,8 +81,9 @@ def _spec(options: argparse.Namespace, file: Path) -> SpawnRequest:
         if not equals or not name:
             raise InvalidArgument(f"--env {pair!r} is not NAME=VALUE")
         environment[name] = value
+    whole = file.resolve() if ".." in file.parts else file.absolute()
     wanted = {
-        "path": str(file.absolute()), "args": options.args, "cwd": os.getcwd(),
+        "path": str(whole), "args": options.args, "cwd": os.getcwd(),
         "env": environment, "name": options.name, "nice": options.nice, "klass": options.klass,
         "max_tokens": options.max_tokens, "timeout_s": options.timeout, "model": options.model,
         "weight": options.weight, "quota_tokens": options.quota_tokens,

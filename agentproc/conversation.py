@@ -20,7 +20,7 @@ from .syscalls.types import (
     ContextList,
     ContextName,
     ContextReply,
-    Empty,
+    ContextsOf,
     Message,
     NamedContext,
     SaveRequest,
@@ -89,8 +89,9 @@ class Context:
     def save(self, name: str) -> NamedContext:
         """Keep it under a name for this agent (by the agent's name), its computed state included
         as far as that is this agent's last call's. Survives the agent and the kernel.
+        ``AGENT/NAME``, here and in ``restore`` and ``remove``, is another agent's.
 
-        Raises ResourceExhausted when there is no room.
+        Raises ResourceExhausted when there is no room, PermissionDenied.
         """
         saved: NamedContext = session.call("context.save", SaveRequest(name, self.messages))
         return saved
@@ -102,9 +103,9 @@ class Context:
         return self
 
     @staticmethod
-    def saved() -> list[NamedContext]:
-        """What this agent has saved."""
-        reply: ContextList = session.call("context.list", Empty())
+    def saved(agent: str | None = None) -> list[NamedContext]:
+        """What this agent, or another, has saved."""
+        reply: ContextList = session.call("context.list", ContextsOf(agent))
         return reply.contexts
 
     @staticmethod

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from . import session
+from .syscalls.client import on_behalf
 from .syscalls.errors import AiosError, InvalidArgument, KernelUnavailable
 from .syscalls.tool_types import (
     AnswerRequest,
@@ -72,7 +73,8 @@ def show(name: str) -> ToolInfo:
 def offer(*functions: Function, threads: int = 1) -> None:
     """Offer functions to others by name, and serve them in threads beside the program.
 
-    They replace what was offered before; with none, nothing is offered any more. Raises
+    They replace what was offered before; with none, nothing is offered any more. What a function
+    asks of the kernel needs its caller's rights, too, but not in threads that it starts. Raises
     InvalidArgument when a name is taken.
     """
     mine = _offered(functions)
@@ -109,6 +111,8 @@ def _answer(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> AnswerRequest
     try:
         if work.name not in mine:
             raise InvalidArgument(f"{work.name} is offered no more")
-        return AnswerRequest(work.work, mine[work.name].run(work.arguments))
+        with on_behalf(work.work):
+            result = mine[work.name].run(work.arguments)
+        return AnswerRequest(work.work, result)
     except AiosError as error:
         return AnswerRequest(work.work, code=error.code, message=error.message[:4096])

@@ -19,6 +19,7 @@ from aios.kernel.auditfile import AuditFile
 from aios.kernel.grants import Grant
 from aios.kernel.loop import Loop
 from aios.kernel.process import OPERATOR, ProcessTable
+from aios.kernel.standing import Asker
 from aios.kernel.worker import Worker
 
 CHECKS = 5000
@@ -67,11 +68,11 @@ def _times(
     access: AccessManager, audit: AuditLog, loop: Loop, pid: int, checks: int, names: int
 ) -> list[float]:
     """Sorted; the log is written between, as the kernel's loop does."""
-    times = []
+    times, asker = [], Asker(pid)
     for number in range(checks):
         name = f"/notes/{number % names}/note.txt"
         begun = time.perf_counter()
-        access.check(pid, "path", "write", name, "reversible")
+        access.check(asker, "path", "write", name, "reversible")
         times.append((time.perf_counter() - begun) * 1e6)
         if number % 100 == 99:
             audit.kick()

@@ -24,7 +24,8 @@ def main() -> None:
     if wanted["unified"]:
         params.kv_unified = True
     if wanted["kv"]:
-        types = [getattr(xlc.ggml_type, f"GGML_TYPE_{kv.upper()}") for kv in wanted["kv"].split("/")]
+        names = wanted["kv"].upper().split("/")
+        types = [getattr(xlc.ggml_type, f"GGML_TYPE_{name}") for name in names]
         params.cache_type_k, params.cache_type_v = types[0], types[-1]
         params.flash_attn_type = xlc.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
     server = xlc.Server(params)

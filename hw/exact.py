@@ -1,10 +1,11 @@
 """Exactness: which settings give an agent the same tokens alone and together, on this machine.
 
 Flash attention with q8_0 keys is bit-exact for many models, but not for all, and nobody can tell
-without trying; f16 values beside them are faster to read back, where they are exact, too. So a ladder of settings, fastest first, is climbed by a self-test when a model is
-first loaded: sequences alone, then staggered in shared batches, in other seats, saved, loaded and
-recomputed with another number of threads, must give the same logits to the last bit. The last rung
-needs no test. Each verdict is kept by model, build, CPU, threads and seats (eight stand for more).
+without trying; f16 values beside such keys are read back faster. So a ladder of settings, fastest
+first, is climbed by a self-test when a model is first loaded: sequences alone, then staggered in
+shared batches, in other seats, saved, loaded and recomputed with another number of threads, must
+give the same logits to the last bit. The last rung needs no test. Each verdict is kept by model,
+build, CPU, threads and seats (eight stand for more).
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ RUNGS = (
     Rung("q8_0 KV, prefill apart, no repacking", mixed=False, extra_buffers=False),
     Rung("one request at a time", mixed=False, extra_buffers=False, width=1),
 )
-FASTEST = RUNGS[0]
 _LENGTHS = (23, 90, 530, 5, 41, 12, 67, 8)
 _CHUNK = 64
 _GENERATED = 6

@@ -5,6 +5,12 @@ what the operator has approved. Promises that each decision is in the audit log,
 allowed which the log has no room for, and that nobody has more rights than those who started it or
 for whom it acts. It does nothing itself.
 
+An agent that serves a call of a tool which it offers acts on behalf of whoever called it, and so
+does what it starts meanwhile; both need the right. Names are the server's own: ``/notes/a`` is in
+its home, ``session`` its session; the other's rules are asked about the same name, but for agents,
+who are to each what they are to it. A question to the operator names both, and so is the answer
+bound to both.
+
 A check comes before anything is done: a call that must ask the operator is begun again from the
 start when the operator has answered.
 """
@@ -12,6 +18,7 @@ start when the operator has answered.
 from __future__ import annotations
 
 import fnmatch
+import os
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -28,12 +35,16 @@ from .groups import Policy
 from .process import OPERATOR, Process, ProcessTable
 from .records import Entry
 from .rights import Decision, Request, Rule, RuleSet, Verdict
-from .standing import Decided, Standing, decide
+from .standing import Asker, Standing, decide
 
 MOST_SETS = 1000
 """Compiled sets of rules that are kept."""
 OPERATORS_ONLY = "law: the operator's, by the operator's socket"
 ACCOUNTS = "weight and quotas are of a whole program, and the operator's to give"
+
+
+ANY_HOST = Rule("trust", "network", "*", "*", "setting web_allow")
+BOUND = "the setting web_allow"
 
 
 class Step(NamedTuple):
@@ -55,87 +66,91 @@ class AccessManager:
         grants: Sequence[Grant],
         audit: AuditLog,
         questions: Approvals,
+        hosts: Sequence[Rule] = (ANY_HOST,),
     ) -> None:
+        """``hosts``: what anybody may reach at most, whatever groups and grants say."""
         self._table, self.audit, self.approvals = table, audit, questions
+        self._bounds = _bounds(hosts)
         self._standings: dict[int, Standing] = {}
         self._sets: dict[tuple[Rule, ...], RuleSet] = {}
         self.use(policy, grants)
 
     # ------------------------------------------------------------------ what is asked
 
-    def check_call(self, caller_pid: int, call: Call) -> None:
+    def check_call(self, asker: Asker, call: Call) -> None:
         """Whether a caller may make a system call at all. Raises as ``check`` does."""
-        standing = self._standings.get(caller_pid) or self._stand(caller_pid)
+        standing = self._standings.get(asker.pid) or self._stand(asker.pid)
         known = standing.allowed_calls.get(call.number)
-        if known:
+        if known and not asker.behalf:
             self.audit.append(known)
             return
         request = Request("call", "make", call.name, call.effect)
-        if call.privilege == "operator" and caller_pid != OPERATOR:
+        if call.privilege == "operator" and asker.pid != OPERATOR:
             self.audit.append(standing.line(request, "denied", OPERATORS_ONLY))
             raise PermissionDenied(
-                f"{call.name} is the operator's; pid {caller_pid} is an agent",
+                f"{call.name} is the operator's; pid {asker.pid} is an agent",
                 "use the aios command from a shell that no agent has started",
             )
-        decided = standing.decide(request)
-        self._settle(standing, request, decided, None, "")
-        if decided.decision.verdict == "allow":
-            standing.allowed_calls[call.number] = decided.line
+        self._settle(asker, request, [request] * len(asker.behalf))
+        if not asker.behalf:
+            decided = standing.decide(request)
+            if decided.decision.verdict == "allow":
+                standing.allowed_calls[call.number] = decided.line
 
     def check(
         self,
-        caller_pid: int,
+        asker: Asker,
         kind: str,
         action: str,
         name: str,
         effect: Effect | None = "read",
         *,
         arguments: Any = None,
-        behalf: int | None = None,
     ) -> None:
         """Whether a caller may do something to a named thing that a manager keeps.
 
         ``kind`` and ``action`` are of ``rights.KINDS``; ``name`` is in the manager's own terms and
         the whole of it (a path has no ``..``). ``effect`` None means undeclared: irreversible.
         ``arguments``: what an approval is bound to beside these (without: the whole body of the
-        call under way). ``behalf``: the process for which the caller acts; then both need the
-        right.
+        call).
 
         Raises PermissionDenied, ConfirmationRequired when the operator has to approve it first,
-        AuditUnavailable when a mutation cannot be recorded, NotFound when the caller has ended.
+        AuditUnavailable when a mutation cannot be recorded, NotFound when the caller, or one for
+        whom it acts, has ended.
         """
-        standing = self._standings.get(caller_pid) or self._stand(caller_pid)
         request = Request(kind, action, name, effect or "irreversible")
-        if behalf is None or behalf == caller_pid:
-            decided = standing.decide(request)
-        else:
-            other = self._standings.get(behalf) or self._stand(behalf)
-            decided = standing.decide_for(other, request)
-        self._settle(standing, request, decided, arguments, "")
+        self._settle(asker, request, [request] * len(asker.behalf), arguments)
 
     def check_agent(
-        self, caller_pid: int, action: str, target: Process, effect: Effect, arguments: Any = None
+        self, asker: Asker, action: str, target: Process, effect: Effect, arguments: Any = None
     ) -> None:
         """Whether a caller may act on a process. Raises as ``check`` does."""
-        relation = self.relation(caller_pid, target)
-        standing = self._standings.get(caller_pid) or self._stand(caller_pid)
-        request = Request("agent", action, f"{relation}/{target.name}", effect)
-        refusal = f"{action}: pid {caller_pid} may act on itself and what it has started; " \
+        requests = [
+            Request("agent", action, f"{self.relation(pid, target)}/{target.name}", effect)
+            for pid in (asker.pid, *asker.behalf)
+        ]
+        refusal = f"{action}: pid {asker.pid} may act on itself and what it has started; " \
                   f"pid {target.pid} ({target.name}) is neither"  # fmt: skip
-        self._settle(standing, request, standing.decide(request), arguments,
-                     refusal if relation in ("kin", "other") else "")  # fmt: skip
+        stranger = self.relation(asker.pid, target) in ("kin", "other")
+        self._settle(asker, requests[0], requests[1:], arguments, refusal if stranger else "")
 
-    def check_spawn(self, caller_pid: int, spec: SpawnRequest) -> None:
+    def check_spawn(self, asker: Asker, spec: SpawnRequest) -> None:
         """Whether a caller may start this, with what it gives it. Raises as ``check`` does."""
         if spec.group is not None:
             self.policy.find(spec.group)
         spawn_rules(spec)
+        whole = spec.path[:1] == "/" != spec.path[1:2] and spec.path == os.path.normpath(spec.path)
+        if not whole or "\0" in spec.path:
+            raise InvalidArgument(
+                f"path {spec.path[:200]!r} is not a program's whole path, without . and ..",
+                "give what os.path.abspath makes of it",
+            )
         accounts = (spec.weight, spec.quota_tokens, spec.quota_cells) != (1.0, None, None)
-        self.check_operator(caller_pid, accounts, ACCOUNTS, "use: aios run --weight")
+        self.check_operator(asker.pid, accounts, ACCOUNTS, "use: aios run --weight")
         stdio = spec.stdin or spec.stdout or spec.stderr or spec.asks
-        self.check_operator(caller_pid, stdio, "where output goes, and who is asked, is the "
+        self.check_operator(asker.pid, stdio, "where output goes, and who is asked, is the "
                             "operator's to say", "use: aios run")  # fmt: skip
-        self.check(caller_pid, "agent", "spawn", spec.path, "irreversible", arguments=spec.args)
+        self.check(asker, "agent", "spawn", spec.path, "irreversible", arguments=spec.args)
 
     def check_operator(self, caller_pid: int, wanted: object, why: str, hint: str = "") -> None:
         """Raises PermissionDenied when an agent wants what only the operator gives."""
@@ -197,6 +212,7 @@ class AccessManager:
             request = self._named(process, request)
             principals = [(f"{p.name} (pid {p.pid})", self.group_of(p), self._rules_of(p))
                           for p in _chain(process)]  # fmt: skip
+        principals += [(BOUND, "", rules) for rules in self._bounds]
         call = BY_NAME.get(request.name) if request.kind == "call" else None
         if call and call.privilege == "operator":
             law = RuleSet([Rule("deny", "call", "make", call.name, OPERATORS_ONLY)])
@@ -220,59 +236,81 @@ class AccessManager:
     # ------------------------------------------------------------------ within
 
     def _settle(
-        self, standing: Standing, request: Request, decided: Decided, arguments: Any,
-        refusal: str,
+        self, asker: Asker, request: Request, theirs: Sequence[Request], arguments: Any = None,
+        refusal: str = "",
     ) -> None:  # fmt: skip
-        """Record a decision, and raise unless it allows."""
+        """Decide and record, and raise unless it is allowed. ``theirs``: the request as it is to
+        each of those for whom it is made."""
+        standing = self._standings.get(asker.pid) or self._stand(asker.pid)
+        if asker.behalf:
+            others = [self._standings.get(pid) or self._stand(pid) for pid in asker.behalf]
+            decided = standing.decide_for(list(zip(others, theirs, strict=True)), request)
+        else:
+            decided = standing.decide(request)
         verdict = decided.decision.verdict
         if verdict == "allow":
             self.audit.append(decided.line)
             return
+        behalf = decided.line.entry.behalf
         if verdict == "ask":
-            self._confirm(standing, request, decided.rule, arguments)
+            self._confirm(asker, request, decided.rule, arguments, behalf)
             return
-        self.audit.append(standing.line(request, "denied", decided.rule))
+        self.audit.append(standing.line(request, "denied", decided.rule, behalf))
         raise PermissionDenied(
             refusal or _refusal(standing.pid, standing.name, request, decided.rule),
-            f"the operator can allow it: {_grant(standing.name, request)}",
+            "the operator's configuration bounds what tools reach"
+            if decided.who == BOUND
+            else f"the operator can allow it: {_grant(decided.who, request)}",
         )
 
-    def _confirm(self, standing: Standing, request: Request, rule: str, arguments: Any) -> None:
-        now, process = time.monotonic(), self._table.caller(standing.pid)
+    def _confirm(
+        self, asker: Asker, request: Request, rule: str, arguments: Any, behalf: str
+    ) -> None:
+        standing = self._standings[asker.pid]
+        now, process = time.monotonic(), self._table.caller(asker.pid)
         if arguments is None:
-            arguments = self.approvals.body
-        who = "/".join(p.name for p in reversed(list(_chain(process))))
-        key = Key(f"{who} {process.program}", request.kind, request.action, request.name,
-                  approvals.digest(arguments))  # fmt: skip
+            arguments = asker.body
+        key = Key(f"{self._line_of(asker.pid)} {process.program}",
+                  " ".join(self._line_of(pid) for pid in asker.behalf), request.kind,
+                  request.action, request.name, approvals.digest(arguments))  # fmt: skip
         try:
             question = self.approvals.use(key, now)
         except PermissionDenied:
-            self.audit.append(standing.line(request, "denied by the operator", rule))
+            self.audit.append(standing.line(request, "denied by the operator", rule, behalf))
             raise
         if question:
             try:
-                self.audit.append(standing.line(request, f"approved ({question.id})", rule))
+                self.audit.append(standing.line(request, f"approved ({question.id})", rule, behalf))
             except AuditUnavailable:
                 self.approvals.give_back()
                 raise
             return
         error = self.approvals.ask(
-            key, request, pid=standing.pid, agent=standing.name, rule=rule,
+            key, request, pid=asker.pid, agent=standing.name, rule=rule,
             preview=approvals.preview(arguments), owner=process.top.asker_os_pid, now=now,
             unix=time.time(),
         )  # fmt: skip
-        self.audit.append(standing.line(request, f"asked ({error.approval})", rule))
+        self.audit.append(standing.line(request, f"asked ({error.approval})", rule, behalf))
         raise error
+
+    def _line_of(self, pid: int) -> str:
+        """A process's name after the names of those who started it."""
+        process, names = self._table.get(pid), list[str]()
+        while process is not None:
+            names.append(process.name)
+            process = process.above
+        return "/".join(reversed(names)) or "operator"
 
     def _stand(self, pid: int) -> Standing:
         if pid == OPERATOR:
             rules = RuleSet([Rule("trust", "*", "*", "*", "the operator")])
-            standing = Standing(pid, "operator", (rules,), ("operator",))
+            principals, names = [rules], ["operator"]
         else:
             chain = list(_chain(self._table.caller(pid)))
-            standing = Standing(pid, chain[0].name, tuple(self._rules_of(p) for p in chain),
-                                 tuple(p.name for p in chain))  # fmt: skip
-        self._standings[pid] = standing
+            principals, names = [self._rules_of(p) for p in chain], [p.name for p in chain]
+        standing = self._standings[pid] = Standing(
+            pid, names[0], (*principals, *self._bounds), (*names, BOUND)
+        )
         return standing
 
     def _rules_of(self, process: Process) -> RuleSet:
@@ -295,6 +333,14 @@ class AccessManager:
                 if to == subject or ("*" in to and fnmatch.fnmatchcase(subject, to)))  # fmt: skip
 
 
+def _bounds(hosts: Sequence[Rule]) -> tuple[RuleSet, ...]:
+    """Rules that bound hosts and nothing else; none when they bound nothing."""
+    if any(rule.name == "*" for rule in hosts):
+        return ()
+    others = [Rule("trust", kind, "*", "*", BOUND) for kind in rights.KINDS if kind != "network"]
+    return (RuleSet([*hosts, *others]),)
+
+
 def spawn_rules(spec: SpawnRequest) -> tuple[tuple[Rule, ...] | None, tuple[Rule, ...]]:
     """The rules in a request to start something: instead of its group's, and beside them.
 
@@ -315,11 +361,15 @@ def spawn_rules(spec: SpawnRequest) -> tuple[tuple[Rule, ...] | None, tuple[Rule
 
 
 def _chain(process: Process) -> Iterable[Process]:
-    """The process, and those who started it."""
-    at: Process | None = process
-    while at is not None:
-        yield at
-        at = at.above
+    """The process, those who started it, and those on whose behalf they did; each once."""
+    found: dict[int, Process] = {}
+    todo = [process]
+    while todo:
+        at = todo.pop()
+        if at.pid not in found:
+            found[at.pid] = at
+            todo += [*at.behalf, *([at.above] if at.above else [])]
+    return found.values()
 
 
 def _refusal(pid: int, agent: str, request: Request, rule: str) -> str:

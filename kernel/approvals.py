@@ -1,8 +1,9 @@
 """Approvals: questions to the operator about what cannot be undone, and the answers.
 
-A question is bound to one program (its name, its ancestors' names and its file), one operation and
-the hash of its arguments. An answer is used once, and expires. ``now`` is passed in; who asks the
-operator at a terminal waits with ``next``. Lost with the kernel: what was not used is asked again.
+A question is bound to one program (its name, its ancestors' names and its file), those on whose
+behalf it acts, one operation and the hash of its arguments. An answer is used once, and expires.
+``now`` is passed in; who asks the operator at a terminal waits with ``next``. Questions and answers
+outlive the kernel (questions.py).
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from aios.syscalls.errors import (
     ResourceExhausted,
 )
 
+from .questions import Kept, QuestionFiles, complain
 from .rights import Request
 
-State = Literal["pending", "approved", "denied", "used"]
+Answer = Literal["pending", "approved", "denied"]
+State = Literal[Answer, "used"]
 
 MOST_QUESTIONS = 1000
 MOST_OF_ONE = 32
@@ -35,9 +38,11 @@ PREVIEW_CHARACTERS = 400
 
 
 class Key(NamedTuple):
-    """What an answer holds for. ``who``: names from the top, and the program's file."""
+    """What an answer holds for. ``who``: names from the top, and the program's file; ``behalf``:
+    those for whom it acts, each by the names from its top."""
 
     who: str
+    behalf: str
     kind: str
     action: str
     name: str
@@ -46,7 +51,8 @@ class Key(NamedTuple):
 
 @dataclass(eq=False)
 class Question:
-    """One question. ``owner``: the host pid of the command that asks for it at a terminal, or 0."""
+    """One question. ``owner``: the host pid of the command that asks for it at a terminal, or 0;
+    ``pid``: 0 when nobody has asked since the kernel started."""
 
     id: str
     key: Key
@@ -60,37 +66,49 @@ class Question:
     owner: int
     state: State = "pending"
     shown: bool = False
+    saving: int = 0
+    """Answers on their way to the disk; until then there is none."""
     on_answer: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Approvals:
-    """All questions that have not expired."""
+    """All questions that have not expired. Without ``files`` they end with the kernel."""
 
-    def __init__(self, expire_s: float) -> None:
-        self.expire_s = expire_s
+    def __init__(self, expire_s: float, files: QuestionFiles | None = None) -> None:
+        self.expire_s, self._files = expire_s, files
         self._by_key: dict[Key, Question] = {}
         self._by_id: dict[str, Question] = {}
         self._taken: list[Question] = []
         self._inside = False
-        self.body: Any = None
-        """What the call under way was called with."""
         self._waiting: dict[int, Callable[[Question], None]] = {}
+
+    def load(self, now: float, unix: float) -> None:
+        """Take up what an earlier kernel has left. Blocks."""
+        for kept in self._files.load(unix)[:MOST_QUESTIONS] if self._files else ():
+            key = Key(kept.who, kept.behalf, kept.kind, kept.action, kept.name, kept.digest)
+            expires_s = now + min(kept.expires_unix - unix, self.expire_s)
+            self._by_key[key] = self._by_id[kept.id] = Question(
+                kept.id, key, 0, kept.agent, kept.effect, kept.rule, kept.preview,
+                kept.asked_unix, expires_s, 0, kept.state,
+            )  # fmt: skip
 
     # ------------------------------------------------------------------ the agent's side
 
-    def begin(self, body: Any) -> None:
-        """A call begins to be handled; ``body``: what it was called with."""
-        self._inside, self.body = True, body
+    def begin(self) -> None:
+        """A call begins to be handled."""
+        self._inside = True
 
     def give_back(self) -> None:
         """The call under way does nothing after all: what it used holds once more."""
         for question in self._taken:
             question.state = "approved"
+            if self._files:
+                self._files.put_back(question.id)
         self._taken.clear()
 
     def end(self) -> None:
         """It has been handled: what it used is gone."""
-        self._inside, self.body = False, None
+        self._inside = False
         if self._taken:
             for question in self._taken:
                 self._forget(question)
@@ -99,7 +117,8 @@ class Approvals:
     def use(self, key: Key, now: float) -> Question | None:
         """The approval of this operation, used up by the call under way; None without one.
 
-        Raises PermissionDenied when the operator has said no.
+        Raises PermissionDenied when the operator has said no, ResourceExhausted when its use
+        cannot be noted.
         """
         question = self._by_key.get(key)
         if question is None or self._expired(question, now) or question.state == "pending":
@@ -110,6 +129,8 @@ class Approvals:
                 f"ask the operator to think again: aios approvals approve {question.id}",
             )
         if question.state == "approved":
+            if self._files:
+                self._files.take(question.id)
             question.state = "used"
             if self._inside:
                 self._taken.append(question)
@@ -124,12 +145,13 @@ class Approvals:
         """Queue a question, or find it queued. Raises ResourceExhausted."""
         question = self._by_key.get(key)
         if question is None:
-            self._make_room(key.who, now)
+            self._make_room(key, now)
             question = Question(
                 secrets.token_hex(4), key, pid, agent, request.effect, rule, preview, unix,
                 now + self.expire_s, owner,
             )  # fmt: skip
             self._by_key[key] = self._by_id[question.id] = question
+            self._save(question, "pending", now, unix, complain)
         if question.owner != owner:  # the command that showed it has ended without an answer
             question.owner, question.shown = owner, False
         question.pid = pid
@@ -170,15 +192,24 @@ class Approvals:
             raise IllegalState(f"question {number} was approved and used", "it is asked anew")
         return question
 
-    def answer(self, number: str, approve: bool, now: float) -> Question:
-        """Answer a question, or change the answer; ``tell`` tells those who wait for it.
-
-        Raises as ``find`` does.
-        """
+    def answer(
+        self, number: str, approve: bool, now: float, unix: float,
+        done: Callable[[Question | Exception], None] = lambda result: None,
+    ) -> None:  # fmt: skip
+        """Answer a question, or change the answer: it counts when it is kept, and then ``done``
+        gets it, or the error. ``tell`` tells those who wait for it. Raises as ``find`` does."""
         question = self.find(number, now)
-        question.state = "approved" if approve else "denied"
-        question.expires_s = now + self.expire_s
-        return question
+        answer: Answer = "approved" if approve else "denied"
+        question.state, question.expires_s = "pending", now + self.expire_s
+        question.saving += 1
+
+        def kept(error: Exception | None) -> None:
+            question.saving -= 1
+            if error is None and not question.saving:
+                question.state = answer
+            done(error or question)
+
+        self._save(question, answer, now, unix, kept)
 
     def tell(self, question: Question) -> None:
         """Let the calls go on that wait for this answer."""
@@ -200,6 +231,18 @@ class Approvals:
 
     # ------------------------------------------------------------------ within
 
+    def _save(
+        self, question: Question, state: Answer, now: float, unix: float,
+        then: Callable[[Exception | None], None],
+    ) -> None:  # fmt: skip
+        if self._files is None:
+            then(None)
+            return
+        self._files.save(Kept(
+            question.id, *question.key, question.agent, question.effect, question.rule,
+            question.preview, question.asked_unix, unix + question.expires_s - now, state,
+        ), then)  # fmt: skip
+
     def _show(self, question: Question) -> None:
         then = self._waiting.pop(question.owner, None) if not question.shown else None
         if then:
@@ -215,14 +258,16 @@ class Approvals:
     def _forget(self, question: Question) -> None:
         if self._by_id.pop(question.id, None):
             del self._by_key[question.key]
+            if self._files:
+                self._files.remove(question.id)
 
     def _drop_expired(self, now: float) -> None:
         for question in list(self._by_id.values()):
             self._expired(question, now)
 
-    def _make_room(self, who: str, now: float) -> None:
+    def _make_room(self, key: Key, now: float) -> None:
         self._drop_expired(now)
-        of_one = sum(question.key.who == who for question in self._by_id.values())
+        of_one = sum(question.key[:2] == key[:2] for question in self._by_id.values())
         if of_one >= MOST_OF_ONE or len(self._by_id) >= MOST_QUESTIONS:
             raise ResourceExhausted(
                 f"{of_one} questions of this program to the operator are open "
@@ -243,16 +288,19 @@ def digest(arguments: Any) -> str:
 
 
 def preview(arguments: Any) -> str:
-    """What the operator is shown of them: never written to a file."""
+    """What the operator is shown of them: in the question's own file, never in a log."""
     if arguments is None:
         return ""
-    text = json.dumps(arguments, ensure_ascii=True, default=repr)
+    try:
+        text = json.dumps(arguments, ensure_ascii=True, default=repr)
+    except TypeError:  # keys that JSON has not
+        text = ascii(arguments)
     return text if len(text) <= PREVIEW_CHARACTERS else text[: PREVIEW_CHARACTERS - 1] + "…"
 
 
 def _ordered(value: Any) -> Any:
     if isinstance(value, dict):
-        return ["{", *([str(key), _ordered(value[key])] for key in sorted(value, key=str))]
+        return ["{", *([key, _ordered(value[key])] for key in sorted(value, key=repr))]
     if isinstance(value, list | tuple):
         return ["[", *(_ordered(item) for item in value)]
     return value

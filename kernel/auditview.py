@@ -118,6 +118,7 @@ def _print(record: Record, as_json: bool) -> None:
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.t))
     what = f"{record.kind}.{record.action} {_plain(record.name)}"
     who = f"{_plain(record.agent)} ({record.pid})"
+    who += f" for {_plain(record.behalf)}" if record.behalf else ""
     print(f"{record.n:>8}  {at}  {who:<20}  {record.outcome:<18}  {what}  {_plain(record.rule)}")
 
 

@@ -24,7 +24,7 @@ from aios.hw.messages import Event
 from aios.syscalls import paths
 from aios.syscalls.errors import InvalidArgument, ModelUnavailable
 
-from . import children, groups, policy
+from . import children, groups, policy, rights
 from .access import AccessManager
 from .approvals import Approvals
 from .audit import AuditLog
@@ -48,6 +48,8 @@ from .memory import MemoryManager, Quotas
 from .memory_recall import Recall
 from .models import Models
 from .process import Process, ProcessTable
+from .questions import QuestionFiles
+from .rights import Rule
 from .saved import SavedContexts
 from .scheduler import Settings
 from .storage import Storage
@@ -84,7 +86,7 @@ class Kernel:
         kernel_calls = self._kernel_calls()
         self._trap = kernel_calls.trap = Trap(
             self.loop, self._access, self._audit, self._callers.by_user.get,
-            kernel_calls.handlers | self._handlers(),
+            self._tool_calls.served_for, kernel_calls.handlers | self._handlers(),
         )  # fmt: skip
         self._doors = self._trap.doors = Doors(
             self.loop, self._callers.admit, self._trap.on_frame, self._callers.give_up
@@ -100,9 +102,14 @@ class Kernel:
             paths.audit_dir(self._runtime), paths.audit_key(), paths.audit_anchor(self._runtime),
             self._config.audit_disk,
         ))  # fmt: skip
+        questions = Approvals(
+            policy_file.approval_s,
+            QuestionFiles(paths.questions_dir(self._runtime), self._audit_worker),
+        )
+        questions.load(time.monotonic(), time.time())
         self._access = AccessManager(
-            self._table, policy_file, self._grants.load(), self._audit,
-            Approvals(policy_file.approval_s),
+            self._table, policy_file, self._grants.load(), self._audit, questions,
+            _hosts(self._config),
         )  # fmt: skip
 
     def _make_supervisor(self) -> None:
@@ -270,8 +277,15 @@ def _standard(config: Config) -> str:
                 f"tool_folders: {entry!r} is not NAME=/PATH", "for example: docs=/usr/share/doc"
             )
         folders[name] = path
-    hosts = [host.strip() for host in config.web_allow.split(",") if host.strip()]
-    return json.dumps({"folders": folders, "web_allow": hosts})
+    return json.dumps({"folders": folders})
+
+
+def _hosts(config: Config) -> list[Rule]:
+    """The hosts that any tool may reach at most. Raises InvalidArgument."""
+    return [
+        rights.parse(f"network:{host.strip()}", "trust", "setting web_allow")
+        for host in config.web_allow.split(",") if host.strip()
+    ]  # fmt: skip
 
 
 def _fresh_log_dir() -> Path:

@@ -126,9 +126,19 @@ class AccessCalls:
         now = time.monotonic()
         self._access.approvals.find(body.id, now)
         self._access.note("answer", body.id, "approved" if body.approve else "denied")
-        question = self._access.approvals.answer(body.id, body.approve, now)
-        call.reply(_approval(question, now))
-        self._access.approvals.tell(question)
+
+        def done(result: Question | Exception) -> None:
+            if isinstance(result, Exception):
+                call.fail(ResourceExhausted(
+                    f"the answer cannot be kept, so it does not count: {result}",
+                    "make room, and answer again",
+                ))  # fmt: skip
+                return
+            call.reply(_approval(result, now))
+            self._access.approvals.tell(result)
+
+        call.defer(lambda error: None)
+        self._access.approvals.answer(body.id, body.approve, now, time.time(), done)
 
     def _next(self, call: Pending, _: t.Empty) -> None:
         owner = call.caller.os_pid
@@ -145,7 +155,8 @@ def _info(grant: Grant) -> a.GrantInfo:
 def _approval(q: Question, now: float) -> a.Approval:
     who, _, program = q.key.who.partition(" ")
     return a.Approval(
-        id=q.id, pid=q.pid, agent=who, program=program, kind=q.key.kind, action=q.key.action,
-        name=q.key.name, effect=q.effect, rule=q.rule, arguments=q.preview, digest=q.key.digest,
-        state=q.state, asked_unix=q.asked_unix, expires_in_s=q.expires_s - now,
+        id=q.id, pid=q.pid, agent=who, program=program, behalf=q.key.behalf, kind=q.key.kind,
+        action=q.key.action, name=q.key.name, effect=q.effect, rule=q.rule,
+        arguments=q.preview, digest=q.key.digest, state=q.state,
+        asked_unix=q.asked_unix, expires_in_s=q.expires_s - now,
     )  # fmt: skip

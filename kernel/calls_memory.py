@@ -28,6 +28,7 @@ from .access import AccessManager
 from .memory import MemoryManager, own_scopes, session_of
 from .memory_store import not_found
 from .process import OPERATOR, Process, ProcessTable
+from .standing import Asker
 from .trap import Handler, Pending
 from .worker import Outcome
 
@@ -57,10 +58,10 @@ class MemoryCalls:
 
     # ------------------------------------------------------------------ scopes and rights
 
-    def scope(self, caller_pid: int, name: str, action: str, effect: Effect) -> str:
+    def scope(self, asker: Asker, name: str, action: str, effect: Effect) -> str:
         """A scope's full name, when the caller may do this to it. Raises AiosError."""
-        full, asked = self._full(caller_pid, name)
-        self._access.check(caller_pid, "memory", action, asked, effect)
+        full, asked = self._full(asker.pid, name)
+        self._access.check(asker, "memory", action, asked, effect)
         return full
 
     def _full(self, caller_pid: int, name: str) -> tuple[str, str]:
@@ -114,7 +115,7 @@ class MemoryCalls:
             try:
                 if not self._is_ours(pid, outcome.value.scope):
                     raise not_found(id_)
-                self.scope(pid, outcome.value.scope, action, effect)
+                self.scope(call.asker, outcome.value.scope, action, effect)
                 if not call.ended:
                     then(outcome.value)
             except AiosError as refusal:
@@ -134,7 +135,7 @@ class MemoryCalls:
 
     def _add(self, call: Pending, body: m.AddRequest) -> None:
         name = "agent" if body.persist and body.scope == "session" else body.scope
-        scope = self.scope(call.caller.pid, name, "write", "reversible")
+        scope = self.scope(call.asker, name, "write", "reversible")
         owner = self._own_session(scope) or self._table.get(call.caller.pid)
         call.defer(lambda error: None)
         self._memory.add(owner, scope, body.text, lambda outcome: _tell(call, outcome))
@@ -162,7 +163,7 @@ class MemoryCalls:
         process = self._own_session(note.scope)
         assert process
         agent = "agent" if call.caller.pid != OPERATOR else f"agent:{process.name}"
-        scope = self.scope(call.caller.pid, agent, "write", "reversible")
+        scope = self.scope(call.asker, agent, "write", "reversible")
 
         def kept(outcome: Outcome[m.Note]) -> None:
             if outcome.value is None:
@@ -186,12 +187,12 @@ class MemoryCalls:
         self._found(call, body.id, "delete", "irreversible", remove, damaged)
 
     def _search(self, call: Pending, body: m.SearchRequest) -> None:
-        scopes = [self.scope(call.caller.pid, name, "read", "read") for name in body.scopes]
+        scopes = [self.scope(call.asker, name, "read", "read") for name in body.scopes]
         call.defer(lambda error: None)
         self._memory.search(body, list(dict.fromkeys(scopes)), lambda outcome: _tell(call, outcome))
 
     def _list(self, call: Pending, body: m.ListRequest) -> None:
-        scope = self.scope(call.caller.pid, body.scope, "read", "read")
+        scope = self.scope(call.asker, body.scope, "read", "read")
         if body.after and body.after.startswith("s") != scope.startswith("session:"):
             raise InvalidArgument(f"note {body.after} is not of {scope}", "give one of that scope")
         call.defer(lambda error: None)
@@ -200,7 +201,7 @@ class MemoryCalls:
         )
 
     def _clear(self, call: Pending, body: m.ScopeRef) -> None:
-        scope = self.scope(call.caller.pid, body.scope, "delete", "irreversible")
+        scope = self.scope(call.asker, body.scope, "delete", "irreversible")
 
         def cleared(outcome: Outcome[int]) -> None:
             if outcome.value is None:

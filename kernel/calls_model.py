@@ -13,6 +13,7 @@ from aios.hw import messages as core
 from aios.hw.engine import Message
 from aios.syscalls import types as t
 from aios.syscalls.errors import AiosError, InvalidArgument
+from aios.syscalls.table import Effect
 
 from . import policy
 from .access import AccessManager
@@ -78,13 +79,13 @@ class ModelCalls:
                 call.fail(error)
 
         call.defer(lambda error: None)
-        self._recall.into(process.pid, body, recalled)
+        self._recall.into(call.asker, body, recalled)
 
     def _generate(
         self, call: Pending, process: Process, body: t.ChatRequest, recalled: list[t.Recalled]
     ) -> None:
         model = self._models.find(body.model or process.model)
-        self._access.check(process.pid, "model", "use", _file_name(model))
+        self._access.check(call.asker, "model", "use", _file_name(model))
         budget = Budget(self._table.lineage(process))
         allowed = budget.take(body.max_tokens)
         if not allowed:
@@ -177,29 +178,46 @@ class ModelCalls:
 
     def _context_save(self, call: Pending, body: t.SaveRequest) -> None:
         process, model = self._of_last_call(call)
+        agent, name = self._context(call, body.name, "write", "reversible")
         call.defer(lambda error: None)
-        self._saved.save(
-            process.name, model, process.last_tokens, body.name, body.messages, _teller(call)
-        )
+        self._saved.save(agent, model, process.last_tokens, name, body.messages, _teller(call))
 
     def _context_restore(self, call: Pending, body: t.ContextName) -> None:
-        process, model = self._of_last_call(call)
+        _, model = self._of_last_call(call)
+        agent, name = self._context(call, body.name, "read", "read")
         call.defer(lambda error: None)
-        self._saved.restore(process.name, model, body.name, _teller(call))
+        self._saved.restore(agent, model, name, _teller(call))
 
-    def _context_list(self, call: Pending, _: t.Empty) -> None:
-        process, tell = self._table.caller(call.caller.pid), _teller(call)
+    def _context_list(self, call: Pending, body: t.ContextsOf) -> None:
+        tell = _teller(call)
+        agent, _ = self._context(call, f"{body.agent}/" if body.agent else "", "read", "read")
         call.defer(lambda error: None)
         self._saved.list(
-            process.name, lambda got: tell(t.ContextList(got) if isinstance(got, list) else got)
+            agent, lambda got: tell(t.ContextList(got) if isinstance(got, list) else got)
         )
 
     def _context_remove(self, call: Pending, body: t.ContextName) -> None:
-        process, tell = self._table.caller(call.caller.pid), _teller(call)
+        tell = _teller(call)
+        agent, name = self._context(call, body.name, "delete", "irreversible")
         call.defer(lambda error: None)
-        self._saved.remove(process.name, body.name, lambda got: tell(got or t.Empty()))
+        self._saved.remove(agent, name, lambda got: tell(got or t.Empty()))
+
+    def _context(self, call: Pending, ref: str, action: str, effect: Effect) -> tuple[str, str]:
+        """Whose a saved context is, and its name there, when the caller may do this to it. Raises
+        AiosError."""
+        pid = call.caller.pid
+        own = self._table.caller(pid).name if pid != OPERATOR else ""
+        agent, _, name = ref.rpartition("/")
+        agent = agent or own
+        if not agent:
+            raise InvalidArgument("the operator has no contexts of its own", "name an agent's")
+        asked = f"own/{name}" if agent == own else f"other/{agent}/{name}"
+        self._access.check(call.asker, "context", action, asked, effect)
+        return agent, name
 
     def _of_last_call(self, call: Pending) -> tuple[Process, Model]:
+        if call.caller.pid == OPERATOR:
+            raise InvalidArgument("the operator has no conversation", "run an agent: aios run")
         process = self._table.caller(call.caller.pid)
         return process, self._models.find(process.last_model or process.model)
 

@@ -95,10 +95,11 @@ class ProcessCalls:
             else:
                 call.reply(result)
 
-        self._access.check_spawn(call.caller.pid, body)
+        self._access.check_spawn(call.asker, body)
         self._check_quotas(body.quota_tokens, body.quota_cells)
         call.defer(lambda error: None)
-        self._supervisor.spawn(call.caller.pid, call.caller.os_pid, body, started)
+        behalf = tuple(self._table.caller(pid) for pid in call.asker.behalf if pid != OPERATOR)
+        self._supervisor.spawn(call.caller.pid, call.caller.os_pid, body, started, behalf)
 
     def _wait(self, call: Pending, body: t.RefRequest) -> t.ExitStatus | None:
         process = self._table.resolve(body.ref)
@@ -173,12 +174,12 @@ class ProcessCalls:
     def _target(self, call: Pending, ref: str) -> Process:
         process = self._table.resolve(ref)
         action = call.call.name.removeprefix("proc.")
-        self._access.check_agent(call.caller.pid, action, process, call.call.effect)
+        self._access.check_agent(call.asker, action, process, call.call.effect)
         return process
 
     def _send(self, call: Pending, body: t.SendRequest) -> t.Empty:
         to = self._table.resolve(body.to, dead=False)
-        self._access.check_agent(call.caller.pid, "send", to, call.call.effect, body.body)
+        self._access.check_agent(call.asker, "send", to, call.call.effect, body.body)
         size = len(msgpack.packb(body.body))
         if size > MAX_MESSAGE_BYTES:
             raise ResourceExhausted(

@@ -110,7 +110,7 @@ class StorageCalls:
         place = resolve(path, agent)
         if lost and place.kind == "mount":
             effect = "irreversible"
-        self._access.check(call.caller.pid, "path", action, place.shown(), effect)
+        self._access.check(call.asker, "path", action, place.shown(), effect)
         if file and place.kind in ("homes", "shares", "mounts"):
             raise PermissionDenied(f"{place.shown()} is not a file or folder of anybody's",
                                    "list what is in it: aios.fs.list")  # fmt: skip
@@ -260,7 +260,7 @@ class StorageCalls:
         owner = self._owner(call)
         if "\0" in key:
             raise InvalidArgument(f"key {key[:80]!r} has a NUL")
-        self._access.check(call.caller.pid, "path", action, f"/.kv/{key}", effect)
+        self._access.check(call.asker, "path", action, f"/.kv/{key}", effect)
         return owner
 
     def _kv_get(self, call: Pending, body: s.KvKey) -> None:

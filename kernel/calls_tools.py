@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from aios.syscalls import tool_types as tt
 from aios.syscalls import types as t
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ToolUnavailable
+from aios.syscalls.table import Effect
 from aios.syscalls.toolwire import Changed, Described, Done
 
 from .access import AccessManager
@@ -21,6 +23,7 @@ from .trap import Handler, Pending
 from .worker import Outcome, Worker
 
 _MCP_START_TIMEOUT_S = 60.0
+_HOST = re.compile(r"[a-z0-9._:-]{1,253}")
 
 
 class ToolHandlers:
@@ -95,7 +98,7 @@ class ToolHandlers:
         caller = call.caller.pid
         tool = self._registry.find(body.name)
         self._access.check(
-            caller, "tool", "call", tool.name, tool.spec.effect, arguments=body.arguments
+            call.asker, "tool", "call", tool.name, tool.spec.effect, arguments=body.arguments
         )
         if tool.revoked:
             assert tool.source
@@ -106,7 +109,16 @@ class ToolHandlers:
             )
         process = self._table.get(caller)
         name = process.name if process else "operator"
-        self._calls.start(Call(call, tool, body.arguments, caller, name))
+
+        def may_reach(host: str) -> None:
+            if not _HOST.fullmatch(host):
+                raise InvalidArgument(f"{host[:80]!r} is no host", "see: aios tool show fetch")
+            effect: Effect = "read" if tool.spec.effect == "read" else "reversible"
+            self._access.check(call.asker, "network", "connect", host, effect)
+
+        self._calls.start(
+            Call(call, tool, body.arguments, caller, name, call.asker.behalf, may_reach)
+        )
 
     # ------------------------------------------------------------------ offers
 
@@ -114,7 +126,7 @@ class ToolHandlers:
         process = self._table.caller(call.caller.pid)
 
         def act() -> None:
-            self._access.check(process.pid, "tool", "offer", process.name, "reversible")
+            self._access.check(call.asker, "tool", "offer", process.name, "reversible")
             self._registry.offer(process.pid, body.tools)
             call.reply(t.Empty())
 

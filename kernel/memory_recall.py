@@ -31,6 +31,7 @@ from aios.syscalls.memory_types import (
 
 from .calls_memory import MemoryCalls
 from .memory import MemoryManager
+from .standing import Asker
 from .worker import Outcome
 
 MOST_NOTE_CHARS = 1000
@@ -62,15 +63,13 @@ class Recall:
         self._calls, self._memory = calls, memory
 
     def into(
-        self, caller_pid: int, body: t.ChatRequest, done: Callable[[Outcome[Recalled]], None]
+        self, asker: Asker, body: t.ChatRequest, done: Callable[[Outcome[Recalled]], None]
     ) -> None:
         """The request with notes in it, and which those are. Raises AiosError."""
         messages = body.messages
         if not messages:
             raise InvalidArgument("recall needs messages, not a raw prompt", "give messages")
-        scopes = [
-            self._calls.scope(caller_pid, name, "read", "read") for name in body.recall_scopes
-        ]
+        scopes = [self._calls.scope(asker, name, "read", "read") for name in body.recall_scopes]
         at = last_user(messages)
         query = messages[at].content[:MAX_QUERY_CHARS]
         if not query.strip():

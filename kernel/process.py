@@ -25,6 +25,8 @@ from .states import Life, next_life
 
 OPERATOR = 0
 """The pid that stands for the operator: parent of what the command line starts."""
+OPERATOR_NAME = "operator"
+"""As the log and mailboxes show it; no agent has this name."""
 MOST_DEAD = 1000
 """Processes that have ended and can still be asked about."""
 
@@ -51,6 +53,8 @@ class Process:
 
     above: Process | None = None
     """The process that started it, kept also when that has ended; None: the operator did."""
+    behalf: tuple[Process, ...] = ()
+    """On whose behalf it was started: it has no more rights than these."""
     program: str = ""
     """The file that it runs; of a guest, its command line."""
     group: str = ""
@@ -158,6 +162,8 @@ class ProcessTable:
                 f"an agent named {spec.name!r} is alive (pid {self._by_name[spec.name].pid})",
                 f"choose another --name, or end it with: aios kill {spec.name}",
             )
+        if spec.name == OPERATOR_NAME:
+            raise InvalidArgument(f"{spec.name!r} is the operator's name", "choose another --name")
         name = spec.name or self._free_name(stem)
         pid = next(self._pids)
         account = Account(pid, spec.weight, spec.quota_tokens, spec.quota_cells)
@@ -261,7 +267,7 @@ class ProcessTable:
     def _free_name(self, stem: str) -> str:
         kept = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in stem)
         stem = kept.lstrip("_.-")[:56] or "agent"
-        if stem not in self._by_name and not stem.isdecimal():
+        if stem not in self._by_name and stem != OPERATOR_NAME and not stem.isdecimal():
             return stem
         return next(
             name for n in itertools.count(2) if (name := f"{stem}-{n}") not in self._by_name

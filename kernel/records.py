@@ -22,8 +22,9 @@ MOST_NAME = 512
 _TAIL = len(',"mac":""}') + len(NO_MAC)
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One decision, or an event of the log's own (kind ``audit``). ``rule``: what decided.
+    ``behalf``: for whom it was made, as ``name (pid)``.
 
     When it was is told beside it, so that equal decisions share one entry.
     """
@@ -36,9 +37,10 @@ class Entry(msgspec.Struct, frozen=True):
     effect: str
     outcome: str
     rule: str
+    behalf: str = ""
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """An entry in its place in the log. ``t``: seconds since 1970."""
 
     n: int
@@ -51,6 +53,7 @@ class Record(msgspec.Struct, frozen=True):
     effect: str
     outcome: str
     rule: str
+    behalf: str = ""
 
 
 MOST_HEAD_BYTES = 200

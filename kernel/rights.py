@@ -32,15 +32,17 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "tool": ("call", "offer"),
     "memory": ("read", "write", "delete"),
     "model": ("use",),
+    "context": ("read", "write", "delete"),
     "agent": ("spawn", "send", "signal", "renice", "log"),
     "network": ("connect",),
 }
 """What there are rights on, and what can be done to it. Names: a system call; a path in an agent's
-tree; a tool; session, agent or shared:NAME; a model; RELATION/NAME of an agent (to spawn: the
-program's path); a host."""
+tree; a tool; session, agent or shared:NAME; a model; own/NAME or other/AGENT/NAME of a saved
+context; RELATION/NAME of an agent (to spawn: the program's path); a host."""
 RELATIONS = ("self", "own", "kin", "other")
 """Of an agent to the caller: itself, started by it, of the same program, none of these."""
 MOST_RULE_LENGTH = 512
+_HOST = re.compile(r"[a-z0-9._:*-]+(?<!\.)")
 MOST_WILDCARDS = 16
 
 _SEVERITY: Mapping[Verdict, int] = {"deny": 0, "ask": 1, "allow": 2}
@@ -87,6 +89,9 @@ def parse(text: str, verb: Verb, source: str = "") -> Rule:
         raise InvalidArgument(
             f"a rule of {len(text)} characters exceeds the limit of {MOST_RULE_LENGTH}"
         )
+    if not text.isprintable():
+        raise InvalidArgument(f"rule {text[:80]!r} has characters that cannot be shown",
+                              "write * for them")  # fmt: skip
     first, space, rest = text.strip().partition(" ")
     if space:
         verb, text = _one_of(first, VERBS, "verb", text), rest.strip()  # type: ignore[assignment]
@@ -132,6 +137,10 @@ def _check_name(rule: Rule) -> None:
         reason = "a path has no .."
     elif rule.kind == "agent" and rule.action != "spawn" and "/" not in name:
         reason = f"an agent is named with its relation ({', '.join(RELATIONS)}): */{name}"
+    elif rule.kind == "context" and name.partition("/")[0] not in ("own", "other", "*", "**"):
+        reason = f"a context is own/{name} or other/AGENT/{name}"
+    elif rule.kind == "network" and (not _HOST.fullmatch(name) or name.count(":") == 1):
+        reason = "a host is in lower case, without a port, and xn--… for other letters than ASCII"
     if reason:
         raise InvalidArgument(f"rule {str(rule)!r}: {reason}")
 
@@ -210,6 +219,11 @@ class RuleSet:
         matchers = tuple(_Matcher([r for r in chosen if r.verb == verb]) for verb in VERBS)
         self._matchers[kind, action] = matchers
         return matchers
+
+
+def stricter(one: Decision, other: Decision) -> bool:
+    """Whether one is stricter than the other."""
+    return _SEVERITY[one.verdict] < _SEVERITY[other.verdict]
 
 
 def decide(principals: Sequence[RuleSet], request: Request) -> Decision:

@@ -3,9 +3,9 @@
     contexts/AGENT/NAME.ctx   messages, tokens and the name of the KV file (msgpack)
     contexts/AGENT/NAME-….kv  an image, as in the arena; named anew by each save
 
-Agents of one name see each other's contexts. A KV file that is missing, damaged or of another
-model costs a prefill, nothing else: the messages are what counts. Files are read and written by
-the worker; a context is there whole or not at all.
+Agents of one name have the same contexts; whether others may have them is asked elsewhere. A KV
+file that is missing, damaged or of another model costs a prefill, nothing else: the messages are
+what counts. Files are read and written by the worker; a context is there whole or not at all.
 """
 
 from __future__ import annotations

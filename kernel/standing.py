@@ -7,7 +7,7 @@ with their lines for the log, so that asking again costs next to nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import rights
 from .audit import Line, line
@@ -21,12 +21,22 @@ _ENDING = frozenset({("call", "proc.signal"), ("call", "kernel.shutdown"), ("cal
 """Calls that end things; they and the operator's signals go on while the log cannot be written."""
 
 
+class Asker(NamedTuple):
+    """Who asks: the caller, those on whose behalf it acts, and what it has called with."""
+
+    pid: int
+    behalf: tuple[int, ...] = ()
+    body: Any = None
+
+
 class Decided(NamedTuple):
-    """A decision, how the log names what decided, and its line in the log when it allows."""
+    """A decision, how the log names what decided, its line in the log when it allows, and whose
+    rules decided."""
 
     decision: Decision
     rule: str
     line: Line
+    who: str
 
 
 class Standing:
@@ -46,23 +56,29 @@ class Standing:
         if decided is None:
             if len(self._decided) >= MOST_CACHED:
                 self._decided.clear()
-            decided = self._decided[request] = self.decide_for(None, request)
+            decision, rule = decide(self.principals, self.names, request)
+            line = self.line(request, "allowed", rule)
+            decided = Decided(decision, rule, line, self.names[decision.of])
+            self._decided[request] = decided
         return decided
 
-    def decide_for(self, other: Standing | None, request: Request) -> Decided:
-        """What the rules say when it acts for another, whose rules count, too."""
-        principals, names = self.principals, self.names
-        if other:
-            principals, names = [*principals, *other.principals], [*names, *other.names]
-        decision, rule = decide(principals, names, request)
-        return Decided(decision, rule, self.line(request, "allowed", rule))
+    def decide_for(self, others: Sequence[tuple[Standing, Request]], request: Request) -> Decided:
+        """The strictest when it acts for others: of what its rules say of the request, and theirs
+        of the same as it is to them."""
+        decided = self.decide(request)
+        for other, theirs in others:
+            its = other.decide(theirs)
+            if rights.stricter(its.decision, decided.decision):
+                decided = its._replace(rule=f"{its.rule} [for {other.name}]")
+        behalf = ", ".join(f"{other.name} ({other.pid})" for other, _ in others)
+        return decided._replace(line=self.line(request, "allowed", decided.rule, behalf))
 
-    def line(self, request: Request, outcome: str, rule: str) -> Line:
-        """A line of the log."""
+    def line(self, request: Request, outcome: str, rule: str, behalf: str = "") -> Line:
+        """A line of the log; ``behalf`` names those for whom it acts."""
         kind, action, name, effect = request
         ends = (kind, name) in _ENDING or (self.pid == OPERATOR and action == "signal")
         done = outcome == "allowed" or outcome.startswith("approved")
-        entry = Entry(self.pid, self.name, kind, action, name, effect, outcome, rule)
+        entry = Entry(self.pid, self.name, kind, action, name, effect, outcome, rule, behalf)
         return line(entry, mutates=done and effect != "read" and not ends)
 
 

@@ -62,13 +62,17 @@ class Supervisor:
 
     # ------------------------------------------------------------------ birth
 
-    def spawn(self, parent: int, owner_os_pid: int, spec: SpawnRequest, started: Started) -> None:
+    def spawn(
+        self, parent: int, owner_os_pid: int, spec: SpawnRequest, started: Started,
+        behalf: tuple[Process, ...] = (),
+    ) -> None:  # fmt: skip
         """Start an agent; ``started`` gets its pid or the reason why not. Raises AiosError.
 
         ``owner_os_pid``: the host process of an operator; an agent whose output goes to a FIFO of
         its ends with it.
         """
         process = self._enter(parent, spec)
+        process.behalf = behalf
         self._starting[process.pid] = started
         attached = any(_is_fifo(path) for path in process.stdio[1:])
         stdin, stdout, stderr = process.stdio

@@ -18,6 +18,8 @@ from aios.syscalls.errors import (
     AiosError,
     DeadlineExceeded,
     NotFound,
+    PermissionDenied,
+    ResourceExhausted,
     ToolFailed,
     ToolUnavailable,
 )
@@ -33,6 +35,8 @@ from .trap import Pending
 log = logging.getLogger("aios.tools")
 
 MOST_ATTEMPTS = 3
+MOST_BEHALF = 16
+"""Agents on whose behalf one may act at once, each having called a tool for the one before."""
 
 
 @dataclass(eq=False)
@@ -44,6 +48,12 @@ class Call:
     arguments: str
     caller: int
     caller_name: str
+    behalf: tuple[int, ...] = ()
+    """On whose behalf its caller called."""
+    may_reach: Callable[[str], None] = lambda host: None
+    """Whether its caller may reach a host. Raises AiosError."""
+    refusal: AiosError | None = None
+    """Why it may not: told to the caller as it is, so that a question can be answered."""
     ticket: Ticket | None = None
     entered_s: float = field(default_factory=time.monotonic)
     began_s: float = 0.0
@@ -93,8 +103,15 @@ class ToolCalls:
         assert tool.source
         call.job = self._host.run(
             tool.source, tool.spec.name, call.arguments, tool.spec.timeout_s,
-            lambda report: self._ran(call, report),
+            lambda report: self._ran(call, report), lambda host: self._reach(call, host),
         )  # fmt: skip
+
+    def _reach(self, call: Call, host: str) -> None:
+        try:
+            call.may_reach(host)
+        except AiosError as error:
+            call.refusal = error
+            raise
 
     def _ran(self, call: Call, report: Done | Described) -> None:
         assert isinstance(report, Done)
@@ -102,7 +119,9 @@ class ToolCalls:
         if again and not call.pending.ended:
             self._run(call)
             return
-        if report.code:
+        if call.refusal and report.code == call.refusal.code:
+            self._over(call, call.refusal)
+        elif report.code:
             tried = f" (tried {call.attempts} times)" if call.attempts > 1 else ""
             self._over(call, _error(report.code, call.tool.name, report.message + tried,
                                     report.hint))  # fmt: skip
@@ -175,6 +194,24 @@ class ToolCalls:
             self._give(offerer, offerer.works.popleft(), pending)
         else:
             offerer.idle.append(pending)
+
+    def served_for(self, pid: int, work: int) -> tuple[int, ...]:
+        """On whose behalf an agent acts that serves this work now: the tool's caller, and those on
+        whose behalf that one called. Raises PermissionDenied, ResourceExhausted."""
+        offerer = self._offerers.get(pid)
+        call = offerer.given.get(work) if offerer else None
+        if call is None:
+            raise PermissionDenied(
+                f"pid {pid} acts on nobody's behalf by work {work}: it does not serve that now",
+                "name work that tool.next has given, until it is answered",
+            )
+        chain = dict.fromkeys((call.caller, *call.behalf))
+        if len(chain) > MOST_BEHALF:
+            raise ResourceExhausted(
+                f"work {work} is done on behalf of {len(chain)} agents, one for another; the "
+                f"limit is {MOST_BEHALF}", "let fewer tools of agents call one another",
+            )  # fmt: skip
+        return tuple(each for each in chain if each != pid)
 
     def answer(self, pid: int, work: int, outcome: ToolReply | AiosError) -> None:
         """An agent's answer. Raises NotFound when it has no such work."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from aios.syscalls.errors import AiosError
 from aios.syscalls.toolwire import (
     Changed,
     Describe,
@@ -23,6 +24,8 @@ from aios.syscalls.toolwire import (
     Done,
     Forget,
     Order,
+    Reach,
+    Reached,
     Report,
     Run,
     Source,
@@ -37,6 +40,8 @@ log = logging.getLogger("aios.tools")
 
 StartToolhost = Callable[[socket.socket], "subprocess.Popen[bytes]"]
 OnReport = Callable[[Done | Described], None]
+OnReach = Callable[[str], None]
+"""Whether a call may reach a host. Raises AiosError."""
 _QUICK_S = 5.0
 _PAUSES_S = (0.0, 0.5, 2.0, 5.0)
 """Before the next start, by how many deaths in quick succession there were."""
@@ -52,6 +57,7 @@ class _Open:
     order: Run | Describe
     on_report: OnReport
     alarm: Timer
+    on_reach: OnReach | None
 
 
 class ToolHost:
@@ -82,11 +88,13 @@ class ToolHost:
         return self._process.pid if self._process else 0
 
     def run(
-        self, source: Source, tool: str, arguments: str, timeout_s: float, done: OnReport
-    ) -> int:
-        """Order a call; returns its job number. ``done`` gets a Done."""
+        self, source: Source, tool: str, arguments: str, timeout_s: float, done: OnReport,
+        reach: OnReach,
+    ) -> int:  # fmt: skip
+        """Order a call; returns its job number. ``done`` gets a Done; ``reach`` is asked for each
+        host meanwhile."""
         job = next(self._jobs)
-        self._order(Run(job, source, tool, arguments, timeout_s), done)
+        self._order(Run(job, source, tool, arguments, timeout_s), done, reach)
         return job
 
     def describe(self, source: Source, timeout_s: float, done: OnReport) -> None:
@@ -120,8 +128,10 @@ class ToolHost:
                 self._process.wait()
             self._process = None
 
-    def _order(self, order: Run | Describe, on_report: OnReport) -> None:
-        made = _Open(order, on_report, self._loop.at(0.0, lambda: None))
+    def _order(
+        self, order: Run | Describe, on_report: OnReport, on_reach: OnReach | None = None
+    ) -> None:
+        made = _Open(order, on_report, self._loop.at(0.0, lambda: None), on_reach)
         self._open[order.job] = made
         self._alarm(made, order.timeout_s)
         if self._process:
@@ -183,7 +193,7 @@ class ToolHost:
             part = b""
         self._in += part
         while self._socket and (message := take(self._in)) is not None:
-            if isinstance(message, Changed | Described | Done):
+            if isinstance(message, Changed | Described | Done | Reach):
                 self._hear(message)
         if not part and self._socket:
             self._lost()
@@ -192,10 +202,22 @@ class ToolHost:
         if isinstance(report, Changed):
             self._on_changed(report)
             return
+        if isinstance(report, Reach):
+            self._reach(report)
+            return
         each = self._open.pop(report.job, None)
         if each:
             each.alarm.cancel()
             each.on_report(report)
+
+    def _reach(self, asked: Reach) -> None:
+        each = self._open.get(asked.job)
+        if each and each.on_reach:
+            try:
+                each.on_reach(asked.host)
+                self._send(Reached(asked.job))
+            except AiosError as error:
+                self._send(Reached(asked.job, error.code, error.message, error.hint))
 
     def _drop(self) -> None:
         if self._socket:

@@ -33,6 +33,7 @@ from .access import AccessManager
 from .audit import AuditLog
 from .doors import Doors, Peer
 from .loop import Loop, Timer
+from .standing import Asker
 
 log = logging.getLogger("aios.trap")
 
@@ -54,14 +55,15 @@ class Caller:
 class Pending:
     """One call on its way through the kernel. It ends once: by reply, fail or cancel."""
 
-    __slots__ = ("_late", "_on_end", "_timer", "_trap", "call", "call_id", "caller", "ended",
-                 "peer", "raw", "timeout_s")  # fmt: skip
+    __slots__ = ("_late", "_on_end", "_timer", "_trap", "asker", "call", "call_id", "caller",
+                 "ended", "peer", "timeout_s", "work")  # fmt: skip
 
     def __init__(
         self, trap: Trap, peer: Peer, caller: Caller, call: Call, request: codec.Request
     ) -> None:
         self._trap, self.peer, self.caller, self.call = trap, peer, caller, call
-        self.call_id, self.raw = request.call_id, request.body
+        self.call_id, self.work = request.call_id, request.work
+        self.asker = Asker(caller.pid, body=request.body)
         self.timeout_s = request.timeout_s or call.timeout_s
         self.ended = False
         self._timer: Timer | None = None
@@ -185,12 +187,14 @@ class Trap:
         access: AccessManager,
         audit: AuditLog,
         find_caller: Callable[[str], Caller | None],
+        behalf: Callable[[int, int], tuple[int, ...]],
         handlers: Mapping[str, Handler],
     ) -> None:
         if set(handlers) != set(BY_NAME):
             raise AssertionError(f"handlers and table differ: {set(handlers) ^ set(BY_NAME)}")
         self.loop = loop
         self._access, self._audit, self._find_caller = access, audit, find_caller
+        self._behalf = behalf
         self._handlers = {BY_NAME[name].number: handler for name, handler in handlers.items()}
         self.doors: Doors | None = None
         self.calls = self.refused = 0
@@ -220,10 +224,13 @@ class Trap:
     def _handle(self, pending: Pending) -> None:
         """Check and do a call. Once more from the start when the operator had to be asked."""
         call = pending.call
-        self._access.approvals.begin(pending.raw)
+        self._access.approvals.begin()
         try:
-            self._access.check_call(pending.caller.pid, call)
-            body = codec.convert(pending.raw, call.request)
+            if pending.work:
+                behalf = self._behalf(pending.caller.pid, pending.work)
+                pending.asker = pending.asker._replace(behalf=behalf)
+            self._access.check_call(pending.asker, call)
+            body = codec.convert(pending.asker.body, call.request)
             result = self._handlers[call.number](pending, body)
             if result is not None:
                 pending.reply(result)

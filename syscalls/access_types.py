@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 RuleText = Annotated[str, Meta(min_length=3, max_length=512)]
-Subject = Annotated[str, Meta(min_length=1, max_length=65, pattern=r"^@?[A-Za-z0-9_.*-]+$")]
+Subject = Annotated[str, Meta(min_length=1, max_length=65, pattern=r"^@?[A-Za-z0-9_.*-]+\Z")]
 Effect = Literal["read", "reversible", "irreversible"]
 Verdict = Literal["deny", "ask", "allow"]
 
@@ -84,8 +84,10 @@ class ExplainReply(msgspec.Struct, frozen=True):
 
 
 class Approval(msgspec.Struct, frozen=True):
-    """A question to the operator. ``arguments``: the beginning of what the operation is called
-    with; ``digest``: the hash of all of it, which the answer is bound to."""
+    """A question to the operator. ``behalf``: for whom the agent would do it, '' for itself;
+    ``pid`` is 0 until it is asked again after the kernel's restart. ``arguments``: the beginning of
+    what the operation is called with; ``digest``: the hash of all of it, which the answer is bound
+    to."""
 
     id: str
     pid: int
@@ -101,6 +103,7 @@ class Approval(msgspec.Struct, frozen=True):
     state: Literal["pending", "approved", "denied", "used"]
     asked_unix: float
     expires_in_s: float
+    behalf: str = ""
 
 
 class ApprovalList(msgspec.Struct, frozen=True):

@@ -7,12 +7,14 @@ own (agentproc.session sees to that).
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import struct
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,26 @@ CONNECT_TIMEOUT_S = 10.0
 GRACE_S = 5.0
 """How much longer than the deadline a client waits for a living kernel to say so."""
 GUEST = "guest"
+
+_serving: ContextVar[tuple[int, int]] = ContextVar("_serving", default=(0, 0))
+"""The host pid that serves a call of an offered tool here, and the number of that work."""
+
+
+@contextlib.contextmanager
+def on_behalf(work: int) -> Iterator[None]:
+    """Calls made inside are on behalf of whoever called the tool. Threads and processes that are
+    started inside act for the agent itself."""
+    token = _serving.set((os.getpid(), work))
+    try:
+        yield
+    finally:
+        _serving.reset(token)
+
+
+def served() -> int:
+    """The work on whose caller's behalf calls are made here; 0 for none."""
+    os_pid, work = _serving.get()
+    return work if work and os_pid == os.getpid() else 0
 
 
 class Credentials(NamedTuple):
@@ -184,7 +206,7 @@ class Connection:
 
     def _send(self, row: Call, body: msgspec.Struct, timeout_s: float | None) -> int:
         call_id = next(self._call_ids)
-        frame = codec.encode_request(row.number, call_id, timeout_s, body)
+        frame = codec.encode_request(row.number, call_id, timeout_s, body, served())
         try:
             self._socket.send(frame, zmq.DONTWAIT)
         except zmq.Again:

@@ -1,8 +1,9 @@
 """Bytes ↔ messages, without sockets.
 
-A request is the msgpack array ``[number, call_id, timeout_ms, body]``, a reply
-``[call_id, kind, body]`` with kind RESULT, ERROR or CHUNK; bodies are maps. Every length is
-limited, and whatever a decoder can raise leaves here as InvalidArgument with the reason.
+A request is the msgpack array ``[number, call_id, timeout_ms, body]``, with the work for which it
+is made after these when it is made on behalf of another; a reply is ``[call_id, kind, body]`` with
+kind RESULT, ERROR or CHUNK; bodies are maps. Every length is limited, and whatever a decoder can
+raise leaves here as InvalidArgument with the reason.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Request(NamedTuple):
     call_id: int
     timeout_s: float | None
     body: dict[str, Any]
+    work: int
+    """The call of an offered tool, by its ``ToolWork.work``, for whose caller this is; or 0."""
 
 
 class Reply(NamedTuple):
@@ -44,11 +47,12 @@ class Reply(NamedTuple):
 
 
 def encode_request(
-    number: int, call_id: int, timeout_s: float | None, body: msgspec.Struct
+    number: int, call_id: int, timeout_s: float | None, body: msgspec.Struct, work: int = 0
 ) -> bytes:
     """A request frame. Raises InvalidArgument when the body cannot be carried."""
     timeout_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
-    return _pack([number, call_id, timeout_ms, _plain(body)])
+    message = [number, call_id, timeout_ms, _plain(body)]
+    return _pack([*message, work] if work else message)
 
 
 def encode_reply(call_id: int, kind: int, body: msgspec.Struct) -> bytes:
@@ -58,17 +62,19 @@ def encode_reply(call_id: int, kind: int, body: msgspec.Struct) -> bytes:
 
 def decode_request(frame: bytes) -> Request:
     """The request in a frame. Raises InvalidArgument, never anything else."""
-    number, call_id, timeout_ms, body = _unpack(frame, 4)
+    number, call_id, timeout_ms, body, *more = _unpack(frame, 4, 5)
+    work = more[0] if more else 0
     for label, value, most in (
         ("number", number, 1 << 31),
         ("call_id", call_id, 1 << 63),
         ("timeout_ms", timeout_ms, int(MAX_TIMEOUT_S * 1000)),
+        ("work", work, 1 << 63),
     ):
         if type(value) is not int or not 0 <= value <= most:
             raise InvalidArgument(f"{label} is {_shown(value)}; expected 0 to {most}")
     if type(body) is not dict:
         raise InvalidArgument(f"body is {_shown(body)}; expected a map")
-    return Request(number, call_id, timeout_ms / 1000 if timeout_ms else None, body)
+    return Request(number, call_id, timeout_ms / 1000 if timeout_ms else None, body, work)
 
 
 def peek_call_id(frame: bytes) -> int:
@@ -86,7 +92,7 @@ def peek_call_id(frame: bytes) -> int:
 
 def decode_reply(frame: bytes) -> Reply:
     """The reply in a frame. Raises InvalidArgument."""
-    call_id, kind, body = _unpack(frame, 3)
+    call_id, kind, body = _unpack(frame, 3, 3)
     if type(call_id) is not int or kind not in (RESULT, ERROR, CHUNK) or type(body) is not dict:
         raise InvalidArgument("a reply does not have the shape [call_id, kind, body]")
     return Reply(call_id, kind, body)
@@ -131,7 +137,7 @@ def _pack(message: list[Any]) -> bytes:
     return frame
 
 
-def _unpack(frame: bytes, length: int) -> list[Any]:
+def _unpack(frame: bytes, least: int, most: int) -> list[Any]:
     if len(frame) > MAX_FRAME_BYTES:
         raise InvalidArgument(
             f"a frame of {len(frame):,} bytes exceeds the limit of {MAX_FRAME_BYTES:,}"
@@ -149,8 +155,8 @@ def _unpack(frame: bytes, length: int) -> list[Any]:
     except (*_MALFORMED, msgpack.exceptions.UnpackException) as error:
         reason = str(error) or type(error).__name__
         raise InvalidArgument(f"malformed frame of {len(frame):,} bytes: {reason}") from None
-    if type(message) is not list or len(message) != length:
-        raise InvalidArgument(f"a frame is {_shown(message)}; expected an array of {length}")
+    if type(message) is not list or not least <= len(message) <= most:
+        raise InvalidArgument(f"a frame is {_shown(message)}; expected an array of {least}")
     return message
 
 

@@ -42,6 +42,11 @@ def grants_file() -> Path:
     return data_dir() / "grants.json"
 
 
+def questions_dir(runtime: Path) -> Path:
+    """Questions to the operator, and the answers that were not used yet."""
+    return data_dir() / "approvals" / _id(runtime)
+
+
 def audit_dir(runtime: Path) -> Path:
     """The audit log of the kernels of one runtime folder."""
     return state_dir() / "audit" / _id(runtime)

@@ -27,7 +27,9 @@ Version = Annotated[int, Meta(ge=0, le=1 << 62)]
 Offset = Annotated[int, Meta(ge=0, le=1 << 62)]
 Limit = Annotated[int, Meta(ge=1, le=MAX_LISTED)]
 Key = Annotated[str, Meta(min_length=1, max_length=512)]
-Grantee = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^(\*|[A-Za-z0-9][\w.-]*)$")]
+Grantee = Annotated[
+    str, Meta(min_length=1, max_length=64, pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9_.-]*)\Z")
+]
 Rights = Literal["read", "write"]
 
 

@@ -46,7 +46,7 @@ CALLS: tuple[Call, ...] = (
     Call(13, "model.unload", t.ModelRequest, t.Empty, "operator", "reversible", 30),
     Call(14, "context.save", t.SaveRequest, t.NamedContext, "any", "reversible", 60),
     Call(15, "context.restore", t.ContextName, t.ContextReply, "any", "read", 60),
-    Call(16, "context.list", t.Empty, t.ContextList, "any", "read", 30),
+    Call(16, "context.list", t.ContextsOf, t.ContextList, "any", "read", 30),
     Call(17, "context.remove", t.ContextName, t.Empty, "any", "irreversible", 30),
     Call(20, "proc.ps", t.PsRequest, t.ProcessList, "any", "read", 30),
     Call(21, "proc.spawn", t.SpawnRequest, t.SpawnReply, "any", "irreversible", 60),

@@ -62,6 +62,22 @@ class Forget(msgspec.Struct, frozen=True, tag=True):
     name: str
 
 
+class Reach(msgspec.Struct, frozen=True, tag=True):
+    """A job wants to reach a host: may its caller? It waits for one Reached."""
+
+    job: int
+    host: str
+
+
+class Reached(msgspec.Struct, frozen=True, tag=True):
+    """It may (``code`` ''), or the error that says why not."""
+
+    job: int
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+
+
 class Described(msgspec.Struct, frozen=True, tag=True):
     """What a source has; ``error`` says why not. ``digest`` is over all of the tools."""
 
@@ -96,8 +112,8 @@ class Changed(msgspec.Struct, frozen=True, tag=True):
     digest: str
 
 
-Order = Describe | Run | Stop | Forget
-Report = Described | Done | Changed
+Order = Describe | Run | Stop | Forget | Reached
+Report = Described | Done | Changed | Reach
 Message = Order | Report
 
 _encoder = msgspec.msgpack.Encoder()

@@ -18,7 +18,10 @@ MAX_TEXT_BYTES = 4 << 20
 MAX_ARGS = 1024
 MAX_TIMEOUT_S = 7 * 24 * 3600.0
 
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")]
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+ContextRef = Annotated[str, Meta(max_length=129, pattern=rf"^({_NAME}/)?{_NAME}\Z")]
+"""``NAME`` of the caller's own saved context, or ``AGENT/NAME``."""
 Ref = Annotated[str, Meta(min_length=1, max_length=128)]
 Text = Annotated[str, Meta(max_length=MAX_TEXT_BYTES)]
 Path = Annotated[str, Meta(min_length=1, max_length=4096)]
@@ -342,7 +345,7 @@ class ChatReply(msgspec.Struct, frozen=True):
 class SaveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Keep a conversation under a name, and with it the KV that the caller's last reply left."""
 
-    name: Name
+    name: ContextRef
     messages: Annotated[list[Message], Meta(max_length=4096)]
 
 
@@ -365,7 +368,13 @@ class ContextReply(msgspec.Struct, frozen=True):
 class ContextName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which one."""
 
-    name: Name
+    name: ContextRef
+
+
+class ContextsOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose; None: the caller's own."""
+
+    agent: Name | None = None
 
 
 class ContextList(msgspec.Struct, frozen=True):

@@ -29,6 +29,8 @@ from aios.syscalls.toolwire import (
     Done,
     Forget,
     Message,
+    Reach,
+    Reached,
     Report,
     Run,
     Source,
@@ -113,6 +115,10 @@ class Host:
                 self._dispatch()
             case Stop(number):
                 self._stop(number)
+            case Reached(number):
+                for each in self._workers.values():
+                    if number in each.jobs and each.send(message):
+                        self._want_write(each, True)
             case Forget(name):
                 self._forget(name)
 
@@ -255,6 +261,8 @@ class Host:
                 each.doomed |= isinstance(message, Done) and message.lost  # it is about to end
                 self._report(message)
                 self._dispatch()
+            case Reach(number) if number in each.jobs:
+                self._report(message)
             case Changed():
                 each.doomed = True
                 self._report(message)

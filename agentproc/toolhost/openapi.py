@@ -1,7 +1,8 @@
 """HTTP API tools from an OpenAPI document (3.x, JSON): one tool for each operation.
 
-The key goes where the document's security scheme says, and to the document's server only: redirects
-are not followed. The agent sees neither the key nor a place for it.
+The key goes where the document's security scheme says, and to the document's server only, on which
+the caller needs the right ``network.connect``; redirects are not followed. The agent sees neither
+the key nor a place for it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from aios.syscalls.errors import InvalidArgument, ResourceExhausted, ToolFailed
 from aios.syscalls.errors import ToolUnavailable as Unusable
 from aios.syscalls.tool_types import MAX_JSON_BYTES, ToolSpec
 
+from .reach import Reach, one_name
 from .schema import compiled
 from .secrets import Secrets
 
@@ -56,13 +58,14 @@ class Operation:
 class Api:
     """Where requests go, and with which key."""
 
-    def __init__(self, config: dict[str, Any], document: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], document: dict[str, Any], reach: Reach) -> None:
         servers = document.get("servers") or [{}]
         url = config.get("base_url") or servers[0].get("url", "")
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Unusable(f"{url!r} is no address of an API", "give one: aios tool add --url URL")
         self._parts, self._secrets = parts, Secrets()
+        self._host, self._reach = one_name(parts.hostname), reach
         self._secret = config.get("secret") or ""
         schemes = document.get("components", {}).get("securitySchemes", {})
         self._scheme = next(iter(schemes.values()), {"type": "http", "scheme": "bearer"})
@@ -76,7 +79,8 @@ class Api:
         headers: dict[str, str],
         body: str | None,
     ) -> str:
-        """One request. Raises ToolFailed, ToolUnavailable, ResourceExhausted."""
+        """One request. Raises ToolFailed, ToolUnavailable, ResourceExhausted, PermissionDenied."""
+        self._reach(self._host)
         headers = {**headers, "Accept": "application/json", "User-Agent": "aios"}
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -105,7 +109,8 @@ class Api:
     ) -> str:
         secure = self._parts.scheme == "https"
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-        connection = kind(self._parts.hostname or "", self._parts.port, timeout=_TIMEOUT_S)
+        port = self._parts.port or kind.default_port
+        connection = kind(self._host, port, timeout=_TIMEOUT_S)
         try:
             connection.request(method.upper(), target, body, headers)
             response = connection.getresponse()
@@ -125,14 +130,14 @@ class Api:
             return json.dumps(text)
 
 
-def tools(name: str, config: dict[str, Any]) -> dict[str, Operation]:
+def tools(name: str, config: dict[str, Any], reach: Reach) -> dict[str, Operation]:
     """The tools of a document. Raises ToolUnavailable with the reason."""
     path = Path(config["path"])
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(document, dict) or not str(document.get("openapi", "")).startswith("3"):
             raise Unusable(f"{path} is no OpenAPI 3 document", "convert it to OpenAPI 3 in JSON")
-        api = Api(config, document)
+        api = Api(config, document, reach)
         made = list(_operations(document, api, bool(config.get("trust_hints"))))
     except OSError as error:
         raise Unusable(f"{path} cannot be read: {error.strerror}") from None

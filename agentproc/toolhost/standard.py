@@ -1,4 +1,4 @@
-"""The standard tools, by category; all work offline but ``fetch``, which is off until allowed."""
+"""The standard tools, by category; all work offline but ``fetch``, which asks for each host."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 from aios.tool import Tool
 
 from . import std_compute, std_database, std_files, std_text, std_time, std_web
+from .reach import Reach
 
 
-def tools(config: dict[str, Any]) -> dict[str, Tool[..., Any]]:
-    """All of them. ``config``: ``folders`` (name → path) and ``web_allow`` (hosts)."""
+def tools(config: dict[str, Any], reach: Reach) -> dict[str, Tool[..., Any]]:
+    """All of them. ``config``: ``folders`` (name → path)."""
     folders: dict[str, str] = config.get("folders", {})
     made: list[Tool[..., Any]] = [
         *std_compute.TOOLS,
@@ -18,11 +19,11 @@ def tools(config: dict[str, Any]) -> dict[str, Tool[..., Any]]:
         *std_time.TOOLS,
         *std_files.tools(folders),
         *std_database.tools(folders),
-        *std_web.tools(config.get("web_allow", [])),
+        *std_web.tools(reach),
     ]
     return {tool.spec.name: tool for tool in made}
 
 
 def names() -> list[str]:
     """What they are called."""
-    return list(tools({}))
+    return list(tools({}, lambda host: None))

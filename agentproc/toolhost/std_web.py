@@ -1,41 +1,35 @@
-"""Web fetch through an allow list. Nothing can be fetched until the operator allows a host.
-
-Every redirect is checked like the first address; proxies of the environment are not used.
+"""Web fetch. The caller needs the right ``network.connect`` on the host, and on that of every
+redirect; proxies of the environment are not used.
 """
 
 from __future__ import annotations
 
 import http.client
-from collections.abc import Sequence
 from typing import Annotated, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from msgspec import Meta
 
-from aios.syscalls.errors import InvalidArgument, PermissionDenied, ToolFailed
+from aios.syscalls.errors import InvalidArgument, ToolFailed
 from aios.tool import Tool, tool
+
+from .reach import Reach, one_name
 
 MOST_BYTES = 512 << 10
 _MOST_REDIRECTS = 5
 _TIMEOUT_S = 20.0
 
 
-def allowed(host: str, port: int | None, allow: Sequence[str]) -> bool:
-    """Whether a host is on the list: ``host``, ``host:port`` or ``*.domain`` (not the domain)."""
-    names = {host, f"{host}:{port}"} if port else {host}
-    return any(
-        entry in names or (entry.startswith("*.") and host.endswith(entry[1:])) for entry in allow
-    )
-
-
-def get(url: str, allow: Sequence[str]) -> tuple[str, http.client.HTTPResponse]:
+def get(url: str, reach: Reach) -> tuple[str, http.client.HTTPResponse]:
     """The response at the end of all redirects, and its address. Raises AiosError."""
     for _ in range(_MOST_REDIRECTS):
-        parts = _checked(url, allow)
+        parts = _checked(url)
+        host = one_name(parts.hostname or "")
+        reach(host)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else (
             http.client.HTTPConnection
         )  # fmt: skip
-        connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+        connection = kind(host, parts.port or kind.default_port, timeout=_TIMEOUT_S)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
             connection.request("GET", target, headers={"User-Agent": "aios", "Accept": "*/*"})
@@ -51,26 +45,21 @@ def get(url: str, allow: Sequence[str]) -> tuple[str, http.client.HTTPResponse]:
     raise ToolFailed(f"more than {_MOST_REDIRECTS} redirects; the last was to {url}")
 
 
-def _checked(url: str, allow: Sequence[str]) -> Any:
+def _checked(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise InvalidArgument(f"{url!r} is no address: {error}") from None
     if parts.scheme not in ("http", "https") or not host or parts.username is not None:
         raise InvalidArgument(f"{url!r} is no http or https address")
     if any(ord(c) <= 32 or ord(c) == 127 for c in url):
         raise InvalidArgument(f"{url!r} has characters that an address cannot have")
-    if not allowed(host, port, allow):
-        raise PermissionDenied(
-            f"{host} may not be fetched: it is not on the allow list",
-            "the operator allows hosts with the setting web_allow",
-        )
     return parts
 
 
-def tools(allow: Sequence[str]) -> list[Tool[..., Any]]:
-    """The tools for hosts on the list."""
+def tools(reach: Reach) -> list[Tool[..., Any]]:
+    """The tools, which ask for each host."""
 
     @tool(effect="read", idempotent=True, timeout=60)
     def fetch(
@@ -82,7 +71,7 @@ def tools(allow: Sequence[str]) -> list[Tool[..., Any]]:
         url: an http or https address
         limit: how many bytes at most
         """
-        where, response = get(url, allow)
+        where, response = get(url, reach)
         try:
             data = response.read(limit + 1)
         except (OSError, http.client.HTTPException) as error:

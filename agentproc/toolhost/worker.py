@@ -20,11 +20,31 @@ from typing import Any, Protocol
 
 import msgspec
 
-from aios.syscalls.errors import AiosError, NotFound, ToolFailed, ToolUnavailable
+from aios.syscalls.errors import (
+    AiosError,
+    ErrorBody,
+    NotFound,
+    ToolFailed,
+    ToolUnavailable,
+    from_body,
+)
 from aios.syscalls.tool_types import MAX_TOOLS, ToolSpec
-from aios.syscalls.toolwire import Describe, Described, Done, Run, Source, encode, read
+from aios.syscalls.toolwire import (
+    Describe,
+    Described,
+    Done,
+    Message,
+    Reach,
+    Reached,
+    Run,
+    Source,
+    encode,
+    read,
+)
 from aios.tool import Tool
 from aios.tree import end_strays
+
+from .reach import Reach as Ask
 
 
 class Runnable(Protocol):
@@ -46,21 +66,42 @@ def warm() -> None:
     standard.names()
 
 
+class Line:
+    """The socket to the dispatcher; ``job`` is the one that runs."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self._buffer, self.job = sock, bytearray(), 0
+
+    def next(self) -> Message | None:
+        """What the dispatcher says; None when it is gone."""
+        return read(self.sock, self._buffer)
+
+    def reach(self, host: str) -> None:
+        """Ask whether the caller of the job may reach a host. Raises AiosError when not."""
+        self.sock.sendall(encode(Reach(self.job, host)))
+        answer = self.next()
+        if not isinstance(answer, Reached):
+            raise ToolUnavailable("the kernel is gone", "call again")
+        if answer.code:
+            raise from_body(ErrorBody(answer.code, answer.message, answer.hint))
+
+
 def serve(sock: socket.socket, source: Source) -> None:
     """Answer orders until the dispatcher is gone."""
     gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tools: Tools = {}
     problem: AiosError | None = None
+    line = Line(sock)
     try:
-        tools = load(source)
+        tools = load(source, line.reach)
     except AiosError as error:
         problem = error
-    buffer = bytearray()
-    while (order := read(sock, buffer)) is not None:
+    while (order := line.next()) is not None:
         if isinstance(order, Describe):
             sock.sendall(encode(_described(order, tools, problem)))
         elif isinstance(order, Run):
+            line.job = order.job
             done = _done(order, tools, problem)
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
@@ -69,17 +110,17 @@ def serve(sock: socket.socket, source: Source) -> None:
             sock.sendall(encode(done))
 
 
-def load(source: Source) -> Tools:
+def load(source: Source, reach: Ask) -> Tools:
     """The tools of a source. Raises ToolUnavailable with the reason."""
     config: dict[str, Any] = json.loads(source.config)
     if source.kind == "std":
         from . import standard
 
-        return standard.tools(config)
+        return standard.tools(config, reach)
     if source.kind == "api":
         from . import openapi
 
-        return openapi.tools(source.name, config)
+        return openapi.tools(source.name, config, reach)
     return _from_file(source.name, Path(config["path"]))
 
 

@@ -37,7 +37,7 @@ def tools(tmp_path: Path) -> Any:
     db.executemany("INSERT INTO t VALUES (?, ?)", [(n, f"row {n}") for n in range(300)])
     db.commit()
     db.close()
-    return standard.tools({"folders": {"docs": str(folder)}})
+    return standard.tools({"folders": {"docs": str(folder)}}, lambda host: None)
 
 
 @pytest.mark.parametrize(("expression", "value"), [
@@ -161,9 +161,14 @@ def web() -> Iterator[str]:
 
 
 def test_only_what_is_allowed_is_fetched(web: str) -> None:
-    closed, opened = standard.tools({}), standard.tools({"web_allow": [web]})
-    with pytest.raises(PermissionDenied):
-        _call(closed, "fetch", url=f"http://{web}/page")
+    asked: list[str] = []
+
+    def reach(host: str) -> None:
+        asked.append(host)
+        if host != "127.0.0.1":
+            raise PermissionDenied(host)
+
+    opened = standard.tools({}, reach)
     assert _call(opened, "fetch", url=f"http://{web}/on")["text"] == "hello"
     long = _call(opened, "fetch", url=f"http://{web}/long", limit=10)
     assert long["text"] == "x" * 10 and long["more"]
@@ -174,3 +179,15 @@ def test_only_what_is_allowed_is_fetched(web: str) -> None:
     ):  # fmt: skip
         with pytest.raises(AiosError):
             _call(opened, "fetch", url=url)
+    port = web.partition(":")[2]
+    for host in ("127.1", "0x7f.0.0.1", "2130706433", "127.0.0.1.", "\uff11\uff12\uff17.0.0.1",
+                 "[::ffff:127.0.0.1]", "127\u30020.0.1"):  # fmt: skip
+        asked.clear()
+        assert _call(opened, "fetch", url=f"http://{host}:{port}/on")["text"] == "hello"
+        assert set(asked) == {"127.0.0.1"}, "however it is written"
+    for host, name in (("EXAMPLE.org", "example.org"), ("ex\u0430mple.org", "xn--exmple-4nf.org"),
+                       ("\uff45xample.org", "example.org"), ("[0:0::1]", "::1")):  # fmt: skip
+        asked.clear()
+        with pytest.raises(PermissionDenied):
+            _call(opened, "fetch", url=f"http://{host}:{port}/on")
+        assert asked == [name]

@@ -200,6 +200,48 @@ print(got.returncode, got.stderr)
     assert got.stdout.startswith("1 aios: the kernel refused")
 
 
+CONTEXTS = """
+import aios
+def attempt(do):
+    try:
+        return do()
+    except aios.AiosError as error:
+        return error.code
+aios.context.chat("hi", max_tokens=2)
+print(attempt(lambda: aios.context.save("mine").name), attempt(lambda: aios.context.remove("mine")),
+      attempt(lambda: [c.name for c in aios.context.saved("planner")]),
+      attempt(lambda: len(aios.context.restore("planner/plan").messages)),
+      attempt(lambda: aios.context.restore("planner/none")),
+      attempt(lambda: aios.context.save("planner/plan").name),
+      attempt(lambda: aios.context.remove("planner/plan")))
+"""
+
+
+def test_saved_contexts_are_their_agents_alone_until_granted(own: Machine) -> None:
+    save = "import aios; aios.context.chat('x', max_tokens=2); aios.context.save('plan')"
+    own.aios("run", "--name", "planner", own.agent("save", save))
+    spy = own.agent("spy", CONTEXTS)
+    no = "PERMISSION_DENIED"
+    for group in ("agent", "restricted", "trusted"):
+        got = own.aios("run", "--group", group, spy)
+        assert got.stdout.split() == ["mine", "None", no, no, no, no, no], got
+    own.aios("perm", "grant", "spy", "allow context.read:other/planner/*")
+    assert own.aios("run", spy).stdout.split() == [
+        "mine", "None", "['plan']", "2", "NOT_FOUND", no, no,
+    ]  # fmt: skip
+    own.aios("perm", "grant", "spy", "allow context:other/planner/*")
+    assert own.aios("run", spy).stdout.split()[5:] == ["plan", "CONFIRMATION_REQUIRED"]
+    assert "None" in own.aios("run", "--name", "planner", own.agent("rm", (
+        "import aios; print(aios.context.remove('planner/plan'))"))).stdout  # fmt: skip
+    own.aios("perm", "grant", "spy", "deny context:own/*")
+    assert own.aios("run", spy).stdout.split()[:2] == [no, no]
+    assert own.aios("perm", "grant", "spy", "allow context.read:plan").returncode == 1
+    got = own.aios("call", "context.list", '{"agent": "planner"}')
+    assert got.returncode == 0 and [c["name"] for c in json.loads(got.stdout)["contexts"]] == [
+        "plan"
+    ]
+
+
 # ---------------------------------------------------------------------------- trees
 
 
@@ -292,6 +334,24 @@ def test_what_cannot_be_undone_waits_for_the_operator(victim: Machine) -> None:
     assert "denied by the operator" in outcomes
     whole = (_audit_folder(victim) / "000000000001.jsonl").read_text()
     assert "other words" not in whole, "bodies are not logged"
+
+
+def test_questions_and_answers_outlive_the_kernel(victim: Machine) -> None:
+    send = victim.agent("send", SEND)
+    number = victim.aios("run", send, "--", "hello").stdout.strip()
+
+    def restart() -> None:
+        victim.aios("daemon", "restart", *FAKE)
+        victim.aios("run", "-d", "--name", "victim", victim.agent("victim", IDLE))
+
+    restart()
+    shown = victim.aios("approvals", "ls").stdout
+    assert number in shown and "agent.send:other/victim" in shown and '"hello"' in shown
+    assert victim.aios("approvals", "approve", number).returncode == 0
+    restart()
+    assert victim.aios("run", send, "--", "hello").stdout == "sent\n"
+    restart()
+    assert victim.aios("run", send, "--", "hello").stdout.strip() not in ("sent", number)
 
 
 def test_an_approval_expires(victim: Machine) -> None:

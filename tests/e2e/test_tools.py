@@ -137,7 +137,7 @@ def _kernel() -> Iterator[Machine]:
         (machine.folder / "docs").mkdir()
         (machine.folder / "docs" / "a.txt").write_text("about seats")
         (machine.folder / "tools.py").write_text(TOOLS)
-        machine.trust("tool.call:*")
+        machine.trust("tool.call:*", "network.connect:127.0.0.1")
         machine.start("--model", "fake:end=0", "--tool-folders", f"docs={machine.folder}/docs")
         with operator(machine) as connection:
             path = str(machine.folder / "tools.py")

@@ -18,6 +18,7 @@ from aios.kernel.grants import Grant, GrantFile
 from aios.kernel.process import OPERATOR, Process, ProcessTable
 from aios.kernel.records import Entry
 from aios.kernel.rights import Request
+from aios.kernel.standing import Asker
 from aios.syscalls.errors import (
     AuditUnavailable,
     ConfirmationRequired,
@@ -64,7 +65,7 @@ class World:
     def start(self, name: str, parent: Process | None = None, **more: Any) -> Process:
         spec = SpawnRequest(path=f"/bin/{name}.py", name=name, **more)
         pid = parent.pid if parent else OPERATOR
-        self.access.check_spawn(pid, spec)
+        self.access.check_spawn(Asker(pid), spec)
         process = self.table.create(
             parent=pid, stem=name, command=spec.path, spec=spec, guest=False
         )
@@ -72,11 +73,16 @@ class World:
         process.rights, process.added = spawn_rules(spec)
         return process
 
-    def may(self, process: Process, operation: str, effect: Any = "read", **more: Any) -> str:
+    def may(
+        self, process: Process, operation: str, effect: Any = "read", *,
+        behalf: tuple[int, ...] = (), arguments: Any = None,
+    ) -> str:  # fmt: skip
         kind_action, _, name = operation.partition(":")
         kind, _, action = kind_action.partition(".")
         try:
-            self.access.check(process.pid, kind, action, name, effect, **more)
+            self.access.check(
+                Asker(process.pid, behalf), kind, action, name, effect, arguments=arguments
+            )
         except ConfirmationRequired:
             return "ask"
         except PermissionDenied:
@@ -110,7 +116,7 @@ def test_the_default_group(world: World) -> None:
 def test_a_refusal_says_which_rule_and_what_would_help(world: World) -> None:
     a = world.start("a", deny=["tool.call:rm"])
     with pytest.raises(PermissionDenied, match=r"deny tool.call:rm \(spawn deny\)") as caught:
-        world.access.check(a.pid, "tool", "call", "rm")
+        world.access.check(Asker(a.pid), "tool", "call", "rm")
     assert "aios perm grant a 'allow tool.call:rm'" in caught.value.hint
 
 
@@ -152,15 +158,15 @@ def test_a_child_can_be_given_less(world: World) -> None:
     assert world.may(grandchild, "path.read:/other") == "allow"
     nothing = world.start("nothing", mother, rights=[])
     assert world.may(nothing, "model.use:x") == "deny"
-    world.access.check_call(nothing.pid, BY_NAME["getpid"])
+    world.access.check_call(Asker(nothing.pid), BY_NAME["getpid"])
 
 
 def test_acting_for_another_needs_both_rights(world: World) -> None:
     gateway, user = world.start("gateway", group="trusted"), world.start("user", deny=["tool:rm"])
     assert world.may(gateway, "tool.call:rm", "irreversible") == "allow"
-    assert world.may(gateway, "tool.call:rm", behalf=user.pid) == "deny"
-    assert world.may(gateway, "tool.call:ls", behalf=user.pid) == "allow"
-    assert world.may(user, "network.connect:x.org", behalf=gateway.pid) == "deny"
+    assert world.may(gateway, "tool.call:rm", behalf=(user.pid,)) == "deny"
+    assert world.may(gateway, "tool.call:ls", behalf=(user.pid,)) == "allow"
+    assert world.may(user, "network.connect:x.org", behalf=(gateway.pid,)) == "deny"
 
 
 def test_calls_of_the_operator_are_nobody_elses(world: World) -> None:
@@ -168,8 +174,8 @@ def test_calls_of_the_operator_are_nobody_elses(world: World) -> None:
     for call in CALLS:
         if call.privilege == "operator":
             with pytest.raises(PermissionDenied, match="operator's"):
-                world.access.check_call(a.pid, call)
-        world.access.check_call(OPERATOR, call)
+                world.access.check_call(Asker(a.pid), call)
+        world.access.check_call(Asker(OPERATOR), call)
     assert world.audit.entries[-1].agent == "operator"
 
 
@@ -181,11 +187,11 @@ def test_relations(world: World) -> None:
     assert relation(a.pid, a) == "self" and relation(a.pid, child) == "own"
     assert relation(child.pid, sister) == relation(child.pid, a) == "kin"
     assert relation(child.pid, b) == "other" and relation(OPERATOR, b) == "own"
-    world.access.check_agent(child.pid, "send", sister, "irreversible")
+    world.access.check_agent(Asker(child.pid), "send", sister, "irreversible")
     with pytest.raises(PermissionDenied, match="neither"):
-        world.access.check_agent(child.pid, "signal", sister, "irreversible")
+        world.access.check_agent(Asker(child.pid), "signal", sister, "irreversible")
     with pytest.raises(ConfirmationRequired):
-        world.access.check_agent(child.pid, "send", b, "irreversible", {"n": 1})
+        world.access.check_agent(Asker(child.pid), "send", b, "irreversible", {"n": 1})
 
 
 def test_rights_that_are_none_are_refused_before_anything_starts(world: World) -> None:
@@ -235,13 +241,13 @@ def test_explain_names_every_principal(world: World) -> None:
 
 def _ask(world: World, process: Process, name: str = "rm", arguments: Any = None) -> str:
     with pytest.raises(ConfirmationRequired) as caught:
-        world.access.check(process.pid, "tool", "call", name, None, arguments=arguments)
+        world.access.check(Asker(process.pid), "tool", "call", name, None, arguments=arguments)
     assert caught.value.hint.endswith(f"aios approvals approve {caught.value.approval}")
     return caught.value.approval
 
 
 def _approve(world: World, number: str, approve: bool = True) -> None:
-    world.access.approvals.answer(number, approve, time.monotonic())
+    world.access.approvals.answer(number, approve, time.monotonic(), time.time())
 
 
 def test_an_approval_holds_once_for_one_agent_operation_and_arguments(world: World) -> None:
@@ -276,7 +282,7 @@ def test_an_answer_expires(world: World) -> None:
         _approve(world, number)
     world.access.approvals.expire_s = 60
     number = _ask(world, a)
-    world.access.approvals.answer(number, True, time.monotonic() - 100)
+    world.access.approvals.answer(number, True, time.monotonic() - 100, time.time())
     assert _ask(world, a) != number
 
 
@@ -285,7 +291,7 @@ def test_no_is_no_until_the_operator_thinks_again(world: World) -> None:
     number = _ask(world, a)
     _approve(world, number, False)
     with pytest.raises(PermissionDenied, match="operator has denied") as caught:
-        world.access.check(a.pid, "tool", "call", "rm", None)
+        world.access.check(Asker(a.pid), "tool", "call", "rm", None)
     assert not isinstance(caught.value, ConfirmationRequired) and number in caught.value.hint
     _approve(world, number)
     assert world.may(a, "tool.call:rm", None) == "allow"
@@ -296,10 +302,10 @@ def test_a_call_that_needs_two_approvals_gets_both(world: World) -> None:
     a, questions = world.start("a"), world.access.approvals
 
     def call() -> None:
-        questions.begin({})
+        questions.begin()
         try:
             for name in ("from", "to"):
-                world.access.check(a.pid, "tool", "call", name, None)
+                world.access.check(Asker(a.pid), "tool", "call", name, None)
         except ConfirmationRequired as error:
             questions.give_back()
             _approve(world, error.approval)
@@ -326,7 +332,7 @@ def test_questions_are_bounded(world: World) -> None:
     for number in range(MOST_OF_ONE):
         _ask(world, a, f"t{number}")
     with pytest.raises(ResourceExhausted, match=str(MOST_OF_ONE)):
-        world.access.check(a.pid, "tool", "call", "more", None)
+        world.access.check(Asker(a.pid), "tool", "call", "more", None)
 
 
 def test_equal_arguments_have_equal_hashes() -> None:
@@ -343,23 +349,23 @@ def test_without_a_log_nothing_changes_but_reads_and_ends(world: World) -> None:
     world.audit.broken = True
     assert world.may(a, "path.read:/x") == "allow"
     with pytest.raises(AuditUnavailable):
-        world.access.check(a.pid, "path", "write", "/x", "reversible")
+        world.access.check(Asker(a.pid), "path", "write", "/x", "reversible")
     with pytest.raises(AuditUnavailable):
-        world.access.check_call(a.pid, BY_NAME["ipc.send"])
+        world.access.check_call(Asker(a.pid), BY_NAME["ipc.send"])
     with pytest.raises(AuditUnavailable):
         world.access.note("grant", "x", "y")
-    world.access.check_call(OPERATOR, BY_NAME["proc.signal"])
-    world.access.check_agent(OPERATOR, "signal", a, "irreversible")
-    world.access.check_call(OPERATOR, BY_NAME["kernel.shutdown"])
+    world.access.check_call(Asker(OPERATOR), BY_NAME["proc.signal"])
+    world.access.check_agent(Asker(OPERATOR), "signal", a, "irreversible")
+    world.access.check_call(Asker(OPERATOR), BY_NAME["kernel.shutdown"])
     with pytest.raises(PermissionDenied):
-        world.access.check(a.pid, "network", "connect", "x.org", "reversible")
+        world.access.check(Asker(a.pid), "network", "connect", "x.org", "reversible")
 
 
 def test_every_decision_is_recorded(world: World) -> None:
     a = world.start("a")
     before = len(world.audit.entries)
     for _ in range(100):
-        world.access.check_call(a.pid, BY_NAME["getpid"])
+        world.access.check_call(Asker(a.pid), BY_NAME["getpid"])
         world.may(a, "network.connect:x.org")
     assert len(world.audit.entries) == before + 200
 
@@ -378,7 +384,7 @@ def test_a_check_is_cheap(world: World) -> None:
     times = []
     for number in range(2000):
         begun = time.perf_counter()
-        world.access.check(a.pid, "path", "read", f"/notes/{number}.txt")
+        world.access.check(Asker(a.pid), "path", "read", f"/notes/{number}.txt")
         times.append(time.perf_counter() - begun)
     assert statistics.median(times) < 100e-6
 

@@ -12,6 +12,7 @@ import pytest
 from aios.kernel.access import AccessManager
 from aios.kernel.calls_storage import StorageCalls
 from aios.kernel.process import ProcessTable
+from aios.kernel.standing import Asker
 from aios.syscalls import storage_types as s
 from aios.syscalls.errors import AiosError, PermissionDenied
 from aios.syscalls.table import BY_NAME, Effect
@@ -29,14 +30,13 @@ class _Access(AccessManager):
 
     def check(
         self,
-        caller_pid: int,
+        asker: Asker,
         kind: str,
         action: str,
         name: str,
         effect: Effect | None = "read",
         *,
         arguments: Any = None,
-        behalf: int | None = None,
     ) -> None:
         assert effect
         self.asked.append((kind, action, name, effect))
@@ -50,6 +50,7 @@ class _Call:
     def __init__(self, name: str, pid: int) -> None:
         self.call = BY_NAME[name]
         self.caller = type("Caller", (), {"pid": pid, "user": str(pid)})()
+        self.asker = Asker(pid)
         self.ended = False
         self.outcome: Any = None
 

@@ -167,6 +167,10 @@ def test_what_names_match(pattern: str, yes: list[str], no: list[str]) -> None:
         ("tool:" + "x" * 600, "512"),
         ("agent.send:critic", r"\*/critic"),
         ("*.read:/x", "an action needs a kind"),
+        ("path:/\x1b[2J", "cannot be shown"),
+        ("network:Example.org", "lower case"),
+        ("network:example.org:80", "without a port"),
+        ("context.read:plan", "own/plan or other/AGENT/plan"),
     ],
 )
 def test_rules_that_are_none(text: str, message: str) -> None:
