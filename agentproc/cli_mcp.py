@@ -82,6 +82,8 @@ def _show(options: argparse.Namespace, servers: Sequence[McpInfo]) -> None:
         [[s.name, s.transport, s.state, s.pin[:12], s.where, " ".join(s.tools)] for s in servers],
     )
     for server in servers:
+        for text in server.skipped:
+            cli_out.complain(f"{server.name}: not usable: {text}")
         if server.state != "ready":
             cli_out.complain(
                 f"{server.name} is {server.state}: {'; '.join(server.changes) or 'not pinned'}",

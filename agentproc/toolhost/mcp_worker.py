@@ -11,17 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import io
 import json
+import logging
 import os
+import resource
 import signal
 import socket
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import httpx2
 import mcp
@@ -53,6 +55,7 @@ from aios.syscalls.toolwire import (
 )
 from aios.tree import children
 
+from .crew import MEMORY_BYTES, limit
 from .schema import Check, compiled
 from .secrets import Secrets
 
@@ -89,23 +92,35 @@ class Server:
             try:
                 self.specs.append(self._spec(tool))
             except AiosError as error:
-                self.skipped.append(f"{tool.name[:80]!r}: {error.message}")
+                self.skipped.append(f"{tool.name[:80]!r}: {error.message[:300]}")
+        self._drop_doubles()
         self.digest = hashlib.sha256("\n".join(sorted(plain)).encode()).hexdigest()
         self._checks.clear()
 
+    def _drop_doubles(self) -> None:
+        """Of tools with one name nobody could say which is meant."""
+        counts = Counter(spec.name for spec in self.specs)
+        self.skipped += [
+            f"{name!r}: {n} tools have this name" for name, n in counts.items() if n > 1
+        ]
+        self.specs = [spec for spec in self.specs if counts[spec.name] == 1]
+
     def _spec(self, tool: Any) -> ToolSpec:
+        """Its declaration. Raises InvalidArgument for a name or schema that cannot be used."""
         hints = tool.annotations if self._config.trustHints else None
         effect = "irreversible"
         if hints and hints.read_only_hint:
             effect = "read"
         elif hints and hints.destructive_hint is False:
             effect = "reversible"
-        return codec.convert({
+        spec = codec.convert({
             "name": tool.name, "description": (tool.description or tool.title or "")[:8192],
             "parameters": json.dumps(tool.input_schema), "effect": effect,
             "idempotent": bool(hints and (hints.idempotent_hint or hints.read_only_hint)),
             "concurrency": 16, "timeout_s": self._config.timeout_s,
         }, ToolSpec)  # fmt: skip
+        compiled(tool.name, tool.input_schema)
+        return spec
 
     async def call(self, name: str, arguments: str, timeout_s: float) -> str:
         """Call a tool; JSON text. Raises AiosError."""
@@ -177,6 +192,8 @@ class Worker:
                 await self._serve(first)
         except (Exception, BaseExceptionGroup) as error:  # the SDK's and the server's: anything
             self._fail_all(first, error)
+        finally:
+            self._errors.close()
 
     def _connect(self) -> Any:
         assert self._source
@@ -190,7 +207,8 @@ class Worker:
             command=config.command or "", args=config.args,
             env=kept | self._secrets.fill(config.env), cwd=config.cwd,
         )  # fmt: skip
-        return stdio_client(parameters, errlog=io.TextIOWrapper(self._errors, write_through=True))
+        errors = os.fdopen(os.dup(self._errors.fileno()), "w")
+        return _stdio(parameters, errors)
 
     async def _serve(self, first: Run) -> None:
         assert self._server
@@ -229,8 +247,11 @@ class Worker:
 
     async def _look_again(self) -> None:
         if self._server:
-            await self._server.look()
-            self._changed = not self._approved()
+            try:
+                await self._server.look()
+                self._changed = not self._approved()
+            except (Exception, BaseExceptionGroup):  # the next call starts it anew, and looks
+                self._changed = True
             self._ended(None)
 
     def _ended(self, job: int | None) -> None:
@@ -265,14 +286,16 @@ class Worker:
 
     def _failure(self, job: int, error: BaseException) -> Done:
         """A connection that broke means that the server is gone, and so are we."""
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
+        error = _innermost(error)
         gone = not isinstance(error, mcp.MCPError) or "onnection closed" in str(error)
         if not gone:
             return Done(job, "", "TOOL_FAILED", self._secrets.hide(str(error))[:4096])
         reason = "the MCP server died during the call" if self._server else "it does not start"
         if not self._server:
-            reason += f": {type(error).__name__}: {error} {self._last_words()}"
+            if isinstance(error, TimeoutError):
+                reason += f": no answer within {_START_TIMEOUT_S:g} s {self._last_words()}"
+            else:
+                reason += f": {type(error).__name__}: {error} {self._last_words()}"
         text = self._secrets.hide(reason.strip())
         asyncio.get_running_loop().call_soon(self._leave)
         return Done(job, "", "TOOL_UNAVAILABLE", text[:4096],
@@ -295,6 +318,7 @@ class Worker:
 
     def _fail_all(self, first: Run | Describe, error: BaseException) -> None:
         done = self._failure(first.job, error)
+        error = _innermost(error)
         if isinstance(error, AiosError):
             done = Done(first.job, "", error.code, error.message, error.hint)
         if isinstance(first, Describe):
@@ -325,12 +349,28 @@ def _lives(os_pid: int) -> bool:
         return False
 
 
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@contextlib.asynccontextmanager
+async def _stdio(parameters: StdioServerParameters, errors: TextIO) -> AsyncIterator[Any]:
+    with errors:
+        async with stdio_client(parameters, errlog=errors) as streams:
+            # the server is started, and has what it likes; a line without an end ends us, not all
+            limit(resource.RLIMIT_AS, MEMORY_BYTES // 2)
+            yield streams
+
+
 def _client(transport: Any, told: Any) -> mcp.Client:
     return mcp.Client(transport, message_handler=told, mode="auto", cache=None)
 
 
 @contextlib.asynccontextmanager
 async def _http(url: str, headers: dict[str, str], timeout: Any) -> AsyncIterator[Any]:
+    limit(resource.RLIMIT_AS, MEMORY_BYTES // 2)
     async with (
         httpx2.AsyncClient(headers=headers, timeout=timeout, trust_env=False) as client,
         streamable_http_client(url, http_client=client) as streams,
@@ -341,6 +381,7 @@ async def _http(url: str, headers: dict[str, str], timeout: Any) -> AsyncIterato
 def main() -> None:
     """Speak on descriptor 3."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.disable()  # the SDK logs every line that is no message, at whatever length
     sock = socket.socket(fileno=3)
     sock.setblocking(False)
     with contextlib.suppress(asyncio.CancelledError):

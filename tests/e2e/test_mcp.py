@@ -213,6 +213,26 @@ def test_servers_that_cannot_be(mcp: Machine, guest: Connection, server: McpServ
         assert [s.name for s in connection.call("mcp.list", Empty()).servers] == ["t"]
 
 
+def test_a_server_that_misbehaves_ends_its_own_calls_only(mcp: Machine, guest: Connection) -> None:
+    """Megabytes without an end of line; tools that have no name, or each other's."""
+    bad = str(SERVER.with_name("bad_mcp_server.py"))
+    for name, mode in (("wild", "plain"), ("odd", "names")):
+        server = McpServer(sys.executable, [bad, mode, str(mcp.folder)], timeout_s=1.0)
+        with operator(mcp) as connection:
+            connection.call("mcp.add", McpAddRequest(name, server))
+    try:
+        with pytest.raises(DeadlineExceeded):
+            _call(guest, "wild.flood")
+        assert _call(guest, "wild.add", n=1) == "done"
+        assert _call(guest, "odd.a.b") == "done"
+        with pytest.raises(NotFound):
+            _call(guest, "odd.twice")
+        assert "2 tools have this name" in mcp.aios("mcp", "ls").stderr
+    finally:
+        assert mcp.aios("mcp", "rm", "wild").returncode == 0
+        assert mcp.aios("mcp", "rm", "odd").returncode == 0
+
+
 def test_only_the_operator_manages_servers(guest: Connection) -> None:
     for name, body in (
         ("mcp.add", McpAddRequest("x", McpServer(command="x"))),
