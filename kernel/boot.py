@@ -232,7 +232,7 @@ class Kernel:
                 self._supervisor,
                 self._models,
                 self._callers,
-                self._tool_calls.gate.waits_of,
+                self._tool_calls.waits_of,
             ).handlers
             | ModelCalls(
                 self._table,
@@ -413,16 +413,18 @@ def _own_cache(name: str, runtime: Path) -> Path:
 
 def _standard(config: Config) -> str:
     """The settings of the standard tools, as their workers get them. Raises InvalidArgument."""
-    folders = {}
+    folders, writable = {}, []
     for entry in filter(None, (part.strip() for part in config.tool_folders.split(","))):
         name, equals, path = entry.partition("=")
         if not equals or not name or "/" in name or not path.startswith("/"):
             raise InvalidArgument(
                 f"tool_folders: {entry!r} is not NAME=/PATH", "for example: docs=/usr/share/doc"
             )
-        folders[name] = path
+        folders[name] = path.removesuffix(":rw")
+        if path.endswith(":rw"):
+            writable.append(name)
     hosts = [host.strip() for host in config.web_allow.split(",") if host.strip()]
-    return json.dumps({"folders": folders, "web_allow": hosts})
+    return json.dumps({"folders": folders, "writable": writable, "web_allow": hosts})
 
 
 def _fresh_log_dir() -> Path:

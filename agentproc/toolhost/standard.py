@@ -10,14 +10,15 @@ from . import std_compute, std_database, std_files, std_text, std_time, std_web
 
 
 def tools(config: dict[str, Any]) -> dict[str, Tool[..., Any]]:
-    """All of them. ``config``: ``folders`` (name → path) and ``web_allow`` (hosts)."""
+    """All of them. ``config``: ``folders`` (name → path), ``writable`` names of these, ``web_allow``
+    (hosts)."""
     folders: dict[str, str] = config.get("folders", {})
     made: list[Tool[..., Any]] = [
         *std_compute.TOOLS,
         *std_text.TOOLS,
         *std_time.TOOLS,
         *std_files.tools(folders),
-        *std_database.tools(folders),
+        *std_database.tools(folders, config.get("writable", [])),
         *std_web.tools(config.get("web_allow", [])),
     ]
     return {tool.spec.name: tool for tool in made}
