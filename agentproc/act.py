@@ -193,7 +193,7 @@ def _done(asked: _Asked) -> Any:
             return sdk.chat(messages, timeout=timeout_s, **options)
         case _Call(name, arguments, timeout_s, None):
             return tools.call(name, arguments, timeout=timeout_s)
-        case _Call(_, arguments, _, own):
+        case _Call(_, arguments, _, Tool() as own):
             return json.loads(own.run(json.dumps(arguments)))
 
 
@@ -205,7 +205,7 @@ async def _adone(asked: _Asked) -> Any:
             return await sdk.achat(messages, timeout=timeout_s, **options)
         case _Call(name, arguments, timeout_s, None):
             return await tools.acall(name, arguments, timeout=timeout_s)
-        case _Call(_, arguments, _, own):
+        case _Call(_, arguments, _, Tool() as own):
             return json.loads(await own.arun(json.dumps(arguments)))
 
 

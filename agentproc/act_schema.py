@@ -10,6 +10,7 @@ which every call goes through, does. ``longest`` says how many tokens any text o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -206,26 +207,32 @@ def _number(kind: str, schema: Schema) -> Schema:
     limits = {word: schema[word] for word in words if word in schema}
     if any(not _is("number", value) for value in limits.values()):
         raise _CannotError("a bound that is no number")
-    low = max((v for w, v in limits.items() if "inimum" in w), default=None)
-    high = min((v for w, v in limits.items() if "aximum" in w), default=None)
+    low: Any = max((v for w, v in limits.items() if "inimum" in w), default=None)
+    high: Any = min((v for w, v in limits.items() if "aximum" in w), default=None)
     step = schema.get("multipleOf")
-    if step is None and (kind == "integer" or (low is None and high is None)):
+    if step is not None:
+        values = _multiples(step, low, high)
+    elif kind == "integer" or not limits:
         return {"type": kind, **limits}
-    if step is None and (low is None or high is None or high - low > _MOST_VALUES):
+    elif low is None or high is None or high - low > _MOST_VALUES:
         return {"type": "integer", **limits}
-    if step is None:
-        values = [round(low + (high - low) * n / _MOST_VALUES, 6) for n in range(_MOST_VALUES + 1)]
-    elif not _is("integer", step) or step <= 0:
-        raise _CannotError(f"multipleOf {json.dumps(step)}")
     else:
-        first = -(-low // step) if low is not None else (
-            high // step - _MOST_VALUES if high is not None else 0
-        )  # fmt: skip
-        values = [int(first + n) * int(step) for n in range(_MOST_VALUES + 1)]
+        values = [round(low + (high - low) * n / _MOST_VALUES, 6) for n in range(_MOST_VALUES + 1)]
     fit = [v for v in values if _within(v, limits)]
     if not fit:
         raise _CannotError("no number fits its bounds")
     return {"enum": fit}
+
+
+def _multiples(step: Any, low: Any, high: Any) -> list[Any]:
+    if not _is("integer", step) or step <= 0:
+        raise _CannotError(f"multipleOf {json.dumps(step)}")
+    first = 0
+    if low is not None:
+        first = math.ceil(low / step)
+    elif high is not None:
+        first = math.floor(high / step) - _MOST_VALUES
+    return [(first + n) * int(step) for n in range(_MOST_VALUES + 1)]
 
 
 def _within(value: float, limits: Schema) -> bool:

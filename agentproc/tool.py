@@ -81,7 +81,7 @@ class Tool(Generic[P, R]):
         keywords = self.bind(arguments)
         with _failing(self.spec.name):
             if inspect.iscoroutinefunction(self.function):
-                result = await self.function(**keywords)
+                result = await self.function(**keywords)  # type: ignore[call-arg]
             else:
                 import asyncio
 

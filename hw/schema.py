@@ -72,7 +72,8 @@ def _without_ranges(node: Any, ranges: dict[str, str]) -> Any:
 
 def bounds(schema: dict[str, Any]) -> tuple[int | None, int | None]:
     """The least and the greatest whole number that a schema allows."""
-    lows, highs = [], []
+    lows: list[int] = []
+    highs: list[int] = []
     for word, found, step in (("minimum", lows, 0), ("exclusiveMinimum", lows, 1),
                               ("maximum", highs, 0), ("exclusiveMaximum", highs, -1)):  # fmt: skip
         value = schema.get(word)

@@ -231,8 +231,9 @@ def _error(code: str, tool: str, message: str, hint: str) -> AiosError:
     kind: Callable[[str, str], AiosError] = BY_CODE.get(code, ToolFailed)
     if kind is DeadlineExceeded:
         hint = hint or "give it less to do; the tool's own timeout is shown by: aios tool show"
-    own = f"{tool.rpartition('.')[2]}: "  # as the tool calls itself
-    return kind(f"{tool}: {message.removeprefix(own)}", hint)
+    own = tool.rpartition(".")[2]  # as the tool calls itself
+    hint = hint.replace(f"aios tool show {own}", f"aios tool show {tool}")
+    return kind(f"{tool}: {message.removeprefix(f'{own}: ')}", hint)
 
 
 _ANSWERS = ("INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",

@@ -25,7 +25,7 @@ def load(path: Path) -> Any:
 def _yaml(text: str) -> Any:
     import yaml  # in the one worker that needs it
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # it has no types
         """Dates stay texts, as in JSON."""
 
     Loader.yaml_implicit_resolvers = {

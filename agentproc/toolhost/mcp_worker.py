@@ -287,7 +287,8 @@ class Worker:
     def _failure(self, job: int, error: BaseException) -> Done:
         """A connection that broke means that the server is gone, and so are we."""
         error = _innermost(error)
-        gone = not isinstance(error, mcp.MCPError) or "onnection closed" in str(error)
+        told = isinstance(error, mcp.MCPError) and "onnection closed" not in str(error)
+        gone = not (told and self._server)
         if not gone:
             return Done(job, "", "TOOL_FAILED", self._secrets.hide(str(error))[:4096])
         reason = "the MCP server died during the call" if self._server else "it does not start"

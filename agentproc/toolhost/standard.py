@@ -10,8 +10,8 @@ from . import std_compute, std_database, std_files, std_text, std_time, std_web
 
 
 def tools(config: dict[str, Any]) -> dict[str, Tool[..., Any]]:
-    """All of them. ``config``: ``folders`` (name → path), ``writable`` names of these, ``web_allow``
-    (hosts)."""
+    """All of them. ``config``: ``folders`` (name → path), ``writable`` (names of those that may be
+    changed) and ``web_allow`` (hosts)."""
     folders: dict[str, str] = config.get("folders", {})
     made: list[Tool[..., Any]] = [
         *std_compute.TOOLS,

@@ -84,6 +84,17 @@ def test_a_server_is_called_and_its_schema_is_kept_to(mcp: Machine, guest: Conne
     assert info["spec"]["effect"] == "irreversible", "its hints are not trusted"
 
 
+def test_a_newcomers_mistakes_are_explained(mcp: Machine) -> None:
+    got = mcp.aios("mcp", "add", "new", sys.executable, "server.py")
+    assert got.returncode == 1 and f"aios mcp add new -- {sys.executable} server.py" in got.stderr
+    got = mcp.aios("mcp", "call", "t", "add", '{"a": 1}')
+    assert got.returncode == 1 and "aios tool show t.add" in got.stderr
+    (mcp.folder / "near.py").write_text(SERVER.read_text())
+    near = ["--", sys.executable, "near.py", "stdio", str(mcp.folder)]
+    assert mcp.aios("mcp", "add", "near", *near).returncode == 0, "in the folder of the command"
+    assert mcp.aios("mcp", "rm", "near").returncode == 0
+
+
 def test_many_calls_at_once_use_one_server(mcp: Machine, guest: Connection) -> None:
     pid = _call(guest, "t.os_pid")
     ids = [guest.begin("tool.call", ToolCall("t.add", f'{{"a": {n}, "b": 1}}')) for n in range(50)]
