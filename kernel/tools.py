@@ -98,7 +98,10 @@ class ToolCalls:
 
     def _ran(self, call: Call, report: Done | Described) -> None:
         assert isinstance(report, Done)
-        again = report.lost and call.tool.spec.idempotent and call.attempts < MOST_ATTEMPTS
+        late = report.code == DeadlineExceeded.code
+        again = (
+            report.lost and not late and call.tool.spec.idempotent and call.attempts < MOST_ATTEMPTS
+        )
         if again and not call.pending.ended:
             self._run(call)
             return

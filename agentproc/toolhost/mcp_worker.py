@@ -1,9 +1,9 @@
 """``python -m aios.toolhost.mcp_worker``: one MCP server, by stdio or streamable HTTP.
 
-The only place that imports the MCP SDK. Speaks with the dispatcher on descriptor 3. The server is
-started with the first order; its tools are compared with those approved before any is called, and
-again whenever the server says that they changed. When the server goes, so does this process, and
-the next call starts both anew.
+Imports the MCP SDK, as only ``mcp_transport`` does beside it. Speaks with the dispatcher on
+descriptor 3. The server is started with the first order; its tools are compared with those approved
+before any is called, and again whenever the server says that they changed. When the server goes or
+hangs, so does this process, and the next call starts both anew.
 """
 
 from __future__ import annotations
@@ -14,22 +14,19 @@ import hashlib
 import json
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import httpx2
 import mcp
 import msgspec
-from mcp.client.stdio import StdioServerParameters, stdio_client
-from mcp.client.streamable_http import streamable_http_client
+from mcp.client.stdio import StdioServerParameters
 
 from aios.syscalls import codec
 from aios.syscalls.errors import (
@@ -55,12 +52,13 @@ from aios.syscalls.toolwire import (
 )
 from aios.tree import children
 
-from .crew import MEMORY_BYTES, limit
+from . import mcp_transport
 from .schema import Check, compiled
 from .secrets import Secrets
 
 _START_TIMEOUT_S = 45.0
 _MOST_PAGES = 50
+_PING_S = 0.5
 
 
 class Server:
@@ -148,6 +146,17 @@ class Server:
             )
         return text
 
+    async def answers(self) -> bool:
+        """Whether it still answers anything."""
+        try:
+            async with asyncio.timeout(_PING_S):
+                await self._client.send_ping()
+        except TimeoutError:
+            return False
+        except mcp.MCPError:  # an answer, too
+            return True
+        return True
+
 
 def _plain(result: Any) -> str:
     """Structured content if there is some; one text as a text; else the content as it came."""
@@ -201,14 +210,14 @@ class Worker:
         if config.url:
             headers = self._secrets.fill(config.headers)
             timeout = httpx2.Timeout(30.0, read=config.timeout_s + 5.0)
-            return _http(config.url, headers, timeout)
+            return mcp_transport.http(config.url, headers, timeout)
         kept = {k: v for k, v in os.environ.items() if k not in ("AIOS_CONFIG", "XDG_DATA_HOME")}
         parameters = StdioServerParameters(
             command=config.command or "", args=config.args,
             env=kept | self._secrets.fill(config.env), cwd=config.cwd,
         )  # fmt: skip
         errors = os.fdopen(os.dup(self._errors.fileno()), "w")
-        return _stdio(parameters, errors)
+        return mcp_transport.stdio(parameters, errors)
 
     async def _serve(self, first: Run) -> None:
         assert self._server
@@ -278,8 +287,11 @@ class Worker:
             self._say(Done(order.job, "", "CANCELLED", "cancelled; the server was told"))
             raise
         except AiosError as error:
+            hung = isinstance(error, DeadlineExceeded) and not await self._server.answers()
+            if hung:  # the next call starts it anew
+                asyncio.get_running_loop().call_soon(os._exit, 1)
             done = Done(order.job, "", error.code, self._secrets.hide(error.message)[:4096],
-                        error.hint, run_s=time.perf_counter() - started_s)  # fmt: skip
+                        error.hint, run_s=time.perf_counter() - started_s, lost=hung)  # fmt: skip
         except (Exception, BaseExceptionGroup) as error:
             done = self._failure(order.job, error)
         self._say(done)
@@ -356,27 +368,8 @@ def _innermost(error: BaseException) -> BaseException:
     return error
 
 
-@contextlib.asynccontextmanager
-async def _stdio(parameters: StdioServerParameters, errors: TextIO) -> AsyncIterator[Any]:
-    with errors:
-        async with stdio_client(parameters, errlog=errors) as streams:
-            # the server is started, and has what it likes; a line without an end ends us, not all
-            limit(resource.RLIMIT_AS, MEMORY_BYTES // 2)
-            yield streams
-
-
 def _client(transport: Any, told: Any) -> mcp.Client:
     return mcp.Client(transport, message_handler=told, mode="auto", cache=None)
-
-
-@contextlib.asynccontextmanager
-async def _http(url: str, headers: dict[str, str], timeout: Any) -> AsyncIterator[Any]:
-    limit(resource.RLIMIT_AS, MEMORY_BYTES // 2)
-    async with (
-        httpx2.AsyncClient(headers=headers, timeout=timeout, trust_env=False) as client,
-        streamable_http_client(url, http_client=client) as streams,
-    ):
-        yield streams
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from aios.syscalls.toolwire import Changed, Describe, Described, Done, Run, Source, encode, read
-from aios.toolhost import mcp_worker
+from aios.toolhost import mcp_transport, mcp_worker
 
 SERVER = Path(__file__).parents[1] / "e2e" / "bad_mcp_server.py"
 
@@ -25,7 +25,7 @@ SERVER = Path(__file__).parents[1] / "e2e" / "bad_mcp_server.py"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_worker, "_START_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(mcp_worker, "limit", lambda *_: None)  # it would be this process's
+    monkeypatch.setattr(mcp_transport, "limit", lambda *_: None)  # it would be this process's
 
 
 def _worker(sock: socket.socket) -> None:

@@ -330,6 +330,7 @@ def test_the_callers_deadline_ends_the_tool(tools: Machine, guest: Connection) -
 USER = """
 import aios, sys, threading
 tool, path, who, door, wait_for = sys.argv[1:]
+open(path + "-start-" + who).readline()
 def use(**more):
     aios.tools.call(tool, {"path": path, "who": who, **more})
 def work():
@@ -367,11 +368,16 @@ def test_two_agents_use_one_exclusive_tool_500_times_at_once(
     os.mkfifo(door)
     os.mkfifo(after)
     a_is_inside = os.open(after, os.O_RDWR)
+    starts = [f"{path}-start-{who}" for who in "ab"]
+    for start in starts:
+        os.mkfifo(start)
     agent = tools.agent("user", USER)
     first, second = (
         tools.popen("run", "--name", who, agent, "--", tool, str(path), who, *map(str, way))
         for who, way in (("a", (door, "")), ("b", ("", after)))
     )
+    for fd in [os.open(start, os.O_WRONLY) for start in starts]:  # both are there
+        os.close(fd)
     writer = os.open(door, os.O_WRONLY)  # a has had its 500, and is inside once more
     os.write(a_is_inside, b"\n")  # b has another call now, after its own 500
     _end_now(tools, "a")
