@@ -149,6 +149,8 @@ class _Limits:
         kept: Schema = {}
         for name, each in declared.items():
             try:
+                if not _spelled(name):
+                    raise _CannotError("its name cannot be spelled in a grammar")
                 if name in required or depth < MOST_DEPTH:
                     kept[name] = self._bounded(each, root, depth + 1)
             except _CannotError as error:
@@ -188,9 +190,16 @@ def _listed(schema: Schema) -> Schema:
     kinds = schema.get("type")
     kinds = [kinds] if isinstance(kinds, str) else kinds
     fit = [v for v in values if kinds is None or any(_is(kind, v) for kind in kinds)]
+    fit = [value for value in fit if _spelled(value)]
     if not fit:
-        raise _CannotError("none of its values has its type")
+        raise _CannotError("none of its values has its type and can be spelled in a grammar")
     return {"enum": fit}
+
+
+def _spelled(value: Any) -> bool:
+    """Whether the converter writes it right: without escapes, in the basic plane."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "\\" not in text and all(ord(c) < 0xD800 for c in text)
 
 
 def _is(kind: str, value: Any) -> bool:

@@ -16,9 +16,9 @@ ODD: dict[str, dict[str, Any]] = {
     "nullable": {"properties": {"n": {"type": ["string", "null"]}, "m": {"anyOf": [
                  {"type": "integer", "exclusiveMinimum": -3, "maximum": 70}, {"type": "null"}]}},
                  "required": ["m"]},
-    "unicode": {"properties": {"größe 📏": {"type": "string", "minLength": 1, "maxLength": 5},
+    "unicode": {"properties": {"größe": {"type": "string", "minLength": 1, "maxLength": 5},
                 "a b": {"type": "boolean"}, "a-b": {"type": "null"}, 'q"\\': {"const": "\\"}},
-                "required": ["größe 📏", "a b", "a-b", 'q"\\']},
+                "required": ["größe", "a b", "a-b"]},
     "recursion": {"properties": {"node": {"$ref": "#/$defs/node"}}, "required": ["node"], "$defs": {
                   "node": {"type": "object", "properties": {"value": {"type": "integer"}, "next": {
                   "anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}}, "required": ["value"]}}},

@@ -109,9 +109,9 @@ print(json.dumps(sorted(used)))
 """
 
 
-def _odd(machine: Machine, **options: object) -> list[str]:
+def _odd(machine: Machine, *names: str, **options: object) -> list[str]:
     """The tools that were called, each time with arguments that fit its schema."""
-    arguments = json.dumps([ODD, options])
+    arguments = json.dumps([{name: ODD[name] for name in names or ODD}, options])
     got = machine.aios("run", machine.agent("odd", ODD_AGENT), "--", arguments)
     assert got.returncode == 0, got.stderr
     used: list[str] = json.loads(got.stdout)
@@ -196,4 +196,14 @@ def test_the_default_model_writes_only_what_can_be_read(_real: Machine) -> None:
 
 @pytest.mark.real
 def test_the_default_model_fits_odd_schemas(_real: Machine) -> None:
-    assert _odd(_real, runs=1, max_steps=2, temperature=0.9, step_tokens=96, budget_tokens=500)
+    assert _odd(
+        _real,
+        "enums",
+        "unicode",
+        "bounds",
+        runs=1,
+        max_steps=2,
+        temperature=0.9,
+        step_tokens=96,
+        budget_tokens=500,
+    )
