@@ -15,7 +15,7 @@ Import direction: syscalls and hw know nobody; kernel uses both; this package us
 from __future__ import annotations
 
 from . import fs, kv, memory, tools
-from .act import ActResult, Step, ToolUse, act
+from .act import ActResult, Step, ToolUse, aact, act
 from .conversation import Context, context
 from .sdk import (
     AsyncReplyStream,
@@ -123,6 +123,7 @@ __all__ = [
     "VersionConflict",
     "VersionInfo",
     "WindowReport",
+    "aact",
     "achat",
     "act",
     "astream",

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from . import act_schema, sdk, tools
 from .syscalls.errors import (
@@ -24,9 +24,10 @@ from .syscalls.errors import (
     Cancelled,
     ContextOverflow,
     DeadlineExceeded,
+    InvalidArgument,
     KernelUnavailable,
 )
-from .syscalls.tool_types import ToolSpec
+from .syscalls.tool_types import ToolInfo, ToolSpec
 from .syscalls.types import ChatReply, Message, Usage
 from .tool import Tool
 
@@ -94,13 +95,141 @@ def act(
     all, ``step_tokens`` in one try of a turn (an option ``max_tokens`` counts for nothing). Own
     functions run here; the kernel's tools in the toolhost. What a tool refuses or fails at is told
     to the model. Raises DeadlineExceeded after ``timeout`` seconds, NotFound for a tool there is
-    not, and ``aios.chat``'s errors.
+    not, InvalidArgument for one whose schema the model cannot be held to, and ``aios.chat``'s
+    errors.
     """
-    work = _Act(tools, options, step_tokens, budget_tokens, time.monotonic() + timeout)
+    plan = _plan(task, tools, _Limits(max_steps, budget_tokens, step_tokens, timeout), options)
+    try:
+        asked = next(plan)
+        while True:
+            try:
+                got = _done(asked)
+            except Exception as error:  # the plan knows which ones it tells the model
+                asked = plan.throw(error)
+            else:
+                asked = plan.send(got)
+    except StopIteration as end:
+        result: ActResult = end.value
+        return result
+
+
+async def aact(
+    task: str,
+    tools: Sequence[str | tools.Function] = (),
+    *,
+    max_steps: int = 6,
+    budget_tokens: int = 2048,
+    step_tokens: int = 384,
+    timeout: float = 600.0,
+    **options: Unpack[sdk.ChatOptions],
+) -> ActResult:
+    """``act`` for asyncio. Cancelling the task ends the generation or the tool call under way.
+
+    Own functions that are coroutines run in this loop and are cancelled, too; others run in a
+    thread, which goes on until they return.
+    """
+    plan = _plan(task, tools, _Limits(max_steps, budget_tokens, step_tokens, timeout), options)
+    try:
+        asked = next(plan)
+        while True:
+            try:
+                got = await _adone(asked)
+            except Exception as error:
+                asked = plan.throw(error)
+            else:
+                asked = plan.send(got)
+    except StopIteration as end:
+        result: ActResult = end.value
+        return result
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """How far a task may go."""
+
+    max_steps: int
+    budget_tokens: int
+    step_tokens: int
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class _Show:
+    """To be done for a task: look a tool up."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Chat:
+    """To be done: have the model write a turn."""
+
+    messages: list[Message]
+    timeout_s: float
+    options: sdk.ChatOptions
+
+
+@dataclass(frozen=True)
+class _Call:
+    """To be done: call a tool; ``own`` is one's own function."""
+
+    name: str
+    arguments: dict[str, Any]
+    timeout_s: float
+    own: Tool[..., Any] | None
+
+
+_Asked = _Show | _Chat | _Call
+T = TypeVar("T")
+_Plan = Generator[_Asked, Any, T]
+"""What is to be done, one after the other; sent are results, thrown the errors."""
+
+
+def _done(asked: _Asked) -> Any:
+    match asked:
+        case _Show(name):
+            return tools.show(name)
+        case _Chat(messages, timeout_s, options):
+            return sdk.chat(messages, timeout=timeout_s, **options)
+        case _Call(name, arguments, timeout_s, None):
+            return tools.call(name, arguments, timeout=timeout_s)
+        case _Call(_, arguments, _, Tool() as own):
+            return json.loads(own.run(json.dumps(arguments)))
+
+
+async def _adone(asked: _Asked) -> Any:
+    match asked:
+        case _Show(name):
+            return await tools.ashow(name)
+        case _Chat(messages, timeout_s, options):
+            return await sdk.achat(messages, timeout=timeout_s, **options)
+        case _Call(name, arguments, timeout_s, None):
+            return await tools.acall(name, arguments, timeout=timeout_s)
+        case _Call(_, arguments, _, Tool() as own):
+            return json.loads(await own.arun(json.dumps(arguments)))
+
+
+def _plan(
+    task: str,
+    wanted: Sequence[str | tools.Function],
+    limits: _Limits,
+    options: sdk.ChatOptions,
+) -> _Plan[ActResult]:
+    """A task, from its first turn to its result."""
+    deadline_s = time.monotonic() + limits.timeout_s
+    own = {made.spec.name: made for made in map(tools.as_tool, _functions(wanted))}
+    specs: list[ToolSpec] = []
+    for each in wanted:
+        if isinstance(each, str):
+            found: ToolInfo = yield _Show(each)
+            specs.append(found.spec)
+        else:
+            specs.append(own[tools.as_tool(each).spec.name].spec)
+    work = _Act(own, specs, options, limits, deadline_s)
     work.messages += [Message("user", task)]
-    for step in range(max(1, max_steps)):
+    for step in range(max(1, limits.max_steps)):
         try:
-            if not work.step(last=step + 1 >= max_steps):
+            if not (yield from work.step(last=step + 1 >= limits.max_steps)):
                 break
         except ContextOverflow:
             if not work.result.steps:
@@ -111,43 +240,41 @@ def act(
     return work.result
 
 
+def _functions(wanted: Sequence[str | tools.Function]) -> list[tools.Function]:
+    return [each for each in wanted if not isinstance(each, str)]
+
+
 class _Act:
     """One task under way."""
 
     def __init__(
         self,
-        wanted: Sequence[str | tools.Function],
+        own: Mapping[str, Tool[..., Any]],
+        specs: Sequence[ToolSpec],
         options: sdk.ChatOptions,
-        step_tokens: int,
-        budget_tokens: int,
+        limits: _Limits,
         deadline_s: float,
     ) -> None:
-        self._own: dict[str, Tool[..., Any]] = {}
-        self._specs: list[ToolSpec] = []
-        for each in wanted:
-            if isinstance(each, str):
-                self._specs.append(tools.show(each).spec)
-            else:
-                made = tools.as_tool(each)
-                self._own[made.spec.name] = made
-                self._specs.append(made.spec)
+        self._own, self._specs = own, specs
         self._options, self._deadline_s = options.copy(), deadline_s
-        self._step_tokens, self._left = step_tokens, budget_tokens
+        self._step_tokens, self._left = limits.step_tokens, limits.budget_tokens
+        act_schema.turn(specs, 1, _CHARS, False, False)  # what cannot be is told before anything
         about = self._options.pop("system", "")
         text = _SYSTEM.format(tools="\n".join(map(_described, self._specs)))
         self.messages = [Message("system", f"{about}\n{text}".strip())]
         self.result = ActResult()
 
-    def step(self, *, last: bool) -> bool:
+    def step(self, *, last: bool) -> _Plan[bool]:
         """One turn; whether another may follow."""
-        written = self._turn(last)
+        written = yield from self._turn(last)
         if written is None:
             self.result.finish = "tokens"
             return False
-        reply, tries = written
-        said = json.loads(reply.text)
+        reply, said, tries = written
         self.messages.append(Message("assistant", reply.text))
-        uses = [self._use(call["tool"], call["arguments"]) for call in said.get("calls", [])]
+        uses = []
+        for call in said.get("calls", []):
+            uses.append((yield from self._use(call["tool"], call["arguments"])))
         self.result.steps.append(Step(reply.text, uses, reply.usage, tries))
         if not uses:
             self.result.text = said["answer"]
@@ -155,36 +282,37 @@ class _Act:
         self.messages.append(Message("user", _told(uses)))
         return True
 
-    def _turn(self, last: bool) -> tuple[ChatReply, int] | None:
+    def _turn(self, last: bool) -> _Plan[tuple[ChatReply, dict[str, Any], int] | None]:
         """A whole turn, or None when there are too few tokens left for one."""
         limit = min(self._step_tokens, self._left)
         if limit > 0:
             schema = act_schema.turn(self._specs, MOST_CALLS, _CHARS, False, last)
-            reply = self._chat(schema, limit)
-            if reply.finish == "stop":
-                return reply, 1
+            reply = yield from self._chat(schema, limit)
+            if reply.finish == "stop" and (said := _read(reply.text)):
+                return reply, said, 1
         for calls, chars in ((2, 120), (1, 60), (1, 24), (1, 8)):
-            schema = act_schema.turn(self._specs, calls, chars, True, last)
+            try:
+                schema = act_schema.turn(self._specs, calls, chars, True, last)
+            except InvalidArgument:  # a text that must be longer than that
+                return None
             most = act_schema.longest(schema) + 1  # and the end of the turn
             if most <= min(self._left, max(self._step_tokens, 512)):
-                reply = self._chat(schema, most)
-                return (reply, 2) if reply.finish == "stop" else None
+                reply = yield from self._chat(schema, most)
+                said = _read(reply.text) if reply.finish == "stop" else None
+                return (reply, said, 2) if said else None
         return None
 
-    def _chat(self, schema: act_schema.Schema, limit: int) -> ChatReply:
+    def _chat(self, schema: act_schema.Schema, limit: int) -> _Plan[ChatReply]:
         options = self._options.copy()
         options.update({"schema": schema, "max_tokens": limit})
-        reply = sdk.chat(self.messages, timeout=self._left_s(), **options)
+        reply: ChatReply = yield _Chat(self.messages, self._left_s(), options)
         self._left -= reply.usage.completion_tokens
         self.result.tokens += reply.usage.completion_tokens
         return reply
 
-    def _use(self, name: str, arguments: dict[str, Any]) -> ToolUse:
+    def _use(self, name: str, arguments: dict[str, Any]) -> _Plan[ToolUse]:
         try:
-            if name in self._own:
-                result = json.loads(self._own[name].run(json.dumps(arguments)))
-            else:
-                result = tools.call(name, arguments, timeout=self._left_s())
+            result = yield _Call(name, arguments, self._left_s(), self._own.get(name))
         except (KernelUnavailable, Cancelled):
             raise
         except AiosError as error:
@@ -196,6 +324,15 @@ class _Act:
         if left_s <= 0:
             raise DeadlineExceeded("the task was not done by its deadline", "give a larger timeout")
         return left_s
+
+
+def _read(text: str) -> dict[str, Any] | None:
+    """What a turn says; None when it cannot be read, in spite of the grammar."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) and ("answer" in said or said.get("calls")) else None
 
 
 def _described(spec: ToolSpec) -> str:

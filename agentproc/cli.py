@@ -282,6 +282,7 @@ def _add_mcp(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
             action.add_argument("name", metavar="NAME")
         if name == "add":
             action.usage = "aios mcp add NAME [OPTIONS] [-- COMMAND ARGUMENT ...]"
+            action.add_argument("words", nargs="*", help=argparse.SUPPRESS)
             action.add_argument("--url", help="of a streamable HTTP server")
             action.add_argument("--env", action="append", default=[], metavar="NAME=VALUE",
                                 help="VALUE may be ${secret:NAME}")  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,11 @@ _FIELDS = ("command", "args", "env", "cwd", "type", "url", "headers", "trustHint
 
 def add(options: argparse.Namespace) -> int:
     """A server by command, URL, or from a file with the common JSON."""
+    if options.words:
+        command = shlex.join(options.words)
+        raise InvalidArgument(
+            "the server's command goes after --", f"aios mcp add {options.name} -- {command}"
+        )
     entry = _from_file(options) if options.file else _from_words(options)
     if options.trust_hints:
         entry["trustHints"] = True
@@ -34,7 +41,8 @@ def add(options: argparse.Namespace) -> int:
 def _from_words(options: argparse.Namespace) -> dict[str, Any]:
     entry: dict[str, Any] = {}
     if options.args:
-        entry |= {"command": options.args[0], "args": options.args[1:]}
+        words = options.args
+        entry |= {"command": words[0], "args": words[1:], "cwd": os.getcwd()}
     if options.url:
         entry |= {"type": "http", "url": options.url}
     if options.env:
@@ -82,6 +90,8 @@ def _show(options: argparse.Namespace, servers: Sequence[McpInfo]) -> None:
         [[s.name, s.transport, s.state, s.pin[:12], s.where, " ".join(s.tools)] for s in servers],
     )
     for server in servers:
+        for text in server.skipped:
+            cli_out.complain(f"{server.name}: not usable: {text}")
         if server.state != "ready":
             cli_out.complain(
                 f"{server.name} is {server.state}: {'; '.join(server.changes) or 'not pinned'}",

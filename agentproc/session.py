@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import zmq
@@ -18,6 +18,9 @@ import zmq
 from .syscalls import paths
 from .syscalls.client import Connection, Credentials
 from .syscalls.errors import KernelUnavailable
+
+if TYPE_CHECKING:
+    from .tool import Tool
 
 
 class _Held:
@@ -43,6 +46,9 @@ class Session:
         self._context: zmq.Context[Any] | None = None
         self._local = threading.local()
         self._lock = threading.Lock()
+        self.offered: dict[str, Tool[..., Any]] = {}
+        """Tools that this process offers, by name, and how many threads serve them."""
+        self.servers = 0
 
     @property
     def credentials(self) -> Credentials:

@@ -15,10 +15,11 @@ to be tried again.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Generic, ParamSpec, TypeVar, get_type_hints, overload
 
 import msgspec
@@ -67,19 +68,38 @@ class Tool(Generic[P, R]):
         be JSON; ResourceExhausted when it is too long.
         """
         keywords = self.bind(arguments)
-        try:
+        with _failing(self.spec.name):
             result: Any = self.function(**keywords)  # type: ignore[call-arg]
             if inspect.iscoroutine(result):
                 import asyncio  # half of what `import aios` costs, and rarely needed
 
                 result = asyncio.run(result)
-        except AiosError:
-            raise
-        except MemoryError:
-            raise ToolFailed(f"{self.spec.name} ran out of memory") from None
-        except Exception as error:  # the tool's own
-            raise ToolFailed(f"{self.spec.name} raised {type(error).__name__}: {error}") from error
         return as_json(self.spec.name, result)
+
+    async def arun(self, arguments: str) -> str:
+        """``run`` for asyncio: a coroutine function in this loop, any other in a thread."""
+        keywords = self.bind(arguments)
+        with _failing(self.spec.name):
+            if inspect.iscoroutinefunction(self.function):
+                result = await self.function(**keywords)  # type: ignore[call-arg]
+            else:
+                import asyncio
+
+                return await asyncio.to_thread(self.run, arguments)
+        return as_json(self.spec.name, result)
+
+
+@contextlib.contextmanager
+def _failing(name: str) -> Iterator[None]:
+    """What the tool's own function raises, as a typed error."""
+    try:
+        yield
+    except AiosError:
+        raise
+    except MemoryError:
+        raise ToolFailed(f"{name} ran out of memory") from None
+    except Exception as error:
+        raise ToolFailed(f"{name} raised {type(error).__name__}: {error}") from error
 
 
 def as_json(name: str, result: object) -> str:

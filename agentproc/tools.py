@@ -9,14 +9,25 @@ Tools run in the toolhost, or in the agent that offers them; the kernel checks, 
 from __future__ import annotations
 
 import builtins
+import contextlib
 import json
+import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from . import session
 from .syscalls.client import on_behalf
-from .syscalls.errors import AiosError, InvalidArgument, KernelUnavailable
+from .syscalls.errors import (
+    AiosError,
+    DeadlineExceeded,
+    InvalidArgument,
+    KernelUnavailable,
+    ToolFailed,
+)
 from .syscalls.tool_types import (
     AnswerRequest,
     OfferRequest,
@@ -29,6 +40,8 @@ from .syscalls.tool_types import (
 )
 from .syscalls.types import MAX_TIMEOUT_S, Empty
 from .tool import Tool, tool
+
+log = logging.getLogger("aios.tools")
 
 Function = Tool[..., Any] | Callable[..., Any]
 
@@ -50,12 +63,35 @@ def reply(
 ) -> ToolReply:
     """Like ``call``, with what it printed, how long it waited and ran, and how often it was tried;
     ``result`` is JSON text."""
+    made: ToolReply = session.call("tool.call", _request(name, arguments), timeout)
+    return made
+
+
+def _request(name: str, arguments: Mapping[str, Any] | None) -> ToolCall:
     try:
-        text = json.dumps(dict(arguments or {}), allow_nan=False)
+        return ToolCall(name, json.dumps(dict(arguments or {}), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"{name}: the arguments cannot be JSON: {error}") from None
-    made: ToolReply = session.call("tool.call", ToolCall(name, text), timeout)
-    return made
+
+
+async def acall(
+    name: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
+) -> Any:
+    """``call`` for asyncio. Cancelling the task ends the call."""
+    made: ToolReply = await _async_call("tool.call", _request(name, arguments), timeout)
+    return json.loads(made.result)
+
+
+async def ashow(name: str) -> ToolInfo:
+    """``show`` for asyncio."""
+    found: ToolInfo = await _async_call("tool.show", ToolRef(name))
+    return found
+
+
+async def _async_call(name: str, body: msgspec.Struct, timeout: float | None = None) -> Any:
+    from .aio import connection  # imports asyncio, which few programs need
+
+    return await (await connection(session.current())).call(name, body, timeout)
 
 
 def list() -> builtins.list[ToolInfo]:
@@ -74,23 +110,30 @@ def offer(*functions: Function, threads: int = 1) -> None:
     """Offer functions to others by name, and serve them in threads beside the program.
 
     They replace what was offered before; with none, nothing is offered any more. What a function
-    asks of the kernel needs its caller's rights, too, but not in threads that it starts. Raises
-    InvalidArgument when a name is taken.
+    asks of the kernel needs its caller's rights, too, but not in threads that it starts. What it
+    raises is told to its caller. One that takes longer than its ``timeout`` cannot be ended from
+    outside: its caller is told so, and it keeps its place until it returns. Raises InvalidArgument
+    when a name is taken.
     """
-    mine = _offered(functions)
-    for _ in range(threads if mine else 0):
-        threading.Thread(target=_serve, args=(mine,), name="aios-tools", daemon=True).start()
+    here = _offer(functions)
+    while functions and here.servers < threads:
+        here.servers += 1
+        threading.Thread(target=_serve, args=(here,), name="aios-tools", daemon=True).start()
 
 
 def serve(*functions: Function) -> None:
     """Offer functions and serve them here; returns only when the kernel has ended."""
-    _serve(_offered(functions))
+    here = _offer(functions)
+    here.servers += 1
+    _serve(here)
 
 
-def _offered(functions: tuple[Function, ...]) -> dict[str, Tool[..., Any]]:
+def _offer(functions: tuple[Function, ...]) -> session.Session:
     mine = {made.spec.name: made for made in map(as_tool, functions)}
     session.call("tool.offer", OfferRequest([each.spec for each in mine.values()]))
-    return mine
+    here = session.current()
+    here.offered = mine
+    return here
 
 
 def as_tool(function: Function) -> Tool[..., Any]:
@@ -98,21 +141,52 @@ def as_tool(function: Function) -> Tool[..., Any]:
     return function if isinstance(function, Tool) else tool(function)
 
 
-def _serve(mine: Mapping[str, Tool[..., Any]]) -> None:
-    while True:
-        try:
-            work: ToolWork = session.call("tool.next", Empty(), MAX_TIMEOUT_S)
-            session.call("tool.answer", _answer(mine, work))
-        except KernelUnavailable:
-            return
+def _serve(here: session.Session) -> None:
+    try:
+        while True:
+            with contextlib.suppress(DeadlineExceeded):  # nobody has called for long
+                work: ToolWork = session.call("tool.next", Empty(), MAX_TIMEOUT_S)
+                _work(here.offered, work)
+    except KernelUnavailable:
+        return
+    finally:
+        here.servers -= 1
+
+
+def _work(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> None:
+    """Serve one call: whatever the function does, there is one answer."""
+    try:
+        answer = _answer(mine, work)
+    except BaseException as error:  # SystemExit and the like: the function's own
+        _tell(_failure(work, ToolFailed.code, f"{work.name} raised {type(error).__name__}"))
+        if threading.current_thread() is threading.main_thread():
+            raise  # perhaps this program is to end
+    else:
+        _tell(answer)
+
+
+def _tell(answer: AnswerRequest) -> None:
+    try:
+        session.call("tool.answer", answer)
+    except KernelUnavailable:
+        raise
+    except AiosError as error:
+        log.warning("work %d could not be answered: %s", answer.work, error)
 
 
 def _answer(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> AnswerRequest:
     try:
         if work.name not in mine:
             raise InvalidArgument(f"{work.name} is offered no more")
+        if work.due_s and time.monotonic() > work.due_s:
+            raise DeadlineExceeded(f"{work.name} was not begun: its caller has given up")
         with on_behalf(work.work):
             result = mine[work.name].run(work.arguments)
         return AnswerRequest(work.work, result)
     except AiosError as error:
-        return AnswerRequest(work.work, code=error.code, message=error.message[:4096])
+        return _failure(work, error.code, str(error.message))
+
+
+def _failure(work: ToolWork, code: str, message: str) -> AnswerRequest:
+    plain = message.encode(errors="replace").decode()  # halves of surrogate pairs cannot be sent
+    return AnswerRequest(work.work, code=code[:64], message=plain[:4096])

@@ -11,6 +11,8 @@ import random
 import re
 from typing import Any
 
+from .schema import bounds
+
 _WORDS = ["sea", "sun", "tin", "oak", "ash", "elm", "ice", "map", "pen", "urn"]
 _FORMATS = {"date": "2025-03-01", "time": "12:00:00Z", "date-time": "2025-03-01T12:00:00Z",
             "uuid": "0f8fad5b-d9cb-469f-a165-70867728950e"}  # fmt: skip
@@ -48,7 +50,10 @@ def _draw(schema: dict[str, Any], rng: random.Random) -> Any:
         case "string":
             return _string(schema, rng)
         case "integer":
-            return rng.randint(-99, 99)
+            low, high = bounds(schema)
+            if low is None:
+                low = -99 if high is None else high - 99
+            return rng.randint(low, low + 99 if high is None else high)
         case "number":
             return rng.choice([rng.randint(-9, 9), 0.5])
         case "boolean":

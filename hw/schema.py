@@ -1,16 +1,20 @@
 """JSON schema → GBNF, by llama-cpp-python's converter, with its sharp edges covered.
 
-Never fetches anything: a ``$ref`` must point into the schema itself.
+Bounds of whole numbers, which the converter leaves out, are put into the grammar here. Never
+fetches anything: a ``$ref`` must point into the schema itself.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import math
 from typing import Any
 
 from .engine import InvalidInput
 
+_MOST = 10**15 - 1
+"""The greatest whole number that a grammar with bounds lets through."""
 _MOST_NODES = 5000
 _MOST_DEPTH = 40
 _CHAR = r'char ::= [^"\\] | "\\" (["\\/bfnrt] | "u"' + " [0-9a-fA-F]" * 4 + ")"
@@ -32,13 +36,84 @@ def schema_to_gbnf(schema: str) -> str:
     if not isinstance(parsed, dict):
         raise InvalidInput(f"a JSON schema is an object, not {type(parsed).__name__}")
     _check(parsed)
+    ranges: dict[str, str] = {}
+    bounded = json.dumps(_without_ranges(parsed, ranges))
     converter: Any = importlib.import_module("llama_cpp.llama_grammar")
     try:
-        grammar = str(converter.json_schema_to_gbnf(schema))
+        grammar = str(converter.json_schema_to_gbnf(bounded))
     except Exception as error:  # third-party code on foreign input: it raises whatever it meets
         reason = f"{type(error).__name__}: {error}"
         raise InvalidInput(f"the JSON schema cannot be used: {reason}") from None
+    for text, rule in ranges.items():
+        grammar = grammar.replace(rf'"\"{text}\""', f"({rule})")
     return grammar.replace(_CHAR, _CHAR_OF_JSON)
+
+
+def _without_ranges(node: Any, ranges: dict[str, str]) -> Any:
+    """The schema with a text in place of each bounded integer, and the rule that it stands for."""
+    if isinstance(node, list):
+        return [_without_ranges(each, ranges) for each in node]
+    if not isinstance(node, dict):
+        return node
+    low, high = bounds(node)
+    if node.get("type") == "integer" and (low, high) != (None, None):
+        text = f"whole-number-{len(ranges)}"
+        least, most = max(low, -_MOST) if low is not None else -_MOST, high
+        most = _MOST if most is None else min(most, _MOST)
+        if least > most:
+            raise InvalidInput(f"no whole number is between {low} and {high}")
+        ranges[text] = _whole(least, most)
+        return {"const": text}
+    return {
+        key: value if key in ("const", "enum") else _without_ranges(value, ranges)
+        for key, value in node.items()
+    }
+
+
+def bounds(schema: dict[str, Any]) -> tuple[int | None, int | None]:
+    """The least and the greatest whole number that a schema allows."""
+    lows: list[int] = []
+    highs: list[int] = []
+    for word, found, step in (("minimum", lows, 0), ("exclusiveMinimum", lows, 1),
+                              ("maximum", highs, 0), ("exclusiveMaximum", highs, -1)):  # fmt: skip
+        value = schema.get(word)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            up = word.endswith("inimum")
+            whole = math.ceil(value) if up else math.floor(value)
+            found.append(whole + step * (whole == value))
+    return max(lows, default=None), min(highs, default=None)
+
+
+def _whole(low: int, high: int) -> str:
+    """A rule for the whole numbers from one to another."""
+    rules = []
+    if low < 0:
+        rules.append(f'"-" ({_whole(max(1, -high), -low)})')
+        low = 0
+    while low <= high:  # one number of digits after the other
+        most = min(high, 10 ** len(str(low)) - 1)
+        rules.append(_digits(str(low), str(most)))
+        low = most + 1
+    return " | ".join(rules)
+
+
+def _digits(low: str, high: str) -> str:
+    """Numbers of as many digits, from one to another."""
+    if len(low) == 1:
+        return f"[{low}-{high}]"
+    first, last, rest = int(low[0]), int(high[0]), len(low) - 1
+    if first == last:
+        return f'"{first}" ({_digits(low[1:], high[1:])})'
+    rules = []
+    if low[1:].strip("0"):
+        rules.append(f'"{first}" ({_digits(low[1:], "9" * rest)})')
+        first += 1
+    if high[1:].strip("9"):
+        rules.append(f'"{last}" ({_digits("0" * rest, high[1:])})')
+        last -= 1
+    if first <= last:
+        rules.append(f"[{first}-{last}]" + " [0-9]" * rest)
+    return " | ".join(rules)
 
 
 def _check(schema: dict[str, Any]) -> None:

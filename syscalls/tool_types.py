@@ -96,13 +96,17 @@ class OfferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ToolWork(msgspec.Struct, frozen=True):
-    """A call of an offered tool, to be answered; ``caller`` is set by the kernel."""
+    """A call of an offered tool, to be answered; ``caller`` is set by the kernel.
+
+    ``due_s``: when its caller has given up, on the machine's monotonic clock.
+    """
 
     work: int
     name: str
     arguments: str
     caller: int
     caller_name: str
+    due_s: float = 0.0
 
 
 class AnswerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,7 +120,7 @@ class AnswerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class SourceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Add tools: the ``@aios.tool`` functions of a Python file, or the operations of an OpenAPI
-    document (a JSON file). ``secret`` names the key that its calls carry; ``base_url`` stands in
+    document (JSON or YAML). ``secret`` names the key that its calls carry; ``base_url`` stands in
     for the document's server. ``trust_hints``: believe that GET has no effect."""
 
     name: SourceName
@@ -167,7 +171,7 @@ class McpAddRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class McpInfo(msgspec.Struct, frozen=True):
     """One server. ``where``: its command or URL, without secrets. ``pin``: a hash of its tools as
-    approved; ``changes``: how they differ now."""
+    approved; ``changes``: how they differ now; ``skipped``: its tools that cannot be used."""
 
     name: str
     transport: Literal["stdio", "http"]
@@ -176,6 +180,7 @@ class McpInfo(msgspec.Struct, frozen=True):
     tools: list[str]
     pin: str
     changes: list[str]
+    skipped: list[str] = []
 
 
 class McpList(msgspec.Struct, frozen=True):

@@ -64,7 +64,7 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     hold. ``notes`` and ``note_bytes`` are of its session's memory, the interaction log included.
     Weight and quotas are of its program. ``exit_code`` follows the shell: 128+n for signal n.
     hold. Weight and quotas are of its program. ``exit_code`` follows the shell: 128+n for signal n.
-    ``waits``: tools that its calls wait for, oldest call first.
+    ``waits``: tools that its calls wait for, and which pid is in the way or serves them.
     """
 
     pid: int

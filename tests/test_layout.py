@@ -64,7 +64,7 @@ def test_imports_point_down(path: Path) -> None:
     if path != ROOT / "hw" / "llama.py":
         assert not any(name.split(".")[0] == "llama_cpp" for name in names)
     if path.parent.name != "toolhost":
-        foreign = {"mcp", "jsonschema", "referencing", "httpx2", "aios.toolhost"}
+        foreign = {"mcp", "jsonschema", "referencing", "httpx2", "yaml", "aios.toolhost"}
         assert not {name.split(".")[0] for name in names} & foreign
 
 

@@ -154,14 +154,15 @@ def _isolate(host: int, *, limited: bool) -> None:
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_FSIZE, FILE_BYTES)
+    limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_FSIZE, FILE_BYTES)
     if limited:
-        _limit(resource.RLIMIT_NOFILE, MOST_FILES)
-        _limit(resource.RLIMIT_AS, MEMORY_BYTES)
+        limit(resource.RLIMIT_NOFILE, MOST_FILES)
+        limit(resource.RLIMIT_AS, MEMORY_BYTES)
 
 
-def _limit(what: int, wanted: int) -> None:
+def limit(what: int, wanted: int) -> None:
+    """Set a limit of this process, or keep one that is lower."""
     _, most = resource.getrlimit(what)
     wanted = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
     resource.setrlimit(what, (wanted, wanted))

@@ -1,9 +1,9 @@
 """``python -m aios.toolhost.mcp_worker``: one MCP server, by stdio or streamable HTTP.
 
-The only place that imports the MCP SDK. Speaks with the dispatcher on descriptor 3. The server is
-started with the first order; its tools are compared with those approved before any is called, and
-again whenever the server says that they changed. When the server goes, so does this process, and
-the next call starts both anew.
+Imports the MCP SDK, as only ``mcp_transport`` does beside it. Speaks with the dispatcher on
+descriptor 3. The server is started with the first order; its tools are compared with those approved
+before any is called, and again whenever the server says that they changed. When the server goes or
+hangs, so does this process, and the next call starts both anew.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import io
 import json
+import logging
 import os
 import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import mcp
 import msgspec
-from mcp.client.stdio import StdioServerParameters, stdio_client
-from mcp.client.streamable_http import streamable_http_client
+from mcp.client.stdio import StdioServerParameters
 
 from aios.syscalls import codec
 from aios.syscalls.errors import (
@@ -53,11 +52,13 @@ from aios.syscalls.toolwire import (
 )
 from aios.tree import children
 
+from . import mcp_transport
 from .schema import Check, compiled
 from .secrets import Secrets
 
 _START_TIMEOUT_S = 45.0
 _MOST_PAGES = 50
+_PING_S = 0.5
 
 
 class Server:
@@ -89,23 +90,35 @@ class Server:
             try:
                 self.specs.append(self._spec(tool))
             except AiosError as error:
-                self.skipped.append(f"{tool.name[:80]!r}: {error.message}")
+                self.skipped.append(f"{tool.name[:80]!r}: {error.message[:300]}")
+        self._drop_doubles()
         self.digest = hashlib.sha256("\n".join(sorted(plain)).encode()).hexdigest()
         self._checks.clear()
 
+    def _drop_doubles(self) -> None:
+        """Of tools with one name nobody could say which is meant."""
+        counts = Counter(spec.name for spec in self.specs)
+        self.skipped += [
+            f"{name!r}: {n} tools have this name" for name, n in counts.items() if n > 1
+        ]
+        self.specs = [spec for spec in self.specs if counts[spec.name] == 1]
+
     def _spec(self, tool: Any) -> ToolSpec:
+        """Its declaration. Raises InvalidArgument for a name or schema that cannot be used."""
         hints = tool.annotations if self._config.trustHints else None
         effect = "irreversible"
         if hints and hints.read_only_hint:
             effect = "read"
         elif hints and hints.destructive_hint is False:
             effect = "reversible"
-        return codec.convert({
+        spec = codec.convert({
             "name": tool.name, "description": (tool.description or tool.title or "")[:8192],
             "parameters": json.dumps(tool.input_schema), "effect": effect,
             "idempotent": bool(hints and (hints.idempotent_hint or hints.read_only_hint)),
             "concurrency": 16, "timeout_s": self._config.timeout_s,
         }, ToolSpec)  # fmt: skip
+        compiled(tool.name, tool.input_schema)
+        return spec
 
     async def call(self, name: str, arguments: str, timeout_s: float) -> str:
         """Call a tool; JSON text. Raises AiosError."""
@@ -132,6 +145,17 @@ class Server:
                 "ask it for less, or in parts",
             )
         return text
+
+    async def answers(self) -> bool:
+        """Whether it still answers anything."""
+        try:
+            async with asyncio.timeout(_PING_S):
+                await self._client.send_ping()
+        except TimeoutError:
+            return False
+        except mcp.MCPError:  # an answer, too
+            return True
+        return True
 
 
 def _plain(result: Any) -> str:
@@ -177,6 +201,8 @@ class Worker:
                 await self._serve(first)
         except (Exception, BaseExceptionGroup) as error:  # the SDK's and the server's: anything
             self._fail_all(first, error)
+        finally:
+            self._errors.close()
 
     def _connect(self) -> Any:
         assert self._source
@@ -184,13 +210,14 @@ class Worker:
         if config.url:
             headers = self._secrets.fill(config.headers)
             timeout = httpx2.Timeout(30.0, read=config.timeout_s + 5.0)
-            return _http(config.url, headers, timeout)
+            return mcp_transport.http(config.url, headers, timeout)
         kept = {k: v for k, v in os.environ.items() if k not in ("AIOS_CONFIG", "XDG_DATA_HOME")}
         parameters = StdioServerParameters(
             command=config.command or "", args=config.args,
             env=kept | self._secrets.fill(config.env), cwd=config.cwd,
         )  # fmt: skip
-        return stdio_client(parameters, errlog=io.TextIOWrapper(self._errors, write_through=True))
+        errors = os.fdopen(os.dup(self._errors.fileno()), "w")
+        return mcp_transport.stdio(parameters, errors)
 
     async def _serve(self, first: Run) -> None:
         assert self._server
@@ -229,8 +256,11 @@ class Worker:
 
     async def _look_again(self) -> None:
         if self._server:
-            await self._server.look()
-            self._changed = not self._approved()
+            try:
+                await self._server.look()
+                self._changed = not self._approved()
+            except (Exception, BaseExceptionGroup):  # the next call starts it anew, and looks
+                self._changed = True
             self._ended(None)
 
     def _ended(self, job: int | None) -> None:
@@ -257,22 +287,28 @@ class Worker:
             self._say(Done(order.job, "", "CANCELLED", "cancelled; the server was told"))
             raise
         except AiosError as error:
+            hung = isinstance(error, DeadlineExceeded) and not await self._server.answers()
+            if hung:  # the next call starts it anew
+                asyncio.get_running_loop().call_soon(os._exit, 1)
             done = Done(order.job, "", error.code, self._secrets.hide(error.message)[:4096],
-                        error.hint, run_s=time.perf_counter() - started_s)  # fmt: skip
+                        error.hint, run_s=time.perf_counter() - started_s, lost=hung)  # fmt: skip
         except (Exception, BaseExceptionGroup) as error:
             done = self._failure(order.job, error)
         self._say(done)
 
     def _failure(self, job: int, error: BaseException) -> Done:
         """A connection that broke means that the server is gone, and so are we."""
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        gone = not isinstance(error, mcp.MCPError) or "onnection closed" in str(error)
+        error = _innermost(error)
+        told = isinstance(error, mcp.MCPError) and "onnection closed" not in str(error)
+        gone = not (told and self._server)
         if not gone:
             return Done(job, "", "TOOL_FAILED", self._secrets.hide(str(error))[:4096])
         reason = "the MCP server died during the call" if self._server else "it does not start"
         if not self._server:
-            reason += f": {type(error).__name__}: {error} {self._last_words()}"
+            if isinstance(error, TimeoutError):
+                reason += f": no answer within {_START_TIMEOUT_S:g} s {self._last_words()}"
+            else:
+                reason += f": {type(error).__name__}: {error} {self._last_words()}"
         text = self._secrets.hide(reason.strip())
         asyncio.get_running_loop().call_soon(self._leave)
         return Done(job, "", "TOOL_UNAVAILABLE", text[:4096],
@@ -295,6 +331,7 @@ class Worker:
 
     def _fail_all(self, first: Run | Describe, error: BaseException) -> None:
         done = self._failure(first.job, error)
+        error = _innermost(error)
         if isinstance(error, AiosError):
             done = Done(first.job, "", error.code, error.message, error.hint)
         if isinstance(first, Describe):
@@ -325,22 +362,20 @@ def _lives(os_pid: int) -> bool:
         return False
 
 
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def _client(transport: Any, told: Any) -> mcp.Client:
     return mcp.Client(transport, message_handler=told, mode="auto", cache=None)
-
-
-@contextlib.asynccontextmanager
-async def _http(url: str, headers: dict[str, str], timeout: Any) -> AsyncIterator[Any]:
-    async with (
-        httpx2.AsyncClient(headers=headers, timeout=timeout, trust_env=False) as client,
-        streamable_http_client(url, http_client=client) as streams,
-    ):
-        yield streams
 
 
 def main() -> None:
     """Speak on descriptor 3."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.disable()  # the SDK logs every line that is no message, at whatever length
     sock = socket.socket(fileno=3)
     sock.setblocking(False)
     with contextlib.suppress(asyncio.CancelledError):

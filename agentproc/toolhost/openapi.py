@@ -1,4 +1,4 @@
-"""HTTP API tools from an OpenAPI document (3.x, JSON): one tool for each operation.
+"""HTTP API tools from an OpenAPI document (3.x, JSON or YAML): one tool for each operation.
 
 The key goes where the document's security scheme says, and to the document's server only, on which
 the caller needs the right ``network.connect``; redirects are not followed. The agent sees neither
@@ -13,13 +13,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from aios.syscalls import codec
 from aios.syscalls.errors import InvalidArgument, ResourceExhausted, ToolFailed
 from aios.syscalls.errors import ToolUnavailable as Unusable
 from aios.syscalls.tool_types import MAX_JSON_BYTES, ToolSpec
 
+from .document import load
 from .reach import Reach, one_name
 from .schema import compiled
 from .secrets import Secrets
@@ -27,6 +28,7 @@ from .secrets import Secrets
 _METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
 _TIMEOUT_S = 25.0
 _MOST_REFS = 1000
+_STYLES = ("form", "simple")
 
 
 class Operation:
@@ -68,7 +70,10 @@ class Api:
         self._host, self._reach = one_name(parts.hostname), reach
         self._secret = config.get("secret") or ""
         schemes = document.get("components", {}).get("securitySchemes", {})
-        self._scheme = next(iter(schemes.values()), {"type": "http", "scheme": "bearer"})
+        scheme = next(iter(schemes.values()), {"type": "http", "scheme": "bearer"})
+        self._scheme = _resolved(document, scheme)
+        if self._scheme.get("in") == "cookie":
+            raise Unusable("its key goes into a cookie, which is not supported")
 
     def request(
         self,
@@ -134,9 +139,9 @@ def tools(name: str, config: dict[str, Any], reach: Reach) -> dict[str, Operatio
     """The tools of a document. Raises ToolUnavailable with the reason."""
     path = Path(config["path"])
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = load(path)
         if not isinstance(document, dict) or not str(document.get("openapi", "")).startswith("3"):
-            raise Unusable(f"{path} is no OpenAPI 3 document", "convert it to OpenAPI 3 in JSON")
+            raise Unusable(f"{path} is no OpenAPI 3 document", "convert it to OpenAPI 3")
         api = Api(config, document, reach)
         made = list(_operations(document, api, bool(config.get("trust_hints"))))
     except OSError as error:
@@ -157,7 +162,10 @@ def _operations(document: dict[str, Any], api: Api, trusting: bool) -> Iterator[
             operation = item.get(method)
             if operation is not None:
                 shared = item.get("parameters", [])
-                yield _operation(document, api, path, method, operation, shared, trusting)
+                try:
+                    yield _operation(document, api, path, method, operation, shared, trusting)
+                except ValueError as error:
+                    raise ValueError(f"{method.upper()} {path}: {error}") from None
 
 
 def _operation(
@@ -176,7 +184,11 @@ def _operation(
     for parameter in (_resolved(document, each) for each in declared):
         name, place = parameter["name"], parameter["in"]
         if place == "cookie" or name.lower() in ("authorization", "host", "cookie"):
+            if parameter.get("required") and place == "cookie":
+                raise ValueError(f"the parameter {name!r} is a cookie, which is not supported")
             continue
+        if "content" in parameter or parameter.get("style", "form") not in _STYLES:
+            raise ValueError(f"the parameter {name!r} has a content or style that is not supported")
         schema = dict(parameter.get("schema") or {"type": "string"})
         if "description" in parameter:
             schema.setdefault("description", parameter["description"])
@@ -185,6 +197,12 @@ def _operation(
             required.append(name)
     body = _resolved(document, operation.get("requestBody") or {})
     content = body.get("content", {}).get("application/json")
+    if content is None and body.get("content"):
+        kinds = ", ".join(body["content"])
+        raise ValueError(f"a body of {kinds[:200]} is not supported, only application/json")
+    undeclared = sorted(set(re.findall(r"{([^{}]*)}", path)) - properties.keys())
+    if undeclared:
+        raise ValueError(f"the path's parameter {undeclared[0]!r} is not declared")
     if content is not None:
         properties["body"], places["body"] = content.get("schema", {}), "body"
         if body.get("required"):
@@ -195,7 +213,9 @@ def _operation(
     spec = codec.convert({
         "name": _name(operation.get("operationId") or f"{method}_{path}"),
         "description": operation.get("summary") or operation.get("description") or "",
-        "parameters": json.dumps(_with_definitions(document, parameters)),
+        "parameters": json.dumps(
+            _with_definitions(document, parameters), allow_nan=False
+        ),
         "effect": "read" if reads else "irreversible", "idempotent": reads,
     }, ToolSpec)  # fmt: skip
     return Operation(spec, method, path, places, api)
@@ -223,8 +243,11 @@ def _at(document: dict[str, Any], reference: str) -> Any:
     if not reference.startswith("#/"):
         raise ValueError(f"$ref {reference!r} must point into the document (#/…)")
     node: Any = document
-    for step in reference[2:].split("/"):
-        node = node[step.replace("~1", "/").replace("~0", "~")]
+    for step in unquote(reference[2:]).split("/"):
+        step = step.replace("~1", "/").replace("~0", "~")
+        if not isinstance(node, dict) or step not in node:
+            raise ValueError(f"$ref {reference!r} leads nowhere")
+        node = node[step]
     return node
 
 

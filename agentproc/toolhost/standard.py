@@ -11,14 +11,15 @@ from .reach import Reach
 
 
 def tools(config: dict[str, Any], reach: Reach) -> dict[str, Tool[..., Any]]:
-    """All of them. ``config``: ``folders`` (name → path)."""
+    """All of them. ``config``: ``folders`` (name → path), ``writable`` (names of those that may be
+    changed)."""
     folders: dict[str, str] = config.get("folders", {})
     made: list[Tool[..., Any]] = [
         *std_compute.TOOLS,
         *std_text.TOOLS,
         *std_time.TOOLS,
         *std_files.tools(folders),
-        *std_database.tools(folders),
+        *std_database.tools(folders, config.get("writable", [])),
         *std_web.tools(reach),
     ]
     return {tool.spec.name: tool for tool in made}

@@ -41,7 +41,7 @@ def open_beneath(folders: Folders, path: str, flags: int = os.O_RDONLY) -> int:
             kind = flags if index == len(steps) - 1 else os.O_RDONLY | os.O_DIRECTORY
             try:
                 inner = os.open(
-                    step, kind | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=fd
+                    step, kind | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=fd
                 )
             finally:
                 os.close(fd)
@@ -53,9 +53,9 @@ def open_beneath(folders: Folders, path: str, flags: int = os.O_RDONLY) -> int:
 
 
 @contextlib.contextmanager
-def opened(folders: Folders, path: str) -> Iterator[int]:
+def opened(folders: Folders, path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
     """A regular file, open for reading."""
-    fd = open_beneath(folders, path)
+    fd = open_beneath(folders, path, flags)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise InvalidArgument(f"{path!r} is not a file")

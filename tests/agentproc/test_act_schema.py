@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import jsonschema
@@ -14,6 +15,7 @@ from aios.act_schema import longest, turn
 from aios.hw.instances import instances
 from aios.hw.schema import schema_to_gbnf
 from aios.syscalls.tool_types import ToolSpec
+from tests.odd_schemas import ODD
 
 _LEAVES = st.sampled_from([
     {"type": "string"}, {"type": "string", "maxLength": 3}, {"type": "string", "minLength": 2},
@@ -79,3 +81,29 @@ def test_strings_of_a_schema_have_no_control_characters() -> None:
     """llama-cpp-python's own rule lets line ends through, which JSON does not."""
     rule = schema_to_gbnf('{"type": "string", "maxLength": 5}')
     assert r"char ::= [^\"\\\x00-\x1F\x7F]".replace(r"\"", '"') in rule
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("plain", [False, True])
+def test_odd_schemas_are_kept_to(name: str, plain: bool) -> None:
+    schema = {"type": "object", **ODD[name]}
+    made = turn([_spec(schema)], 2, 50, plain, last=False)
+    calls = [c for t in instances(json.dumps(made), 60) for c in json.loads(t).get("calls", [])]
+    assert len(calls) > 20 and "root ::=" in schema_to_gbnf(json.dumps(made))
+    for call in calls:
+        jsonschema.validate(call["arguments"], schema)
+
+
+@pytest.mark.parametrize(("low", "high"), [
+    (0, 0), (1, 9), (0, 999), (5, 1234), (-3, 70), (-1234, -20), (-205, 30), (99, 100), (10, 119),
+])  # fmt: skip
+def test_bounds_of_whole_numbers_are_in_the_grammar(low: int, high: int) -> None:
+    """The rule, read as a regular expression."""
+    bounds = {"type": "integer", "minimum": low, "exclusiveMaximum": high + 1}
+    rule = schema_to_gbnf(json.dumps(bounds))
+    body = next(line for line in rule.splitlines() if line.startswith("root ::="))
+    number = body.removeprefix("root ::= ").removesuffix(" space")
+    fits = re.compile(number.replace('"', "").replace(" ", "")).fullmatch
+    allowed = [n for n in range(low - 150, high + 150) if fits(str(n))]
+    assert allowed == list(range(low, high + 1))
+    assert not any(fits(text) for text in ("", "-", "-0", "00", "01", "1.0"))

@@ -13,8 +13,14 @@ from typing import Any
 
 import pytest
 
-from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, PermissionDenied
-from aios.toolhost import standard
+from aios.syscalls.errors import (
+    AiosError,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+)
+from aios.toolhost import standard, std_database
 
 
 def _call(tools: Any, name: str, **arguments: Any) -> Any:
@@ -130,6 +136,64 @@ def test_a_database_is_asked_and_never_changed(tools: Any, tmp_path: Path) -> No
     assert sorted(p.name for p in tmp_path.iterdir()) == ["docs", "outside"]
     with pytest.raises(InvalidArgument):
         _call(tools, "query_database", path="docs/a.txt", sql="SELECT 1 FROM sqlite_master")
+
+
+def test_a_database_of_a_writable_folder_is_changed(tmp_path: Path) -> None:
+    for name in ("data", "docs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "outside").touch()
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "outside")
+    folders = {name: str(tmp_path / name) for name in ("data", "docs")}
+    made = standard.tools({"folders": folders, "writable": ["data"]})
+
+    def change(sql: str, *values: Any, path: str = "data/x.db", **more: Any) -> Any:
+        return _call(made, "change_database", path=path, sql=sql, parameters=values, **more)
+
+    change("CREATE TABLE t (n INTEGER PRIMARY KEY, s TEXT)")
+    nasty = "'); DROP TABLE t; --"
+    assert change("INSERT INTO t (s) VALUES (?), (?)", nasty, None)["changed"] == 2
+    got = change("UPDATE t SET s = s || 'x' RETURNING n, s", limit=1)
+    assert (got["rows"], got["more"], got["changed"]) == ([[1, nasty + "x"]], True, 2)
+    change("ALTER TABLE t ADD COLUMN more REAL")
+    change("CREATE TRIGGER r AFTER DELETE ON t BEGIN INSERT INTO t (s) VALUES ('again'); END")
+    with pytest.raises(InvalidArgument, match="UNIQUE"):  # whole, or not at all
+        change("INSERT INTO t (n, s) VALUES (9, 'a'), (1, 'b')")
+    for sql in (
+        f"ATTACH '{tmp_path}/other.db' AS o", "PRAGMA journal_mode=WAL", "BEGIN", "nonsense",
+        f"VACUUM INTO '{tmp_path}/copy.db'", "DELETE FROM t; DELETE FROM t", "SAVEPOINT s",
+        "PRAGMA writable_schema=1", "UPDATE sqlite_master SET sql = ''", "VACUUM",
+        "SELECT load_extension('x')", "CREATE VIRTUAL TABLE v USING fts5(x)",
+    ):  # fmt: skip
+        with pytest.raises(InvalidArgument):
+            change(sql)
+    for path in ("docs/x.db", "nowhere/x.db", "data/../docs/x.db", "data/link", "data", "/"):
+        with pytest.raises((InvalidArgument, NotFound, PermissionDenied)):
+            change("CREATE TABLE t (n)", path=path)
+    rows = _call(made, "query_database", path="data/x.db", sql="SELECT n, s FROM t")["rows"]
+    assert rows == [[1, nasty + "x"], [2, None]]
+    with pytest.raises(InvalidArgument):
+        _call(made, "query_database", path="data/x.db", sql="DELETE FROM t")
+    assert (tmp_path / "outside").read_bytes() == b""
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [
+        "data", "docs", "link", "outside", "x.db"]  # fmt: skip
+
+
+def test_an_endless_statement_ends_and_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(std_database, "_TIME_S", 0.1)
+    made = standard.tools({"folders": {"d": str(tmp_path)}, "writable": ["d"]})
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) "
+    _call(made, "change_database", path="d/x.db", sql="CREATE TABLE t (n)")
+    for name, sql in (("change_database", f"INSERT INTO t {endless} SELECT x FROM n"),
+                      ("query_database", f"{endless} SELECT count(*) FROM n")):  # fmt: skip
+        with pytest.raises(DeadlineExceeded):
+            _call(made, name, path="d/x.db", sql=sql)
+    got = _call(made, "query_database", path="d/x.db", sql="SELECT count(*) FROM t")
+    assert got["rows"] == [[0]]
+    big = _call(made, "query_database", path="d/x.db", limit=10_000,
+                sql=f"{endless} SELECT printf('%9000d', x) FROM n LIMIT 999")  # fmt: skip
+    assert big["more"] is True and len(json.dumps(big)) < 1 << 20
 
 
 class _Pages(BaseHTTPRequestHandler):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
+import aios
 from tests.conftest import Machine, shared_kernel
+from tests.odd_schemas import ODD
 
 AGENT = """
 import aios, json, sys
@@ -74,6 +77,102 @@ def test_a_tool_there_is_not_is_told_before_anything_is_generated(machine: Machi
     assert "aios tool ls" in machine.aios("run", machine.agent("a", code)).stdout
 
 
+ODD_AGENT = """
+import aios, json, sys
+import jsonschema, msgspec
+
+class Checked(aios.Tool):
+    def run(self, arguments):
+        jsonschema.validate(json.loads(arguments), json.loads(self.spec.parameters))
+        used.add(self.spec.name)
+        return '"done"'
+
+def tool(name, schema):
+    made = aios.tool(name=name)(lambda: None)
+    spec = msgspec.structs.replace(made.spec, parameters=json.dumps({"type": "object", **schema}))
+    return Checked(made.function, spec, msgspec.defstruct("none", []))
+
+odd, options = json.loads(sys.argv[1])
+used, runs, texts = set(), options.pop("runs"), []
+for name, schema in odd.items():
+    for seed in range(runs):
+        done = aios.act(f"Use {name}.", tools=[tool(name, schema)], seed=seed, **options)
+        texts += [step.text for step in done.steps]
+for seed in range(4 * runs):
+    done = aios.act("Use some.", tools=[tool(*each) for each in odd.items()], seed=seed, **options)
+    texts += [step.text for step in done.steps]
+assert all(isinstance(json.loads(text), dict) for text in texts)
+print(json.dumps(sorted(used)))
+"""
+
+
+def _odd(machine: Machine, *names: str, **options: object) -> list[str]:
+    """The tools that were called, each time with arguments that fit its schema."""
+    arguments = json.dumps([{name: ODD[name] for name in names or ODD}, options])
+    got = machine.aios("run", machine.agent("odd", ODD_AGENT), "--", arguments)
+    assert got.returncode == 0, got.stderr
+    used: list[str] = json.loads(got.stdout)
+    return used
+
+
+def test_calls_fit_odd_schemas(machine: Machine) -> None:
+    assert len(_odd(machine, runs=1, max_steps=2, temperature=0.9)) >= 6
+
+
+@pytest.mark.parametrize("schema", [
+    {"type": "string", "pattern": "^a+$"}, {"$ref": "http://x/y"}, {"not": {"type": "null"}},
+    {"type": "array", "items": False, "minItems": 1}, {"type": "thing"}, {"$ref": "#/nowhere"},
+    {"$ref": "#"}, {"type": "string", "minLength": 5000}, {"type": "integer", "multipleOf": 0.3},
+])  # fmt: skip
+def test_what_a_grammar_cannot_express_is_told_before_the_call(schema: dict[str, object]) -> None:
+    tool = aios.tool(name="odd")(lambda: None)
+    parameters = {"type": "object", "properties": {"must": schema}, "required": ["must"]}
+    tool.spec = msgspec.structs.replace(tool.spec, parameters=json.dumps(parameters))
+    with pytest.raises(aios.InvalidArgument, match=r"schema of odd: must"):
+        aios.act("x", tools=[tool])
+
+
+ASYNC = """
+import aios, asyncio, json, sys
+@aios.tool(effect="read")
+async def note(text: str) -> str:
+    await asyncio.sleep(0)
+    return text.upper()
+@aios.tool
+def plain(text: str) -> str:
+    return text
+async def main():
+    for seed in range(6):
+        both = [dict(tools=tools, seed=seed, temperature=0.9, max_steps=3)
+                for tools in (["calculate", plain], ["calculate", note])]
+        one, two = await asyncio.gather(*(aios.aact("x", **each) for each in both))
+        same = await asyncio.to_thread(aios.act, "x", **both[0])
+        assert (one.messages, one.finish) == (same.messages, same.finish)
+    slow = asyncio.create_task(aios.aact("x", step_tokens=100000, budget_tokens=100000))
+    while not any(row.requests for row in aios.ps()):
+        await asyncio.sleep(0.01)
+    slow.cancel()
+    call = asyncio.create_task(aios.tools.acall("wait_here", {}))
+    while not any(row.waits for row in aios.ps()):
+        await asyncio.sleep(0.01)
+    call.cancel()
+    print([each.__class__.__name__ for each in await asyncio.gather(slow, call,
+                                                                    return_exceptions=True)])
+    while any(row.requests or row.waits for row in aios.ps()):
+        await asyncio.sleep(0.01)
+started = __import__("threading").Event()
+aios.tools.offer(aios.tool(name="wait_here", effect="read", timeout=60)(lambda: started.wait(60)))
+asyncio.run(main())
+started.set()
+print("done")
+"""
+
+
+def test_asyncio_has_the_same_and_cancelling_ends_what_is_under_way(machine: Machine) -> None:
+    got = machine.aios("run", machine.agent("async", ASYNC))
+    assert got.stdout == "['CancelledError', 'CancelledError']\ndone\n", got.stderr
+
+
 @pytest.fixture(scope="module")
 def _real() -> Iterator[Machine]:
     with shared_kernel() as machine:
@@ -88,3 +187,18 @@ def test_the_default_model_writes_only_what_can_be_read(_real: Machine) -> None:
                 budget_tokens=700)  # fmt: skip
     later = [step for run in runs for step in run["steps"][1:]]
     assert all(step["cached"] > 0 for step in later)
+
+
+@pytest.mark.real
+def test_the_default_model_fits_odd_schemas(_real: Machine) -> None:
+    assert _odd(
+        _real,
+        "enums",
+        "unicode",
+        "bounds",
+        runs=1,
+        max_steps=2,
+        temperature=0.9,
+        step_tokens=96,
+        budget_tokens=500,
+    )

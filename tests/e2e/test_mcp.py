@@ -76,6 +76,17 @@ def test_a_server_is_called_and_its_schema_is_kept_to(mcp: Machine, guest: Conne
     assert info["spec"]["effect"] == "irreversible", "its hints are not trusted"
 
 
+def test_a_newcomers_mistakes_are_explained(mcp: Machine) -> None:
+    got = mcp.aios("mcp", "add", "new", sys.executable, "server.py")
+    assert got.returncode == 1 and f"aios mcp add new -- {sys.executable} server.py" in got.stderr
+    got = mcp.aios("mcp", "call", "t", "add", '{"a": 1}')
+    assert got.returncode == 1 and "aios tool show t.add" in got.stderr
+    (mcp.folder / "near.py").write_text(SERVER.read_text())
+    near = ["--", sys.executable, "near.py", "stdio", str(mcp.folder)]
+    assert mcp.aios("mcp", "add", "near", *near).returncode == 0, "in the folder of the command"
+    assert mcp.aios("mcp", "rm", "near").returncode == 0
+
+
 def test_many_calls_at_once_use_one_server(mcp: Machine, guest: Connection) -> None:
     pid = _call(guest, "t.os_pid")
     ids = [guest.begin("tool.call", ToolCall("t.add", f'{{"a": {n}, "b": 1}}')) for n in range(50)]
@@ -203,6 +214,26 @@ def test_servers_that_cannot_be(mcp: Machine, guest: Connection, server: McpServ
         with pytest.raises((InvalidArgument, ToolUnavailable)):
             connection.call("mcp.add", McpAddRequest("bad", server))
         assert [s.name for s in connection.call("mcp.list", Empty()).servers] == ["t"]
+
+
+def test_a_server_that_misbehaves_ends_its_own_calls_only(mcp: Machine, guest: Connection) -> None:
+    """Megabytes without an end of line; tools that have no name, or each other's."""
+    bad = str(SERVER.with_name("bad_mcp_server.py"))
+    for name, mode in (("wild", "plain"), ("odd", "names")):
+        server = McpServer(sys.executable, [bad, mode, str(mcp.folder)], timeout_s=1.0)
+        with operator(mcp) as connection:
+            connection.call("mcp.add", McpAddRequest(name, server))
+    try:
+        with pytest.raises(DeadlineExceeded):
+            _call(guest, "wild.flood")
+        assert _call(guest, "wild.add", n=1) == "done"
+        assert _call(guest, "odd.a.b") == "done"
+        with pytest.raises(NotFound):
+            _call(guest, "odd.twice")
+        assert "2 tools have this name" in mcp.aios("mcp", "ls").stderr
+    finally:
+        assert mcp.aios("mcp", "rm", "wild").returncode == 0
+        assert mcp.aios("mcp", "rm", "odd").returncode == 0
 
 
 def test_only_the_operator_manages_servers(guest: Connection) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -36,7 +40,7 @@ from aios.syscalls.tool_types import (
     ToolRef,
     ToolSpec,
 )
-from aios.syscalls.types import CheckReply, Empty
+from aios.syscalls.types import CheckReply, Empty, PsRequest
 from tests.conftest import TIMEOUT_S, Machine, operator, shared_kernel
 from tests.conftest import call_tool as _call
 
@@ -114,9 +118,11 @@ def dies_too(mark: str) -> str:
     return dies_once.function(mark)
 
 @aios.tool(exclusive=True, timeout=60)
-def alone(path: str, who: str) -> None:
+def alone(path: str, who: str, door: str = "") -> None:
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(fd, f"{who} in\\n".encode())
+    if door:
+        open(door).read()
     os.write(fd, f"{who} out\\n".encode())
     os.close(fd)
 
@@ -162,6 +168,19 @@ def tools(_kernel: Machine) -> Iterator[Machine]:
 def guest(tools: Machine, context: zmq.Context[Any]) -> Iterator[Connection]:
     with Connection(context, Credentials(tools.runtime)) as connection:
         yield connection
+
+
+def _of_its_own(machine: Machine, tool: str, **arguments: Any) -> Any:
+    """A call on a connection of its own, for threads."""
+    with Connection(zmq.Context.instance(), Credentials(machine.runtime)) as mine:
+        return _call(mine, tool, **arguments)
+
+
+def _end_now(machine: Machine, name: str) -> None:
+    """Kill an agent's host process."""
+    with operator(machine) as connection:
+        rows = connection.call("proc.ps", PsRequest()).processes
+    os.kill(next(row.os_pid for row in rows if row.name == name), signal.SIGKILL)
 
 
 def _toolhost(machine: Machine) -> psutil.Process:
@@ -299,28 +318,74 @@ def test_the_callers_deadline_ends_the_tool(tools: Machine, guest: Connection) -
 
 USER = """
 import aios, sys, threading
-path, who, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+tool, path, who, door, wait_for = sys.argv[1:]
+open(path + "-start-" + who).readline()
+def use(**more):
+    aios.tools.call(tool, {"path": path, "who": who, **more})
 def work():
-    for _ in range(count // 10):
-        aios.tools.call("my.alone", {"path": path, "who": who})
+    for _ in range(50):
+        use()
 threads = [threading.Thread(target=work) for _ in range(10)]
 [t.start() for t in threads]; [t.join() for t in threads]
-print("done")
+print("done", flush=True)
+if wait_for:
+    open(wait_for).readline()
+use(**({"door": door} if door else {}))
+print("done again", flush=True)
 """
 
 
-def test_two_agents_use_one_exclusive_tool_500_times_at_once(tools: Machine) -> None:
-    """No overlap, no starvation: both are served all along."""
-    path = tools.folder / "order"
+@pytest.fixture
+def offerer(tools: Machine) -> Iterator[subprocess.Popen[str]]:
+    """An agent that offers ``alone`` of the tools above, in two threads."""
+    code = f"{TOOLS}\naios.tools.offer(alone, threads=2)\nprint('ready', flush=True)\naios.recv()"
+    made = tools.popen("run", "--name", "offerer", tools.agent("offerer", code))
+    assert made.stdout and made.stdout.readline() == "ready\n"
+    yield made
+    tools.aios("kill", "offerer")
+    made.communicate(timeout=TIMEOUT_S)
+
+
+@pytest.mark.parametrize("tool", ["my.alone", "alone"])
+def test_two_agents_use_one_exclusive_tool_500_times_at_once(
+    tools: Machine, offerer: subprocess.Popen[str], tool: str
+) -> None:
+    """No overlap, no starvation, no deadlock after one is killed inside; a tool of the toolhost's
+    is ended with its caller, an offered one stays taken until its agent is done with the call."""
+    path, door = tools.folder / f"order-{tool}", tools.folder / f"door-{tool}"
+    after = tools.folder / f"after-{tool}"
+    os.mkfifo(door)
+    os.mkfifo(after)
+    a_is_inside = os.open(after, os.O_RDWR)
+    starts = [f"{path}-start-{who}" for who in "ab"]
+    for start in starts:
+        os.mkfifo(start)
     agent = tools.agent("user", USER)
-    running = [
-        tools.popen("run", "--name", who, agent, "--", str(path), who, "500") for who in "ab"
-    ]
-    for process in running:
-        out, err = process.communicate(timeout=TIMEOUT_S)
-        assert out == "done\n", err
+    first, second = (
+        tools.popen("run", "--name", who, agent, "--", tool, str(path), who, *map(str, way))
+        for who, way in (("a", (door, "")), ("b", ("", after)))
+    )
+    for fd in [os.open(start, os.O_WRONLY) for start in starts]:  # both are there
+        os.close(fd)
+    writer = os.open(door, os.O_WRONLY)  # a has had its 500, and is inside once more
+    os.write(a_is_inside, b"\n")  # b has another call now, after its own 500
+    _end_now(tools, "a")
+    with operator(tools) as connection:
+        assert first.communicate(timeout=TIMEOUT_S)[0] == "done\n"
+        if tool == "alone":
+            while not (waits := _waits(connection).get("b")):
+                assert second.poll() is None
+            assert all("serves pid" in each for each in waits)
+            before = path.read_text()
+            assert before.endswith("a in\n"), "nobody is let in beside the first"
+    os.close(writer)
+    out, err = second.communicate(timeout=TIMEOUT_S)
+    os.close(a_is_inside)
+    assert out == "done\ndone again\n", err
     lines = path.read_text().split("\n")[:-1]
-    assert len(lines) == 2000
+    if tool == "my.alone":
+        del lines[len(lines) - 1 - lines[::-1].index("a in")]  # its last call was ended inside
+    assert len(lines) == (2002 if tool == "my.alone" else 2004)
     assert all(a.replace(" in", " out") == b for a, b in zip(lines[::2], lines[1::2], strict=True))
     order = [line[0] for line in lines[::2]]
     first_end = min(len(order) - 1 - order[::-1].index(who) for who in "ab")
@@ -343,9 +408,11 @@ def test_waiting_is_seen_and_ends_when_the_holder_is_killed(tools: Machine) -> N
     with operator(tools) as connection:
         while not (waits := _waits(connection)):  # until its call has come
             assert second.poll() is None
-        assert waits == {"waiter": ["my.hold"]}
+        (pid,) = (r.pid for r in connection.call("proc.ps", PsRequest()).processes
+                  if r.name == "holder")  # fmt: skip
+        assert waits == {"waiter": [f"my.hold (pid {pid} is in it)"]}
     table = tools.aios("ps").stdout
-    assert "WAITS" in table and "my.hold" in table
+    assert "WAITS" in table and f"my.hold (pid {pid} is in it)" in table
     assert tools.aios("kill", "holder").returncode == 0
     first.communicate(timeout=TIMEOUT_S)
     with open(doors[1], "w") as file:  # waits until the waiter's call has opened it
@@ -392,6 +459,68 @@ def test_an_agents_function_is_called_by_others(tools: Machine, guest: Connectio
     seller.communicate(timeout=TIMEOUT_S)
     with pytest.raises(NotFound):
         _call(guest, "greet", name="sea")
+
+
+BAD_SELLER = """
+import aios, sys
+@aios.tool(exclusive=True, timeout=0.4)
+def odd(kind: str, door: str = "") -> object:
+    if kind == "hang":
+        open(door).read()
+    if kind == "exit":
+        sys.exit(3)
+    if kind == "words":
+        raise ValueError("\\ud800" + "x" * (1 << 22))
+    if kind == "mute":
+        class Mute(Exception):
+            def __str__(self): raise RuntimeError
+        raise Mute
+    return {"big": "x" * (1 << 22), "object": object(), "half": "\\ud800", "fine": kind}[kind]
+def first() -> int:
+    return 1
+aios.tools.offer(first)
+aios.tools.offer(odd)  # served by the same thread
+print("ready", flush=True)
+aios.recv()
+"""
+
+
+def test_whatever_an_offered_function_does_its_caller_is_answered(
+    tools: Machine, guest: Connection
+) -> None:
+    seller = tools.popen("run", "--name", "bad", tools.agent("bad", BAD_SELLER))
+    assert seller.stdout and seller.stdout.readline() == "ready\n"
+    for kind, error, words in (
+        ("exit", ToolFailed, "SystemExit"), ("words", ToolFailed, "ValueError"),
+        ("mute", ToolFailed, "raised"), ("big", ResourceExhausted, "limit"),
+        ("object", ToolFailed, "no JSON"), ("half", ToolFailed, "no JSON"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=words):
+            _call(guest, "odd", kind=kind)
+    assert _call(guest, "odd", kind="fine") == "fine"
+    door = tools.folder / "odd-door"
+    os.mkfifo(door)
+    with pytest.raises(DeadlineExceeded, match=r"did not answer within 0\.4 s"):
+        _call(guest, "odd", kind="hang", door=str(door))
+    with pytest.raises(DeadlineExceeded):  # the first may still run, so nobody is let in
+        _call(guest, "odd", 0.2, kind="fine")
+    os.close(os.open(door, os.O_WRONLY))
+    assert _call(guest, "odd", kind="fine") == "fine"
+    assert tools.aios("pause", "bad").returncode == 0
+    with pytest.raises(DeadlineExceeded):
+        _call(guest, "odd", kind="fine")
+    assert tools.aios("resume", "bad").returncode == 0
+    assert _call(guest, "odd", kind="fine") == "fine"
+    with ThreadPoolExecutor() as pool:
+        held = pool.submit(_of_its_own, tools, "odd", kind="hang", door=str(door))
+        writer = os.open(door, os.O_WRONLY)
+        waiting = [pool.submit(_of_its_own, tools, "odd", kind="fine") for _ in range(3)]
+        _end_now(tools, "bad")
+        for each in (held, *waiting):  # those that wait for their turn end with it, too
+            with pytest.raises((ToolUnavailable, NotFound)):
+                each.result(TIMEOUT_S)
+        os.close(writer)
+    seller.communicate(timeout=TIMEOUT_S)
 
 
 def test_offers_that_cannot_be(guest: Connection) -> None:
@@ -531,3 +660,43 @@ def test_documents_that_are_no_apis(tools: Machine, document: str) -> None:
     (tools.folder / "bad.json").write_text(document)
     got = tools.aios("tool", "add", "bad", str(tools.folder / "bad.json"))
     assert got.returncode == 1 and "bad" in got.stderr
+
+
+HEAD = "openapi: 3.0.0\nservers: [{url: http://x}]\npaths:\n"
+LAUGHS = "".join(f"  - &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    (HEAD + "  /: {get: {parameters: [{$ref: 'other.yaml#/x'}]}}", "must point into the document"),
+    (HEAD + "  /: {get: {parameters: [{$ref: '#/x'}]}}", "'#/x' leads nowhere"),
+    (HEAD + "  /: {put: {requestBody: {content: {multipart/form-data: {}}}}}",
+     "PUT /: a body of multipart/form-data"),
+    (HEAD + "  /: {get: {parameters: [{name: f, in: query, style: deepObject}]}}", "'f' has a"),
+    (HEAD + "  /{id}: {get: {}}", "'id' is not declared"),
+    ("bomb:\n  - &a0 [x]\n" + LAUGHS, "aliases written out"), ("a: &a [*a]", "aliases"),
+    ("x: !!python/object/apply:os.system [true]", "no YAML"), ("a: [", "no YAML"),
+    ("x: " + "y" * (9 << 20), "longer than"), ("[" * 20_000, "not understood"),
+])  # fmt: skip
+def test_what_an_api_has_that_is_not_supported_is_named(
+    tools: Machine, text: str, words: str
+) -> None:
+    path = tools.folder / "bad.yaml"
+    path.write_text(text)
+    with operator(tools) as connection, pytest.raises(ToolUnavailable, match=re.escape(words)):
+        connection.call("tool.add", SourceRequest("bad", "api", str(path)))
+
+
+def test_an_api_in_yaml_is_called(tools: Machine, guest: Connection, api: str) -> None:
+    path = tools.folder / "api.yaml"
+    path.write_text(f"""
+openapi: 3.1.0
+servers: [{{url: {api}}}]
+components: {{parameters: {{Day: {{name: day, in: query, schema: {{type: string,
+  example: 2025-03-01}}}}}}}}
+paths:
+  /items: {{get: {{operationId: days, parameters: [{{$ref: '#/components/parameters/Day'}}]}}}}
+""")
+    got = tools.aios("tool", "add", "days", str(path))
+    assert got.returncode == 0, got.stderr
+    assert "day=2025-03-01" in _call(guest, "days.days", day="2025-03-01")["path"]
+    assert tools.aios("tool", "rm", "days").returncode == 0
