@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aios import daemonctl
+from aios.hw.environment import engine_environment
 from aios.syscalls import paths
 from aios.syscalls.client import Connection
 from aios.syscalls.types import (
@@ -121,7 +122,7 @@ def bare_loop(seats: int) -> Iterator[Callable[[Sequence[str], int], dict[str, f
     """The yardstick's process: (prompts, tokens of each) → its times in seconds."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "aios.bench.rawloop", str(seats), str(paths.cache_dir())],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=engine_environment(),
     )  # fmt: skip
     assert process.stdin and process.stdout
     stdin, stdout = process.stdin, process.stdout

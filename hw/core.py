@@ -49,6 +49,9 @@ from .parent import die_with_parent
 from .sampling import Sampler
 from .text import TextStream
 
+APART_STEPS = 4
+"""Most steps in a row, and most such chunks of prompt, that others wait for a prompt to be done."""
+
 
 class Job:
     """One request: its tokens, and what turns logits into the next one."""
@@ -119,6 +122,8 @@ class Core:
         self._yield = False
         self._alive = True
         self._turn = 0
+        self._apart = 0
+        """Steps in a row that computed prompts while others waited."""
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
@@ -244,16 +249,29 @@ class Core:
             rows = decode if len(pending) == 1 else prefill
             rows.append((request, Row(seat, length, pending, True)))
         if not prefill:
+            self._apart = 0
             return sorted(decode, key=lambda row: row[1].seat)
         if self._engine.info.rung.mixed:
-            streams = any(self._jobs[request].streamed for request, _ in decode)
-            room = command.chunk_tokens if streams else command.lone_chunk_tokens
-            room = min(room, self._engine.info.batch_tokens - len(decode))
-            return sorted([*decode, *_chunks(prefill, room)], key=lambda row: row[1].seat)
+            return sorted(self._mixed(command, decode, prefill), key=lambda row: row[1].seat)
         self._turn ^= 1
         if decode and self._turn:
             return sorted(decode, key=lambda row: row[1].seat)
         return [_aligned_chunk(prefill[0])]
+
+    def _mixed(
+        self, command: Slice, decode: list[tuple[int, Row]], prefill: list[tuple[int, Row]]
+    ) -> list[tuple[int, Row]]:
+        """Prompts beside those that generate; or, where it takes few steps and nobody reads a
+        stream, first the prompts, so that all generate in full batches afterwards."""
+        streams = any(self._jobs[request].streamed for request, _ in decode)
+        room = command.chunk_tokens if streams else command.lone_chunk_tokens
+        pending = sum(len(row.tokens) for _, row in prefill)
+        few = self._apart < APART_STEPS and pending <= APART_STEPS * room
+        self._apart = self._apart + 1 if decode and few and not streams else 0
+        if self._apart:
+            decode = []
+        room = min(room, self._engine.info.batch_tokens - len(decode))
+        return [*decode, *_chunks(prefill, room)]
 
 
 def reply_room(engine: Engine, max_tokens: int) -> int:

@@ -4,8 +4,10 @@ Promises that an image is loaded only into the model, build and KV types that wr
 undamaged, and only when it is the very one that is meant: the kernel stamps each with a number of
 its own, so a place that was used again in between is found out. A place may hold the remains of a
 core that died while writing: the header is written last, so such remains are never taken for an
-image. What is saved is checksummed by a second thread while the engine goes on; what is loaded is
-checked before llama.cpp's reader sees any of it.
+image. Checksums are taken by a second thread: of what is saved, while the engine goes on; of what
+is loaded, while llama.cpp reads it, which also brings it into the cache ahead of the reader. Only
+the state's beginning, where lengths and positions are, is checked before the reader sees it: the
+rest are values, and what says how many is held against the model by the reader itself.
 """
 
 from __future__ import annotations
@@ -17,9 +19,14 @@ import xxhash
 
 from .engine import Engine, EngineInfo, ImageRejected, ImageTooLarge
 
-_HEADER = struct.Struct("<8sQQQQQ")  # magic, identity, stamp, tokens, state bytes, checksum
-_MAGIC = b"AIOSKV03"
+_HEADER = struct.Struct("<8sQQQQ")
+"""Magic, identity, stamp, tokens, bytes of state."""
+_SUMS = struct.Struct("<QQ")
+"""Checksums: of the header and the state's beginning, and of the whole state."""
+_MAGIC = b"AIOSKV04"
 HEADER_BYTES = 64
+_BEGINNING_BYTES = 128 << 10
+"""Holds the positions of some ten thousand tokens."""
 
 
 class Images:
@@ -70,14 +77,16 @@ class Images:
 
     def _seal(self, image: memoryview, tokens: int, stamp: int) -> None:
         state = image[HEADER_BYTES:]
-        _HEADER.pack_into(
-            image, 0, _MAGIC, self._identity, stamp, tokens, len(state), _digest(state)
-        )
+        header = _HEADER.pack(_MAGIC, self._identity, stamp, tokens, len(state))
+        beginning = _digest(header, state[:_BEGINNING_BYTES])
+        sums = _SUMS.pack(beginning, _digest(state))
+        image[: len(header) + len(sums)] = header + sums
 
     def _load(self, seat: int, image: memoryview, stamp: int) -> int:
         if len(image) < HEADER_BYTES:
             raise ImageRejected("the image is shorter than its header")
-        magic, owner, mark, tokens, size, checksum = _HEADER.unpack_from(image)
+        magic, owner, mark, tokens, size = _HEADER.unpack_from(image)
+        beginning, checksum = _SUMS.unpack_from(image, _HEADER.size)
         if magic != _MAGIC:
             raise ImageRejected("there is no image at this place")
         if owner != self._identity:
@@ -85,9 +94,16 @@ class Images:
         if mark != stamp:
             raise ImageRejected("the place holds another image")
         state = image[HEADER_BYTES : HEADER_BYTES + size]
-        if len(state) != size or _digest(state) != checksum:
+        header = image[: _HEADER.size]
+        if len(state) != size or _digest(header, state[:_BEGINNING_BYTES]) != beginning:
             raise ImageRejected("the image is damaged")
-        self._engine.load(seat, state, tokens)
+        found = self._thread.submit(_digest, state)
+        try:
+            self._engine.load(seat, state, tokens)
+        finally:
+            whole = found.result() == checksum
+        if not whole:
+            raise ImageRejected("the image is damaged")
         return int(tokens)
 
 
@@ -102,7 +118,8 @@ def identity(info: EngineInfo) -> int:
     return xxhash.xxh3_64_intdigest("\0".join(parts).encode())
 
 
-def _digest(data: memoryview) -> int:
+def _digest(*parts: bytes | memoryview) -> int:
     state = xxhash.xxh3_64()
-    state.update(data)  # unlike the one-shot function, this releases the GIL
+    for part in parts:
+        state.update(part)  # unlike the one-shot function, this releases the GIL
     return state.intdigest()

@@ -27,6 +27,7 @@ from . import cache, perplexity, profile
 from .calibrate import thread_counts
 from .candidate import FORMATS, ORIGINAL, Candidate, Job, Result
 from .engine import LoadError
+from .environment import engine_environment
 from .exact import RUNGS
 from .models import header_problem, model_hash, resolve
 from .search import Search, Trial, Unusable, Wish
@@ -112,6 +113,7 @@ class Bench:
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "aios.hw.trial"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=engine_environment(),
         )  # fmt: skip
         try:
             out, said = child.communicate(msgspec.json.encode(order))

@@ -18,13 +18,14 @@ from aios.hw import embed_messages
 from aios.hw.arena import Arena
 from aios.hw.embed_messages import Embed, EmbedderEvent
 from aios.hw.engine import EngineSettings
+from aios.hw.environment import engine_environment
 from aios.hw.messages import Command, Event, Start, decode_event
 
 from .embedder import Embedder, EmbedderProcess
 from .link import Link
 from .loop import Loop
 
-_CORE_EXIT_TIMEOUT_S = 1.0
+_CORE_EXIT_TIMEOUT_S = 0.1
 _TOOL_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "AIOS_CONFIG")
 """What tools get of the kernel's environment, besides LC_* and XDG_*: nothing that is a key."""
 
@@ -46,7 +47,7 @@ class CoreProcess:
             module = ["-m", "aios.hw.core", "--link", str(fds[0]), "--arena", str(fds[1])]
             self._process = subprocess.Popen(
                 [sys.executable, "-P", *module, "--parent", str(os.getpid())],
-                pass_fds=fds, stdin=subprocess.DEVNULL,
+                pass_fds=fds, stdin=subprocess.DEVNULL, env=engine_environment(),
             )  # fmt: skip
         self.os_pid = self._process.pid
         self._link = Link(loop, ours, on_event, on_gone, decode_event)

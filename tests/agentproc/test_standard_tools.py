@@ -144,7 +144,7 @@ def test_a_database_of_a_writable_folder_is_changed(tmp_path: Path) -> None:
     (tmp_path / "outside").touch()
     (tmp_path / "data" / "link").symlink_to(tmp_path / "outside")
     folders = {name: str(tmp_path / name) for name in ("data", "docs")}
-    made = standard.tools({"folders": folders, "writable": ["data"]})
+    made = standard.tools({"folders": folders, "writable": ["data"]}, lambda host: None)
 
     def change(sql: str, *values: Any, path: str = "data/x.db", **more: Any) -> Any:
         return _call(made, "change_database", path=path, sql=sql, parameters=values, **more)
@@ -182,7 +182,7 @@ def test_an_endless_statement_ends_and_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(std_database, "_TIME_S", 0.1)
-    made = standard.tools({"folders": {"d": str(tmp_path)}, "writable": ["d"]})
+    made = standard.tools({"folders": {"d": str(tmp_path)}, "writable": ["d"]}, lambda host: None)
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) "
     _call(made, "change_database", path="d/x.db", sql="CREATE TABLE t (n)")
     for name, sql in (("change_database", f"INSERT INTO t {endless} SELECT x FROM n"),

@@ -80,7 +80,7 @@ def test_an_image_goes_into_another_seat() -> None:
     assert _load(engine, 1, room) == engine.length(0) == engine.length(1)
 
 
-@pytest.mark.parametrize("at", [0, 10, 20, 30, 40, 80, -1])
+@pytest.mark.parametrize("at", [0, 10, 20, 30, 40, 50, 80, -1])
 def test_a_damaged_image_is_rejected_and_leaves_the_seat_empty(at: int) -> None:
     engine, room = _filled()
     room[at] ^= 0xFF

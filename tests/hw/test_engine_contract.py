@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,18 @@ import numpy as np
 import pytest
 
 from aios.hw import models
-from aios.hw.engine import Engine, EngineSettings, InvalidInput, LoadError, Logits, Message, Row
+from aios.hw.engine import (
+    Engine,
+    EngineSettings,
+    ImageRejected,
+    InvalidInput,
+    LoadError,
+    Logits,
+    Message,
+    Row,
+)
 from aios.hw.exact import open_engine, passes
+from aios.hw.image import Images, image_bytes
 
 SEATS = 4
 
@@ -83,6 +94,31 @@ def test_a_saved_seat_goes_on_in_another(engine: Engine) -> None:
     engine.load(3, memoryview(room)[:size], length)
     assert engine.length(3) == length
     assert np.array_equal(_next(engine, 3, token), straight)
+
+
+def test_damage_anywhere_is_found_and_leaves_the_others_alone(engine: Engine) -> None:
+    rng = random.Random(3)
+    _fill(engine, 0, "The quick brown fox " * 20)
+    length, images = engine.length(0), Images(engine)
+    room = memoryview(bytearray(image_bytes(engine.info, length)))
+    whole = room[: images.save(0, room)]
+    images.wait()
+    before = _next(engine, 0, 100)
+    for _ in range(100):
+        at = rng.choice([rng.randrange(64), rng.randrange(2000), rng.randrange(len(whole))])
+        at, bit = at % len(whole), 1 << rng.randrange(8)
+        whole[at] ^= bit
+        if at < 56:  # the header; what follows it is padding
+            with pytest.raises(ImageRejected):
+                images.load(1, whole)
+        elif at >= 64:
+            with pytest.raises(ImageRejected, match="damaged"):
+                images.load(1, whole)
+        assert engine.length(1) == 0
+        whole[at] ^= bit
+    assert images.load(1, whole) == length
+    images.close()
+    assert np.array_equal(before, _next(engine, 1, 100))
 
 
 def test_trimming_takes_back(engine: Engine) -> None:
