@@ -26,6 +26,7 @@ from aios.kernel.memory_quota import Limits
 from aios.kernel.memory_store import NoteStore
 from aios.kernel.memory_vectors import pack
 from aios.syscalls import paths
+from aios.syscalls.access_types import GrantRequest
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.memory_types import AddRequest, SearchRequest
 
@@ -48,7 +49,8 @@ def measure(report: Report, seed: int, repeats: int) -> None:
         notes = data / "aios" / "memory" / "notes.db"
         _fill(notes, rng)
         shutil.copyfile(notes, data / "bare.db")
-        with kernel(_FLAGS, data=data), guest() as connection, _bare(data) as bare:
+        with kernel(_FLAGS, data=data) as machine, guest() as connection, _bare(data) as bare:
+            machine.connection.call("access.grant", GrantRequest("guest", f"memory:{SCOPE}"))
             _search(connection, "keyword", rng, 3)
             _search(connection, "mixed", rng, 3)
             for repeat in range(repeats):
