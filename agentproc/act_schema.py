@@ -46,6 +46,8 @@ _WORDS_OF = {
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }
 _NUMBER_CHARS = 56
+_MOST_PARTS = 20_000
+"""Of all schemas of a turn, each reference counted with all that it leads to."""
 
 
 def turn(specs: Sequence[ToolSpec], calls: int, chars: int, plain: bool, last: bool) -> Schema:
@@ -72,6 +74,7 @@ class _Limits:
 
     def __init__(self, chars: int, plain: bool) -> None:
         self._chars, self._plain = chars, plain
+        self._left = _MOST_PARTS
 
     def arguments(self, spec: ToolSpec) -> Schema:
         """A tool's parameters. Raises InvalidArgument for what a grammar cannot hold a model to."""
@@ -95,6 +98,9 @@ class _Limits:
         return {"type": "string", "minLength": least, "maxLength": most}
 
     def _bounded(self, schema: Any, root: Schema, depth: int) -> Schema:
+        self._left -= 1
+        if self._left < 0:
+            raise _CannotError(f"it has more than {_MOST_PARTS} parts, references followed")
         if schema is False or depth > 2 * MOST_DEPTH:
             raise _CannotError("nothing fits" if schema is False else "it is nested without an end")
         schema = _followed(schema if isinstance(schema, dict) else {}, root)
@@ -214,7 +220,7 @@ def _number(kind: str, schema: Schema) -> Schema:
     """Bounds and multiples are held to by a list of values, or by whole numbers only."""
     words = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
     limits = {word: schema[word] for word in words if word in schema}
-    if any(not _is("number", value) for value in limits.values()):
+    if any(not _is("number", value) or not math.isfinite(value) for value in limits.values()):
         raise _CannotError("a bound that is no number")
     low: Any = max((v for w, v in limits.items() if "inimum" in w), default=None)
     high: Any = min((v for w, v in limits.items() if "aximum" in w), default=None)

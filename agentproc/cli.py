@@ -201,6 +201,8 @@ def _add_memory(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     action("check", "read all lasting notes and say what is damaged")
     backup = action("backup", "copy all lasting notes to a new file")
     backup.add_argument("file", metavar="FILE")
+    restore = action("restore", "put such a copy in the place of all lasting notes (kernel down)")
+    restore.add_argument("file", metavar="FILE")
 
 
 def _add_access(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 from . import cli_out
 from .daemonctl import operator
-from .syscalls import codec
+from .syscalls import codec, paths
 from .syscalls.errors import InvalidArgument
 from .syscalls.memory_types import (
     AddRequest,
@@ -155,6 +157,14 @@ def backup(options: argparse.Namespace) -> int:
     else:
         print(f"{report.notes} notes in {report.path}")
     return 0
+
+
+def restore(options: argparse.Namespace) -> int:
+    """Put a copy back."""
+    if paths.kernel_os_pid(paths.runtime_dir()) is not None:
+        raise InvalidArgument("the kernel runs, and uses the notes", "aios daemon down")
+    tool = ["-P", "-m", "aios.kernel.memory_tool", "restore", str(Path(options.file).absolute())]
+    os.execv(sys.executable, [sys.executable, *tool, *["--json"] * options.json])
 
 
 def _line(text: str) -> str:

@@ -30,7 +30,7 @@ from aios.syscalls.access_types import GrantRequest
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.memory_types import AddRequest, SearchRequest
 
-from .harness import kernel, progress
+from .harness import Machine, kernel, progress
 from .report import Report
 from .worker import WORDS
 
@@ -50,7 +50,7 @@ def measure(report: Report, seed: int, repeats: int) -> None:
         _fill(notes, rng)
         shutil.copyfile(notes, data / "bare.db")
         with kernel(_FLAGS, data=data) as machine, guest() as connection, _bare(data) as bare:
-            machine.connection.call("access.grant", GrantRequest("guest", f"memory:{SCOPE}"))
+            allow_scope(machine)
             _search(connection, "keyword", rng, 3)
             _search(connection, "mixed", rng, 3)
             for repeat in range(repeats):
@@ -150,6 +150,11 @@ def data_folder() -> Iterator[Path]:
     """Notes of its own, on the disk that the user's are on."""
     with tempfile.TemporaryDirectory(prefix="aios-bench-data-", dir=paths.cache_dir()) as name:
         yield Path(name)
+
+
+def allow_scope(machine: Machine) -> None:
+    """Guests may use the scope that is measured."""
+    machine.connection.call("access.grant", GrantRequest("guest", f"memory:{SCOPE}"))
 
 
 @contextlib.contextmanager

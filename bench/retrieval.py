@@ -23,7 +23,7 @@ from aios.syscalls.memory_types import AddRequest, SearchReply, SearchRequest
 from aios.syscalls.types import ChatRequest
 
 from .harness import kernel, progress
-from .managers_memory import SCOPE, K, data_folder, guest, spread
+from .managers_memory import SCOPE, K, allow_scope, data_folder, guest, spread
 from .report import Report
 
 DOCUMENTS, DOCUMENT_CHARS = 500, 300
@@ -92,7 +92,12 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
     found = documents(seed)
     report = Report("retrieval", {"seed": seed, "documents": len(found), "k": K,
                                   "characters": DOCUMENT_CHARS})  # fmt: skip
-    with data_folder() as data, kernel(("--model", "fake"), data=data), guest() as connection:
+    with (
+        data_folder() as data,
+        kernel(("--model", "fake"), data=data) as machine,
+        guest() as connection,
+    ):
+        allow_scope(machine)
         folder = data / "documents"
         folder.mkdir()
         for number, document in enumerate(found):

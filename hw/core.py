@@ -10,6 +10,7 @@ restore, a recompute or the death of a core, with the token that would have come
 from __future__ import annotations
 
 import argparse
+import logging
 import select
 import signal
 import socket
@@ -48,6 +49,8 @@ from .operate import Operator
 from .parent import die_with_parent
 from .sampling import Sampler
 from .text import TextStream
+
+log = logging.getLogger("aios.core")
 
 APART_STEPS = 4
 """Most steps in a row, and most such chunks of prompt, that others wait for a prompt to be done."""
@@ -186,6 +189,10 @@ class Core:
                 )
         except InvalidInput as error:
             self._send(Refused(command.request, str(error)))
+        except Exception as error:  # of a request that nobody foresaw; the others go on
+            log.exception("a request could not be prepared")
+            reason = f"the core cannot prepare this request: {type(error).__name__}: {error}"
+            self._send(Refused(command.request, reason))
         else:
             self._send(Prepared(command.request, tokens.astype(np.int32).tobytes(), dropped))
 

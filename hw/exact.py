@@ -4,8 +4,9 @@ Flash attention with q8_0 keys is bit-exact for many models, but not for all, an
 without trying; f16 values beside such keys are read back faster. So a ladder of settings, fastest
 first, is climbed by a self-test when a model is first loaded: sequences alone, then staggered in
 shared batches, in other seats, saved, loaded and recomputed with another number of threads, must
-give the same logits to the last bit. The last rung needs no test. Each verdict is kept by model,
-build, CPU, threads and seats (eight stand for more).
+give the same logits to the last bit. A model for which no rung passes is loaded with the last, and
+says that it is not exact. Each verdict is kept by model, build, CPU, threads and seats (eight stand
+for more).
 """
 
 from __future__ import annotations
@@ -85,12 +86,26 @@ def _climb(settings: EngineSettings, ladder: Sequence[Rung]) -> Engine:
         if engine.info.rung != rung:
             engine.close()
             engine = LlamaEngine(settings, rung)
-        if known.exact or rung.width == 1 or passes(engine):
+        if known.exact or passes(engine):
             known.keep(True)
             engine.declare(msgspec.structs.replace(engine.info, exact=True))
-            break
+            return engine
         known.keep(False)
         log.info("%s: not exact with %s", settings.path, rung.name)
+    return _inexact(engine, settings, ladder[-1])
+
+
+def _inexact(engine: Engine, settings: EngineSettings, last: Rung) -> Engine:
+    """No rung passes: the last, and said so."""
+    from .llama import LlamaEngine
+
+    if engine.info.rung != last:
+        engine.close()
+        engine = LlamaEngine(settings, last)
+    log.warning("%s is not exact with any settings: a reply that was interrupted may differ from "
+                "one that was not", settings.path)  # fmt: skip
+    text = f"{engine.info.description}; not exact with any settings"
+    engine.declare(msgspec.structs.replace(engine.info, description=text))
     return engine
 
 
@@ -181,6 +196,8 @@ def _batch(
             prefill.append((index, Row(seat, at, tokens[at:end], end == prompt)))
         else:
             decode.append((index, Row(seat, at, tokens[at : at + 1], True)))
+    if engine.info.rung.width == 1:
+        return [*decode, *prefill][turn % (len(decode) + len(prefill)) :][:1]
     if engine.info.rung.mixed:
         return sorted([*decode, *prefill[:1]], key=lambda item: item[1].seat)
     chosen = decode if decode and (turn % 2 or not prefill) else prefill[:1]

@@ -25,8 +25,8 @@ _SUMS = struct.Struct("<QQ")
 """Checksums: of the header and the state's beginning, and of the whole state."""
 _MAGIC = b"AIOSKV04"
 HEADER_BYTES = 64
-_BEGINNING_BYTES = 128 << 10
-"""Holds the positions of some ten thousand tokens."""
+_BEGINNING_BYTES, _CELL_BYTES = 4096, 32
+"""The state's beginning: its own header, and more for each token than a position takes."""
 
 
 class Images:
@@ -78,7 +78,7 @@ class Images:
     def _seal(self, image: memoryview, tokens: int, stamp: int) -> None:
         state = image[HEADER_BYTES:]
         header = _HEADER.pack(_MAGIC, self._identity, stamp, tokens, len(state))
-        beginning = _digest(header, state[:_BEGINNING_BYTES])
+        beginning = _digest(header, _beginning(state, tokens))
         sums = _SUMS.pack(beginning, _digest(state))
         image[: len(header) + len(sums)] = header + sums
 
@@ -95,7 +95,7 @@ class Images:
             raise ImageRejected("the place holds another image")
         state = image[HEADER_BYTES : HEADER_BYTES + size]
         header = image[: _HEADER.size]
-        if len(state) != size or _digest(header, state[:_BEGINNING_BYTES]) != beginning:
+        if len(state) != size or _digest(header, _beginning(state, tokens)) != beginning:
             raise ImageRejected("the image is damaged")
         found = self._thread.submit(_digest, state)
         try:
@@ -116,6 +116,10 @@ def identity(info: EngineInfo) -> int:
     """A number for all that must agree between the writer of an image and its reader."""
     parts = (info.model_hash, info.build, info.rung.kv_type, str(info.image_token_bytes))
     return xxhash.xxh3_64_intdigest("\0".join(parts).encode())
+
+
+def _beginning(state: memoryview, tokens: int) -> memoryview:
+    return state[: _BEGINNING_BYTES + _CELL_BYTES * tokens]
 
 
 def _digest(*parts: bytes | memoryview) -> int:

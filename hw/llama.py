@@ -324,8 +324,12 @@ class LlamaEngine:
         """llama.cpp's grammar; a JSON schema is turned into one first."""
         if json_schema is not None:
             gbnf = schema_to_gbnf(json_schema)
+        try:
+            rules = (gbnf or "").encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"the grammar is no valid Unicode: {error.reason}") from None
         forget_errors()
-        sampler = lib.llama_sampler_init_grammar(self._vocab, (gbnf or "").encode(), b"root")
+        sampler = lib.llama_sampler_init_grammar(self._vocab, rules, b"root")
         if not sampler:
             raise InvalidInput(f"the grammar cannot be used: {last_error()}")
         return LlamaGrammar(sampler, self._vocab_size)

@@ -13,8 +13,10 @@ from typing import Any
 
 from .engine import InvalidInput
 
-_MOST = 10**15 - 1
+_MOST = 10**19
 """The greatest whole number that a grammar with bounds lets through."""
+_CHOOSES = ("enum", "const", "anyOf", "oneOf", "allOf", "$ref")
+"""Words that say more of a number than its bounds; the converter looks at one thing only."""
 _MOST_NODES = 5000
 _MOST_DEPTH = 40
 _CHAR = r'char ::= [^"\\] | "\\" (["\\/bfnrt] | "u"' + " [0-9a-fA-F]" * 4 + ")"
@@ -30,7 +32,7 @@ _CHAR_OF_JSON = (
 def schema_to_gbnf(schema: str) -> str:
     """The grammar of all JSON texts that the schema allows. Raises InvalidInput."""
     try:
-        parsed = json.loads(schema)
+        parsed = json.loads(schema, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the JSON schema is no JSON: {error}") from None
     if not isinstance(parsed, dict):
@@ -56,7 +58,8 @@ def _without_ranges(node: Any, ranges: dict[str, str]) -> Any:
     if not isinstance(node, dict):
         return node
     low, high = bounds(node)
-    if node.get("type") == "integer" and (low, high) != (None, None):
+    plain = node.get("type") == "integer" and not any(word in node for word in _CHOOSES)
+    if plain and (low, high) != (None, None):
         text = f"whole-number-{len(ranges)}"
         least, most = max(low, -_MOST) if low is not None else -_MOST, high
         most = _MOST if most is None else min(most, _MOST)
@@ -65,9 +68,10 @@ def _without_ranges(node: Any, ranges: dict[str, str]) -> Any:
         ranges[text] = _whole(least, most)
         return {"const": text}
     return {
-        key: value if key in ("const", "enum") else _without_ranges(value, ranges)
+        key: value if key in ("const", "enum") and not isinstance(value, dict)
+        else _without_ranges(value, ranges)
         for key, value in node.items()
-    }
+    }  # fmt: skip
 
 
 def bounds(schema: dict[str, Any]) -> tuple[int | None, int | None]:
@@ -77,7 +81,7 @@ def bounds(schema: dict[str, Any]) -> tuple[int | None, int | None]:
     for word, found, step in (("minimum", lows, 0), ("exclusiveMinimum", lows, 1),
                               ("maximum", highs, 0), ("exclusiveMaximum", highs, -1)):  # fmt: skip
         value = schema.get(word)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             up = word.endswith("inimum")
             whole = math.ceil(value) if up else math.floor(value)
             found.append(whole + step * (whole == value))
@@ -114,6 +118,10 @@ def _digits(low: str, high: str) -> str:
     if first <= last:
         rules.append(f"[{first}-{last}]" + " [0-9]" * rest)
     return " | ".join(rules)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _check(schema: dict[str, Any]) -> None:

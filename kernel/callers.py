@@ -1,7 +1,8 @@
 """Callers: whom a connection is admitted as, and what ends when it or its process does.
 
 Promises that an agent is known by its secret and host process, a guest by its host process, and
-the operator by descending from no agent; and that nobody waits for calls of a caller that is gone.
+the operator by descending neither from an agent nor from the kernel, as tools do; and that nobody
+waits for calls of a caller that is gone.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Callers:
         agent = self._supervisor.agent_above(claim.os_pid)
         if agent and not agent.guest:
             raise PermissionDenied(f"pid {agent.pid} ({agent.name}) is an agent, not the operator")
+        if not agent and self._supervisor.is_ours(claim.os_pid):
+            raise PermissionDenied(f"host pid {claim.os_pid} is a tool's, not the operator's")
         user = f"{_OPERATOR_USER}{claim.os_pid}"
         if user not in self.by_user:
             self.by_user[user] = Caller(user, OPERATOR, claim.os_pid)

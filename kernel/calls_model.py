@@ -98,7 +98,7 @@ class ModelCalls:
             process.requests[request.id] = request
             _note_window(process, model)
             model.submit(request)
-        except AiosError:
+        except Exception:
             process.requests.pop(request.id, None)
             budget.give_back(budget.taken)
             raise

@@ -102,6 +102,8 @@ class CoreLife:
             raise self._unavailable()
         if self.state in ("unloaded", "failed", "waiting"):
             self.load()
+        if self.state == "failed":
+            raise self._unavailable()
 
     def load(self) -> None:
         """Start a core, unless there is one. Raises ModelUnavailable when it can never fit."""
@@ -112,7 +114,10 @@ class CoreLife:
             return
         self.reason = ""
         self.state = "restarting" if self._replaces else "loading"
-        self._core = self._start(self._on_event, self._on_gone)
+        try:
+            self._core = self._start(self._on_event, self._on_gone)
+        except OSError as error:
+            self.give_up(f"its core cannot be started: {error.strerror or error}")
 
     def when_ready(self, tell: Callable[[AiosError | None], None]) -> None:
         """Load it, and say when it is ready, or why it is not."""
@@ -120,7 +125,10 @@ class CoreLife:
             tell(None)
             return
         self.load()
-        self._on_ready.append(tell)
+        if self.state == "failed":
+            tell(self._unavailable())
+        else:
+            self._on_ready.append(tell)
 
     def send(self, command: Command) -> None:
         """To the core, if there is one."""

@@ -151,8 +151,8 @@ class NotesFile:
         if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB") or name.startswith("SQLITE_CORRUPT"):
             return IllegalState(
                 f"the notes in {self.path} are damaged: {error}",
-                "end the kernel, put a copy that `aios memory backup` made in its place, or move "
-                "it away; session memory works on",
+                "end the kernel and put back a copy: aios memory restore FILE; session memory "
+                "works on",
             )
         return IllegalState(f"memory in {self.path} fails: {error}", "look into: aios memory check")
 

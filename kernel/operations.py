@@ -6,6 +6,8 @@ whoever planned one is told exactly once what came of it, also when the core die
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +15,11 @@ from aios.hw.messages import Op, OpResult
 from aios.syscalls.types import OpRecord
 
 from .request import Request
+
+log = logging.getLogger("aios.context")
+
+_WARN_S = 60.0
+"""A full disk is told once in so long."""
 
 Settle = Callable[[OpResult | None], None]
 """Gets an operation's result, None when the core died before there was one."""
@@ -31,6 +38,7 @@ class Operations:
 
     def __init__(self) -> None:
         self._planned: list[_Planned] = []
+        self._warned_s = float("-inf")
 
     def __bool__(self) -> bool:
         return bool(self._planned)
@@ -50,10 +58,20 @@ class Operations:
         records = []
         for plan, result in zip(planned, results, strict=True):
             plan.settle(result)
+            if plan.op.path and not result.ok:
+                self._warn(plan.op, result)
             if plan.op.kind != "trim":
                 records.append(OpRecord(plan.op.kind, plan.pid, plan.request_id, plan.op.tokens,
                                         result.size_bytes, result.seconds, result.ok))  # fmt: skip
         return records
+
+    def _warn(self, op: Op, result: OpResult) -> None:
+        now = time.monotonic()
+        if now - self._warned_s > _WARN_S:
+            self._warned_s = now
+            log.warning("a context cannot be %s %s: %s; it is computed again when it is wanted",
+                        "read from" if op.kind == "load" else "written to", op.path,
+                        result.reason)  # fmt: skip
 
     def failed(self, ok: Sequence[bool]) -> set[int]:
         """Requests whose seats are empty because an operation failed."""

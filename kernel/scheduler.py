@@ -207,7 +207,7 @@ class Scheduler:
             self._context.ran(request, end.lengths[row])
             # Steps that only compute again what was lost do not use up its turn: they lengthen it,
             # or it could lose its seat again before it gets to anything new.
-            new = end.lengths[row] > request.computed
+            new = end.lengths[row] >= request.computed
             self._charge(request, end.lengths[row], drawn, now)
             if request.phase == "done":
                 continue

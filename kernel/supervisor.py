@@ -150,11 +150,12 @@ class Supervisor:
 
     def agent_above(self, os_pid: int) -> Process | None:
         """The agent that this host process is, or descends from."""
-        try:
-            line = [psutil.Process(os_pid), *psutil.Process(os_pid).parents()]
-        except psutil.Error:
-            return None
-        return next((p for host in line if (p := self._table.by_os_pid(host.pid))), None)
+        line = [os_pid, *_ancestors(os_pid)]
+        return next((p for pid in line if (p := self._table.by_os_pid(pid))), None)
+
+    def is_ours(self, os_pid: int) -> bool:
+        """Whether this host process descends from the kernel: an agent's, a tool's, a server's."""
+        return os.getpid() in _ancestors(os_pid)
 
     def on_report(self, report: Report) -> None:
         """News from the zygote."""
@@ -350,3 +351,10 @@ def _how(exit_code: int) -> str:
         except ValueError:
             return f"killed by signal {exit_code - 128}"
     return "ended" if exit_code == 0 else f"exit code {exit_code}"
+
+
+def _ancestors(os_pid: int) -> list[int]:
+    try:
+        return [parent.pid for parent in psutil.Process(os_pid).parents()]
+    except psutil.Error:
+        return []

@@ -63,7 +63,6 @@ class ProcessInfo(msgspec.Struct, frozen=True):
     what its running requests hold now, or its last one held; ``window_tokens`` is what one may
     hold. ``notes`` and ``note_bytes`` are of its session's memory, the interaction log included.
     Weight and quotas are of its program. ``exit_code`` follows the shell: 128+n for signal n.
-    hold. Weight and quotas are of its program. ``exit_code`` follows the shell: 128+n for signal n.
     ``waits``: tools that its calls wait for, and which pid is in the way or serves them.
     """
 

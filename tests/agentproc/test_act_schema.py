@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aios.act_schema import longest, turn
+from aios.hw.engine import InvalidInput
 from aios.hw.instances import instances
 from aios.hw.schema import schema_to_gbnf
+from aios.syscalls.errors import InvalidArgument
 from aios.syscalls.tool_types import ToolSpec
 from tests.odd_schemas import ODD
 
@@ -107,3 +109,33 @@ def test_bounds_of_whole_numbers_are_in_the_grammar(low: int, high: int) -> None
     allowed = [n for n in range(low - 150, high + 150) if fits(str(n))]
     assert allowed == list(range(low, high + 1))
     assert not any(fits(text) for text in ("", "-", "-0", "00", "01", "1.0"))
+
+
+@pytest.mark.parametrize("schema", [
+    '{"type": "number", "maximum": 1e999}', '{"type": "integer", "minimum": -1e999}',
+    '{"type": "integer", "minimum": 1700000000000000000}',
+])  # fmt: skip
+def test_bounds_of_any_size_are_fine(schema: str) -> None:
+    assert "root ::=" in schema_to_gbnf(schema)
+
+
+@pytest.mark.parametrize("schema", ['{"maximum": NaN}', '{"minimum": Infinity}', "[", "3"])
+def test_what_is_no_schema_is_refused(schema: str) -> None:
+    with pytest.raises(InvalidInput):
+        schema_to_gbnf(schema)
+
+
+def test_bounds_do_not_hide_what_else_is_said() -> None:
+    rule = schema_to_gbnf('{"type": "integer", "enum": [1, 3, 5], "minimum": 1}')
+    assert '"3"' in rule and "whole-number" not in rule
+    named = {"type": "object", "properties": {"const": {"type": "integer", "maximum": 7}}}
+    assert "[0-7]" in schema_to_gbnf(json.dumps(named))
+
+
+def test_references_that_multiply_end() -> None:
+    choices = [{"$ref": "#/$defs/x"}] * 6
+    schema = {"$defs": {"x": {"anyOf": choices}}, "properties": {"a": {"$ref": "#/$defs/x"}},
+              "required": ["a"]}  # fmt: skip
+    spec = ToolSpec("odd", "", json.dumps({"type": "object", **schema}))
+    with pytest.raises(InvalidArgument, match="parts"):
+        turn([spec], 1, 20, False, False)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -294,7 +295,31 @@ except aios.AiosError as error: print(error)
 print(aios.memory.search("works", scopes=["session"]).hits[0].note == note)
 """
     got = stopped.aios("run", stopped.agent("a", code))
-    assert str(path) in got.stdout and "aios memory backup" in got.stdout, got
+    assert str(path) in got.stdout and "aios memory restore" in got.stdout, got
     assert got.stdout.endswith("True\n"), got
     assert stopped.aios("memory", "check").returncode == 1
     assert path.exists()
+
+
+def test_a_copy_is_put_back_and_nothing_is_lost_by_it(stopped: Machine) -> None:
+    path, copy = stopped.folder / "data" / "aios" / "memory" / "notes.db", stopped.folder / "copy"
+    stopped.start(*FAKE)
+    stopped.aios("memory", "add", "shared:team", "release on friday")
+    assert stopped.aios("memory", "backup", str(copy)).returncode == 0
+    stopped.aios("memory", "add", "shared:team", "not in the copy")
+    running = stopped.aios("memory", "restore", str(copy))
+    assert running.returncode == 1 and "aios daemon down" in running.stderr
+    stopped.aios("daemon", "down")
+    damaged = stopped.folder / "damaged"
+    damaged.write_bytes(copy.read_bytes().replace(b"friday", b"sunday"))
+    path.write_bytes(b"no database" * 500)
+    for wrong, said in ((damaged, "damaged, too"), (stopped.folder / "none", "No such file"),
+                        (path, "no notes")):  # fmt: skip
+        refused = stopped.aios("memory", "restore", str(wrong))
+        assert refused.returncode == 1 and said in refused.stderr, refused
+        assert path.read_bytes().startswith(b"no database")
+    done = json.loads(stopped.aios("memory", "restore", str(copy), "--json").stdout)
+    assert done["notes"] == 1 and Path(done["replaced"]).read_bytes().startswith(b"no database")
+    stopped.start(*FAKE)
+    assert "release on friday" in stopped.aios("memory", "ls", "shared:team").stdout
+    assert sorted(each.name for each in path.parent.glob("restoring*")) == []

@@ -156,7 +156,6 @@ def test_paused_is_paused_mid_generation(machine: Machine) -> None:
     second = _ps(machine)["pau"]
     assert second["context_tokens"] - first["context_tokens"] <= 1
     assert second["tokens_out"] == first["tokens_out"]
-    assert "not paused" in machine.aios("resume", "h").stderr or True
     assert machine.aios("resume", "pau").returncode == 0
     assert machine.aios("pause", "pau").returncode == 0
     assert machine.aios("stop", "--grace", "5", "pau").returncode == 0

@@ -87,6 +87,12 @@ def crash(how: str) -> None:
         time.sleep(1000)
 
 @aios.tool
+def as_operator(runtime: str) -> str:
+    got = subprocess.run([sys.executable, "-P", "-m", "aios.cli", "approvals", "ls"],
+                         env={**os.environ, "AIOS_RUNTIME_DIR": runtime}, stderr=subprocess.PIPE)
+    return f"{got.returncode} {got.stderr.decode()}"
+
+@aios.tool
 def loud(megabytes: int) -> int:
     for _ in range(megabytes):
         print("x" * (1 << 20))
@@ -181,6 +187,11 @@ def _end_now(machine: Machine, name: str) -> None:
     with operator(machine) as connection:
         rows = connection.call("proc.ps", PsRequest()).processes
     os.kill(next(row.os_pid for row in rows if row.name == name), signal.SIGKILL)
+
+
+def test_a_tool_is_not_the_operator(tools: Machine, guest: Connection) -> None:
+    said = _call(guest, "as_operator", runtime=str(tools.runtime))
+    assert said.startswith("1 ") and "not the operator's" in said
 
 
 def _toolhost(machine: Machine) -> psutil.Process:

@@ -7,10 +7,11 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
-from aios.hw import models
+from aios.hw import exact, models
 from aios.hw.engine import (
     Engine,
     EngineSettings,
@@ -20,8 +21,10 @@ from aios.hw.engine import (
     Logits,
     Message,
     Row,
+    Rung,
 )
-from aios.hw.exact import open_engine, passes
+from aios.hw.exact import RUNGS, open_engine, passes
+from aios.hw.fake import FakeEngine
 from aios.hw.image import Images, image_bytes
 
 SEATS = 4
@@ -197,6 +200,39 @@ class Leaky:
 def test_the_self_test_notices_one_bit() -> None:
     leaky = Leaky(_open("fake"))
     assert not passes(leaky)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fine", [*range(len(RUNGS)), None])
+def test_the_first_rung_that_passes_is_kept(
+    fine: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested: list[Rung] = []
+
+    def opened(settings: EngineSettings, rung: Rung) -> FakeEngine:
+        engine = FakeEngine(settings)
+        engine.declare(msgspec.structs.replace(engine.info, rung=rung, exact=False))
+        return engine
+
+    def tried(engine: Engine) -> bool:
+        tested.append(engine.info.rung)
+        return fine is not None and engine.info.rung == RUNGS[fine]
+
+    monkeypatch.setattr("aios.hw.llama.LlamaEngine", opened)
+    monkeypatch.setattr(exact, "passes", tried)
+    settings = EngineSettings(path="fake", seats=SEATS, cache_dir=str(tmp_path))
+    for _ in range(2):  # the second time from what is kept
+        info = exact._climb(settings, RUNGS).info
+        assert info.exact == (fine is not None)
+        assert info.rung == RUNGS[-1 if fine is None else fine]
+        assert ("not exact" in info.description) == (fine is None)
+    assert tested == list(RUNGS if fine is None else RUNGS[: fine + 1])
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+def test_the_self_test_fits_every_rung(rung: Rung) -> None:
+    engine = FakeEngine(EngineSettings(path="fake", seats=SEATS))
+    engine.declare(msgspec.structs.replace(engine.info, rung=rung))
+    assert passes(engine)
 
 
 @pytest.mark.real

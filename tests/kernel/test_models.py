@@ -38,6 +38,21 @@ def test_a_model_unloaded_in_its_last_slice_serves_again(tmp_path: Path) -> None
         assert rig.reply(second).tokens == rig.alone(second)
 
 
+def test_a_core_that_cannot_be_started_fails_its_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_rig(tmp_path, A) as rig:
+
+        def no_more(*_: object) -> None:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+        core = rig.models.find(B).core
+        monkeypatch.setattr(core, "_start", no_more)
+        with pytest.raises(ModelUnavailable, match="temporarily unavailable"):
+            rig.ask("x", B, tokens=3)
+        assert core.state == "failed"
+
+
 def test_a_model_waits_for_room_and_the_idle_one_makes_it(tmp_path: Path) -> None:
     with open_rig(tmp_path, A, memory=ONE + 4096) as rig:
         rig.models.find(B)

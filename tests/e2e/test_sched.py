@@ -1,0 +1,96 @@
+"""The scheduler as the operator sees it: settings, weights, quotas, budgets of trees, the trace."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.conftest import TIMEOUT_S, Machine
+
+FOREVER = "import aios\nprint('up', flush=True)\nwhile True: aios.chat('x', max_tokens=200)"
+
+
+def _rows(machine: Machine) -> dict[str, dict[str, Any]]:
+    rows = json.loads(machine.aios("ps", "-a", "--json").stdout)
+    return {row["name"]: row for row in rows}
+
+
+def _until(true: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + TIMEOUT_S
+    while not true():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)
+
+
+def test_settings_are_shown_and_set_while_agents_run(machine: Machine) -> None:
+    before = json.loads(machine.aios("sched", "show", "--json").stdout)
+    try:
+        machine.aios("run", "-d", "--name", "busy", machine.agent("busy", FOREVER))
+        for name in before["policies"]:
+            done = machine.aios("sched", "set", name, "--quantum", "7")
+            assert done.returncode == 0 and f"policy {name}, quantum 7" in done.stdout
+            used = _rows(machine)["busy"]["tokens_out"]
+            _until(lambda used=used: _rows(machine)["busy"]["tokens_out"] > used)  # type: ignore[misc]
+        for wrong in (("set", "nonsense"), ("set", "rr", "--quantum", "-1"), ("set",),
+                      ("show", "rr"), ("set", "rr", "--width", "0")):  # fmt: skip
+            said = machine.aios("sched", *wrong)
+            assert said.returncode in (1, 2) and said.stderr
+        assert json.loads(machine.aios("sched", "show", "--json").stdout)["policy"] == name
+    finally:
+        machine.aios("sched", "set", before["policy"], "--quantum", "4")
+
+
+def test_weights_and_quotas_of_the_command_line_count(machine: Machine) -> None:
+    path = machine.agent("w", FOREVER)
+    machine.aios("run", "-d", "--name", "heavy", "--weight", "3", path)
+    machine.aios("run", "-d", "--name", "slow", "--quota-tokens", "600", "--quota-cells", "300",
+                 path)  # fmt: skip
+    rows = _rows(machine)
+    assert rows["heavy"]["weight"] == 3
+    assert (rows["slow"]["quota_tokens"], rows["slow"]["quota_cells"]) == (600, 300)
+    assert machine.aios("renice", "--weight", "5", "--quota-tokens", "60", "heavy").returncode == 0
+    assert (
+        machine.aios("renice", "--quota-tokens", "0", "--quota-cells", "0", "slow").returncode == 0
+    )
+    rows = _rows(machine)
+    assert (rows["heavy"]["weight"], rows["heavy"]["quota_tokens"]) == (5, 60)
+    assert (rows["slow"]["quota_tokens"], rows["slow"]["quota_cells"]) == (None, None)
+    _until(lambda: _rows(machine)["slow"]["tokens_out"] > 4000)
+    limited = _rows(machine)["heavy"]["tokens_out"]
+    assert limited < 4000, "its quota of tokens a minute holds it back"
+
+
+def test_a_tree_shares_one_account_and_its_root_pays(machine: Machine) -> None:
+    machine.agent(
+        "kid", "import aios\nfor _ in range(2): print(len(aios.chat('x', max_tokens=15).tokens))"
+    )
+    root = machine.agent("root", """
+import aios
+kid = aios.spawn(__file__.replace("root", "kid"), name="kid", max_tokens=10_000)
+print(kid.wait().exit_code, flush=True)
+print(len(aios.chat("x", max_tokens=50).tokens))
+try: aios.chat("x", max_tokens=1)
+except aios.BudgetExceeded as error: print("over", error.message)
+""")  # fmt: skip
+    got = machine.aios("run", "--name", "root", "--max-tokens", "40", "--weight", "2", root)
+    assert got.stdout.splitlines()[-3:-1] == ["0", "10"], got
+    assert "of its 40 tokens" in got.stdout.splitlines()[-1]
+    assert _rows(machine)["kid"]["weight"] == 2, "the program's weight is its children's"
+
+
+def test_the_trace_has_what_was_run(machine: Machine) -> None:
+    code = "import aios\nfor n in range(3): aios.chat(f'story {n}', max_tokens=20)"
+    machine.aios("run", "--name", "traced", machine.agent("traced", code))
+    target = machine.folder / "trace.json"
+    done = machine.aios("trace", "export", "--output", str(target))
+    assert done.returncode == 0, done.stderr
+    events = json.loads(target.read_text())["traceEvents"]
+    tracks = {
+        (e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("name") == "thread_name"
+    }
+    mine = [e for e in events if tracks.get((e["pid"], e["tid"]), "").startswith("traced (")
+            and e["ph"] == "X"]  # fmt: skip
+    assert len(mine) >= 3 and all(event["dur"] >= 0 for event in mine)
+    assert machine.aios("trace", "export").stdout.startswith('{"traceEvents"')
