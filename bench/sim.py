@@ -40,10 +40,9 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
                 wait_mean_s=statistics.fmean(outcome.wait_s.values()),
                 slices=outcome.slices, host_us_per_slice=outcome.host_slice_s * 1e6,
             )  # fmt: skip
-        fifo, mlfq, oracle = (
-            report.arms[arm]["turnaround_mean_s"][-1] for arm in ("fifo", "mlfq", "srtf_oracle")
-        )
-        report.figure("mlfq_share_of_oracle_gain", (fifo - mlfq) / (fifo - oracle))
+        mean = {arm: report.arms[arm]["turnaround_mean_s"][-1] for arm in arms}
+        gain = mean["fifo"] - mean["srtf_oracle"]
+        report.figure("mlfq_share_of_oracle_gain", (mean["fifo"] - mean["mlfq"]) / gain)
         few = trace(60, seed + repeat)
         for idle in (200, 2000) if repeat % 2 else (2000, 200):
             simulation = Simulation("fair", SEATS)

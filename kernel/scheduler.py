@@ -207,11 +207,12 @@ class Scheduler:
             self._context.ran(request, end.lengths[row])
             # Steps that only compute again what was lost do not use up its turn: they lengthen it,
             # or it could lose its seat again before it gets to anything new.
-            new = end.lengths[row] >= request.computed
+            new = end.lengths[row] > request.computed
             self._charge(request, end.lengths[row], drawn, now)
             if request.phase == "done":
                 continue
-            request.used_steps += end.steps if new else -end.steps
+            if end.prefilled[row]:  # not one that waited for the prompts of others
+                request.used_steps += end.steps if new else -end.steps
             if request.phase == "running":
                 request.move("ready", now)
             if self._steps_left(request) <= 0:

@@ -90,7 +90,7 @@ def test_the_trace_has_what_was_run(machine: Machine) -> None:
     tracks = {
         (e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("name") == "thread_name"
     }
-    mine = [e for e in events if tracks.get((e["pid"], e["tid"]), "").startswith("traced (")
+    mine = [e for e in events if tracks.get((e["pid"], e.get("tid")), "").startswith("traced (")
             and e["ph"] == "X"]  # fmt: skip
     assert len(mine) >= 3 and all(event["dur"] >= 0 for event in mine)
     assert machine.aios("trace", "export").stdout.startswith('{"traceEvents"')
