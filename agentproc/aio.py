@@ -56,11 +56,11 @@ class AsyncConnection:
         """Make a call; yields Chunks, then the reply. Closing it early cancels."""
         row = BY_NAME[name]
         call_id = next(self._call_ids)
+        frame = codec.encode_request(row.number, call_id, timeout_s, body, served())
         queue: asyncio.Queue[codec.Reply | AiosError] = asyncio.Queue()
         self._calls[call_id] = queue
         ended = False
         try:
-            frame = codec.encode_request(row.number, call_id, timeout_s, body, served())
             await self._socket.send(frame)
             patience_s = (row.timeout_s if timeout_s is None else timeout_s) + GRACE_S
             until_s = asyncio.get_running_loop().time() + patience_s
@@ -68,9 +68,6 @@ class AsyncConnection:
                 reply = await self._next(queue, until_s)
                 ended = reply.kind != codec.CHUNK
                 yield _result(row, reply) if ended else codec.convert(reply.body, Chunk)
-        except AiosError:
-            ended = True
-            raise
         finally:
             del self._calls[call_id]
             if not ended and not self.closed:

@@ -9,7 +9,6 @@ Tools run in the toolhost, or in the agent that offers them; the kernel checks, 
 from __future__ import annotations
 
 import builtins
-import contextlib
 import json
 import logging
 import threading
@@ -26,6 +25,7 @@ from .syscalls.errors import (
     DeadlineExceeded,
     InvalidArgument,
     KernelUnavailable,
+    NotFound,
     ToolFailed,
 )
 from .syscalls.tool_types import (
@@ -44,6 +44,11 @@ from .tool import Tool, tool
 log = logging.getLogger("aios.tools")
 
 Function = Tool[..., Any] | Callable[..., Any]
+
+_PAUSE_S, _MOST_PAUSE_S = 0.2, 30.0
+"""Between tries, the first and the longest: each is twice as long as the one before."""
+_TRIES = 5
+"""To tell an answer."""
 
 
 def call(
@@ -144,13 +149,29 @@ def as_tool(function: Function) -> Tool[..., Any]:
 def _serve(here: session.Session) -> None:
     try:
         while True:
-            with contextlib.suppress(DeadlineExceeded):  # nobody has called for long
-                work: ToolWork = session.call("tool.next", Empty(), MAX_TIMEOUT_S)
-                _work(here.offered, work)
+            work = _next()
+            _work(here.offered, work)  # what is offered may have changed meanwhile
     except KernelUnavailable:
         return
     finally:
         here.servers -= 1
+
+
+def _next() -> ToolWork:
+    """Wait for a call to serve, however long. Raises KernelUnavailable."""
+    pause_s = _PAUSE_S
+    while True:
+        try:
+            work: ToolWork = session.call("tool.next", Empty(), MAX_TIMEOUT_S)
+            return work
+        except KernelUnavailable:
+            raise
+        except DeadlineExceeded:  # nobody has called for long
+            pause_s = _PAUSE_S
+        except AiosError as error:
+            log.warning("no work can be had now, tried again in %g s: %s", pause_s, error)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _MOST_PAUSE_S)
 
 
 def _work(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> None:
@@ -166,12 +187,18 @@ def _work(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> None:
 
 
 def _tell(answer: AnswerRequest) -> None:
-    try:
-        session.call("tool.answer", answer)
-    except KernelUnavailable:
-        raise
-    except AiosError as error:
-        log.warning("work %d could not be answered: %s", answer.work, error)
+    """Tell it, and again when it could not be told: until then the tool's place is taken."""
+    for attempt in range(_TRIES):
+        try:
+            session.call("tool.answer", answer)
+            return
+        except KernelUnavailable:
+            raise
+        except AiosError as error:
+            log.warning("work %d could not be answered: %s", answer.work, error)
+            if isinstance(error, NotFound) or attempt == _TRIES - 1:
+                return  # it has its answer, or its agent has to end
+        time.sleep(_PAUSE_S * 2**attempt)
 
 
 def _answer(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> AnswerRequest:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from aios.kernel.memory_recall import score
+from aios.kernel.memory_recall import score, telling_words
 from aios.syscalls.client import Connection
 from aios.syscalls.memory_types import AddRequest, SearchReply, SearchRequest
 from aios.syscalls.types import ChatRequest
@@ -74,7 +74,8 @@ def _recall(
         reply: SearchReply = connection.call(
             "memory.search", SearchRequest(question, 20, (SCOPE,))
         )  # fmt: skip
-        scored = [(score(question, hit, MODEL), hit.note.id) for hit in reply.hits]
+        wanted = telling_words(question)
+        scored = [(score(wanted, hit, MODEL), hit.note.id) for hit in reply.hits]
         return {id_ for fits, id_ in sorted(scored, reverse=True)[:K] if fits >= least}
 
     related = sum(ids[n] in recalled(document.question) for n, document in enumerate(found))

@@ -79,7 +79,7 @@ class ModelCalls:
                 call.fail(error)
 
         call.defer(lambda error: None)
-        self._recall.into(call.asker, body, recalled)
+        self._recall.into(call, body, recalled)
 
     def _generate(
         self, call: Pending, process: Process, body: t.ChatRequest, recalled: list[t.Recalled]

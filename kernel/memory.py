@@ -271,6 +271,10 @@ class MemoryManager:
         """The best notes of these scopes, named in full."""
         self._searcher.search(request, scopes, done)
 
+    def apart(self, job: Callable[[], T], done: Done[T]) -> None:
+        """Something that takes long, in the thread of the files."""
+        self._worker.submit(job, done)
+
     @property
     def embedding_model(self) -> str:
         """Whose cosines searches give; '' before it has been needed."""

@@ -15,7 +15,7 @@ it is about something else. The suite ``retrieval`` measures what the default le
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -31,7 +31,7 @@ from aios.syscalls.memory_types import (
 
 from .calls_memory import MemoryCalls
 from .memory import MemoryManager
-from .standing import Asker
+from .trap import Pending
 from .worker import Outcome
 
 MOST_NOTE_CHARS = 1000
@@ -63,13 +63,16 @@ class Recall:
         self._calls, self._memory = calls, memory
 
     def into(
-        self, asker: Asker, body: t.ChatRequest, done: Callable[[Outcome[Recalled]], None]
+        self, call: Pending, body: t.ChatRequest, done: Callable[[Outcome[Recalled]], None]
     ) -> None:
-        """The request with notes in it, and which those are. Raises AiosError."""
+        """The request with notes in it, and which those are; nothing when the call has ended.
+        Raises AiosError."""
         messages = body.messages
         if not messages:
             raise InvalidArgument("recall needs messages, not a raw prompt", "give messages")
-        scopes = [self._calls.scope(asker, name, "read", "read") for name in body.recall_scopes]
+        scopes = [
+            self._calls.scope(call.asker, name, "read", "read") for name in body.recall_scopes
+        ]
         at = last_user(messages)
         query = messages[at].content[:MAX_QUERY_CHARS]
         if not query.strip():
@@ -78,16 +81,15 @@ class Recall:
         def found(outcome: Outcome[SearchReply]) -> None:
             if outcome.value is None:
                 done(Outcome(None, outcome.error))
+            elif not call.ended:
+                hits, model = outcome.value.hits, self._memory.embedding_model
+                self._memory.apart(lambda: chosen(query, hits, model, body), put)
+
+        def put(outcome: Outcome[list[t.Recalled]]) -> None:
+            if outcome.value is None:
+                done(Outcome(None, outcome.error))
                 return
-            model = self._memory.embedding_model
-            scored = [(score(query, hit, model), hit.note) for hit in outcome.value.hits]
-            fit = [pair for pair in scored if pair[0] >= body.recall_min]
-            fit.sort(key=lambda pair: -pair[0])
-            notes = [
-                t.Recalled(note.id, note.text[:MOST_NOTE_CHARS], round(fits, 3))
-                for fits, note in fit[: body.recall]
-            ]
-            request = body
+            request, notes = body, outcome.value
             if notes:
                 text = "\n".join([HEADING, *(f"- {note.text}" for note in notes)])
                 told = [*messages[:at], t.Message("system", text), *messages[at:]]
@@ -98,9 +100,22 @@ class Recall:
         self._memory.search(SearchRequest(query, most), scopes, found)
 
 
-def score(query: str, hit: Hit, model: str) -> float:
-    """How well a note fits a question, 0 to 1. ``model``: whose cosine the hit has."""
-    words = _OF_WORDS * common_words(query, hit.note.text)
+def chosen(query: str, hits: Sequence[Hit], model: str, body: t.ChatRequest) -> list[t.Recalled]:
+    """Those that fit a question, the best first. Takes long: not for the kernel's thread."""
+    wanted = telling_words(query)
+    scored = [(score(wanted, hit, model), hit.note) for hit in hits]
+    fit = [pair for pair in scored if pair[0] >= body.recall_min]
+    fit.sort(key=lambda pair: -pair[0])
+    return [
+        t.Recalled(note.id, note.text[:MOST_NOTE_CHARS], round(fits, 3))
+        for fits, note in fit[: body.recall]
+    ]
+
+
+def score(wanted: frozenset[str], hit: Hit, model: str) -> float:
+    """How well what a prompt gets of a note fits a question, 0 to 1. ``wanted``: the question's
+    telling words; ``model``: whose cosine the hit has."""
+    words = _OF_WORDS * common_words(wanted, hit.note.text[:MOST_NOTE_CHARS])
     if hit.similarity is None:
         return words
     low, high = SCALES.get(model, (0.0, 1.0))
@@ -108,9 +123,14 @@ def score(query: str, hit: Hit, model: str) -> float:
     return max(meaning, words) if meaning >= _UNRELATED else meaning
 
 
-def common_words(query: str, text: str) -> float:
+def telling_words(query: str) -> frozenset[str]:
+    """Those of a question that tell something, without their endings."""
+    words = re.findall(r"\w+", query.lower())
+    return frozenset(_stem(word) for word in words if word not in _COMMON)
+
+
+def common_words(wanted: frozenset[str], text: str) -> float:
     """The share of a question's telling words that a text has, whatever their endings."""
-    wanted = {_stem(word) for word in re.findall(r"\w+", query.lower()) if word not in _COMMON}
     held = {_stem(word) for word in re.findall(r"\w+", text.lower())}
     return len(wanted & held) / len(wanted) if wanted else 0.0
 

@@ -17,7 +17,10 @@ from .rights import Decision, Request, RuleSet
 
 MOST_CACHED = 250
 """Decisions remembered for one process."""
-_ENDING = frozenset({("call", "proc.signal"), ("call", "kernel.shutdown"), ("call", "cancel")})
+CONTINUING = frozenset({"tool.next", "tool.answer"})
+"""Calls that hand on, or end, a call of a tool, whose own entry says that it was allowed."""
+_ENDING = frozenset({("call", "proc.signal"), ("call", "kernel.shutdown"), ("call", "cancel"),
+                     *(("call", name) for name in CONTINUING)})  # fmt: skip
 """Calls that end things; they and the operator's signals go on while the log cannot be written."""
 
 

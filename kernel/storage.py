@@ -9,6 +9,7 @@ between agents are checked in the transaction that uses them.
 from __future__ import annotations
 
 import logging
+import secrets
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +74,9 @@ class Storage:
         else:
             boot, store, urls, damage = outcome.result()
             self.damage.found(damage)
-            self.content.blobs = Blobs(self.folder, urls, store, boot)
+            # while nothing can be changed, no start is counted: the next one has the same number
+            written = secrets.randbits(48) if self.refusal else 0
+            self.content.blobs = Blobs(self.folder, urls, store, boot, written)
             self._state = "ready"
             self._index.open(self.content.blobs)
             self.content.sweep()

@@ -155,10 +155,13 @@ class RemoteBlobs:
 class Blobs:
     """The stores of one kernel by number: the one that is written to, and those of old times."""
 
-    def __init__(self, folder: Path, urls: dict[int, str], current: int, boot: int) -> None:
+    def __init__(
+        self, folder: Path, urls: dict[int, str], current: int, boot: int, written: int = 0
+    ) -> None:
+        """``written``: names begin behind this number, when others may be of the same ``boot``."""
         self._folder, self.urls, self.current, self._boot = folder, urls, current, boot
         self._open: dict[int, BlobStore] = {}
-        self._written = 0
+        self._written = written
 
     def store(self, number: int) -> BlobStore:
         """A store, opened when it is first needed."""

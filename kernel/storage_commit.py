@@ -32,6 +32,8 @@ Done = Callable[[Outcome[T]], None]
 MOST_IN_A_COMMIT = 256
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT)
 """A constraint that does not hold is one of rows that are not what was written."""
+_LOCAL = (*_DAMAGE, sqlite3.SQLITE_IOERR)
+"""What may concern only one change of several."""
 
 
 class _Waiting(NamedTuple, Generic[T]):
@@ -168,7 +170,7 @@ class Committer:
             return self._run(self._connection, batch)
         except sqlite3.Error as error:
             self._undo(self._connection)
-            if len(batch) > 1 and _code(error) in _DAMAGE:  # one by one: the others go on
+            if len(batch) > 1 and _code(error) in _LOCAL:  # one by one: the others go on
                 return [ended for waiting in batch for ended in self._attempt([waiting])]
             typed = self._typed(error, batch[0].name)
             return [(waiting.done, Outcome(None, typed)) for waiting in batch]
@@ -177,7 +179,7 @@ class Committer:
         self, connection: sqlite3.Connection, batch: list[_Waiting[Any]]
     ) -> list[tuple[Done[Any], Outcome[Any]]]:
         outcomes: list[Outcome[Any]] = []
-        connection.execute("BEGIN IMMEDIATE")
+        self._bound(connection, "BEGIN IMMEDIATE")
         for waiting in batch:
             alone = len(batch) == 1
             if not alone:
@@ -194,8 +196,18 @@ class Committer:
                 outcomes.append(Outcome(None, error))
             if not alone:
                 connection.execute("RELEASE one")
-        connection.execute("COMMIT")
+        self._bound(connection, "COMMIT")
         return [(w.done, outcome) for w, outcome in zip(batch, outcomes, strict=True)]
+
+    def _bound(self, connection: sqlite3.Connection, statement: str) -> None:
+        """Begin or commit. An error of input or output there stops all changes: what the disk has
+        is unknown until it is opened anew."""
+        try:
+            connection.execute(statement)
+        except sqlite3.Error as error:
+            if _code(error) == sqlite3.SQLITE_IOERR:
+                self.failure = self._unavailable(error)
+            raise
 
     def _undo(self, connection: sqlite3.Connection) -> None:
         try:
@@ -208,8 +220,7 @@ class Committer:
             )
 
     def _typed(self, error: sqlite3.Error, name: str = "") -> AiosError:
-        """SQLite's errors as ours. One of input or output at a commit stops all changes: what the
-        disk has is unknown until it is opened anew."""
+        """SQLite's errors as ours."""
         code = _code(error)
         log.error("%s: %s", self._path, error)
         if code == sqlite3.SQLITE_FULL:
@@ -221,12 +232,12 @@ class Committer:
             return StorageDamaged(f"{name}: what is recorded of it is damaged: {error}", FILE_HINT)
         if code in _DAMAGE:
             return StorageDamaged(f"{self._path}: {error}", RESTORE_HINT)
-        failure = StorageUnavailable(
+        return self._unavailable(error)
+
+    def _unavailable(self, error: sqlite3.Error) -> StorageUnavailable:
+        return StorageUnavailable(
             f"{self._path}: {error}", "when the disk is well again: aios daemon restart"
         )
-        if code == sqlite3.SQLITE_IOERR:
-            self.failure = failure
-        return failure
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -21,7 +21,6 @@ from aios.syscalls.errors import (
     NotFound,
     ResourceExhausted,
     StorageDamaged,
-    StorageUnavailable,
 )
 from aios.syscalls.storage_types import FileInfo, FsData, MountInfo
 
@@ -109,6 +108,9 @@ class Content:
         if len(data) <= INLINE_BYTES:
             self._commit(place, agent, chunks.inline(data), append, expect, done)
             return
+        if self._stopped:
+            done(Outcome(None, self._stopped))
+            return
 
         def kept(outcome: Outcome[list[Piece]]) -> None:
             if outcome.error:
@@ -132,7 +134,7 @@ class Content:
 
         def committed(outcome: Outcome[tuple[File, bool]]) -> None:
             if outcome.error:
-                if not isinstance(outcome.error, StorageUnavailable):  # then the disk may have it
+                if not self._in_doubt(outcome.error):
                     self._delete_blobs([(p.store, p.key) for p in pieces if p.data is None])
                 done(Outcome(None, outcome.error))
                 return
@@ -143,6 +145,16 @@ class Content:
                 self.sweep()
 
         self._committer.change(change, committed, place.shown())
+
+    @property
+    def _stopped(self) -> AiosError | None:
+        """Why no change is taken at all: then no blobs are made for one."""
+        return self._committer.failure or self._committer.refusal
+
+    def _in_doubt(self, error: Exception) -> bool:
+        """Whether the disk may have a change that failed. Damage, and all that does not stop
+        everything, was undone."""
+        return self._committer.failure is not None and not isinstance(error, StorageDamaged)
 
     # ------------------------------------------------------------------ reads
 
@@ -203,6 +215,9 @@ class Content:
     ) -> None:
         """Begin to write in parts; ``done`` gets the upload's number."""
         self._most(user)
+        if place.kind != "mount" and self._stopped:
+            done(Outcome(None, self._stopped))
+            return
 
         def look(connection: sqlite3.Connection) -> int:
             if place.kind == "mount":

@@ -33,7 +33,7 @@ from .access import AccessManager
 from .audit import AuditLog
 from .doors import Doors, Peer
 from .loop import Loop, Timer
-from .standing import Asker
+from .standing import CONTINUING, Asker
 
 log = logging.getLogger("aios.trap")
 
@@ -276,7 +276,8 @@ class Trap:
             frame = codec.encode_reply(pending.call_id, kind, body)
         except AiosError as error:
             frame = codec.encode_reply(pending.call_id, codec.ERROR, error.body())
-        if pending.call.effect == "read" or self._audit.settled:
+        call = pending.call
+        if call.effect == "read" or self._audit.settled or call.name in CONTINUING:
             self._send(pending, frame)
             return
 

@@ -22,7 +22,7 @@ import msgspec
 import zmq
 
 from . import codec, paths
-from .errors import AiosError, DeadlineExceeded, KernelUnavailable, from_body
+from .errors import DeadlineExceeded, KernelUnavailable, from_body
 from .table import BY_NAME, Call
 from .types import CancelRequest, Chunk
 
@@ -146,18 +146,21 @@ class Connection:
         """Make a call; returns the table's reply type for it. Raises AiosError."""
         row = BY_NAME[name]
         call_id = self._send(row, body, timeout_s)
-        deadline_s = _deadline(row, timeout_s)
         try:
-            while True:
-                reply = self._receive(deadline_s)
-                if reply.call_id == call_id and reply.kind != codec.CHUNK:
-                    return _result(row, reply)
-                self._keep(reply)
-        except (AiosError, KeyError):
-            raise
-        except BaseException:
+            reply = self._reply_to(call_id, _deadline(row, timeout_s))
+        except KernelUnavailable:
+            raise  # nobody is there to be told
+        except BaseException:  # a deadline, too: the kernel's clock may have stood still
             self._cancel(call_id)
             raise
+        return _result(row, reply)
+
+    def _reply_to(self, call_id: int, deadline_s: float) -> codec.Reply:
+        while True:
+            reply = self._receive(deadline_s)
+            if reply.call_id == call_id and reply.kind != codec.CHUNK:
+                return reply
+            self._keep(reply)
 
     def stream(
         self, name: str, body: msgspec.Struct, timeout_s: float | None = None

@@ -9,16 +9,23 @@ import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from aios.kernel import auditfile
 from aios.kernel.audit import AuditLog, Line, line
 from aios.kernel.auditfile import AuditFile, Room, load_anchor, load_key, verify
+from aios.kernel.doors import Peer
 from aios.kernel.loop import Loop
 from aios.kernel.records import Entry, Verifier, read, text
+from aios.kernel.trap import Caller, Pending, Trap
 from aios.kernel.worker import Worker
+from aios.syscalls import codec
 from aios.syscalls.errors import AuditUnavailable
+from aios.syscalls.table import BY_NAME
+from aios.syscalls.types import Empty
 
 
 def _entry(name: str = "/a", effect: str = "read") -> Entry:
@@ -329,6 +336,24 @@ def test_what_could_not_be_written_is_no_success(bench: Bench) -> None:
     bench.mutate()
     bench.until(2)
     assert bench.replies[1] is None and len(bench.file.names) == 2, "the first one, too"
+
+
+def test_work_for_an_offered_tool_is_handed_on_whatever_the_log_does(bench: Bench) -> None:
+    sent: list[codec.Reply] = []
+    none: Any = SimpleNamespace()
+    trap = Trap(bench.loop, none, bench.log, none, none, dict.fromkeys(BY_NAME, none))
+    trap.doors = none
+    none.send = lambda peer, frame: sent.append(codec.decode_reply(frame))
+    peer, caller = Peer("agents", b"a", "3"), Caller("3", 3, 0)
+    bench.file.error = OSError(errno.EIO, "Input/output error")
+    bench.mutate()
+    for number, name in enumerate(("kv.set", "tool.next", "tool.answer")):
+        request = codec.Request(BY_NAME[name].number, number, None, {}, 0)
+        Pending(trap, peer, caller, BY_NAME[name], request).reply(Empty())
+    assert [(reply.call_id, reply.kind) for reply in sent] == [(1, codec.RESULT), (2, codec.RESULT)]
+    while len(sent) < 3:
+        bench.loop.turn(5000)
+    assert (sent[2].call_id, sent[2].kind) == (0, codec.ERROR)
 
 
 def test_a_log_that_cannot_be_opened_lets_reads_go_on(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from aios.kernel.memory import MemoryManager, Quotas, session_of
 from aios.kernel.memory_lru import LruK
 from aios.kernel.memory_quota import Limits
 from aios.kernel.memory_ram import OVERHEAD_BYTES, NotesInRam
+from aios.kernel.memory_recall import MOST_NOTE_CHARS, Recall, chosen
 from aios.kernel.memory_search import fuse
 from aios.kernel.memory_store import NoteStore
 from aios.kernel.memory_vectors import ScopeVectors, pack
@@ -37,7 +39,8 @@ from aios.syscalls.errors import (
     NotFound,
     ResourceExhausted,
 )
-from aios.syscalls.memory_types import Note, SearchReply, SearchRequest
+from aios.syscalls.memory_types import Hit, Note, SearchReply, SearchRequest
+from aios.syscalls.types import ChatRequest, Message
 
 T = TypeVar("T")
 LIMITS = Limits(1000, 1 << 20)
@@ -725,3 +728,32 @@ def test_session_quotas(tmp_path: Path) -> None:
     memory.manager.record(agent, "not", "logged")
     assert agent.notes == 3
     memory.close()
+
+
+# ---------------------------------------------------------------------------- recall
+
+
+def _hit(text: str) -> Hit:
+    return Hit(Note("n1", "agent:a", "note", text, 0.0, 0.0), 1.0, 1, None)
+
+
+def test_a_note_is_judged_by_what_the_prompt_gets_of_it() -> None:
+    body = ChatRequest(recall=2, recall_min=0.3)
+    hits = [
+        _hit("my dog is called Rex"),
+        _hit("x " * MOST_NOTE_CHARS + "dog called"),
+        _hit("the dog"),
+    ]
+    found = chosen("what is my dog called?", hits, "", body)
+    assert [(note.text, note.score) for note in found] == [
+        ("my dog is called Rex", 0.8), ("the dog", 0.4)
+    ]  # fmt: skip
+
+
+def test_nothing_is_judged_for_a_call_that_has_ended() -> None:
+    call: Any = SimpleNamespace(asker=None, ended=True)
+    reply = Outcome(SearchReply([_hit("a dog")], "keyword"), None)
+    memory: Any = SimpleNamespace(search=lambda request, scopes, done: done(reply))
+    calls: Any = SimpleNamespace(scope=lambda *_: "agent:a")
+    body = ChatRequest(messages=[Message("user", "dog")], recall=1)
+    Recall(calls, memory).into(call, body, lambda outcome: pytest.fail("it was judged"))

@@ -7,14 +7,18 @@ import random
 import sqlite3
 import struct
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from aios.kernel import storage_backup, storage_wal
+from aios.kernel.storage_damage import Damage
+from aios.kernel.storage_paths import resolve
 from aios.kernel.storage_schema import Lock
 from aios.kernel.worker import Outcome
 from aios.syscalls import storage_types as s
@@ -444,6 +448,84 @@ def test_damaged_rows_stop_those_who_touch_them_and_nobody_else(tmp_path: Path) 
         assert store.check(repair=True).mended and store.check().problems == []
         assert store.storage.warnings() == []
         assert store.read("bob", "a") == b"three" and store.read("bob", "d") == b"more"
+
+
+def _blobs(folder: Path) -> set[Path]:
+    return {path for path in (folder / "blobs").rglob("*") if path.is_file()}
+
+
+def test_writes_that_damage_refuses_leave_no_blobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with rig(tmp_path) as store:
+        store.write("bob", "a", b"one")
+    _change(tmp_path, "UPDATE file SET size = 9 WHERE name = 'a'")
+    with rig(tmp_path) as store, pytest.raises(StorageDamaged):
+        store.write("bob", "a", BIG)
+    assert not _blobs(tmp_path)
+    monkeypatch.setattr("aios.kernel.storage_commit.damage", lambda _: Damage(["twice used"], True))
+    for _ in range(2):  # starts that are not counted
+        with rig(tmp_path) as store:
+            with pytest.raises(StorageDamaged, match="twice used"):
+                store.write("bob", "b", BIG)
+            with pytest.raises(StorageDamaged, match="twice used"):
+                store.ask(lambda done, store=store: store.storage.content.begin(
+                    "3", resolve("b", "bob"), "bob", None, done))  # fmt: skip
+            before = len(_blobs(tmp_path))
+            assert store.storage.content.blobs
+            pieces = store.storage.content.blobs.cut(BIG)  # of a file for a mount
+            assert len(_blobs(tmp_path)) == before + len(pieces)
+
+
+class _Disk:
+    """A connection on a disk that fails at some statements."""
+
+    def __init__(self, connection: sqlite3.Connection, failing: str) -> None:
+        self._connection, self._failing = connection, failing
+
+    def execute(self, statement: str, *more: Any) -> Any:
+        if statement == self._failing:
+            raise _unreadable()
+        return self._connection.execute(statement, *more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def _unreadable() -> sqlite3.Error:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+    return error
+
+
+def test_what_cannot_be_read_fails_who_reads_it_and_a_failed_commit_everybody(
+    tmp_path: Path,
+) -> None:
+    def read(_: sqlite3.Connection) -> None:
+        raise _unreadable()
+
+    with rig(tmp_path) as store:
+        storage, committer = store.storage, store.storage._committer
+        with pytest.raises(StorageUnavailable, match="I/O"):
+            store.ask(lambda done: committer.view(read, done))
+        outcomes: list[Outcome[Any]] = []
+        hold, held = threading.Event(), threading.Event()
+        committer.view(lambda _: (held.set(), hold.wait()), lambda _: None)
+        held.wait()
+        storage.set_value("bob", "k", b"\1", None, outcomes.append)  # these two share a commit
+        storage.change(read, outcomes.append)
+        hold.set()
+        while len(outcomes) < 2:
+            store.loop.turn(10_000)
+        assert outcomes[0].error is None and isinstance(outcomes[1].error, StorageUnavailable)
+        assert storage.failure is None and not _blobs(tmp_path)
+        assert committer._connection
+        committer._connection = _Disk(committer._connection, "COMMIT")  # type: ignore[assignment]
+        with pytest.raises(StorageUnavailable):
+            store.write("bob", "a", BIG)
+        assert storage.failure and _blobs(tmp_path), "the disk may have it"
+        with pytest.raises(StorageUnavailable):
+            store.write("bob", "b", b"two")
 
 
 def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
