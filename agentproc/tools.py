@@ -149,7 +149,8 @@ def as_tool(function: Function) -> Tool[..., Any]:
 def _serve(here: session.Session) -> None:
     try:
         while True:
-            _work(here.offered, _next())
+            work = _next()
+            _work(here.offered, work)  # what is offered may have changed meanwhile
     except KernelUnavailable:
         return
     finally:

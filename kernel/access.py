@@ -274,7 +274,7 @@ class AccessManager:
                   " ".join(self._line_of(pid) for pid in asker.behalf), request.kind,
                   request.action, request.name, approvals.digest(arguments))  # fmt: skip
         try:
-            question = self.approvals.use(key, now)
+            question = self.approvals.use(key, now, asker.used)
         except PermissionDenied:
             self.audit.append(standing.line(request, "denied by the operator", rule, behalf))
             raise
@@ -282,7 +282,7 @@ class AccessManager:
             try:
                 self.audit.append(standing.line(request, f"approved ({question.id})", rule, behalf))
             except AuditUnavailable:
-                self.approvals.give_back()
+                self.approvals.give_back(asker.used or [])
                 raise
             return
         error = self.approvals.ask(

@@ -2,6 +2,7 @@
 
 A question is bound to one program (its name, its ancestors' names and its file), those on whose
 behalf it acts, one operation and the hash of its arguments. An answer is used once, and expires.
+The call that uses one has it until it ends, and gives it back when it has to ask for another.
 ``now`` is passed in; who asks the operator at a terminal waits with ``next``. Questions and answers
 outlive the kernel (questions.py).
 """
@@ -19,7 +20,6 @@ import msgpack
 
 from aios.syscalls.errors import (
     ConfirmationRequired,
-    IllegalState,
     NotFound,
     PermissionDenied,
     ResourceExhausted,
@@ -29,7 +29,6 @@ from .questions import Kept, QuestionFiles, complain
 from .rights import Request
 
 Answer = Literal["pending", "approved", "denied"]
-State = Literal[Answer, "used"]
 
 MOST_QUESTIONS = 1000
 MOST_OF_ONE = 32
@@ -64,7 +63,7 @@ class Question:
     asked_unix: float
     expires_s: float
     owner: int
-    state: State = "pending"
+    state: Answer = "pending"
     shown: bool = False
     saving: int = 0
     """Answers on their way to the disk; until then there is none."""
@@ -78,8 +77,6 @@ class Approvals:
         self.expire_s, self._files = expire_s, files
         self._by_key: dict[Key, Question] = {}
         self._by_id: dict[str, Question] = {}
-        self._taken: list[Question] = []
-        self._inside = False
         self._waiting: dict[int, Callable[[Question], None]] = {}
 
     def load(self, now: float, unix: float) -> None:
@@ -94,32 +91,33 @@ class Approvals:
 
     # ------------------------------------------------------------------ the agent's side
 
-    def begin(self) -> None:
-        """A call begins to be handled."""
-        self._inside = True
-
-    def give_back(self) -> None:
-        """The call under way does nothing after all: what it used holds once more."""
-        for question in self._taken:
-            question.state = "approved"
+    def give_back(self, used: list[Question]) -> None:
+        """A call begins anew later, or does nothing: what it used holds once more."""
+        for question in used:
+            if question.key in self._by_key:  # asked anew meanwhile, by another call
+                self._remove(question)
+                continue
+            self._by_key[question.key] = self._by_id[question.id] = question
             if self._files:
                 self._files.put_back(question.id)
-        self._taken.clear()
+        used.clear()
 
-    def end(self) -> None:
-        """It has been handled: what it used is gone."""
-        self._inside = False
-        if self._taken:
-            for question in self._taken:
-                self._forget(question)
-            self._taken.clear()
+    def forget(self, used: list[Question]) -> None:
+        """A call has ended: what it used is gone."""
+        for question in used:
+            self._remove(question)
+        used.clear()
 
-    def use(self, key: Key, now: float) -> Question | None:
-        """The approval of this operation, used up by the call under way; None without one.
+    def use(self, key: Key, now: float, used: list[Question] | None) -> Question | None:
+        """The approval of this operation, used up by a call; None without one. ``used``: what
+        that call has used already; None: it is gone at once.
 
         Raises PermissionDenied when the operator has said no, ResourceExhausted when its use
         cannot be noted.
         """
+        mine = next((question for question in used or () if question.key == key), None)
+        if mine:
+            return mine
         question = self._by_key.get(key)
         if question is None or self._expired(question, now) or question.state == "pending":
             return None
@@ -128,14 +126,13 @@ class Approvals:
                 f"the operator has denied {key.kind}.{key.action} of {_shown(key.name)}",
                 f"ask the operator to think again: aios approvals approve {question.id}",
             )
-        if question.state == "approved":
-            if self._files:
-                self._files.take(question.id)
-            question.state = "used"
-            if self._inside:
-                self._taken.append(question)
-            else:
-                self._forget(question)
+        if self._files:
+            self._files.take(question.id)
+        del self._by_id[question.id], self._by_key[key]
+        if used is None:
+            self._remove(question)
+        else:
+            used.append(question)
         return question
 
     def ask(
@@ -182,14 +179,14 @@ class Approvals:
         return list(self._by_id.values())
 
     def find(self, number: str, now: float) -> Question:
-        """A question that can be answered. Raises NotFound, IllegalState."""
+        """A question that can be answered. Raises NotFound."""
         self._drop_expired(now)
         question = self._by_id.get(number)
         if question is None:
-            raise NotFound(f"there is no question {number!r}: it has expired, or was never asked",
-                           "list them with: aios approvals ls")  # fmt: skip
-        if question.state == "used":
-            raise IllegalState(f"question {number} was approved and used", "it is asked anew")
+            raise NotFound(
+                f"there is no question {number!r}: it has expired, was approved and used, or was "
+                "never asked", "list them with: aios approvals ls",
+            )  # fmt: skip
         return question
 
     def answer(
@@ -258,8 +255,11 @@ class Approvals:
     def _forget(self, question: Question) -> None:
         if self._by_id.pop(question.id, None):
             del self._by_key[question.key]
-            if self._files:
-                self._files.remove(question.id)
+            self._remove(question)
+
+    def _remove(self, question: Question) -> None:
+        if self._files:
+            self._files.remove(question.id)
 
     def _drop_expired(self, now: float) -> None:
         for question in list(self._by_id.values()):

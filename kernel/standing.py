@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from . import rights
+from .approvals import Question
 from .audit import Line, line
 from .process import OPERATOR
 from .records import Entry
@@ -25,11 +26,13 @@ _ENDING = frozenset({("call", "proc.signal"), ("call", "kernel.shutdown"), ("cal
 
 
 class Asker(NamedTuple):
-    """Who asks: the caller, those on whose behalf it acts, and what it has called with."""
+    """Who asks: the caller, those on whose behalf it acts, what it has called with, and the
+    approvals that this call has used."""
 
     pid: int
     behalf: tuple[int, ...] = ()
     body: Any = None
+    used: list[Question] | None = None
 
 
 class Decided(NamedTuple):

@@ -30,6 +30,7 @@ from aios.syscalls.table import BY_NAME, BY_NUMBER, Call
 from aios.syscalls.types import Chunk
 
 from .access import AccessManager
+from .approvals import Question
 from .audit import AuditLog
 from .doors import Doors, Peer
 from .loop import Loop, Timer
@@ -63,7 +64,7 @@ class Pending:
     ) -> None:
         self._trap, self.peer, self.caller, self.call = trap, peer, caller, call
         self.call_id, self.work = request.call_id, request.work
-        self.asker = Asker(caller.pid, body=request.body)
+        self.asker = Asker(caller.pid, body=request.body, used=[])
         self.timeout_s = request.timeout_s or call.timeout_s
         self.ended = False
         self._timer: Timer | None = None
@@ -165,6 +166,8 @@ class Pending:
         if self._timer:
             self._timer.cancel()
             self.caller.pending.pop((self.peer.route, self.call_id), None)
+        if self.asker.used:
+            self._trap.forget(self.asker.used)
         return True
 
     def _expire(self) -> None:
@@ -224,7 +227,6 @@ class Trap:
     def _handle(self, pending: Pending) -> None:
         """Check and do a call. Once more from the start when the operator had to be asked."""
         call = pending.call
-        self._access.approvals.begin()
         try:
             if pending.work:
                 behalf = self._behalf(pending.caller.pid, pending.work)
@@ -242,13 +244,12 @@ class Trap:
                 "the kernel failed on this call", "its log says why; please report it"
             ))  # fmt: skip
         finally:
-            self._access.approvals.end()
             self._audit.kick()
 
     def ask(self, pending: Pending, error: AiosError) -> bool:
         """Let a call wait for the operator when one sits at the agent's terminal."""
         assert isinstance(error, ConfirmationRequired)
-        self._access.approvals.give_back()
+        self._access.approvals.give_back(pending.asker.used or [])
         if not self._access.asked_at_terminal(pending.caller.pid):
             return False
 
@@ -263,6 +264,10 @@ class Trap:
             off()
             return False
         return True
+
+    def forget(self, used: list[Question]) -> None:
+        """The approvals that a call has used, when it has ended."""
+        self._access.approvals.forget(used)
 
     def cancel(self, pending: Pending, call_id: int) -> None:
         """The caller cancels one of its own calls on the same connection."""

@@ -12,7 +12,7 @@ import pytest
 
 from aios.kernel import groups
 from aios.kernel.access import AccessManager, spawn_rules
-from aios.kernel.approvals import MOST_OF_ONE, Approvals, digest
+from aios.kernel.approvals import MOST_OF_ONE, Approvals, Question, digest
 from aios.kernel.audit import Line
 from aios.kernel.grants import Grant, GrantFile
 from aios.kernel.process import OPERATOR, Process, ProcessTable
@@ -302,16 +302,16 @@ def test_a_call_that_needs_two_approvals_gets_both(world: World) -> None:
     a, questions = world.start("a"), world.access.approvals
 
     def call() -> None:
-        questions.begin()
+        used: list[Question] = []
         try:
-            for name in ("from", "to"):
-                world.access.check(Asker(a.pid), "tool", "call", name, None)
+            for name in ("from", "to", "from"):
+                world.access.check(Asker(a.pid, used=used), "tool", "call", name, None)
         except ConfirmationRequired as error:
-            questions.give_back()
+            questions.give_back(used)
             _approve(world, error.approval)
             raise
         finally:
-            questions.end()
+            questions.forget(used)
 
     for _ in range(2):
         with pytest.raises(ConfirmationRequired):
@@ -319,6 +319,17 @@ def test_a_call_that_needs_two_approvals_gets_both(world: World) -> None:
     call()
     with pytest.raises(ConfirmationRequired):
         call()
+
+
+def test_what_one_call_uses_is_no_other_calls(world: World) -> None:
+    a, questions = world.start("a"), world.access.approvals
+    first: list[Question] = []
+    _approve(world, _ask(world, a))
+    world.access.check(Asker(a.pid, used=first), "tool", "call", "rm", None)
+    number = _ask(world, a)
+    assert number != first[0].id and [q.id for q in questions.open(time.monotonic())] == [number]
+    questions.give_back(first)
+    assert _ask(world, a) == number, "two answers for one question are one"
 
 
 def test_forged_and_used_ids_are_refused(world: World) -> None:

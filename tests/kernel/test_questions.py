@@ -38,17 +38,19 @@ class Kernel:
     def answer(self, number: str, approve: bool = True) -> Question | Exception:
         told: list[Question | Exception] = []
         self.questions.answer(number, approve, time.monotonic(), time.time(), told.append)
-        assert self.questions.use(KEY, time.monotonic()) is None, "not before it is on the disk"
+        assert self.questions.use(KEY, time.monotonic(), None) is None, (
+            "not before it is on the disk"
+        )
         while not told:
             self.loop.turn(1000)
         return told[0]
 
     def use(self) -> Any:
         """As the trap does: used by a call, which then does something."""
-        self.questions.begin()
-        used = self.questions.use(KEY, time.monotonic())
-        self.questions.end()
-        return used
+        used: list[Question] = []
+        found = self.questions.use(KEY, time.monotonic(), used)
+        self.questions.forget(used)
+        return found
 
     def end(self) -> None:
         self.worker.close()
@@ -94,8 +96,7 @@ def test_a_kernel_that_is_killed_while_an_answer_is_used_does_not_find_it_again(
 ) -> None:
     kernel = Kernel(folder)
     kernel.answer(kernel.ask())
-    kernel.questions.begin()
-    assert kernel.questions.use(KEY, time.monotonic())
+    assert kernel.questions.use(KEY, time.monotonic(), [])
     after = Kernel(folder)  # the first one came no further
     assert after.use() is None and after.questions.open(time.monotonic()) == []
     kernel.end()
@@ -105,10 +106,9 @@ def test_a_kernel_that_is_killed_while_an_answer_is_used_does_not_find_it_again(
 def test_what_was_given_back_holds_across_a_restart(folder: Path) -> None:
     kernel = Kernel(folder)
     kernel.answer(kernel.ask())
-    kernel.questions.begin()
-    assert kernel.questions.use(KEY, time.monotonic())
-    kernel.questions.give_back()
-    kernel.questions.end()
+    used: list[Question] = []
+    assert kernel.questions.use(KEY, time.monotonic(), used)
+    kernel.questions.give_back(used)
     kernel = _next(kernel, folder)
     assert kernel.use()
     kernel.end()
