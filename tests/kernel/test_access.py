@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,15 @@ from aios.kernel import groups
 from aios.kernel.access import AccessManager, spawn_rules
 from aios.kernel.approvals import MOST_OF_ONE, Approvals, Question, digest
 from aios.kernel.audit import Line
+from aios.kernel.doors import Peer
 from aios.kernel.grants import Grant, GrantFile
+from aios.kernel.loop import Loop
 from aios.kernel.process import OPERATOR, Process, ProcessTable
 from aios.kernel.records import Entry
 from aios.kernel.rights import Request
 from aios.kernel.standing import Asker
+from aios.kernel.trap import Caller, Pending, Trap
+from aios.syscalls import codec
 from aios.syscalls.errors import (
     AuditUnavailable,
     ConfirmationRequired,
@@ -29,7 +34,8 @@ from aios.syscalls.errors import (
     ResourceExhausted,
 )
 from aios.syscalls.table import BY_NAME, CALLS
-from aios.syscalls.types import SpawnRequest
+from aios.syscalls.tool_types import ToolCall
+from aios.syscalls.types import Empty, SpawnRequest
 
 
 class FakeAudit:
@@ -330,6 +336,47 @@ def test_what_one_call_uses_is_no_other_calls(world: World) -> None:
     assert number != first[0].id and [q.id for q in questions.open(time.monotonic())] == [number]
     questions.give_back(first)
     assert _ask(world, a) == number, "two answers for one question are one"
+
+
+def test_a_call_that_has_to_ask_later_on_asks_each_question_once(world: World) -> None:
+    a, questions = world.start("a"), world.access.approvals
+    a.asker_os_pid = 1
+    begun: list[Pending] = []
+    sent: list[codec.Reply] = []
+
+    def handler(call: Pending, _: Any) -> None:
+        world.access.check(call.asker, "tool", "call", "rm", None)
+        call.defer(lambda error: None)
+        begun.append(call)
+
+    def later() -> None:
+        try:
+            world.access.check(begun[-1].asker, "tool", "call", "cp", None)
+            begun[-1].reply(Empty())
+        except ConfirmationRequired as error:
+            begun[-1].fail(error)
+
+    def approve_next() -> str:
+        (question,) = [q for q in questions.open(time.monotonic()) if q.state == "pending"]
+        questions.answer(question.id, True, time.monotonic(), time.time())
+        questions.tell(question)
+        return question.key.name
+
+    audit: Any = SimpleNamespace(kick=lambda: None, settled=True)
+    caller = Caller(str(a.pid), a.pid, 0)
+    trap = Trap(Loop(), world.access, audit, lambda user: caller, lambda pid, work: (),
+                dict.fromkeys(BY_NAME, handler))  # fmt: skip
+    doors: Any = SimpleNamespace(send=lambda peer, frame: sent.append(codec.decode_reply(frame)))
+    trap.doors = doors
+    frame = codec.encode_request(BY_NAME["tool.call"].number, 1, None, ToolCall("rm", "{}"))
+    trap.on_frame(Peer("agents", b"a", str(a.pid)), frame, True)
+    assert approve_next() == "rm" and len(begun) == 1
+    later()
+    assert approve_next() == "cp"
+    assert len(begun) == 2 and not sent, "begun again, and asked nothing"
+    later()
+    assert [reply.kind for reply in sent] == [codec.RESULT]
+    assert questions.open(time.monotonic()) == []
 
 
 def test_forged_and_used_ids_are_refused(world: World) -> None:
