@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +20,16 @@ import pytest
 
 from aios.syscalls.toolwire import Changed, Describe, Described, Done, Run, Source, encode, read
 from aios.toolhost import mcp_transport, mcp_worker
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """A worker ends with its process, so it leaves transports unclosed; here others come after."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
 
 SERVER = Path(__file__).parents[1] / "e2e" / "bad_mcp_server.py"
 
