@@ -22,6 +22,9 @@ from aios.syscalls.toolwire import Changed, Describe, Described, Done, Run, Sour
 from aios.toolhost import mcp_transport, mcp_worker
 
 
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
     """A worker ends with its process, so it leaves transports unclosed; here others come after."""
