@@ -21,7 +21,6 @@ import pytest
 from aios.syscalls.toolwire import Changed, Describe, Described, Done, Run, Source, encode, read
 from aios.toolhost import mcp_transport, mcp_worker
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
