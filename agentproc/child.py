@@ -52,12 +52,17 @@ def become(order: Fork, runtime: Path, zygote_os_pid: int) -> NoReturn:
         _leave(code)
 
 
+def follow(parent: int) -> bool:
+    """Die with the parent, and take in what our own children leave; False when it is gone."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    return os.getppid() == parent
+
+
 def _isolate(zygote_os_pid: int) -> None:
     os.setsid()
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != zygote_os_pid:
+    if not follow(zygote_os_pid):
         os._exit(125)
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -28,7 +28,7 @@ folders: AIOS_RUNTIME_DIR or XDG_RUNTIME_DIR/aios (sockets), XDG_STATE_HOME/aios
 RULES = """a rule is [VERB] KIND[.ACTION]:NAME
   VERB    deny (beats all), trust (never ask), ask (always ask), allow (ask for what cannot be
           undone); allow when left out
-  KIND    call, path, tool, memory, model, agent, network
+  KIND    call, path, tool, memory, model, context, agent, network
   NAME    * stands for any text without /, the segment ** for any segments, * alone for all
 examples: allow tool.call:web_*    trust memory:shared:team    deny path.write:/mnt/**
           ask agent.send:other/*   allow network:*.example.org"""

@@ -71,7 +71,8 @@ _ACTIONS: tuple[tuple[str, ...], ...] = (
     ("quota", "set what an agent's home may take, e.g. 2G; default: the setting", "agent", "size"),
     ("check", "look whether all that is stored is as it was written", "--fast"),
     ("repair", "mend what can be mended; says what was lost"),
-    ("backup", "copy everything, as it is at one moment, into a new folder", "target"),
+    ("backup", "copy files and values, as they are at one moment, into a new folder (notes: "
+     "aios memory backup)", "target"),
     ("restore", "put a backup in the place of what is stored (kernel down)", "source"),
 )  # fmt: skip
 _ARGUMENTS: dict[str, dict[str, object]] = {

@@ -21,7 +21,7 @@ from pathlib import Path
 import aios
 
 from . import aio  # noqa: F401  warm for agents
-from .child import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, become, prctl
+from .child import become, follow
 from .syscalls.launch import (
     MAX_PACKET_BYTES,
     Exited,
@@ -134,10 +134,7 @@ def _exit_code(status: int) -> int:
 def main() -> None:
     """``python -m aios.zygote FD RUNTIME_DIR``."""
     fd, runtime = int(sys.argv[1]), Path(sys.argv[2])
-    kernel = os.getppid()
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
-    if os.getppid() != kernel:
+    if not follow(os.getppid()):
         return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from aios.hw import exact, models
 from aios.hw.engine import EngineSettings, Message, Row, Tokens
-from aios.hw.llama import LlamaEngine, lib, logits_at
+from aios.hw.llama import LlamaEngine
+from aios.hw.llama_lib import lib, logits_at
 
 
 def main() -> None:

@@ -46,10 +46,10 @@ def open_engine(settings: EngineSettings) -> Engine:
     """
     if settings.path == "fake" or settings.path.startswith("fake:"):
         return FakeEngine(settings)
-    from . import llama
+    from . import llama_lib
 
-    device = llama.device(settings.gpu_layers)
-    tuned, problem = profile.look_up(settings, llama.build(), device)
+    device = llama_lib.device(settings.gpu_layers)
+    tuned, problem = profile.look_up(settings, llama_lib.build(), device)
     if tuned:
         try:
             engine = _climb(profile.apply(settings, tuned), _ladder(tuned.rung))

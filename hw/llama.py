@@ -1,4 +1,4 @@
-"""The llama.cpp engine. The only module that imports llama_cpp; only a core process loads it.
+"""The llama.cpp engine; only a core process loads it.
 
 Seats are sequences of one context with split KV. Batches are filled through numpy views, states go
 straight to and from the caller's memory. A state that llama.cpp rejects leaves the seat empty.
@@ -7,7 +7,6 @@ straight to and from the caller's memory. A state that llama.cpp rejects leaves 
 from __future__ import annotations
 
 import ctypes
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,18 @@ from .engine import (
     Rung,
     Tokens,
 )
+from .llama_lib import (
+    Batch,
+    build,
+    bytes_at,
+    device,
+    forget_errors,
+    last_error,
+    lib,
+    logits_at,
+)
 from .models import header_problem, model_hash
 from .schema import schema_to_gbnf
-
-import llama_cpp.llama_cpp as _untyped  # isort: skip
-
-lib: Any = _untyped
 
 BATCH_TOKENS = 2048
 _SCORED_TOKENS = 256
@@ -47,18 +52,9 @@ _KV_TYPES = {"f16": (_F16, _F16), "q8_0": (_Q8_0, _Q8_0), "q8_0/f16": (_Q8_0, _F
              "f16/q8_0": (_F16, _Q8_0)}  # fmt: skip
 """ggml's type and bytes of a value: of keys, and of values."""
 _WINDOW_STEP = 256
-_LOG_ERROR = 4
 _CONTROL, _USER_DEFINED = 1 << 3, 1 << 4
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _MAX_PIECE_BYTES = 256
-
-_log_lines: deque[str] = deque(maxlen=12)
-
-
-@lib.llama_log_callback  # type: ignore[untyped-decorator]
-def _on_log(level: int, text: bytes, _: object) -> None:
-    if level >= _LOG_ERROR:
-        _log_lines.append(text.decode("utf-8", "replace").strip())
 
 
 class LlamaEngine:
@@ -81,7 +77,7 @@ class LlamaEngine:
         self._context = self._open_context(settings, rung, window, threads)
         self._memory = lib.llama_get_memory(self._context)
         self._lengths = [0] * settings.seats
-        self._batch = _Batch(BATCH_TOKENS)
+        self._batch = Batch(BATCH_TOKENS)
         self._pieces: dict[int, bytes] = {}
         self._chat = ChatFormat(
             self._meta("tokenizer.chat_template"),
@@ -251,7 +247,7 @@ class LlamaEngine:
 
     def save(self, seat: int, into: memoryview) -> int:
         """The sequence's state, written by llama.cpp where it is to be."""
-        size = lib.llama_state_seq_get_data(self._context, _bytes_at(into), len(into), seat)
+        size = lib.llama_state_seq_get_data(self._context, bytes_at(into), len(into), seat)
         if not size:
             needed = int(lib.llama_state_seq_get_size(self._context, seat))
             if needed > len(into):
@@ -263,7 +259,7 @@ class LlamaEngine:
         """The opposite of save."""
         self._lengths[seat] = 1  # whatever is there now goes
         self.trim(seat, 0)
-        if not lib.llama_state_seq_set_data(self._context, _bytes_at(image), len(image), seat):
+        if not lib.llama_state_seq_set_data(self._context, bytes_at(image), len(image), seat):
             lib.llama_memory_seq_rm(self._memory, seat, -1, -1)
             raise ImageRejected(f"llama.cpp rejects the state: {last_error()}")
         self._lengths[seat] = length
@@ -352,47 +348,6 @@ class LlamaEngine:
         self._context = self._model = None
 
 
-class _Batch:
-    """A llama_batch whose arrays are numpy's."""
-
-    def __init__(self, room: int) -> None:
-        self._token = np.zeros(room, np.int32)
-        self._pos = np.zeros(room, np.int32)
-        self._seq = np.zeros(room, np.int32)
-        self._count = np.ones(room, np.int32)
-        self._wants = np.zeros(room, np.int8)
-        base, step = self._seq.ctypes.data, self._seq.itemsize
-        self._seq_at = np.arange(base, base + room * step, step, dtype=np.uint64)
-        self.struct = lib.llama_batch()
-        fields = dict(lib.llama_batch._fields_)
-        for name, values in (
-            ("token", self._token), ("pos", self._pos), ("n_seq_id", self._count),
-            ("seq_id", self._seq_at), ("logits", self._wants),
-        ):  # fmt: skip
-            setattr(self.struct, name, ctypes.cast(values.ctypes.data, fields[name]))
-
-    def fill(self, rows: Sequence[Row]) -> list[tuple[int, int]]:
-        """Lay the rows out; returns (seat, index of its logits) of the rows that want them."""
-        at = 0
-        wanted = []
-        self._wants[:] = 0
-        for row in rows:
-            end = at + len(row.tokens)
-            self._token[at:end] = row.tokens
-            self._pos[at:end] = np.arange(row.position, row.position + len(row.tokens))
-            self._seq[at:end] = row.seat
-            if row.wants_logits:
-                self._wants[end - 1] = 1
-                wanted.append((row.seat, end - 1))
-            at = end
-        self.struct.n_tokens = at
-        return wanted
-
-    def want_all(self, count: int) -> None:
-        """Logits of each of the first tokens, not only of each row's last."""
-        self._wants[:count] = 1
-
-
 class LlamaGrammar:
     """llama.cpp's grammar sampler. It throws on a token that is not allowed, so callers ask."""
 
@@ -427,42 +382,3 @@ class LlamaGrammar:
         if self._sampler:
             lib.llama_sampler_free(self._sampler)
             self._sampler = None
-
-
-def _bytes_at(memory: memoryview) -> Any:
-    """A uint8 pointer to writable memory; the caller keeps the memory alive."""
-    address = np.frombuffer(memory, np.uint8).ctypes.data
-    return ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8))
-
-
-def logits_at(address: int, count: int) -> Logits:
-    """A view of llama.cpp's own memory, valid until the next decode."""
-    floats: Any = (ctypes.c_float * count).from_address(address)
-    view: Logits = np.frombuffer(floats, np.float32)
-    return view
-
-
-def forget_errors() -> None:
-    """What was said before belongs to something else."""
-    lib.llama_log_set(_on_log, None)
-    _log_lines.clear()
-
-
-def last_error() -> str:
-    """What llama.cpp said when it failed, in one line; the first errors name the cause."""
-    lines = [line.partition(": ")[2] or line for line in _log_lines if line]
-    return "; ".join(lines[:2]) if lines else "it gives no reason"
-
-
-def build() -> str:
-    """The version of llama.cpp's binding, which pins that of llama.cpp."""
-    from importlib.metadata import version
-
-    return f"llama-cpp-python {version('llama_cpp_python')}"
-
-
-def device(gpu_layers: int) -> str:
-    """Where layers go."""
-    if gpu_layers and lib.llama_supports_gpu_offload():
-        return "GPU"
-    return "CPU"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .candidate import Recipe
 from .engine import LoadError
-from .llama import forget_errors, last_error, lib
+from .llama_lib import forget_errors, last_error, lib
 
 _SMALL_BYTES = 32 << 20
 _END = 43

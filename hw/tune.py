@@ -183,7 +183,7 @@ def _run(options: argparse.Namespace) -> Report:
     with alone(home):
         if options.reset:
             return Report(model=str(source), removed=[str(path) for path in reset(home)])
-        from .llama import build, device
+        from .llama_lib import build, device
 
         place = device(-1)
         name = cache.key(build(), cache.machine(), place, str(options.seats), perplexity.text())

@@ -150,6 +150,8 @@ class AccessManager:
         stdio = spec.stdin or spec.stdout or spec.stderr or spec.asks
         self.check_operator(asker.pid, stdio, "where output goes, and who is asked, is the "
                             "operator's to say", "use: aios run")  # fmt: skip
+        if spec.name and spec.name in self._table.operators:
+            self.check(asker, "agent", "name", f"other/{spec.name}", "reversible")
         self.check(asker, "agent", "spawn", spec.path, "irreversible", arguments=spec.args)
 
     def check_operator(self, caller_pid: int, wanted: object, why: str, hint: str = "") -> None:

@@ -47,6 +47,7 @@ from .loop import Loop
 from .memory import MemoryManager, Quotas
 from .memory_recall import Recall
 from .models import Models
+from .names import OperatorsNames
 from .process import Process, ProcessTable
 from .questions import QuestionFiles
 from .rights import Rule
@@ -60,7 +61,7 @@ from .tools_host import ToolHost
 from .tools_registry import Registry
 from .tools_store import ToolFiles
 from .trap import Handler, Trap
-from .worker import Worker
+from .worker import Outcome, Worker
 
 log = logging.getLogger("aios.boot")
 
@@ -73,7 +74,10 @@ class Kernel:
     def __init__(self, config: Config, runtime: Path) -> None:
         self._config, self._runtime = config, runtime
         self.loop = Loop()
-        self._table = ProcessTable(config.max_agents)
+        self._audit_worker = Worker(self.loop, "audit")
+        self._table = ProcessTable(
+            config.max_agents, OperatorsNames(paths.names_file(), self._later)
+        )
         self._make_access()
         self._make_supervisor()
         self._make_models()
@@ -92,12 +96,20 @@ class Kernel:
             self.loop, self._callers.admit, self._trap.on_frame, self._callers.give_up
         )
 
+    def _later(self, job: Callable[[], None]) -> None:
+        """Do it in a thread that may block; a failure is logged."""
+
+        def done(outcome: Outcome[None]) -> None:
+            if outcome.error:
+                log.error("%s", outcome.error)
+
+        self._audit_worker.submit(job, done)
+
     # ------------------------------------------------------------------ making the parts
 
     def _make_access(self) -> None:
         self._grants = GrantFile(paths.grants_file())
         policy_file = groups.load(paths.policy_file())
-        self._audit_worker = Worker(self.loop, "audit")
         self._audit = AuditLog(self.loop, self._audit_worker, AuditFile(
             paths.audit_dir(self._runtime), paths.audit_key(), paths.audit_anchor(self._runtime),
             self._config.audit_disk,

@@ -211,7 +211,7 @@ class StorageCalls:
         place, agent = self._place(call, body.path, "write", "reversible", lost=True)
         user = call.caller.user
         self._start(
-            call, lambda done: self._storage.content.begin(user, place, agent, body.expect, done),
+            call, lambda done: self._storage.uploads.begin(user, place, agent, body.expect, done),
             s.FsUpload,
         )  # fmt: skip
 
@@ -219,16 +219,16 @@ class StorageCalls:
         user = call.caller.user
         self._start(
             call,
-            lambda done: self._storage.content.part(user, body.upload, body.data, done),
+            lambda done: self._storage.uploads.part(user, body.upload, body.data, done),
             _empty,
         )
 
     def _end(self, call: Pending, body: s.FsEnd) -> None:
         user = call.caller.user
-        self._start(call, lambda done: self._storage.content.end(user, body.upload, done), _same)
+        self._start(call, lambda done: self._storage.uploads.end(user, body.upload, done), _same)
 
     def _drop(self, call: Pending, body: s.FsEnd) -> t.Empty:
-        self._storage.content.drop(call.caller.user, body.upload)
+        self._storage.uploads.drop(call.caller.user, body.upload)
         return t.Empty()
 
     def _share(self, call: Pending, body: s.FsShare) -> None:

@@ -19,6 +19,7 @@ from aios.syscalls.types import Class, ExitStatus, SpawnRequest
 
 from .account import Account
 from .mail import Mailbox
+from .names import OperatorsNames
 from .request import Request
 from .rights import Rule
 from .states import Life, next_life
@@ -128,8 +129,9 @@ class Process:
 class ProcessTable:
     """All processes, by pid and by name."""
 
-    def __init__(self, most_living: int) -> None:
+    def __init__(self, most_living: int, operators: OperatorsNames | None = None) -> None:
         self._most_living = most_living
+        self.operators = operators or OperatorsNames()
         self._pids = itertools.count(1)
         self._living: dict[int, Process] = {}
         self._by_name: dict[str, Process] = {}
@@ -164,7 +166,9 @@ class ProcessTable:
             )
         if spec.name == OPERATOR_NAME:
             raise InvalidArgument(f"{spec.name!r} is the operator's name", "choose another --name")
-        name = spec.name or self._free_name(stem)
+        name = spec.name or self._free_name(stem, child=parent != OPERATOR)
+        if parent == OPERATOR:
+            self.operators.add(name)
         pid = next(self._pids)
         account = Account(pid, spec.weight, spec.quota_tokens, spec.quota_cells)
         process = Process(
@@ -264,14 +268,15 @@ class ProcessTable:
             raise InvalidArgument(f"{ref!r} could be any of {names}", "give more of the name")
         return matches[0] if matches else None
 
-    def _free_name(self, stem: str) -> str:
+    def _free_name(self, stem: str, *, child: bool) -> str:
         kept = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in stem)
         stem = kept.lstrip("_.-")[:56] or "agent"
-        if stem not in self._by_name and stem != OPERATOR_NAME and not stem.isdecimal():
-            return stem
+        names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
         return next(
-            name for n in itertools.count(2) if (name := f"{stem}-{n}") not in self._by_name
-        )
+            name for name in names
+            if name not in self._by_name and name != OPERATOR_NAME and not name.isdecimal()
+            and not (child and name in self.operators)
+        )  # fmt: skip
 
     def check(self) -> list[str]:
         """What is wrong with the accounts; empty when all is well."""

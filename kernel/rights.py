@@ -33,12 +33,13 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "memory": ("read", "write", "delete"),
     "model": ("use",),
     "context": ("read", "write", "delete"),
-    "agent": ("spawn", "send", "signal", "renice", "log"),
+    "agent": ("spawn", "name", "send", "signal", "renice", "log"),
     "network": ("connect",),
 }
 """What there are rights on, and what can be done to it. Names: a system call; a path in an agent's
 tree; a tool; session, agent or shared:NAME; a model; own/NAME or other/AGENT/NAME of a saved
-context; RELATION/NAME of an agent (to spawn: the program's path); a host."""
+context; RELATION/NAME of an agent (to spawn: the program's path); a host. ``agent.name``: to give a
+child the name of an agent that the operator has run, and so what that one has stored."""
 RELATIONS = ("self", "own", "kin", "other")
 """Of an agent to the caller: itself, started by it, of the same program, none of these."""
 MOST_RULE_LENGTH = 512

@@ -34,6 +34,7 @@ from .storage_files import File
 from .storage_index import Embedder, Index
 from .storage_paths import Place
 from .storage_quota import Limits
+from .storage_uploads import Uploads
 from .worker import Outcome, Worker
 
 log = logging.getLogger("aios.storage")
@@ -53,6 +54,7 @@ class Storage:
         self._chores = Worker(loop, "chores")
         self._index = Index(loop, folder / "index.db", self._committer, self._worker)
         self.content = Content(self._committer, self._worker, limits, self._index.changed)
+        self.uploads = Uploads(self.content, self._committer, self._worker, limits)
         self._state = "opening"
         self.damage = KnownDamage()
         self._waiting: list[Callable[[], None]] = []
@@ -102,7 +104,7 @@ class Storage:
 
     def forget(self, user: str) -> None:
         """A caller has ended: what it was writing in parts is dropped."""
-        self.content.drop_all(user)
+        self.uploads.drop_all(user)
 
     @property
     def failure(self) -> AiosError | None:

@@ -92,7 +92,7 @@ class Committer:
         """Find what is damaged, and go on with what is not."""
         found = damage(connection)
         if not found.spreads:
-            for line in mend_derived(connection):
+            for line in mend_derived(connection, found):
                 log.warning("%s: %s", self._path, line)
             found = damage(connection) if found.problems else found
         for line in found.problems:

@@ -30,26 +30,34 @@ a change could be written over what is whole: pages that are used twice, or are 
 
 
 class Damage(NamedTuple):
-    """What is wrong with pages and rows. ``spreads``: a change could make more of it."""
+    """What is wrong with pages, as SQLite tells it, and with rows."""
 
-    problems: list[str]
-    spreads: bool
+    pages: list[str]
+    rows: list[str]
+
+    @property
+    def problems(self) -> list[str]:
+        """All of it."""
+        return self.pages + self.rows
+
+    @property
+    def spreads(self) -> bool:
+        """A change could make more of it."""
+        return any(not _STAYS.search(text) for text in self.pages)
 
 
 def damage(connection: sqlite3.Connection) -> Damage:
     """Look at all but content: pages, indexes, every row's checksum."""
     pages = _damaged_pages(connection)
-    rows = list(itertools.islice(damaged_rows(connection), MOST_TOLD))
-    return Damage(pages + rows, any(not _STAYS.search(text) for text in pages))
+    return Damage(pages, list(itertools.islice(damaged_rows(connection), MOST_TOLD)))
 
 
-def mend_derived(connection: sqlite3.Connection) -> list[str]:
+def mend_derived(connection: sqlite3.Connection, found: Damage) -> list[str]:
     """Make anew what follows from rows that are whole, so that nothing acts on it when it is wrong:
     indexes, and counts of uses, which must not be too low. Returns what was done."""
     done = []
     try:
-        pages = _damaged_pages(connection)
-        if pages and all(" index " in text for text in pages) and not any(damaged_rows(connection)):
+        if found.pages and all(" index " in text for text in found.pages) and not found.rows:
             connection.execute("REINDEX")
             done.append("indexes were damaged, and made anew")
         low = connection.execute(

@@ -42,6 +42,11 @@ def grants_file() -> Path:
     return data_dir() / "grants.json"
 
 
+def names_file() -> Path:
+    """Names of agents that the operator has run."""
+    return data_dir() / "names"
+
+
 def questions_dir(runtime: Path) -> Path:
     """Questions to the operator, and the answers that were not used yet."""
     return data_dir() / "approvals" / _id(runtime)

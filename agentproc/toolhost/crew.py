@@ -16,12 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from aios.child import (
-    PR_SET_CHILD_SUBREAPER,
-    PR_SET_NO_NEW_PRIVS,
-    PR_SET_PDEATHSIG,
-    prctl,
-)
+from aios.child import PR_SET_NO_NEW_PRIVS, follow, prctl
 from aios.syscalls.toolwire import MAX_OUTPUT_BYTES, Describe, Order, Run, Source, encode
 
 MEMORY_BYTES = 2 << 30
@@ -146,10 +141,8 @@ def _become(
 def _isolate(host: int, *, limited: bool) -> None:
     """A session that dies with the dispatcher, gains no rights, and has limits."""
     os.setsid()
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != host:
+    if not follow(host):
         os._exit(1)
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -21,7 +21,7 @@ from collections import deque
 
 import msgspec
 
-from aios.child import PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG, prctl
+from aios.child import follow
 from aios.syscalls.toolwire import (
     Changed,
     Describe,
@@ -327,10 +327,7 @@ def _how(status: int) -> str:
 
 def main() -> None:
     """``python -m aios.toolhost FD``."""
-    kernel = os.getppid()
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    prctl(PR_SET_CHILD_SUBREAPER, 1)
-    if os.getppid() != kernel:
+    if not follow(os.getppid()):
         return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 
 from aios.syscalls.toolwire import Changed, Describe, Described, Done, Run, Source, encode, read
 from aios.toolhost import mcp_transport, mcp_worker
+from tests.conftest import http_server
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -133,13 +134,9 @@ class _Bad(BaseHTTPRequestHandler):
 @pytest.fixture
 def http() -> Iterator[str]:
     _Bad.over.clear()
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Bad) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+    with http_server(_Bad) as address:
+        yield f"http://{address}"
         _Bad.over.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize(("path", "words"), [

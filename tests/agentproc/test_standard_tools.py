@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from aios.syscalls.errors import (
     PermissionDenied,
 )
 from aios.toolhost import standard, std_database
+from tests.conftest import http_server
 
 
 def _call(tools: Any, name: str, **arguments: Any) -> Any:
@@ -215,13 +215,8 @@ class _Pages(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), _Pages)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with http_server(_Pages) as address:
+        yield address
 
 
 def test_only_what_is_allowed_is_fetched(web: str) -> None:

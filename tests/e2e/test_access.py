@@ -297,6 +297,30 @@ time.sleep(1000)
     running.communicate(timeout=TIMEOUT_S)
 
 
+def test_a_child_does_not_get_at_what_the_operators_agents_have_stored(own: Machine) -> None:
+    diary = own.agent("diary", "import aios\nprint(aios.fs.list('/'))")
+    own.aios("run", "--name", "diary", own.agent("w", "import aios; aios.fs.write('a', b'x')"))
+    thief = own.agent("thief", f"""
+import aios
+for more in ({{}}, {{"name": "diary"}}):
+    try:
+        child = aios.spawn({diary!r}, **more)
+        child.wait()
+        print(child.name)
+    except aios.AiosError as error:
+        print(error.code, error.hint)
+""")  # fmt: skip
+    for _ in range(2):
+        got = own.aios("run", thief).stdout.splitlines()
+        assert got[:2] == ["[]", "diary-2"] and got[2].startswith("PERMISSION_DENIED"), got
+        assert "allow agent.name:other/diary" in got[2]
+        own.aios("daemon", "down")
+        own.start(*FAKE)
+    own.aios("perm", "grant", "thief", "allow agent.name:other/diary")
+    got = own.aios("run", thief).stdout.splitlines()
+    assert got[-1] == "diary" and "'/a'" in got[-2], got
+
+
 # ---------------------------------------------------------------------------- approvals
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 
-from tests.conftest import Machine
+from tests.conftest import Machine, http_server
 from tests.e2e.test_access import Terminal
 
 FAKE = ("--model", "fake:end=0")
@@ -40,13 +39,8 @@ class _Pages(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def web() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), _Pages)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with http_server(_Pages) as address:
+        yield f"http://{address}"
 
 
 def _run(machine: Machine, tool: str, /, *flags: str, **arguments: str) -> str:

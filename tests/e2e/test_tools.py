@@ -10,7 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from aios.syscalls.tool_types import (
     ToolSpec,
 )
 from aios.syscalls.types import CheckReply, Empty, PsRequest
-from tests.conftest import TIMEOUT_S, Machine, operator, shared_kernel
+from tests.conftest import TIMEOUT_S, Machine, http_server, operator, shared_kernel
 from tests.conftest import call_tool as _call
 
 TOOLS = '''
@@ -614,19 +614,14 @@ class _Api(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def api(tools: Machine) -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), _Api)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    path = tools.folder / "api.json"
-    path.write_text(json.dumps({**DOCUMENT, "servers": [{"url": url}]}))
-    got = tools.aios("tool", "add", "shop", str(path), "--secret", "shopkey", "--json")
-    assert got.returncode == 0, got.stderr
-    yield url
-    assert tools.aios("tool", "rm", "shop").returncode == 0
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with http_server(_Api) as address:
+        url = f"http://{address}/v1"
+        path = tools.folder / "api.json"
+        path.write_text(json.dumps({**DOCUMENT, "servers": [{"url": url}]}))
+        got = tools.aios("tool", "add", "shop", str(path), "--secret", "shopkey", "--json")
+        assert got.returncode == 0, got.stderr
+        yield url
+        assert tools.aios("tool", "rm", "shop").returncode == 0
 
 
 def test_an_api_is_called_and_its_key_is_never_seen(

@@ -76,14 +76,14 @@ def test_a_copy_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
 
     assert requantise(source, copy, FORMATS["Q8_0"], 2) == copy.stat().st_size
     assert [path.name for path in home.iterdir()] == ["Q8_0.gguf"]
-    from aios.hw import llama
+    from aios.hw import llama_lib
 
     choice = profile.Choice(
         candidate=candidate, copy_hash=models.model_hash(copy), mix_tokens_per_s=1.0,
         over_original=1.0, worse_percent=0.0,
     )  # fmt: skip
     entry = profile.Entry(seats=2, exact=choice, fastest=choice)
-    profile.add(home, llama.build(), llama.device(-1), entry)
+    profile.add(home, llama_lib.build(), llama_lib.device(-1), entry)
 
     settings = EngineSettings(
         path=str(source), context_tokens=256, seats=2, exact=False, cache_dir=str(tmp_path)

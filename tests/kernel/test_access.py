@@ -274,6 +274,9 @@ def test_a_program_that_runs_again_finds_its_approval(world: World) -> None:
     _approve(world, _ask(world, a))
     world.table.buried(a, 0, "")
     mother = world.start("mother")
+    with pytest.raises(PermissionDenied, match="may not name agent 'other/a'"):
+        world.start("a", mother)
+    world.grant(("mother", "allow agent.name:other/a"))
     impostor = world.start("a", mother)
     assert world.may(impostor, "tool.call:rm", None) == "ask", "a name that somebody else took"
     world.table.buried(impostor, 0, "")

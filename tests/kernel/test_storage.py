@@ -463,13 +463,13 @@ def test_writes_that_damage_refuses_leave_no_blobs(
     with rig(tmp_path) as store, pytest.raises(StorageDamaged):
         store.write("bob", "a", BIG)
     assert not _blobs(tmp_path)
-    monkeypatch.setattr("aios.kernel.storage_commit.damage", lambda _: Damage(["twice used"], True))
+    monkeypatch.setattr("aios.kernel.storage_commit.damage", lambda _: Damage(["twice used"], []))
     for _ in range(2):  # starts that are not counted
         with rig(tmp_path) as store:
             with pytest.raises(StorageDamaged, match="twice used"):
                 store.write("bob", "b", BIG)
             with pytest.raises(StorageDamaged, match="twice used"):
-                store.ask(lambda done, store=store: store.storage.content.begin(
+                store.ask(lambda done, store=store: store.storage.uploads.begin(
                     "3", resolve("b", "bob"), "bob", None, done))  # fmt: skip
             before = len(_blobs(tmp_path))
             assert store.storage.content.blobs

@@ -1,0 +1,109 @@
+"""llama.cpp's library: the only module that imports llama_cpp. Its batches, errors and memory.
+
+Loading it takes long, so it is imported where an engine is opened, not before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .engine import Logits, Row
+
+import llama_cpp.llama_cpp as _untyped  # isort: skip
+
+lib: Any = _untyped
+
+_LOG_ERROR = 4
+
+_log_lines: deque[str] = deque(maxlen=12)
+
+
+@lib.llama_log_callback  # type: ignore[untyped-decorator]
+def _on_log(level: int, text: bytes, _: object) -> None:
+    if level >= _LOG_ERROR:
+        _log_lines.append(text.decode("utf-8", "replace").strip())
+
+
+class Batch:
+    """A llama_batch whose arrays are numpy's."""
+
+    def __init__(self, room: int) -> None:
+        self._token = np.zeros(room, np.int32)
+        self._pos = np.zeros(room, np.int32)
+        self._seq = np.zeros(room, np.int32)
+        self._count = np.ones(room, np.int32)
+        self._wants = np.zeros(room, np.int8)
+        base, step = self._seq.ctypes.data, self._seq.itemsize
+        self._seq_at = np.arange(base, base + room * step, step, dtype=np.uint64)
+        self.struct = lib.llama_batch()
+        fields = dict(lib.llama_batch._fields_)
+        for name, values in (
+            ("token", self._token), ("pos", self._pos), ("n_seq_id", self._count),
+            ("seq_id", self._seq_at), ("logits", self._wants),
+        ):  # fmt: skip
+            setattr(self.struct, name, ctypes.cast(values.ctypes.data, fields[name]))
+
+    def fill(self, rows: Sequence[Row]) -> list[tuple[int, int]]:
+        """Lay the rows out; returns (seat, index of its logits) of the rows that want them."""
+        at = 0
+        wanted = []
+        self._wants[:] = 0
+        for row in rows:
+            end = at + len(row.tokens)
+            self._token[at:end] = row.tokens
+            self._pos[at:end] = np.arange(row.position, row.position + len(row.tokens))
+            self._seq[at:end] = row.seat
+            if row.wants_logits:
+                self._wants[end - 1] = 1
+                wanted.append((row.seat, end - 1))
+            at = end
+        self.struct.n_tokens = at
+        return wanted
+
+    def want_all(self, count: int) -> None:
+        """Logits of each of the first tokens, not only of each row's last."""
+        self._wants[:count] = 1
+
+
+def bytes_at(memory: memoryview) -> Any:
+    """A uint8 pointer to writable memory; the caller keeps the memory alive."""
+    address = np.frombuffer(memory, np.uint8).ctypes.data
+    return ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8))
+
+
+def logits_at(address: int, count: int) -> Logits:
+    """A view of llama.cpp's own memory, valid until the next decode."""
+    floats: Any = (ctypes.c_float * count).from_address(address)
+    view: Logits = np.frombuffer(floats, np.float32)
+    return view
+
+
+def forget_errors() -> None:
+    """What was said before belongs to something else."""
+    lib.llama_log_set(_on_log, None)
+    _log_lines.clear()
+
+
+def last_error() -> str:
+    """What llama.cpp said when it failed, in one line; the first errors name the cause."""
+    lines = [line.partition(": ")[2] or line for line in _log_lines if line]
+    return "; ".join(lines[:2]) if lines else "it gives no reason"
+
+
+def build() -> str:
+    """The version of llama.cpp's binding, which pins that of llama.cpp."""
+    from importlib.metadata import version
+
+    return f"llama-cpp-python {version('llama_cpp_python')}"
+
+
+def device(gpu_layers: int) -> str:
+    """Where layers go."""
+    if gpu_layers and lib.llama_supports_gpu_offload():
+        return "GPU"
+    return "CPU"
