@@ -20,10 +20,10 @@ import numpy as np
 
 from .arena import SharedMemory
 from .calibrate import ThreadWatch, calibrate, thread_counts
+from .compose import Composer, Waiting
 from .engine import Engine, InvalidInput, LoadError, Message, Row, Tokens
 from .exact import open_engine
 from .messages import (
-    GRID_TOKENS,
     Adopt,
     Command,
     Drop,
@@ -51,9 +51,6 @@ from .sampling import Sampler
 from .text import TextStream
 
 log = logging.getLogger("aios.core")
-
-APART_STEPS = 4
-"""Most steps in a row, and most such chunks of prompt, that others wait for a prompt to be done."""
 
 
 class Job:
@@ -124,9 +121,7 @@ class Core:
         self._drawn: list[StepRow] = []
         self._yield = False
         self._alive = True
-        self._turn = 0
-        self._apart = 0
-        """Steps in a row that computed prompts while others waited."""
+        self._composer = Composer(engine.info)
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
@@ -229,7 +224,7 @@ class Core:
 
     def _step(self, command: Slice, live: list[SliceRow]) -> bool:
         """One batch; whether something was drawn that cannot wait."""
-        rows = self._compose(command, live)
+        rows = self._composer.next_batch(command, [self._waiting(row) for row in live])
         start_s = time.perf_counter()
         logits = self._engine.decode([row for _, row in rows])
         if all(len(row.tokens) == 1 for _, row in rows):
@@ -246,39 +241,10 @@ class Core:
                 self._drawn.append(result)
         return urgent
 
-    def _compose(self, command: Slice, live: list[SliceRow]) -> list[tuple[int, Row]]:
-        """The rows of the next batch: one token of each that generates, and a chunk of prompt."""
-        decode: list[tuple[int, Row]] = []
-        prefill: list[tuple[int, Row]] = []
-        for request, seat in ((row.request, row.seat) for row in live):
-            length = self._engine.length(seat)
-            pending = self._jobs[request].pending(length)
-            rows = decode if len(pending) == 1 else prefill
-            rows.append((request, Row(seat, length, pending, True)))
-        if not prefill:
-            self._apart = 0
-            return sorted(decode, key=lambda row: row[1].seat)
-        if self._engine.info.rung.mixed:
-            return sorted(self._mixed(command, decode, prefill), key=lambda row: row[1].seat)
-        self._turn ^= 1
-        if decode and self._turn:
-            return sorted(decode, key=lambda row: row[1].seat)
-        return [_aligned_chunk(prefill[0])]
-
-    def _mixed(
-        self, command: Slice, decode: list[tuple[int, Row]], prefill: list[tuple[int, Row]]
-    ) -> list[tuple[int, Row]]:
-        """Prompts beside those that generate; or, where it takes few steps and nobody reads a
-        stream, first the prompts, so that all generate in full batches afterwards."""
-        streams = any(self._jobs[request].streamed for request, _ in decode)
-        room = command.chunk_tokens if streams else command.lone_chunk_tokens
-        pending = sum(len(row.tokens) for _, row in prefill)
-        few = self._apart < APART_STEPS and pending <= APART_STEPS * room
-        self._apart = self._apart + 1 if decode and few and not streams else 0
-        if self._apart:
-            decode = []
-        room = min(room, self._engine.info.batch_tokens - len(decode))
-        return [*decode, *_chunks(prefill, room)]
+    def _waiting(self, row: SliceRow) -> Waiting:
+        job, length = self._jobs[row.request], self._engine.length(row.seat)
+        pending = Row(row.seat, length, job.pending(length), True)
+        return Waiting(row.request, pending, job.streamed)
 
 
 def reply_room(engine: Engine, max_tokens: int) -> int:
@@ -301,29 +267,6 @@ def fitting(engine: Engine, messages: list[Message], room: int) -> tuple[Tokens,
         kept = engine.tokenize_chat([*messages[:head], *messages[head + middle :]])
         low, high = (low, middle) if len(kept) <= room else (middle + 1, high)
     return engine.tokenize_chat([*messages[:head], *messages[head + low :]]), low
-
-
-def _chunks(prefill: list[tuple[int, Row]], room: int) -> list[tuple[int, Row]]:
-    """As much of the prompts as there is room for, in the order of the slice."""
-    rows = []
-    for request, row in prefill:
-        if room <= 0:
-            break
-        rows.append((request, _cut(row, room)))
-        room -= len(row.tokens)
-    return rows
-
-
-def _aligned_chunk(job: tuple[int, Row]) -> tuple[int, Row]:
-    """The next chunk on a fixed grid of positions, so that it is the same however we got here."""
-    request, row = job
-    return request, _cut(row, GRID_TOKENS - row.position % GRID_TOKENS)
-
-
-def _cut(row: Row, most: int) -> Row:
-    if len(row.tokens) <= most:
-        return row
-    return Row(row.seat, row.position, row.tokens[:most], False)
 
 
 def main() -> None:
