@@ -30,6 +30,7 @@ from .engine import (
     Rung,
     Tokens,
 )
+from .hostmemory import memory_bytes
 from .llama_lib import (
     Batch,
     build,
@@ -132,7 +133,8 @@ class LlamaEngine:
         token_bytes = width * lib.llama_model_n_layer(model) * cell_bytes
         budget = settings.kv_budget_bytes
         if budget is None:
-            budget = min(_DEFAULT_KV_BYTES, psutil.virtual_memory().available // 4)
+            free = min(psutil.virtual_memory().available, memory_bytes())
+            budget = min(_DEFAULT_KV_BYTES, free // 4)
         fits = int(budget / max(1, token_bytes) / settings.seats)
         window = min(limit, max(_WINDOW_STEP, fits))
         return max(window // _WINDOW_STEP * _WINDOW_STEP, min(_WINDOW_STEP, limit))

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import psutil
 from msgspec import Meta
 
+from aios.hw.hostmemory import memory_bytes
 from aios.syscalls.errors import InvalidArgument
 
 
@@ -100,6 +100,8 @@ _SIZES = (
     "notes_disk",
     "notes_vectors",
 )
+_IN_RAM = ("kv_ram", "memory", "notes_ram", "notes_vectors")
+"""Settings that reserve memory."""
 _OPTIONAL = ("ctx", "threads", "width", "quantum", "chunk", "memory")
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
 
@@ -115,21 +117,31 @@ def load(path: Path, flags: Mapping[str, str], environ: Mapping[str, str] = os.e
         for key, value in values.items():
             field = _known(key, source)
             merged[field] = _checked(field, value, source)
-    config = msgspec.convert(merged, Config)
+    config = _sized(msgspec.convert(merged, Config), merged)
     _check_memory(config)
     return config
 
 
+def _sized(config: Config, given: Mapping[str, Any]) -> Config:
+    """Defaults that suit a small machine, too."""
+    most = memory_bytes() // 4
+    less = {name: most for name in _IN_RAM if name not in given and getattr(config, name)}
+    return msgspec.structs.replace(
+        config, **{name: min(size, getattr(config, name)) for name, size in less.items()}
+    )
+
+
 def _check_memory(config: Config) -> None:
-    """Shared memory that the machine does not have would end in kills, not in errors."""
-    total = psutil.virtual_memory().total
-    for name in ("kv_ram", "memory", "notes_ram", "notes_vectors"):
-        wanted = getattr(config, name)
-        if wanted is not None and wanted > total:
-            raise InvalidArgument(
-                f"{name} = {wanted:,} bytes exceeds this machine's memory of {total:,} bytes",
-                f"give less, e.g. --{name.replace('_', '-')} {total // 4 >> 20}M",
-            )
+    """Memory that the machine does not have would end in kills, not in errors."""
+    total = memory_bytes()
+    sizes = {name: getattr(config, name) or 0 for name in _IN_RAM}
+    if sum(sizes.values()) > total:
+        name = max(sizes, key=lambda each: sizes[each])
+        parts = " + ".join(f"{each} {size:,}" for each, size in sizes.items() if size)
+        raise InvalidArgument(
+            f"{parts} bytes exceed this machine's memory of {total:,} bytes",
+            f"give less, e.g. --{name.replace('_', '-')} {total // 4 >> 20}M",
+        )
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_bad_input_names_value_limit_and_remedy(
     ("flags", "message"),
     [
         (["--kv-ram", "900T"], "kv_ram"),
-        (["--kv-ram", "15T"], "exceeds this machine's memory"),
+        (["--kv-ram", "15T"], "exceed this machine's memory"),
         (["--kv-ram", "0"], "kv_ram"),
         (["--kv-disk=-1"], "kv_disk"),
         (["--memory", "15T"], "--memory"),

@@ -55,6 +55,22 @@ def test_wrong_settings_name_themselves(flags: dict[str, str], message: str) -> 
         config.load(Path("/nowhere"), flags, {})
 
 
+def test_settings_that_fit_alone_but_not_together_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(config, "memory_bytes", lambda: 4 << 30)
+    config.load(Path("/nowhere"), {"kv-ram": "3G"}, {})
+    with pytest.raises(InvalidArgument, match=r"kv_ram 3,.* \+ memory 2,.* exceed .* 4,294"):
+        config.load(Path("/nowhere"), {"kv-ram": "3G", "memory": "2G"}, {})
+
+
+def test_defaults_suit_a_small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "memory_bytes", lambda: 400 << 20)
+    got = config.load(Path("/nowhere"), {}, {})
+    assert (got.kv_ram, got.notes_ram, got.notes_vectors) == (100 << 20, 64 << 20, 100 << 20)
+    assert got.memory is None
+
+
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     for text in ("seats = ", "\xff\xfe"):
         (tmp_path / "c.toml").write_bytes(text.encode("latin-1"))
