@@ -2,19 +2,30 @@
 
 Each repeat runs stack, raw, raw, stack: a machine that drifts meets both arms alike. ``off``: the
 stack with ``--exact off``, beside the second run of the stack, to see what exactness costs.
+``rung_1`` to ``rung_5``: agents' mix of prompts and batches on the bare engine with the settings of
+each rung of exactness, over ``f16``, llama.cpp's own KV type.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from statistics import harmonic_mean
+
+from aios.hw import models
+from aios.hw.candidate import ORIGINAL, Candidate, Job, score
+from aios.hw.engine import Rung
+from aios.hw.exact import RUNGS, UNTESTED
+from aios.hw.trial import Order, run_apart
 
 from .harness import WORKER, Machine, bare_loop, kernel, progress
 from .report import Report
 
 PROMPT = "Tell a long story about a river."
 TOKENS, SEATS = 96, 8
+LOOKS = 5
+"""At each rung, whatever number of repeats the rest has."""
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
@@ -40,5 +51,28 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
             report.add("raw", tokens_per_s=harmonic_mean(bare_speeds))
             report.add("off", tokens_per_s=stack(off))
             report.figure("exact_over_off", second / report.arms["off"]["tokens_per_s"][-1])
+            threads = exact.status().models[0].threads
     report.ratio("stack_over_raw", "stack", "raw", "tokens_per_s")
+    _rungs(report, threads)
     return report
+
+
+def _rungs(report: Report, threads: int) -> None:
+    arms = {"f16": UNTESTED[0], **{f"rung_{n}": rung for n, rung in enumerate(RUNGS, 1)}}
+    for repeat in range(LOOKS):
+        progress(f"rungs of exactness: repeat {repeat + 1}/{LOOKS}")
+        for name, rung in arms.items() if repeat % 2 else reversed(arms.items()):
+            report.add(name, mix_tokens_per_s=_look(rung, threads))
+    for name in list(arms)[1:]:
+        report.ratio(f"{name}_over_f16", name, "f16", "mix_tokens_per_s")
+
+
+def _look(rung: Rung, threads: int) -> float:
+    """Tokens/s of the mix, by an engine in a process of its own. Raises RuntimeError."""
+    path = models.resolve("default", Path())
+    with tempfile.TemporaryDirectory(prefix="aios-rungs-") as cache:
+        job = Job(kind="look", candidate=Candidate(ORIGINAL, rung, threads))
+        result = run_apart(Order(job=job, source=path, path=path, seats=SEATS, cache_dir=cache))
+    if result.failed:
+        raise RuntimeError(f"{rung.name}: {result.failed}")
+    return score(result)

@@ -11,17 +11,18 @@ for more).
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from . import cache, profile
-from .engine import Engine, EngineInfo, EngineSettings, LoadError, Logits, Row, Rung, Tokens
+from . import profile
+from .candidate import score
+from .engine import Engine, EngineSettings, LoadError, Logits, Row, Rung, Tokens
 from .fake import FakeEngine
+from .measure import look
+from .verdict import Finding, Verdict
 
 log = logging.getLogger("aios.exact")
 
@@ -32,14 +33,22 @@ RUNGS = (
     Rung("q8_0 KV, prefill apart, no repacking", mixed=False, extra_buffers=False),
     Rung("one request at a time", mixed=False, extra_buffers=False, width=1),
 )
+UNTESTED = (Rung("f16 KV, mixed batches, untested", kv_type="f16"), *RUNGS[:2])
+"""What the fastest is chosen from when exactness is off."""
 _LENGTHS = (23, 90, 530, 5, 41, 12, 67, 8)
 _CHUNK = 64
 _GENERATED = 6
-_TEST_VERSION = "5"
+
+
+class _Fastest(msgspec.Struct, frozen=True):
+    """Tokens/s of agents' mix, by the settings' names."""
+
+    scores: dict[str, float]
 
 
 def open_engine(settings: EngineSettings) -> Engine:
-    """The model with the fastest settings that are exact, or the fastest of all. Raises LoadError.
+    """The model with the fastest settings that are exact, or, with exactness off, the fastest of
+    all. Raises LoadError.
 
     A profile of ``aios model tune`` is in force when there is one: its file is loaded and its rung
     tried first. ``info.exact`` says whether the settings passed.
@@ -59,11 +68,33 @@ def open_engine(settings: EngineSettings) -> Engine:
             text = f"{engine.info.description}; {profile.says(tuned)}"
             engine.declare(msgspec.structs.replace(engine.info, tuned=tuned, description=text))
             return engine
-    engine = _climb(settings, RUNGS)
+    engine = _climb(settings, RUNGS) if settings.exact else _fastest(settings)
     if problem:
         log.warning("%s: loaded as it is: %s", settings.path, problem)
         text = f"{engine.info.description}; not as tuned: {problem}"
         engine.declare(msgspec.structs.replace(engine.info, description=text))
+    return engine
+
+
+def _fastest(settings: EngineSettings) -> Engine:
+    """The engine with the fastest settings of all, measured once and kept."""
+    from .llama import LlamaEngine
+
+    engine = LlamaEngine(settings, UNTESTED[0])
+    file = Finding(settings, engine.info, "fastest", repr(UNTESTED))
+    kept = file.read(_Fastest)
+    if kept is None:
+        scores = {engine.info.rung.name: score(look(engine))}
+        for rung in UNTESTED[1:]:
+            engine.close()
+            engine = LlamaEngine(settings, rung)
+            scores[rung.name] = score(look(engine))
+        kept = _Fastest(scores)
+        file.write(kept)
+    rung = max(UNTESTED, key=lambda each: kept.scores.get(each.name, 0.0))
+    if engine.info.rung != rung:
+        engine.close()
+        engine = LlamaEngine(settings, rung)
     return engine
 
 
@@ -73,7 +104,7 @@ def _ladder(first: Rung) -> tuple[Rung, ...]:
 
 
 def _climb(settings: EngineSettings, ladder: Sequence[Rung]) -> Engine:
-    """The engine with the first rung that passes, or with the first when exactness is off."""
+    """The engine with the first rung that passes; with the first, when exactness is off."""
     from .llama import LlamaEngine
 
     engine = LlamaEngine(settings, ladder[0])
@@ -218,34 +249,3 @@ def _move_all(engine: Engine, seats: list[int]) -> None:
         engine.trim(seat, 0)
         if length:
             engine.load(seat, image, length)
-
-
-class _Kept(msgspec.Struct, frozen=True):
-    exact: bool
-    rung: str
-
-
-class Verdict:
-    """Whether a rung passed, kept in a file for each model, build, machine and settings."""
-
-    def __init__(self, settings: EngineSettings, info: EngineInfo, rung: Rung) -> None:
-        self._rung = rung
-        self._path: Path | None = None
-        self.exact: bool | None = None
-        """None: not tested yet."""
-        if settings.cache_dir:
-            key = cache.key(
-                info.model_hash, info.build, cache.machine(), str(info.threads),
-                str(min(info.seats, len(_LENGTHS))), info.device, repr(rung),
-                str(settings.ubatch_tokens), _TEST_VERSION,
-            )  # fmt: skip
-            self._path = Path(settings.cache_dir) / "exact" / f"{key}.json"
-            kept = cache.read(self._path, _Kept)
-            self.exact = kept.exact if kept else None
-
-    def keep(self, exact: bool) -> None:
-        """Write it; a cache that cannot be written is no error."""
-        if self._path and self.exact is None:
-            self.exact = exact
-            with contextlib.suppress(OSError):
-                cache.write(self._path, _Kept(exact, self._rung.name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,9 @@ import msgspec
 from . import measure, perplexity
 from .candidate import FORMATS, ORIGINAL, Job, Result
 from .engine import Engine, EngineSettings, LoadError
-from .exact import Verdict, passes
+from .environment import engine_environment
+from .exact import passes
+from .verdict import Verdict
 
 WINDOW_TOKENS = 768
 """Enough for the self-test, and for a window of the text."""
@@ -37,7 +40,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     seats: int
     cache_dir: str
     gpu_layers: int = -1
-    parent: int
+    parent: int = msgspec.field(default_factory=os.getpid)
 
 
 def do(order: Order) -> Result:
@@ -87,6 +90,28 @@ def _asked(job: Job, settings: EngineSettings, engine: Engine) -> Result:
     exact = passes(engine) if verdict.exact is None else verdict.exact
     verdict.keep(exact)
     return Result(exact=exact)
+
+
+def run_apart(order: Order) -> Result:
+    """Have the job done in a process of its own; that it crashed is a result, too."""
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "aios.hw.trial"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=engine_environment(),
+    )  # fmt: skip
+    try:
+        out, said = child.communicate(msgspec.json.encode(order))
+    finally:
+        child.kill()
+        child.wait()
+    if child.returncode:
+        last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
+        return Result(failed=" ".join(["llama.cpp crashed", _how(child.returncode), *last]))
+    return msgspec.json.decode(out, type=Result)
+
+
+def _how(code: int) -> str:
+    return f"(signal {-code})" if code < 0 else f"(exit status {code})"
 
 
 def main() -> None:

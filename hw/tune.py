@@ -12,9 +12,7 @@ import argparse
 import contextlib
 import fcntl
 import math
-import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,11 +25,10 @@ from . import cache, perplexity, profile
 from .calibrate import thread_counts
 from .candidate import FORMATS, ORIGINAL, Candidate, Job, Result
 from .engine import LoadError
-from .environment import engine_environment
 from .exact import RUNGS
 from .models import header_problem, model_hash, resolve
 from .search import Search, Trial, Unusable, Wish
-from .trial import NO_ROOM, Order
+from .trial import NO_ROOM, Order, run_apart
 from .tuneshow import Progress, Report, complain, show
 
 _VERSION = "1"
@@ -109,22 +106,11 @@ class Bench:
 
     def _in_a_child(self, job: Job, path: Path) -> Result:
         order = Order(job=job, source=str(self._source), path=str(path), seats=self._seats,
-                      cache_dir=str(self._cache_dir), parent=os.getpid())  # fmt: skip
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "aios.hw.trial"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=engine_environment(),
-        )  # fmt: skip
+                      cache_dir=str(self._cache_dir))  # fmt: skip
         try:
-            out, said = child.communicate(msgspec.json.encode(order))
+            return run_apart(order)
         finally:
-            child.kill()
-            child.wait()
             path.with_suffix(".part").unlink(missing_ok=True)
-        if child.returncode:
-            last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
-            return Result(failed=" ".join(["llama.cpp crashed", _how(child.returncode), *last]))
-        return msgspec.json.decode(out, type=Result)
 
 
 def tune(wish: Wish, journal: Journal, do: Do, progress: Progress) -> Search:
@@ -247,10 +233,6 @@ def _cannot_write(folder: Path, error: OSError) -> TuneError:
         "make room there, or set XDG_CACHE_HOME to a folder with room; then tune again: it goes "
         "on where it was",
     )
-
-
-def _how(code: int) -> str:
-    return f"(signal {-code})" if code < 0 else f"(exit status {code})"
 
 
 def _percent(text: str) -> float:

@@ -116,6 +116,7 @@ def readme() -> str:
     rows = [f"| `{c.name}` | {_who(c)} | {c.effect} |" for c in CALLS]
     table = "\n".join(["| call | who, by default | effect |", "| --- | --- | --- |", *rows])
     text = _between((ROOT / "README.md").read_text(), "calls", table)
+    text = _between(text, "rungs", rungs())
     return _between(text, "figures", figures())
 
 
@@ -161,6 +162,22 @@ def figures() -> str:
         f"Medians on {machine}, default model; all of it, with the commands: "
         "[docs/bench.md](docs/bench.md).", "", *lines,
     ])  # fmt: skip
+
+
+def rungs() -> str:
+    """The rungs of exactness, and the speed of each over that of llama.cpp's own settings."""
+    from aios.hw.exact import RUNGS
+
+    path = DOCS / "bench" / "overhead.json"
+    ratios = json.loads(path.read_text())["ratios"] if path.exists() else {}
+    lines = [
+        "| settings, in the order of trial | tokens/s of agents' mix, over f16 KV |",
+        "| --- | ---: |",
+    ]
+    for number, rung in enumerate(RUNGS, 1):
+        ratio = ratios.get(f"rung_{number}_over_f16")
+        lines.append(f"| {rung.name} | {ratio['median']:.2f} |" if ratio else f"| {rung.name} | |")
+    return "\n".join(lines)
 
 
 def cli() -> str:

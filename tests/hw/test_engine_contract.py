@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from aios.hw import exact, models
+from aios.hw.candidate import Result
 from aios.hw.engine import (
     Engine,
     EngineSettings,
@@ -23,7 +24,7 @@ from aios.hw.engine import (
     Row,
     Rung,
 )
-from aios.hw.exact import RUNGS, open_engine, passes
+from aios.hw.exact import RUNGS, UNTESTED, open_engine, passes
 from aios.hw.fake import FakeEngine
 from aios.hw.image import Images, image_bytes
 
@@ -226,6 +227,30 @@ def test_the_first_rung_that_passes_is_kept(
         assert info.rung == RUNGS[-1 if fine is None else fine]
         assert ("not exact" in info.description) == (fine is None)
     assert tested == list(RUNGS if fine is None else RUNGS[: fine + 1])
+
+
+@pytest.mark.parametrize("fastest", UNTESTED, ids=lambda rung: rung.name)
+def test_without_exactness_the_fastest_is_measured_once(
+    fastest: Rung, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Rung] = []
+
+    def opened(settings: EngineSettings, rung: Rung) -> FakeEngine:
+        engine = FakeEngine(settings)
+        engine.declare(msgspec.structs.replace(engine.info, rung=rung, exact=False))
+        return engine
+
+    def looked(engine: Engine) -> Result:
+        measured.append(engine.info.rung)
+        return Result(prefill=100.0, together=20.0 if engine.info.rung == fastest else 10.0)
+
+    monkeypatch.setattr("aios.hw.llama.LlamaEngine", opened)
+    monkeypatch.setattr(exact, "look", looked)
+    settings = EngineSettings(path="fake", seats=SEATS, cache_dir=str(tmp_path), exact=False)
+    for _ in range(2):  # the second time from what is kept
+        info = exact._fastest(settings).info
+        assert info.rung == fastest and not info.exact
+    assert measured == list(UNTESTED)
 
 
 @pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
