@@ -156,7 +156,7 @@ class _Limits:
         for name, each in declared.items():
             try:
                 if not _spelled(name):
-                    raise _CannotError("its name cannot be spelled in a grammar")
+                    raise _CannotError("its name is no valid Unicode")
                 if name in required or depth < MOST_DEPTH:
                     kept[name] = self._bounded(each, root, depth + 1)
             except _CannotError as error:
@@ -198,14 +198,17 @@ def _listed(schema: Schema) -> Schema:
     fit = [v for v in values if kinds is None or any(_is(kind, v) for kind in kinds)]
     fit = [value for value in fit if _spelled(value)]
     if not fit:
-        raise _CannotError("none of its values has its type and can be spelled in a grammar")
+        raise _CannotError("none of its values has its type and is valid Unicode")
     return {"enum": fit}
 
 
 def _spelled(value: Any) -> bool:
-    """Whether the converter writes it right: without escapes, in the basic plane."""
-    text = json.dumps(value, ensure_ascii=False)
-    return "\\" not in text and all(ord(c) < 0xD800 for c in text)
+    """Whether it can be written: JSON may name halves of surrogate pairs, which are no text."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is(kind: str, value: Any) -> bool:

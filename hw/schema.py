@@ -1,14 +1,17 @@
 """JSON schema → GBNF, by llama-cpp-python's converter, with its sharp edges covered.
 
-Bounds of whole numbers, which the converter leaves out, are put into the grammar here. Never
-fetches anything: a ``$ref`` must point into the schema itself.
+Bounds of whole numbers, which the converter leaves out, and texts that it spells wrong (names and
+values with quotes, escapes or characters beyond ASCII) are put into the grammar here. Never fetches
+anything: a ``$ref`` must point into the schema itself.
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
+import re
 from typing import Any
 
 from .engine import InvalidInput
@@ -17,6 +20,11 @@ _MOST = 10**19
 """The greatest whole number that a grammar with bounds lets through."""
 _CHOOSES = ("enum", "const", "anyOf", "oneOf", "allOf", "$ref")
 """Words that say more of a number than its bounds; the converter looks at one thing only."""
+_NAMED = ("properties", "$defs", "definitions")
+"""Words whose value is schemas by name."""
+_PLAIN = re.compile(r"[ !#-\[\]-~]+")
+"""Texts that the converter spells right."""
+_STAND_IN = "aios-stands-in"
 _MOST_NODES = 5000
 _MOST_DEPTH = 40
 _CHAR = r'char ::= [^"\\] | "\\" (["\\/bfnrt] | "u"' + " [0-9a-fA-F]" * 4 + ")"
@@ -38,40 +46,85 @@ def schema_to_gbnf(schema: str) -> str:
     if not isinstance(parsed, dict):
         raise InvalidInput(f"a JSON schema is an object, not {type(parsed).__name__}")
     _check(parsed)
-    ranges: dict[str, str] = {}
-    bounded = json.dumps(_without_ranges(parsed, ranges))
+    stands = _StandIns()
+    bounded = json.dumps(stands.schema(parsed))
     converter: Any = importlib.import_module("llama_cpp.llama_grammar")
     try:
         grammar = str(converter.json_schema_to_gbnf(bounded))
     except Exception as error:  # third-party code on foreign input: it raises whatever it meets
         reason = f"{type(error).__name__}: {error}"
         raise InvalidInput(f"the JSON schema cannot be used: {reason}") from None
-    for text, rule in ranges.items():
-        grammar = grammar.replace(rf'"\"{text}\""', f"({rule})")
-    return grammar.replace(_CHAR, _CHAR_OF_JSON)
+    return stands.replaced(grammar).replace(_CHAR, _CHAR_OF_JSON)
 
 
-def _without_ranges(node: Any, ranges: dict[str, str]) -> Any:
-    """The schema with a text in place of each bounded integer, and the rule that it stands for."""
-    if isinstance(node, list):
-        return [_without_ranges(each, ranges) for each in node]
-    if not isinstance(node, dict):
-        return node
-    low, high = bounds(node)
-    plain = node.get("type") == "integer" and not any(word in node for word in _CHOOSES)
-    if plain and (low, high) != (None, None):
-        text = f"whole-number-{len(ranges)}"
+class _StandIns:
+    """Plain texts that go through the converter in place of what it cannot do."""
+
+    def __init__(self) -> None:
+        self._ranges: dict[str, str] = {}
+        """Stand-in → the rule for its whole numbers."""
+        self._texts: dict[str, str] = {}
+        """Text → its stand-in."""
+
+    def schema(self, node: Any) -> Any:
+        """The schema with stand-ins. Raises InvalidInput."""
+        if isinstance(node, list):
+            return [self.schema(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        low, high = bounds(node)
+        plain = node.get("type") == "integer" and not any(word in node for word in _CHOOSES)
+        if plain and (low, high) != (None, None):
+            return {"const": self._range(low, high)}
+        return {key: self._word(key, value) for key, value in node.items()}
+
+    def _word(self, key: str, value: Any) -> Any:
+        """The value of one of a schema's words."""
+        if key in ("const", "enum", "required"):
+            return self._value(value)
+        if key == "$ref" and isinstance(value, str):
+            before = ["", *value.split("/")]
+            return "/".join(
+                self._text(part) if word == "properties" else part
+                for word, part in itertools.pairwise(before)
+            )
+        if key in _NAMED and isinstance(value, dict):
+            name = self._text if key == "properties" else str
+            return {name(each): self.schema(schema) for each, schema in value.items()}
+        return self.schema(value)
+
+    def _range(self, low: int | None, high: int | None) -> str:
         least, most = max(low, -_MOST) if low is not None else -_MOST, high
         most = _MOST if most is None else min(most, _MOST)
         if least > most:
             raise InvalidInput(f"no whole number is between {low} and {high}")
-        ranges[text] = _whole(least, most)
-        return {"const": text}
-    return {
-        key: value if key in ("const", "enum") and not isinstance(value, dict)
-        else _without_ranges(value, ranges)
-        for key, value in node.items()
-    }  # fmt: skip
+        stand_in = f"{_STAND_IN}-number-{len(self._ranges)}-"
+        self._ranges[stand_in] = _whole(least, most)
+        return stand_in
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, list):
+            return [self._value(each) for each in value]
+        if isinstance(value, dict):
+            return {self._text(key): self._value(each) for key, each in value.items()}
+        return value
+
+    def _text(self, text: str) -> str:
+        if _PLAIN.fullmatch(text):
+            return text
+        return self._texts.setdefault(text, f"{_STAND_IN}-text-{len(self._texts)}-")
+
+    def replaced(self, grammar: str) -> str:
+        """The grammar with what they stand for."""
+        for stand_in, rule in self._ranges.items():
+            grammar = grammar.replace(rf'"\"{stand_in}\""', f"({rule})")
+        for text, stand_in in self._texts.items():
+            spelled = json.dumps(text, ensure_ascii=False)[1:-1]
+            escaped = spelled.replace("\\", "\\\\").replace('"', '\\"')
+            grammar = grammar.replace(rf"\"{stand_in}\"", rf"\"{escaped}\"")
+        return grammar
 
 
 def bounds(schema: dict[str, Any]) -> tuple[int | None, int | None]:

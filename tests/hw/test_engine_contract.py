@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -258,6 +260,44 @@ def test_the_self_test_fits_every_rung(rung: Rung) -> None:
     engine = FakeEngine(EngineSettings(path="fake", seats=SEATS))
     engine.declare(msgspec.structs.replace(engine.info, rung=rung))
     assert passes(engine)
+
+
+ODD_TEXTS = ("it's", 'a"b', "a\\b", "line\nend", "\x01", "über", "😀", "日本", "\\u0041", "a]b", "")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("odd", ODD_TEXTS)
+def test_names_and_values_of_any_text_are_spelled_right(engine: Engine, odd: str) -> None:
+    if engine.info.model_hash == "fake":
+        pytest.skip("the fake engine knows no schemas")
+    schema = {
+        "type": "object",
+        "properties": {
+            odd: {"enum": [odd, {odd: [odd]}]}, "again": {"$ref": f"#/properties/{odd}"},
+            "n": {"type": "integer", "minimum": 3, "maximum": 5},
+        },
+        "required": [odd, "again", "n"],
+    }  # fmt: skip
+    if not odd:  # nobody can refer to it
+        del schema["properties"]["again"]  # type: ignore[attr-defined]
+        schema["required"] = [odd, "n"]
+    fits = {name: {odd: [odd]} if name == "again" else odd for name in schema["required"]}
+    assert _allows(engine, schema, fits | {"n": 4})
+    assert not _allows(engine, schema, fits | {"n": 6})
+    assert not _allows(engine, schema, fits | {odd: odd + "x", "n": 4})
+
+
+def _allows(engine: Engine, schema: dict[str, Any], value: Any) -> bool:
+    grammar = engine.grammar(gbnf=None, json_schema=json.dumps(schema))
+    try:
+        for token in engine.tokenize_text(json.dumps(value, ensure_ascii=False)).tolist():
+            if engine.piece(token):  # else it begins the text
+                if not grammar.allows(token):
+                    return False
+                grammar.accept(token)
+        return True
+    finally:
+        grammar.close()
 
 
 @pytest.mark.real
