@@ -21,8 +21,8 @@ from .storage_blobs import Blobs, LocalBlobs, disk_error
 from .storage_check import examine
 from .storage_schema import open_database, reading
 
-_ALL = ("meta.db", "meta.db-wal", "meta.db-shm", "index.db", "index.db-wal", "index.db-shm",
-        "blobs")  # fmt: skip
+_ALL = ("meta.db", "meta.db-wal", "meta.db-shm", "meta.clean", "index.db", "index.db-wal",
+        "index.db-shm", "blobs")  # fmt: skip
 
 
 class Copied(NamedTuple):

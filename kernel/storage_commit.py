@@ -19,7 +19,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from aios.syscalls.errors import AiosError, DiskFull, StorageDamaged, StorageUnavailable
 
 from .loop import Loop
-from .storage_damage import damage, mend_derived
+from .storage_damage import CleanMark, damage, mend_derived
 from .storage_schema import FILE_HINT, RESTORE_HINT, Lock, open_database
 from .worker import Outcome, Worker
 
@@ -62,6 +62,9 @@ class Committer:
         self._waiting: deque[_Waiting[Any]] = deque()
         self._connection: sqlite3.Connection | None = None
         self._lock: Lock | None = None
+        self._clean = CleanMark(self._path)
+        self._suspect = False
+        """Damage was met: the next start looks for all of it."""
         self.failure: AiosError | None = None
         self.refusal: AiosError | None = None
 
@@ -78,8 +81,9 @@ class Committer:
         try:
             if self._lock is None:
                 self._lock = Lock(self._path.parent)
+            clean = self._clean.take()
             self._connection = open_database(self._path)
-            return self._look(self._connection)
+            return self._register(self._connection, []) if clean else self._look(self._connection)
         except sqlite3.Error as error:
             self.failure = self._typed(error)
         except OSError as error:
@@ -95,6 +99,7 @@ class Committer:
             for line in mend_derived(connection, found):
                 log.warning("%s: %s", self._path, line)
             found = damage(connection) if found.problems else found
+        self._suspect = bool(found.problems)
         for line in found.problems:
             log.error("%s is damaged: %s", self._path, line)
         if found.spreads:
@@ -128,6 +133,9 @@ class Committer:
                 return work(self._connection)
             except sqlite3.Error as error:
                 raise self._typed(error, name) from None
+            except StorageDamaged:
+                self._suspect = True
+                raise
 
         self._worker.submit(job, done)
 
@@ -148,7 +156,9 @@ class Committer:
                 self._connection.execute("PRAGMA optimize")
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._connection.close()
-            except sqlite3.Error as error:
+                if not self._suspect:
+                    self._clean.leave()
+            except (sqlite3.Error, OSError) as error:
                 log.error("storage did not close cleanly: %s", error)
         if self._lock:
             self._lock.close()
@@ -189,6 +199,7 @@ class Committer:
             except sqlite3.Error:
                 raise  # of the disk, not of this change: nothing of the batch is safe
             except Exception as error:
+                self._suspect |= isinstance(error, StorageDamaged)
                 if alone:
                     connection.execute("ROLLBACK")
                     return [(waiting.done, Outcome(None, error))]
@@ -222,6 +233,7 @@ class Committer:
     def _typed(self, error: sqlite3.Error, name: str = "") -> AiosError:
         """SQLite's errors as ours."""
         code = _code(error)
+        self._suspect = True
         log.error("%s: %s", self._path, error)
         if code == sqlite3.SQLITE_FULL:
             return DiskFull(

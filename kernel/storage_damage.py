@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import re
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from aios.syscalls.errors import StorageDamaged
@@ -90,6 +93,34 @@ def damaged_rows(connection: sqlite3.Connection) -> Iterator[str]:
 
 def _brief(values: list[object]) -> str:
     return ", ".join(repr(value)[:40] for value in values[:4])
+
+
+class CleanMark:
+    """A file beside the database: it was closed well, and looked at before. While the database is
+    as it was then, the next start need not look at all of it again."""
+
+    def __init__(self, database: Path) -> None:
+        self._database, self._path = database, database.with_suffix(".clean")
+
+    def leave(self) -> None:
+        """The database is closed. Raises OSError."""
+        now = time.time_ns()
+        os.utime(self._database, ns=(now, now - 10**9))  # a write at this very moment shows, too
+        self._path.write_text(self._state())
+
+    def take(self) -> bool:
+        """Whether nothing has touched it since; a kill leaves no mark behind."""
+        try:
+            left = self._path.read_text("ascii", "replace")
+            self._path.unlink()
+            log_left = self._database.with_name(f"{self._database.name}-wal").exists()
+            return not log_left and left == self._state()
+        except OSError:
+            return False
+
+    def _state(self) -> str:
+        found = self._database.stat()
+        return f"{found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 class KnownDamage:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aios.kernel import storage_backup, storage_wal
+from aios.kernel import storage_backup, storage_commit, storage_damage, storage_wal
 from aios.kernel.storage_damage import Damage
 from aios.kernel.storage_paths import resolve
 from aios.kernel.storage_schema import Lock
@@ -373,6 +373,50 @@ def _change(folder: Path, *statements: str) -> None:
         for statement in statements:
             database.execute(statement)
         database.commit()
+
+
+def test_a_database_is_looked_at_unless_it_was_closed_well_and_nothing_touched_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def looked(connection: sqlite3.Connection) -> storage_damage.Damage:
+        nonlocal looks
+        looks += 1
+        return storage_damage.damage(connection)
+
+    monkeypatch.setattr(storage_commit, "damage", looked)
+
+    def start() -> int:
+        nonlocal looks
+        looks = 0
+        with rig(tmp_path) as store:
+            store.write("bob", "a", b"one")
+            assert not (tmp_path / "meta.clean").exists()  # a kill leaves none
+        return looks
+
+    assert start() == 1  # the first time there is no mark
+    assert start() == 0
+    kept = (tmp_path / "meta.db").read_bytes()
+    (tmp_path / "meta.db").write_bytes(kept)
+    assert start() == 1
+    (tmp_path / "meta.clean").unlink()
+    assert start() == 1
+    (tmp_path / "meta.db-wal").write_bytes(b"")
+    assert start() == 1
+    (tmp_path / "meta.clean").write_text("\0 nonsense")
+    assert start() == 1 and start() == 0
+
+
+def test_damage_that_was_met_is_looked_for_at_the_next_start(tmp_path: Path) -> None:
+    with rig(tmp_path) as store:
+        store.write("bob", "a", b"one")
+        store.write("bob", "b", b"two")
+    _change(tmp_path, "UPDATE version SET sum = sum + 1 WHERE file = 1")
+    for _ in range(3):
+        with rig(tmp_path) as store:
+            assert len(store.storage.damage.lines) == 1
+            assert store.read("bob", "b") == b"two"
 
 
 def test_damaged_rows_stop_those_who_touch_them_and_nobody_else(tmp_path: Path) -> None:
