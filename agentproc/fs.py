@@ -332,7 +332,8 @@ def prune(path: str = "/", *, keep: int = 1) -> FsPruned:
 
 def share(path: str, with_: str, rights: Rights = "read") -> None:
     """Let an agent (by name; ``*``: everyone) see a file or folder as ``/shared/ME/…``; with
-    ``write`` change it, too. It is the path that is shared, whatever is there later."""
+    ``write`` change it, too. It is the path that is shared, whatever is there later. A name that
+    nobody has used yet is whoever's agent uses it first."""
     session.call("fs.share", FsShare(path, with_, rights))
 
 

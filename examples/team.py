@@ -14,7 +14,7 @@ def critic() -> None:
 
 def writer() -> None:
     """Write, have it criticised, wait for the critic's end."""
-    other = aios.spawn(__file__, "critic", name="critic")
+    other = aios.spawn(__file__, "critic")
     draft = aios.chat("Write one sentence about the sea.", max_tokens=40).text.strip()
     print(f"draft: {draft}")
     aios.send(other.pid, draft)

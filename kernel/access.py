@@ -32,6 +32,7 @@ from .approvals import Approvals, Key
 from .audit import AuditLog, line
 from .grants import Grant
 from .groups import Policy
+from .names import OPERATORS
 from .process import OPERATOR, Process, ProcessTable
 from .records import Entry
 from .rights import Decision, Request, Rule, RuleSet, Verdict
@@ -150,9 +151,21 @@ class AccessManager:
         stdio = spec.stdin or spec.stdout or spec.stderr or spec.asks
         self.check_operator(asker.pid, stdio, "where output goes, and who is asked, is the "
                             "operator's to say", "use: aios run")  # fmt: skip
-        if spec.name and spec.name in self._table.operators:
-            self.check(asker, "agent", "name", f"other/{spec.name}", "reversible")
+        if spec.name:
+            self._check_name(asker, spec.name)
         self.check(asker, "agent", "spawn", spec.path, "irreversible", arguments=spec.args)
+
+    def _check_name(self, asker: Asker, name: str) -> None:
+        """Whether a caller may start an agent of a name, which may be another program's."""
+        whose = self._table.names.root(name)
+        if whose in (None, self._table.root(asker.pid)):
+            return
+        request = Request("agent", "name", f"other/{name}", "reversible")
+        theirs = "agents that the operator has run" if whose == OPERATORS else \
+                 "children of another program"  # fmt: skip
+        refusal = f"pid {asker.pid} may not name a child {name!r}: it is a name of {theirs}"
+        self._settle(asker, request, [request] * len(asker.behalf), None, refusal,
+                     "give it another name; or ")  # fmt: skip
 
     def check_operator(self, caller_pid: int, wanted: object, why: str, hint: str = "") -> None:
         """Raises PermissionDenied when an agent wants what only the operator gives."""
@@ -239,10 +252,10 @@ class AccessManager:
 
     def _settle(
         self, asker: Asker, request: Request, theirs: Sequence[Request], arguments: Any = None,
-        refusal: str = "",
+        refusal: str = "", instead: str = "",
     ) -> None:  # fmt: skip
         """Decide and record, and raise unless it is allowed. ``theirs``: the request as it is to
-        each of those for whom it is made."""
+        each of those for whom it is made; ``instead``: what the caller itself can do."""
         standing = self._standings.get(asker.pid) or self._stand(asker.pid)
         if asker.behalf:
             others = [self._standings.get(pid) or self._stand(pid) for pid in asker.behalf]
@@ -262,7 +275,7 @@ class AccessManager:
             refusal or _refusal(standing.pid, standing.name, request, decided.rule),
             "the operator's configuration bounds what tools reach"
             if decided.who == BOUND
-            else f"the operator can allow it: {_grant(decided.who, request)}",
+            else f"{instead}the operator can allow it: {_grant(decided.who, request)}",
         )
 
     def _confirm(

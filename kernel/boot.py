@@ -47,7 +47,7 @@ from .loop import Loop
 from .memory import MemoryManager, Quotas
 from .memory_recall import Recall
 from .models import Models
-from .names import OperatorsNames
+from .names import Names
 from .process import Process, ProcessTable
 from .questions import QuestionFiles
 from .rights import Rule
@@ -75,9 +75,7 @@ class Kernel:
         self._config, self._runtime = config, runtime
         self.loop = Loop()
         self._audit_worker = Worker(self.loop, "audit")
-        self._table = ProcessTable(
-            config.max_agents, OperatorsNames(paths.names_file(), self._later)
-        )
+        self._table = ProcessTable(config.max_agents, Names(paths.names_file(), self._later))
         self._make_access()
         self._make_supervisor()
         self._make_models()

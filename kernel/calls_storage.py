@@ -296,6 +296,7 @@ class StorageCalls:
     def _mount(self, call: Pending, body: s.MountRequest) -> None:
         if body.folder is not None:
             body = msgspec.structs.replace(body, folder=self._mountable(body.folder))
+            self._table.names.reserve(body.agent)  # no program's child gets at it
         self._start(call, lambda done: self._storage.mount(body, done), _same)
 
     def _mountable(self, folder: str) -> str:

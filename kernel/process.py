@@ -19,7 +19,7 @@ from aios.syscalls.types import Class, ExitStatus, SpawnRequest
 
 from .account import Account
 from .mail import Mailbox
-from .names import OperatorsNames
+from .names import OPERATORS, Names
 from .request import Request
 from .rights import Rule
 from .states import Life, next_life
@@ -129,9 +129,9 @@ class Process:
 class ProcessTable:
     """All processes, by pid and by name."""
 
-    def __init__(self, most_living: int, operators: OperatorsNames | None = None) -> None:
+    def __init__(self, most_living: int, names: Names | None = None) -> None:
         self._most_living = most_living
-        self.operators = operators or OperatorsNames()
+        self.names = names or Names()
         self._pids = itertools.count(1)
         self._living: dict[int, Process] = {}
         self._by_name: dict[str, Process] = {}
@@ -166,9 +166,9 @@ class ProcessTable:
             )
         if spec.name == OPERATOR_NAME:
             raise InvalidArgument(f"{spec.name!r} is the operator's name", "choose another --name")
-        name = spec.name or self._free_name(stem, child=parent != OPERATOR)
-        if parent == OPERATOR:
-            self.operators.add(name)
+        root = self.root(parent)
+        name = spec.name or self._free_name(stem, root)
+        self.names.take(name, root)
         pid = next(self._pids)
         account = Account(pid, spec.weight, spec.quota_tokens, spec.quota_cells)
         process = Process(
@@ -224,6 +224,10 @@ class ProcessTable:
             raise NotFound(f"pid {pid} has ended")
         return process
 
+    def root(self, pid: int) -> str:
+        """Whose names it may give: of an agent, the name of its program's top. Raises NotFound."""
+        return OPERATORS if pid == OPERATOR else self.caller(pid).top.name
+
     def by_os_pid(self, os_pid: int) -> Process | None:
         """The living process that runs as this host process."""
         return self._by_os_pid.get(os_pid)
@@ -268,14 +272,11 @@ class ProcessTable:
             raise InvalidArgument(f"{ref!r} could be any of {names}", "give more of the name")
         return matches[0] if matches else None
 
-    def _free_name(self, stem: str, *, child: bool) -> str:
+    def _free_name(self, stem: str, root: str) -> str:
         kept = "".join(c if c.isascii() and (c.isalnum() or c in "_.-") else "-" for c in stem)
-        stem = kept.lstrip("_.-")[:56] or "agent"
-        names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
-        return next(
-            name for name in names
-            if name not in self._by_name and name != OPERATOR_NAME and not name.isdecimal()
-            and not (child and name in self.operators)
+        return self.names.free(
+            kept.lstrip("_.-")[:56] or "agent", root,
+            lambda name: name in self._by_name or name == OPERATOR_NAME or name.isdecimal(),
         )  # fmt: skip
 
     def check(self) -> list[str]:

@@ -39,7 +39,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 """What there are rights on, and what can be done to it. Names: a system call; a path in an agent's
 tree; a tool; session, agent or shared:NAME; a model; own/NAME or other/AGENT/NAME of a saved
 context; RELATION/NAME of an agent (to spawn: the program's path); a host. ``agent.name``: to give a
-child the name of an agent that the operator has run, and so what that one has stored."""
+child a name of the operator's agents or of another program's, and so what these have stored."""
 RELATIONS = ("self", "own", "kin", "other")
 """Of an agent to the caller: itself, started by it, of the same program, none of these."""
 MOST_RULE_LENGTH = 512

@@ -43,7 +43,7 @@ def grants_file() -> Path:
 
 
 def names_file() -> Path:
-    """Names of agents that the operator has run."""
+    """Whose the names of agents are."""
     return data_dir() / "names"
 
 

@@ -106,7 +106,7 @@ def test_interrupting_ends_the_agent_and_all_it_started(machine: Machine) -> Non
     note = machine.folder / "note"
     code = (
         "import subprocess, time, aios\n"
-        "child = aios.spawn(__file__.replace('parent', 'kid'), name='kid')\n"
+        "child = aios.spawn(__file__.replace('parent', 'kid'), name='child')\n"
         "p = subprocess.Popen(['sleep', '1000'])\n"
         f"open({str(note)!r}, 'w').write(f'{{p.pid}} done')\n"
         "time.sleep(1000)\n"
@@ -114,13 +114,13 @@ def test_interrupting_ends_the_agent_and_all_it_started(machine: Machine) -> Non
     machine.agent("kid", "import time; time.sleep(1000)")
     running = machine.popen("run", "--name", "parent", machine.agent("parent", code))
     pid = int(_until(note, "done").split()[0])
-    assert _ps(machine)["kid"]["parent"] == _ps(machine)["parent"]["pid"]
+    assert _ps(machine)["child"]["parent"] == _ps(machine)["parent"]["pid"]
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=TIMEOUT_S)
     assert running.returncode == 130
     assert not Path(f"/proc/{pid}").exists()
-    machine.aios("wait", "kid")
-    assert not {"kid", "parent"} & set(_ps(machine))
+    machine.aios("wait", "child")
+    assert not {"child", "parent"} & set(_ps(machine))
 
 
 def test_an_attached_agent_ends_with_its_command(machine: Machine) -> None:

@@ -68,7 +68,7 @@ def test_a_tree_shares_one_account_and_its_root_pays(machine: Machine) -> None:
     )
     root = machine.agent("root", """
 import aios
-kid = aios.spawn(__file__.replace("root", "kid"), name="kid", max_tokens=10_000)
+kid = aios.spawn(__file__.replace("root", "kid"), name="heir", max_tokens=10_000)
 print(kid.wait().exit_code, flush=True)
 print(len(aios.chat("x", max_tokens=50).tokens))
 try: aios.chat("x", max_tokens=1)
@@ -77,7 +77,7 @@ except aios.BudgetExceeded as error: print("over", error.message)
     got = machine.aios("run", "--name", "root", "--max-tokens", "40", "--weight", "2", root)
     assert got.stdout.splitlines()[-3:-1] == ["0", "10"], got
     assert "of its 40 tokens" in got.stdout.splitlines()[-1]
-    assert _rows(machine)["kid"]["weight"] == 2, "the program's weight is its children's"
+    assert _rows(machine)["heir"]["weight"] == 2, "the program's weight is its children's"
 
 
 def test_the_trace_has_what_was_run(machine: Machine) -> None:
