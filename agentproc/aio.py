@@ -106,16 +106,16 @@ class AsyncConnection:
         )
         for queue in self._calls.values():
             queue.put_nowait(error)
-        self.close()
+        self.close(0)  # what was not received must not reach the next kernel
 
-    def close(self) -> None:
+    def close(self, linger_ms: int = 200) -> None:
         """Close the socket. Idempotent."""
         if not self.closed:
             self.closed = True
             asyncio.get_running_loop().remove_reader(self._kernel_fd)
             os.close(self._kernel_fd)
             self._reader.cancel()
-            self._socket.close(200)
+            self._socket.close(linger_ms)
 
 
 def _result(row: Call, reply: codec.Reply) -> Any:

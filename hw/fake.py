@@ -119,11 +119,12 @@ class FakeEngine:
 
     def trim(self, seat: int, length: int) -> int:
         """Keep the first tokens."""
-        kept = self._tokens[seat][:length]
-        self._tokens[seat], self._hash[seat] = [], _SEED
-        for token in kept:
-            self._push(seat, token)
-        return len(kept)
+        if length < len(self._tokens[seat]):
+            kept = self._tokens[seat][:length]
+            self._tokens[seat], self._hash[seat] = [], _SEED
+            for token in kept:
+                self._push(seat, token)
+        return len(self._tokens[seat])
 
     def save(self, seat: int, into: memoryview) -> int:
         """Hash, count and tokens, padded as if each had real KV."""

@@ -70,9 +70,8 @@ class Image:
     kept: bool = False
     """The file belongs to somebody else: never deleted, not in the budget."""
     keys: list[int] = field(default_factory=list)
-    heat: float = 0.0
-    cached: bool = False
-    """Among those that may be evicted."""
+    use: int = 0
+    """Number of its last use among all uses; 0: it is not among those that may be evicted."""
     stamp: int = field(default_factory=new_stamp)
 
     @property
@@ -86,46 +85,48 @@ Spill = Callable[[Image, Extent, str], None]
 
 
 class _Shelf:
-    """Cached images of one tier, least valuable first."""
+    """Cached images of one tier, least valuable first; of equals, the one that was used longest
+    ago."""
+
+    _uses = itertools.count(1)
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Image]] = []
-        self._order = itertools.count()
         self._clock = 0.0
         self._compact_at = 64
 
     def put(self, image: Image) -> None:
         """Add it, or note that it was used."""
-        image.heat = self._clock + image.worth
-        image.cached = True
-        heapq.heappush(self._heap, (image.heat, next(self._order), image))
+        image.use = next(self._uses)
+        heapq.heappush(self._heap, (self._clock + image.worth, image.use, image))
         if len(self._heap) > self._compact_at:
             self._heap = [entry for entry in self._heap if _current(entry)]
             heapq.heapify(self._heap)
             self._compact_at = max(64, 2 * len(self._heap))
 
-    def take(self, on_disk: bool) -> Image | None:
+    def take(self) -> Image | None:
         """Remove the least valuable; None when there is none that may go."""
         busy = []
         found = None
         while self._heap and found is None:
             entry = heapq.heappop(self._heap)
-            if not _current(entry) or bool(entry[2].path) != on_disk:
+            if not _current(entry):
                 continue
             if entry[2].pins:
                 busy.append(entry)
             else:
-                self._clock, found = entry[0], entry[2]
+                # one that had been passed over because it was in use must not turn the clock back
+                self._clock, found = max(self._clock, entry[0]), entry[2]
         for entry in busy:
             heapq.heappush(self._heap, entry)
         if found:
-            found.cached = False
+            found.use = 0
         return found
 
 
 def _current(entry: tuple[float, int, Image]) -> bool:
-    heat, _, image = entry
-    return image.cached and image.heat == heat
+    _, use, image = entry
+    return image.use == use
 
 
 def _unlink(path: str) -> None:
@@ -199,12 +200,12 @@ class KvStore:
         """A cached image was of use."""
         if image.kept:
             self._kept.move_to_end(image.path)
-        elif image.cached:
+        elif image.use:
             (self._on_disk if image.path else self._in_memory).put(image)
 
     def remove(self, image: Image) -> None:
         """Free its place. Idempotent; waits for operations under way (see ``unpin``)."""
-        image.cached = False
+        image.use = 0
         if image not in self.images:
             return
         self.images.remove(image)
@@ -253,7 +254,7 @@ class KvStore:
         if room_bytes > self.arena.size_bytes:
             return None
         while not (extent := self.arena.allocate(room_bytes)):
-            victim = self._in_memory.take(on_disk=False)
+            victim = self._in_memory.take()
             if victim is None:
                 return None
             if not self._to_disk(victim, spill):
@@ -274,7 +275,7 @@ class KvStore:
 
     def _make_disk_room(self, size_bytes: int) -> bool:
         while self.disk_used_bytes + size_bytes > self.disk_bytes:
-            victim = self._on_disk.take(on_disk=True) if size_bytes <= self.disk_bytes else None
+            victim = self._on_disk.take() if size_bytes <= self.disk_bytes else None
             if victim is None:
                 return False
             self.remove(victim)

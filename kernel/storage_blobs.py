@@ -97,10 +97,12 @@ class RemoteBlobs:
             if url.startswith(("s3://", "s3a://")):
                 options["config_kwargs"] = {
                     "connect_timeout": _REMOTE_TIMEOUT_S, "read_timeout": _REMOTE_TIMEOUT_S,
-                    "retries": {"max_attempts": 3},
+                    "retries": {"max_attempts": 2},
                 }  # fmt: skip
             self._system, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False,
                                                              **options)  # fmt: skip
+            if options:
+                self._system.retries = 1  # s3fs tries on top of that, for a read even twice over
         except (ImportError, ValueError) as error:
             raise InvalidArgument(
                 f"storage = {url!r}: {error}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import select
 import struct
 import time
 from collections import deque
@@ -125,6 +126,8 @@ class Connection:
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._kernel_fd, zmq.POLLIN)
+        self._kernel_end = select.poll()
+        self._kernel_end.register(self._kernel_fd, select.POLLIN)
         self._call_ids = itertools.count(1)
         self._streams: dict[int, deque[codec.Reply]] = {}
         self._closed = False
@@ -199,17 +202,19 @@ class Connection:
 
     def poll(self, call_id: int) -> bool:
         """Whether the call has ended, well or not. Raises KernelUnavailable."""
-        while self._socket.poll(0):
+        while not self._socket.closed and self._socket.poll(0):
             reply = codec.decode_reply(self._socket.recv())
             if reply.call_id == call_id and reply.kind != codec.CHUNK:
                 return True
-        if paths.kernel_os_pid(self._runtime) != self.kernel_os_pid:
-            raise KernelUnavailable("the kernel has ended", paths.START_HINT)
+        if self._kernel_end.poll(0):
+            raise self._kernel_ended()
         return False
 
     def _send(self, row: Call, body: msgspec.Struct, timeout_s: float | None) -> int:
         call_id = next(self._call_ids)
         frame = codec.encode_request(row.number, call_id, timeout_s, body, served())
+        if self._kernel_end.poll(0):
+            raise self._kernel_ended()
         try:
             self._socket.send(frame, zmq.DONTWAIT)
         except zmq.Again:
@@ -230,12 +235,18 @@ class Connection:
         if self._socket in ready:
             return codec.decode_reply(self._socket.recv())
         if ready:
-            raise KernelUnavailable(
-                f"the kernel (pid {self.kernel_os_pid}) has ended", paths.START_HINT
-            )
+            raise self._kernel_ended()
         raise DeadlineExceeded(
             "the kernel did not answer by the call's deadline",
             "look at it with: aios daemon status",
+        )
+
+    def _kernel_ended(self) -> KernelUnavailable:
+        """What was sent and not received must not reach the next kernel: it would be done after
+        its caller was told that it failed."""
+        self._socket.close(0)
+        return KernelUnavailable(
+            f"the kernel (pid {self.kernel_os_pid}) has ended", paths.START_HINT
         )
 
     def _cancel(self, call_id: int) -> None:

@@ -29,6 +29,7 @@ _METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
 _TIMEOUT_S = 25.0
 _MOST_REFS = 1000
 _STYLES = ("form", "simple")
+_HEADER_TEXT = re.compile(r"[\x20-\x7e\xa0-\xff]+")
 
 
 class Operation:
@@ -75,6 +76,13 @@ class Api:
         if self._scheme.get("in") == "cookie":
             raise Unusable("its key goes into a cookie, which is not supported")
 
+    def signs(self, name: str, place: str) -> bool:
+        """Whether the key goes there, so that nothing of the agent's does."""
+        named = self._scheme.get("type") == "apiKey"
+        there = self._scheme.get("in") if named else "header"
+        called = self._scheme["name"] if named else "Authorization"
+        return bool(self._secret) and place == there and name.lower() == called.lower()
+
     def request(
         self,
         name: str,
@@ -102,7 +110,13 @@ class Api:
         key = self._secrets.get(self._secret)
         if self._scheme.get("type") == "apiKey" and self._scheme.get("in") == "query":
             query.append((self._scheme["name"], key))
-        elif self._scheme.get("type") == "apiKey":
+            return
+        if not _HEADER_TEXT.fullmatch(key):
+            raise Unusable(
+                f"the key {self._secret!r} has characters that cannot be sent in a header",
+                f"give it again: aios tool secret {self._secret}",
+            )
+        if self._scheme.get("type") == "apiKey":
             headers[self._scheme["name"]] = key
         elif self._scheme.get("scheme") == "basic":
             headers["Authorization"] = f"Basic {key}"
@@ -186,6 +200,8 @@ def _operation(
         if place == "cookie" or name.lower() in ("authorization", "host", "cookie"):
             if parameter.get("required") and place == "cookie":
                 raise ValueError(f"the parameter {name!r} is a cookie, which is not supported")
+            continue
+        if api.signs(name, place):
             continue
         if "content" in parameter or parameter.get("style", "form") not in _STYLES:
             raise ValueError(f"the parameter {name!r} has a content or style that is not supported")

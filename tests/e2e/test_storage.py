@@ -237,6 +237,30 @@ def test_what_can_be_read_of_damaged_pages_is_saved(stopped: Machine) -> None:
     assert len(stopped.aios("storage", "ls", "a").stdout.splitlines()) > 100
 
 
+@pytest.mark.parametrize("embedder", ["fake", "off"])
+def test_files_are_searched_by_meaning_where_there_is_an_embedder(
+    stopped: Machine, embedder: str
+) -> None:
+    stopped.start("--model", "fake", "--embedder", embedder)
+    code = """
+import aios
+for name in ("red apple", "green pear"): aios.fs.write(name, name)
+search = lambda mode="auto": aios.fs.search("an apple", mode=mode)
+while search("semantic").mode == "semantic" and len(search("semantic").hits) < 2:
+    pass  # files get their vectors behind the scenes
+for found in (search(), search("semantic"), search("keyword")):
+    print(found.mode, len(found.hits), found.hits[0].path, bool(found.note))
+"""
+    got = stopped.aios("run", stopped.agent("seeker", code))
+    there = embedder == "fake"
+    assert got.stdout.splitlines() == [
+        "mixed 2 /red apple False" if there else "keyword 1 /red apple False",
+        "semantic 2 /red apple False" if there else "keyword 1 /red apple True",
+        "keyword 1 /red apple False",
+    ], got  # fmt: skip
+    assert json.loads(stopped.aios("storage", "status", "--json").stdout)["semantic"] == there
+
+
 def test_move_between_home_mount_and_share(machine: Machine, tmp_path: Path) -> None:
     host = tmp_path / "yard"
     host.mkdir()
