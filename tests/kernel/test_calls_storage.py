@@ -52,6 +52,7 @@ class _Call:
         self.caller = type("Caller", (), {"pid": pid, "user": str(pid)})()
         self.asker = Asker(pid)
         self.ended = False
+        self.timeout_s = 60.0
         self.outcome: Any = None
 
     def defer(self, _: Any) -> None: ...
