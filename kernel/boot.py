@@ -170,7 +170,8 @@ class Kernel:
         )  # fmt: skip
         self._embedder = children.embedder(self.loop, config.embedder)
         self._supervisor.spared.append(lambda: self._embedder.os_pid)
-        self._storage.use_embedder(self._embedder)
+        if self._embedder.unavailable() is None:
+            self._storage.use_embedder(self._embedder)
 
     def _make_memory(self) -> None:
         config = self._config

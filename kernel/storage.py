@@ -63,9 +63,8 @@ class Storage:
         self.damage = KnownDamage()
         self._waiting: list[Callable[[], None]] = []
 
-    def open(self, embedder: Embedder | None = None) -> None:
+    def open(self) -> None:
         """Check and open in the background; calls wait until that has ended, well or not."""
-        self._index.embedder = embedder
         self._committer.open(self._opened)
 
     def use_embedder(self, embedder: Embedder) -> None:
