@@ -77,19 +77,20 @@ def walk(folder: str, go_on: Callable[[], bool]) -> Walk:
             walker.beneath(fd, "", 1)
     except OSError as error:
         return Walk([], False, error.strerror or str(error))
-    return Walk(walker.files, walker.more, "")
+    return Walk(walker.files, walker.more, "it was unmounted meanwhile" if walker.stopped else "")
 
 
 class _Walker:
     def __init__(self, go_on: Callable[[], bool]) -> None:
         self._go_on, self._left = go_on, MOST_ENTRIES
         self.files: list[Seen] = []
-        self.more = self._full = False
+        self.more = self._full = self.stopped = False
 
     def beneath(self, fd: int, path: str, depth: int) -> None:
         """What is in one folder, then in those in it. Raises OSError when it cannot be listed."""
         for name in self._names(fd):
-            if self._full or not self._go_on():
+            self.stopped = self.stopped or not self._go_on()
+            if self._full or self.stopped:
                 return
             below = joined(path, name)
             if len(below.encode()) > _MOST_PATH_BYTES:
