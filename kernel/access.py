@@ -122,11 +122,8 @@ class AccessManager:
         self._settle(asker, request, [request] * len(asker.behalf), arguments)
 
     def readable(self, asker: Asker) -> Callable[[str], bool]:
-        """Which paths a caller may read without anybody being asked, by the rules as they are now.
-
-        What is returned may be called in any thread, and records nothing: ``check`` each path
-        whose content is shown.
-        """
+        """Which paths a caller may read unasked, by the rules as they are now. What is returned
+        runs in any thread and records nothing: ``check`` each path that is shown."""
         sets = [(self._standings.get(pid) or self._stand(pid)).principals
                 for pid in (asker.pid, *asker.behalf)]  # fmt: skip
 
