@@ -357,8 +357,10 @@ def search(
 ) -> FsFound:
     """Passages of text files below a path, best first (``hits``); files written before are in it.
 
-    ``mode`` of the result says whether it was by ``keyword``, ``semantic`` (by meaning) or
-    ``mixed``; ``note`` why it was not as asked.
+    ``/`` is the home and all mounts that the agent may read, ``/mnt/NAME`` one of them. ``mode`` of
+    the result says whether it was by ``keyword``, ``semantic`` (by meaning) or ``mixed``; ``note``
+    why it was not as asked, and what of a mount was not searched: the first search of a large one
+    answers within its time with what has been indexed by then.
     """
     found: FsFound = session.call("fs.search", FsSearch(query, path, limit, mode))
     return found

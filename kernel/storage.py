@@ -34,6 +34,8 @@ from .storage_files import File
 from .storage_index import Embedder, Index
 from .storage_paths import Place
 from .storage_quota import Limits
+from .storage_refresh import Refresher
+from .storage_search import Search
 from .storage_uploads import Uploads
 from .worker import Outcome, Worker
 
@@ -53,6 +55,8 @@ class Storage:
         self._worker = Worker(loop, "blobs")
         self._chores = Worker(loop, "chores")
         self._index = Index(loop, folder / "index.db", self._committer, self._worker)
+        self._refresher = Refresher(loop, self._index)
+        self.finder = Search(loop, self._committer, self._index, self._refresher)
         self.content = Content(self._committer, self._worker, limits, self._index.changed)
         self.uploads = Uploads(self.content, self._committer, self._worker, limits)
         self._state = "opening"
@@ -80,6 +84,7 @@ class Storage:
             self.content.blobs = Blobs(self.folder, urls, store, boot, written)
             self._state = "ready"
             self._index.open(self.content.blobs)
+            self.mounts(self._mounts_known)
             self.content.sweep()
             if not damage:  # else what seems to be nobody's may be what the damage hides
                 self._collect_orphans()
@@ -96,6 +101,7 @@ class Storage:
 
     def close(self) -> None:
         """Finish what was submitted and close the database."""
+        self._refresher.close()
         self._index.close()
         self._chores.close()
         self._worker.close()
@@ -246,21 +252,6 @@ class Storage:
         """What a home takes."""
         self._committer.view(lambda c: quotas.usage(c, self.limits, owner), done)
 
-    def search(self, place: Place, agent: str, body: s.FsSearch, done: Done[s.FsFound]) -> None:
-        """Passages under a path."""
-
-        def look(connection: sqlite3.Connection) -> None:
-            allow(connection, place, agent, "read")
-            files.get(connection, place.owner, place.path)
-
-        def looked(outcome: Outcome[None]) -> None:
-            if outcome.error:
-                done(Outcome(None, outcome.error))
-            else:
-                self._index.search(place, body, done)
-
-        self._committer.view(look, looked, place.shown())
-
     # ------------------------------------------------------------------ changing
 
     def write(self, place: Place, agent: str, body: s.FsWrite, done: Done[s.FileInfo]) -> None:
@@ -386,11 +377,19 @@ class Storage:
             grants.mount(connection, body.agent, body.name, body.folder, body.writable)
             return s.MountList(grants.mounts(connection))
 
-        self._committer.change(change, done)
+        def changed(outcome: Outcome[s.MountList]) -> None:
+            self._mounts_known(outcome)
+            done(outcome)
+
+        self._committer.change(change, changed)
 
     def mounts(self, done: Done[s.MountList]) -> None:
         """All mounts."""
         self._committer.view(lambda c: s.MountList(grants.mounts(c)), done)
+
+    def _mounts_known(self, outcome: Outcome[s.MountList]) -> None:
+        if outcome.error is None:
+            self._refresher.keep(outcome.result().mounts)
 
     def set_quota(self, owner: str, quota: int | None, done: Done[s.FsUsage]) -> None:
         """A home's own quota."""

@@ -1,25 +1,23 @@
-"""Search in homes: which passages of text files have the words, or the meaning, of a query.
+"""The index of files: index.db and its thread, kept up with the text files of homes.
 
-Owns index.db and its thread. What is in it can be computed again, so it is not made to last: a lost
-or damaged one is made anew from the files. Writes do not wait for it; a search waits until all that
-was acknowledged before it is in. Embedding is done elsewhere (``Embedder``), behind the scenes: one
-small batch at a time, homes taking turns, of each file the beginning only, and of what is no text
-nothing; what waits for it is on the disk. Without it, searches are by keyword and say so.
+What is in it can be computed again, so it is not made to last: a lost or damaged one is made anew
+from the files. Writes do not wait for it; a search (storage_search.py) waits until all that was
+acknowledged before it is in. Folders of the host are taken in by storage_refresh.py. Embedding is
+done elsewhere (``Embedder``), behind the scenes: one small batch at a time, homes and folders
+taking turns, of each file the beginning only, and of what is no text nothing; what waits for it is
+on the disk.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from aios.syscalls.errors import AiosError, StorageUnavailable
-from aios.syscalls.storage_types import FsFound, FsSearch, SearchHit
 
 from . import storage_chunks as chunks
 from . import storage_files as files
@@ -28,21 +26,19 @@ from .storage_blobs import Blobs
 from .storage_chunks import Source
 from .storage_commit import Committer, Done
 from .storage_files import File
-from .storage_passages import Document, Found, Passages
-from .storage_paths import Place
+from .storage_passages import MOST_TEXT_BYTES, Document, Passages, text_of
 from .worker import Outcome, Worker
 
 log = logging.getLogger("aios.storage")
 
-MOST_TEXT_BYTES = 1 << 20
-"""Of a file, from its beginning, that is searched."""
+T = TypeVar("T")
+
 _QUIET_S = 0.5
 """Changes are gathered for so long, so that a burst of writes is not slowed down."""
 _FILES_AT_ONCE = 64
 _BYTES_AT_ONCE = 1 << 20
 """Commits wait while so much is read."""
 _EMBED_AT_ONCE = 32
-_NO_MODEL = "searched by keyword: there is no embedding model for search by meaning"
 
 
 class Embedder(Protocol):
@@ -58,6 +54,10 @@ class Embedder(Protocol):
         """For each text the float32 values of its vector, all of one length."""
 
 
+class _MadeAnewError(StorageUnavailable):
+    """The index has been emptied because it was damaged."""
+
+
 class _Loaded(NamedTuple):
     """A file's row and its content; None: to be forgotten."""
 
@@ -67,7 +67,7 @@ class _Loaded(NamedTuple):
 
 
 class Index:
-    """Keeps index.db up with the files, and answers searches."""
+    """Keeps index.db up with the files of homes, and lets others use it."""
 
     def __init__(self, loop: Loop, path: Path, committer: Committer, fetcher: Worker) -> None:
         self._loop, self._path = loop, path
@@ -97,16 +97,20 @@ class Index:
                 self._tell()
                 return
             known = outcome.result()
+
+            def compared(outcome: Outcome[list[int]]) -> None:
+                self._busy = False
+                self._compared(outcome)
+
             self._committer.view(lambda connection: _stale(connection, known), compared)
 
-        def compared(outcome: Outcome[list[int]]) -> None:
-            self._busy = False
-            for number in [] if outcome.error else outcome.result():
-                self._mark(number)
-            self._waiting = [(self._seq, action) for _, action in self._waiting]
-            self._step()
-
         self._worker.submit(self._open, opened)
+
+    def _compared(self, outcome: Outcome[list[int]]) -> None:
+        for number in [] if outcome.error else outcome.result():
+            self._mark(number)
+        self._waiting = [(self._seq, action) for _, action in self._waiting]
+        self._step()
 
     def _open(self) -> dict[int, float]:
         self._passages = Passages(self._path)
@@ -120,6 +124,28 @@ class Index:
         if self._passages:
             self._worker.submit(self._passages.close, lambda _: None)
         self._worker.close()
+
+    def ask(self, job: Callable[[Passages], T], done: Done[T]) -> None:
+        """Do something with index.db, in its thread. Damage that it meets is its end."""
+
+        def work() -> T:
+            if self._passages is None:
+                raise StorageUnavailable("search is not available", "the kernel's log says why")
+            try:
+                return job(self._passages)
+            except sqlite3.Error as error:
+                if self._passages.made_anew(error):
+                    raise _MadeAnewError(
+                        "the index for search was damaged and is made anew", "search again"
+                    ) from None
+                raise
+
+        def worked(outcome: Outcome[T]) -> None:
+            if isinstance(outcome.error, _MadeAnewError):
+                self._committer.view(lambda connection: _stale(connection, {}), self._compared)
+            done(outcome)
+
+        self._worker.submit(work, worked)
 
     # ------------------------------------------------------------------ keeping up
 
@@ -165,7 +191,7 @@ class Index:
             if outcome.error or self._closed:
                 self._give_up(batch, outcome.error)
                 return
-            self._worker.submit(lambda: self._put(outcome.result()), applied)
+            self.ask(lambda passages: passages.put(outcome.result()), applied)
 
         def applied(outcome: Outcome[None]) -> None:
             if outcome.error:
@@ -203,11 +229,7 @@ class Index:
         except (AiosError, KeyError) as error:
             log.warning("search leaves out %s of %s: %s", file.path, file.owner, error)
             data = b""
-        return Document(file.id, file.owner, file.version, file.changed, _text(data))
-
-    def _put(self, documents: Sequence[Document]) -> None:
-        assert self._passages
-        self._passages.put(documents)
+        return Document(file.id, file.owner, file.version, file.changed, text_of(data))
 
     def _tell(self) -> None:
         """Those who wait for what is in by now."""
@@ -241,8 +263,7 @@ class Index:
             if got.error or self._closed:
                 self._embedding = False
                 return
-            numbers = [number for number, _ in rows]
-            self._worker.submit(lambda: self._keep(numbers, got.result()), kept)
+            self.ask(lambda passages: passages.put_vectors(rows, got.result()), kept)
 
         def kept(outcome: Outcome[None]) -> None:
             self._embedding = False
@@ -251,60 +272,7 @@ class Index:
             else:
                 self._embed()
 
-        passages = self._passages
-        self._worker.submit(lambda: passages.without_vector(_EMBED_AT_ONCE), chosen)
-
-    def _keep(self, numbers: Sequence[int], vectors: Sequence[bytes]) -> None:
-        assert self._passages
-        self._passages.put_vectors(numbers, vectors)
-
-    # ------------------------------------------------------------------ searching
-
-    def search(self, place: Place, body: FsSearch, done: Done[FsFound]) -> None:
-        """The best passages below a place of a home."""
-        embedder = self.embedder
-        if body.mode == "keyword" or embedder is None:
-            note = _NO_MODEL if embedder is None and body.mode == "semantic" else ""
-            self.when_current(lambda: self._look(place, body, None, note, done))
-            return
-
-        def embedded(outcome: Outcome[list[bytes]]) -> None:
-            note = f"searched by keyword: {outcome.error}" if outcome.error else ""
-            vector = None if outcome.error else outcome.result()[0]
-            self.when_current(lambda: self._look(place, body, vector, note, done))
-
-        embedder.embed([body.query], embedded, kind="query")
-
-    def _look(
-        self, place: Place, body: FsSearch, vector: bytes | None, note: str, done: Done[FsFound]
-    ) -> None:
-        mode = "keyword" if vector is None else "semantic" if body.mode == "semantic" else "mixed"
-
-        def chosen(outcome: Outcome[list[int] | None]) -> None:
-            if outcome.error:
-                done(Outcome(None, outcome.error))
-                return
-            among = None if outcome.result() is None else json.dumps(outcome.result())
-            self._worker.submit(lambda: find(among), found)
-
-        def find(among: str | None) -> list[Found]:
-            if self._passages is None:
-                raise StorageUnavailable("search is not available", "the kernel's log says why")
-            return self._passages.find(place.owner, body.query, vector, mode, among, body.limit)
-
-        def found(outcome: Outcome[list[Found]]) -> None:
-            if outcome.error:
-                done(Outcome(None, outcome.error))
-                return
-            self._committer.view(lambda c: _hits(c, place, outcome.result()), named)
-
-        def named(outcome: Outcome[list[SearchHit]]) -> None:
-            if outcome.error:
-                done(Outcome(None, outcome.error))
-            else:
-                done(Outcome(FsFound(outcome.result(), mode, note), None))  # type: ignore[arg-type]
-
-        self._committer.view(lambda c: _below(c, place), chosen)
+        self.ask(lambda passages: passages.without_vector(_EMBED_AT_ONCE), chosen)
 
 
 # ------------------------------------------------------------------------------ on meta.db
@@ -350,39 +318,3 @@ def _load(connection: sqlite3.Connection, number: int) -> _Loaded:
         log.warning("search leaves out %s of %s: %s", file.path, file.owner, error)
         parts = []
     return _Loaded(number, file, parts)
-
-
-def _below(connection: sqlite3.Connection, place: Place) -> list[int] | None:
-    """Files that a search is restricted to; None: the whole home."""
-    if not place.path:
-        return None
-    file = files.get(connection, place.owner, place.path)
-    if file.kind == "file":
-        return [file.id]
-    found = files.below(connection, place.owner, place.path, live=True, whole=True)
-    return [f.id for f in found]
-
-
-def _hits(connection: sqlite3.Connection, place: Place, found: Sequence[Found]) -> list[SearchHit]:
-    """Under the files' names as they are now."""
-    hits = []
-    for each in found:
-        row = connection.execute(
-            "SELECT parent, name FROM file WHERE id = ? AND owner = ? AND live = 1",
-            (each.file, place.owner),
-        ).fetchone()
-        if row and math.isfinite(each.score):
-            path = place.shown(f"{row[0]}/{row[1]}".lstrip("/"))
-            hits.append(SearchHit(path, each.version, each.offset, each.text, each.score))
-    return hits
-
-
-def _text(data: bytes) -> str:
-    """Decoded when it is text; a character cut off at the end does not count."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if error.start < len(data) - 4 or len(data) < MOST_TEXT_BYTES:
-            return ""
-        text = data[: error.start].decode("utf-8")
-    return "" if "\0" in text else text

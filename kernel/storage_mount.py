@@ -31,8 +31,10 @@ from aios.syscalls.storage_types import FileInfo, MountInfo
 from .storage_blobs import disk_error
 from .storage_paths import joined, parent_and_name
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_PART = ".aios-part-"
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a folder is opened that others may put something else in the place of."""
+PART = ".aios-part-"
+"""Names begin so that are the kernel's own."""
 MOST_LISTED = 100_000
 
 
@@ -45,11 +47,12 @@ class Listing(NamedTuple):
 
 def read(mount: MountInfo, path: str, offset: int, length: int) -> tuple[FileInfo, bytes]:
     """A piece of a file."""
-    with _reporting(mount, path), _opened(mount, path) as (fd, info):
-        return info, _read_all(fd, offset, length)
+    with _reporting(mount, path), opened(mount, path) as (fd, info):
+        return info, read_all(fd, offset, length)
 
 
-def _read_all(fd: int, offset: int, length: int) -> bytes:
+def read_all(fd: int, offset: int, length: int) -> bytes:
+    """What there is of so many bytes."""
     parts = []
     while length > 0 and (part := os.pread(fd, length, offset)):
         parts.append(part)
@@ -61,7 +64,7 @@ def status(mount: MountInfo, path: str) -> FileInfo:
     """What a path is."""
     with _reporting(mount, path):
         if not path:
-            with _root(mount) as fd:
+            with root(mount.folder) as fd:
                 return _info(mount, path, os.fstat(fd))
         with _parent(mount, path) as (fd, name):
             return _info(mount, path, os.stat(name, dir_fd=fd, follow_symlinks=False))
@@ -86,11 +89,12 @@ def _names(fd: int) -> Iterator[str]:
         for count, entry in enumerate(scan):
             if count >= MOST_LISTED:
                 raise IllegalState(f"a folder of more than {MOST_LISTED:,} entries is not listed")
-            if not entry.name.startswith(_PART) and _is_text(entry.name):
+            if not entry.name.startswith(PART) and is_text(entry.name):
                 yield entry.name
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Whether a name of the host can be told to anybody."""
     return not any(0xD800 <= ord(c) < 0xE000 for c in name)
 
 
@@ -121,7 +125,7 @@ def write_parts(mount: MountInfo, path: str, parts: Iterator[bytes]) -> FileInfo
         _make_parents(mount, path)
         with _parent(mount, path) as (folder, name):
             _check_target(mount, path, folder, name)
-            part = f"{_PART}{secrets.token_hex(8)}"
+            part = f"{PART}{secrets.token_hex(8)}"
             try:
                 _write_new(folder, part, parts, _mode(folder, name))
                 os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -171,12 +175,12 @@ def make_folder(mount: MountInfo, path: str) -> FileInfo:
     """A folder and those above it; ones that are there already are fine."""
     need_write(mount, path)
     with _reporting(mount, path), contextlib.ExitStack() as stack:
-        fd = stack.enter_context(_root(mount))
+        fd = stack.enter_context(root(mount.folder))
         for name in path.split("/") if path else ():
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o755, dir_fd=fd)
                 os.fsync(fd)
-            fd = os.open(name, _FOLDER, dir_fd=fd)
+            fd = os.open(name, FOLDER, dir_fd=fd)
             stack.callback(os.close, fd)
         return _info(mount, path, os.fstat(fd))
 
@@ -216,7 +220,7 @@ def delete(mount: MountInfo, path: str, recursive: bool) -> None:
 
 
 def _delete_tree(folder: int, name: str) -> None:
-    fd = os.open(name, _FOLDER, dir_fd=folder)
+    fd = os.open(name, FOLDER, dir_fd=folder)
     try:
         with os.scandir(fd) as scan:
             inside = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in scan]
@@ -234,9 +238,9 @@ def _delete_tree(folder: int, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _root(mount: MountInfo) -> Iterator[int]:
+def root(folder: str) -> Iterator[int]:
     """The mounted folder. The operator named it, so links on the way to it are followed."""
-    fd = os.open(mount.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd
     finally:
@@ -247,9 +251,9 @@ def _root(mount: MountInfo) -> Iterator[int]:
 def _folder(mount: MountInfo, path: str) -> Iterator[int]:
     """A descriptor of a folder below the mount."""
     with contextlib.ExitStack() as stack:
-        fd = stack.enter_context(_root(mount))
+        fd = stack.enter_context(root(mount.folder))
         for name in path.split("/") if path else ():
-            fd = os.open(name, _FOLDER, dir_fd=fd)
+            fd = os.open(name, FOLDER, dir_fd=fd)
             stack.callback(os.close, fd)
         yield fd
 
@@ -265,7 +269,7 @@ def _parent(mount: MountInfo, path: str) -> Iterator[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def _opened(mount: MountInfo, path: str) -> Iterator[tuple[int, FileInfo]]:
+def opened(mount: MountInfo, path: str) -> Iterator[tuple[int, FileInfo]]:
     """A regular file, for reading."""
     with _parent(mount, path) as (folder, name):
         _info(mount, path, os.stat(name, dir_fd=folder, follow_symlinks=False))
@@ -299,8 +303,8 @@ def need_write(mount: MountInfo, path: str) -> None:
             f"as the operator, use: aios storage mount {mount.agent} {mount.folder} "
             f"--name {mount.name} --rw",
         )
-    if any(name.startswith(_PART) for name in path.split("/")):
-        raise InvalidArgument(f"names that begin with {_PART} are the kernel's own")
+    if any(name.startswith(PART) for name in path.split("/")):
+        raise InvalidArgument(f"names that begin with {PART} are the kernel's own")
 
 
 @contextlib.contextmanager

@@ -209,6 +209,7 @@ class FsShares(msgspec.Struct, frozen=True):
 class FsSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Find passages in text files under a path of the caller's home or of what it was given.
 
+    ``/``: its home and its mounts; ``/mnt``: all mounts; ``/mnt/NAME``: one of them.
     ``mode``: ``keyword`` (BM25), ``semantic`` (by meaning) or ``auto``: both where semantic search
     is available, keyword otherwise.
     """
@@ -220,8 +221,8 @@ class FsSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SearchHit(msgspec.Struct, frozen=True):
-    """A passage, best first. ``offset`` in characters of the file's text. Scores of one reply
-    compare with each other only: higher is better."""
+    """A passage, best first. ``version``: 0 on a mount. ``offset`` in characters of the file's
+    text. Scores of one reply compare with each other only: higher is better."""
 
     path: str
     version: int
@@ -231,7 +232,8 @@ class SearchHit(msgspec.Struct, frozen=True):
 
 
 class FsFound(msgspec.Struct, frozen=True):
-    """``mode``: how it was found; ``note`` says why it was not as asked."""
+    """``mode``: how it was found; ``note`` says why it was not as asked, and what of mounts was not
+    searched: what is not indexed yet, or is beyond a bound."""
 
     hits: list[SearchHit]
     mode: Literal["keyword", "semantic", "mixed"]

@@ -192,7 +192,7 @@ def tools(folders: Folders) -> list[Tool[..., Any]]:
         query: Annotated[str, Meta(min_length=1, max_length=1000)],
         limit: Annotated[int, Meta(ge=1, le=100)] = 5,
     ) -> list[dict[str, Any]]:
-        """Search the mounted folders by keyword: the best passages with their files.
+        """Search the mounted folders by keyword, not meaning: the best passages with their files.
 
         query: some words
         limit: how many passages at most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,10 +105,14 @@ class Rig:
         found: s.FsUsage = self.ask(lambda done: self.storage.usage(owner, done))
         return found
 
-    def search(self, agent: str, query: str, path: str = "/", **more: Any) -> s.FsFound:
-        body = s.FsSearch(query, path, **more)
+    def search(
+        self, agent: str, query: str, path: str = "/", *, within_s: float = 60.0,
+        may: Callable[[str], bool] = lambda path: True, **more: Any,
+    ) -> s.FsFound:  # fmt: skip
+        body, until_s = s.FsSearch(query, path, **more), time.monotonic() + within_s
+        place = resolve(path, agent)
         found: s.FsFound = self.ask(
-            lambda done: self.storage.search(resolve(path, agent), agent, body, done)
+            lambda done: self.storage.finder.search(place, agent, body, may, until_s, done)
         )
         return found
 

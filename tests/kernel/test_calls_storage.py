@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ class _Access(AccessManager):
         if self.closed:
             raise PermissionDenied(NO)
 
+    def readable(self, asker: Asker) -> Callable[[str], bool]:
+        return lambda path: "secret" not in path
+
 
 class _Call:
     """A call of one agent, as the trap would hand it over."""
@@ -52,6 +55,7 @@ class _Call:
         self.caller = type("Caller", (), {"pid": pid, "user": str(pid)})()
         self.asker = Asker(pid)
         self.ended = False
+        self.timeout_s = 60.0
         self.outcome: Any = None
 
     def defer(self, _: Any) -> None: ...
@@ -110,6 +114,7 @@ ASKED: list[tuple[str, msgspec.Struct, list[tuple[str, str, str]]]] = [
     ("fs.begin", s.FsBegin("a"), [("write", "/a", "reversible")]),
     ("fs.share", s.FsShare("a", "eve"), [("share", "/a", "reversible")]),
     ("fs.search", s.FsSearch("x", "a"), [("read", "/a", "read")]),
+    ("fs.search", s.FsSearch("x", "/mnt/h"), [("read", "/mnt/h", "read")]),
     ("kv.get", s.KvKey("k"), [("read", "/.kv/k", "read")]),
     ("kv.set", s.KvSet("k", 1), [("write", "/.kv/k", "reversible")]),
     ("kv.delete", s.KvDelete("k"), [("delete", "/.kv/k", "irreversible")]),
@@ -132,6 +137,23 @@ def test_a_move_asks_for_both_ends(bench: _Bench) -> None:
     bench.access.closed = False
     assert bench.make("fs.move", s.FsMove("a", "d/b")).path == "/d/b"
     assert [each[1:3] for each in bench.access.asked] == [("delete", "/a"), ("write", "/d/b")]
+
+
+def test_each_file_that_a_search_shows_may_be_read_and_is_recorded(
+    bench: _Bench, tmp_path: Path
+) -> None:
+    bench.access.closed = False
+    for name in ("a", "secret"):
+        (tmp_path / "host" / name).write_text("kiwi " * 1000)
+        bench.store.write("bob", f"d/{name}", b"kiwi")
+    found = bench.make("fs.search", s.FsSearch("kiwi"))
+    shown = {"/d/a", "/mnt/h/a"}
+    assert {hit.path for hit in found.hits} == shown and len(found.hits) > 2
+    assert bench.access.asked[0][2] == "/"
+    assert sorted(asked[2] for asked in bench.access.asked[1:]) == sorted(shown)
+    for path in ("/shared", "/mnt/none"):
+        with pytest.raises(AiosError):
+            bench.make("fs.search", s.FsSearch("kiwi", path))
 
 
 def test_what_nobody_owns_is_not_written(bench: _Bench) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from aios.kernel import storage_mount as hosts
+from aios.kernel import storage_walk
 from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, PermissionDenied
 from aios.syscalls.storage_types import MountInfo
 from tests.kernel.storage_rig import Rig, rig
@@ -132,7 +133,14 @@ def test_links_that_are_swapped_under_a_walk_are_not_followed(yard: _Yard) -> No
     try:
         for number in range(4000):
             try:
-                match rng.randrange(4):
+                match rng.randrange(6):
+                    case 4:
+                        seen = storage_walk.walk(mount.folder, lambda: True).files
+                        sizes = [f.state.size for f in seen if f.path.endswith("/secret")]
+                        assert len(SECRET) not in sizes
+                    case 5:
+                        (text,) = storage_walk.read(mount.folder, ["swap/secret"])
+                        assert text.text in ("inside", None)
                     case 0:
                         assert hosts.read(mount, "swap/secret", 0, 100)[1] != SECRET
                     case 1:
