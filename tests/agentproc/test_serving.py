@@ -80,7 +80,7 @@ def test_a_call_is_cancelled_when_its_deadline_passes(monkeypatch: pytest.Monkey
     connection: Any = Connection.__new__(Connection)
     connection._call_ids, connection._streams = itertools.count(1), {}
     connection._closed = False
-    connection._poller = SimpleNamespace(poll=lambda ms: [])
+    connection._poller = connection._kernel_end = SimpleNamespace(poll=lambda ms: [])
     connection._socket, connection._kernel_fd = Socket(), -1
     with pytest.raises(DeadlineExceeded):
         connection.call("tool.next", Empty(), 0.01)
