@@ -321,10 +321,22 @@ class StorageCalls:
     # ------------------------------------------------------------------ the operator's
 
     def _mount(self, call: Pending, body: s.MountRequest) -> None:
-        if body.folder is not None:
-            body = msgspec.structs.replace(body, folder=self._mountable(body.folder))
+        self._start(call, lambda done: self._begin_mount(body, done), _same)
+
+    def _begin_mount(self, body: s.MountRequest, done: Done[s.MountList]) -> None:
+        if body.folder is None:
+            self._storage.mount(body, done)
+            return
+        folder = body.folder
+
+        def looked(outcome: Outcome[str]) -> None:
+            if outcome.error:
+                done(Outcome(None, outcome.error))
+                return
             self._table.names.reserve(body.agent)  # no program's child gets at it
-        self._start(call, lambda done: self._storage.mount(body, done), _same)
+            self._storage.mount(msgspec.structs.replace(body, folder=outcome.result()), done)
+
+        self._storage.in_lane(folder, lambda: self._mountable(folder), looked)
 
     def _mountable(self, folder: str) -> str:
         """A folder that may be shown to agents. Raises InvalidArgument."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +26,7 @@ from . import storage_quota as quotas
 from . import storage_shares as grants
 from . import storage_versions as versions
 from . import storage_views as views
+from .lanes import CLOSE_S, Lanes
 from .loop import Loop
 from .storage_blobs import Blobs
 from .storage_commit import Committer, Done, Opened, Work
@@ -52,13 +54,13 @@ class Storage:
     def __init__(self, loop: Loop, folder: Path, url: str, limits: Limits) -> None:
         self.folder, self.url, self.limits = folder, url, limits
         self._committer = Committer(loop, folder, url)
-        self._worker = Worker(loop, "blobs")
+        self._lanes = Lanes(loop, "lane")
         self._chores = Worker(loop, "chores")
-        self._index = Index(loop, folder / "index.db", self._committer, self._worker)
+        self._index = Index(loop, folder / "index.db", self._committer)
         self._refresher = Refresher(loop, self._index)
         self.finder = Search(loop, self._committer, self._index, self._refresher)
-        self.content = Content(self._committer, self._worker, limits, self._index.changed)
-        self.uploads = Uploads(self.content, self._committer, self._worker, limits)
+        self.content = Content(self._committer, self._lanes, limits, self._index.changed)
+        self.uploads = Uploads(self.content, self._committer, self._lanes, limits)
         self._state = "opening"
         self.damage = KnownDamage()
         self._waiting: list[Callable[[], None]] = []
@@ -100,11 +102,13 @@ class Storage:
             action()
 
     def close(self) -> None:
-        """Finish what was submitted and close the database."""
-        self._refresher.close()
-        self._index.close()
-        self._chores.close()
-        self._worker.close()
+        """Finish what was submitted and close the database. Folders and stores that do not answer
+        are waited for only so long: nothing that waits for them has been acknowledged."""
+        until_s = time.monotonic() + CLOSE_S
+        self._refresher.close(until_s)
+        self._index.close(until_s)
+        self._chores.close(max(0.0, until_s - time.monotonic()))
+        self._lanes.close(until_s)
         self._committer.close()
 
     def forget(self, user: str) -> None:
@@ -125,9 +129,11 @@ class Storage:
         """What the operator should know."""
         if self.failure:
             return [f"storage cannot be used: {self.failure.message}; see: aios storage status"]
+        late = [f"{line}; calls that need it end at their deadlines, all others go on"
+                for line in dict.fromkeys(self._lanes.late() + self._refresher.late())]  # fmt: skip
         found = self.damage.lines
-        return [f"storage is damaged; the first of {len(found)} findings: {found[0]}; "
-                "all of it: aios storage check"] if found else []  # fmt: skip
+        return late + ([f"storage is damaged; the first of {len(found)} findings: {found[0]}; "
+                        "all of it: aios storage check"] if found else [])  # fmt: skip
 
     @property
     def database(self) -> Path:
@@ -138,6 +144,10 @@ class Storage:
     def semantic(self) -> bool:
         """Whether search by meaning is available."""
         return self._index.embedder is not None
+
+    def in_lane(self, folder: str, job: Callable[[], T], done: Done[T]) -> None:
+        """Something with a folder of the host, which may not answer."""
+        self._lanes.submit(folder, job, done)
 
     def chore(self, job: Callable[[], T], done: Done[T]) -> None:
         """Something that takes long, in a thread that nobody waits for."""
@@ -179,7 +189,8 @@ class Storage:
                 [(blobs.current, key) for key in keys if key not in known],
             )
 
-        self._worker.submit(
+        self._lanes.submit(
+            blobs.where(blobs.current),
             lambda: [k for k in blobs.store(blobs.current).names() if blobs.written_before(k)],
             listed,
         )
@@ -421,13 +432,13 @@ class Storage:
     def _on_mount(
         self, place: Place, agent: str, job: Callable[[s.MountInfo], T], done: Done[T]
     ) -> None:
-        """Do something below a mount, in the thread of the blobs."""
+        """Do something below a mount, in its folder's lane."""
 
         def found(outcome: Outcome[s.MountInfo]) -> None:
             if outcome.error:
                 done(Outcome(None, outcome.error))
             else:
                 mount = outcome.result()
-                self._worker.submit(lambda: job(mount), done)
+                self.in_lane(mount.folder, lambda: job(mount), done)
 
         self._committer.view(lambda c: grants.find_mount(c, agent, place.owner), found)

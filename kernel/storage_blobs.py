@@ -2,7 +2,7 @@
 
 A blob is written once under a name of its own, never changed, and deleted when nothing refers to
 it. ``put`` returns when the bytes are safe: on the disk, or with the remote store. All of it blocks
-and runs in the thread of the blobs, so a slow store never keeps small files waiting.
+and runs in the lane of its store, so a slow store never keeps small files waiting.
 """
 
 from __future__ import annotations
@@ -173,6 +173,10 @@ class Blobs:
                 raise KeyError(f"store {number}")
             self._open[number] = RemoteBlobs(url) if url else LocalBlobs(self._folder / "blobs")
         return self._open[number]
+
+    def where(self, number: int) -> str:
+        """What a store's answers are waited for from."""
+        return self.urls.get(number) or str(self._folder / "blobs")
 
     def cut(self, data: bytes) -> list[Piece]:
         """Make content into pieces, those that are blobs kept already."""

@@ -3,14 +3,14 @@
 A blob is safe before
 the commit that names it is tried; when that fails the blob is deleted again, and what a killed
 kernel left behind is found by its name when the next one starts. Runs in the kernel's thread;
-whatever blocks is handed to a worker.
+whatever blocks is handed to the lane of its store.
 """
 
 from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, TypeVar
 
 from aios.syscalls.errors import (
@@ -22,6 +22,7 @@ from aios.syscalls.storage_types import FileInfo, FsData
 from . import storage_chunks as chunks
 from . import storage_files as files
 from . import storage_versions as versions
+from .lanes import Lanes
 from .storage_blobs import Blobs
 from .storage_chunks import INLINE_BYTES, Piece, Source
 from .storage_commit import Committer, Done
@@ -30,7 +31,7 @@ from .storage_paths import Place
 from .storage_quota import Limits
 from .storage_schema import FILE_HINT
 from .storage_shares import require
-from .worker import Outcome, Worker
+from .worker import Outcome
 
 log = logging.getLogger("aios.storage")
 
@@ -58,11 +59,11 @@ class Content:
     def __init__(
         self,
         committer: Committer,
-        worker: Worker,
+        lanes: Lanes,
         limits: Limits,
         on_changed: Callable[[Sequence[File]], None],
     ) -> None:
-        self._committer, self._worker, self._limits = committer, worker, limits
+        self._committer, self._lanes, self._limits = committer, lanes, limits
         self._on_changed = on_changed
         self.blobs: Blobs | None = None
         """Set when storage has been opened."""
@@ -90,7 +91,13 @@ class Content:
             else:
                 self.commit(place, agent, outcome.result(), append, expect, done)
 
-        self._worker.submit(lambda: self.stores().cut(data), kept)
+        self.cut(data, kept)
+
+    def cut(self, data: bytes, done: Done[list[Piece]]) -> None:
+        """Make content into pieces, its blobs kept."""
+        self._lanes.submit(
+            self.stores().where(self.stores().current), lambda: self.stores().cut(data), done
+        )
 
     def commit(
         self, place: Place, agent: str, pieces: Sequence[Piece], append: bool, expect: int | None,
@@ -153,7 +160,10 @@ class Content:
             if all(isinstance(part, bytes) for part in parts):
                 done(Outcome(FsData(info, b"".join(parts)), None))  # type: ignore[arg-type]
                 return
-            self._worker.submit(lambda: FsData(info, self._fetch(parts, info.path)), fetched)
+            self._lanes.submit(
+                self._where(part.store for part in parts if not isinstance(part, bytes)),
+                lambda: FsData(info, self._fetch(parts, info.path)), fetched,
+            )  # fmt: skip
 
         def fetched(outcome: Outcome[FsData]) -> None:
             if isinstance(outcome.error, KeyError) and tries > 1:
@@ -176,6 +186,11 @@ class Content:
             for part in parts
         )  # fmt: skip
 
+    def _where(self, stores: Iterable[int]) -> str:
+        """What is waited for to reach all of these stores: one that is behind a URL, if any is."""
+        blobs = self.stores()
+        return blobs.where(max(stores, key=lambda store: bool(blobs.urls.get(store))))
+
     def stores(self) -> Blobs:
         assert self.blobs
         return self.blobs
@@ -190,7 +205,8 @@ class Content:
                 self.stores().store(store).delete([key])
 
         if names:
-            self._worker.submit(job, lambda outcome: _warn(outcome, "left blobs behind"))
+            self._lanes.submit(self._where(store for store, _ in names), job,
+                               lambda outcome: _warn(outcome, "left blobs behind"))  # fmt: skip
 
     def sweep(self) -> None:
         """Delete the blobs that commits have made garbage, some at a time, once at a time."""
@@ -223,7 +239,7 @@ class Content:
                 if not outcome.error and len(found) == _SWEEP:
                     self.sweep()
 
-            self._worker.submit(job, deleted)
+            self._lanes.submit(self._where(store for store, _ in found), job, deleted)
 
         self._committer.view(
             lambda connection: connection.execute(

@@ -69,10 +69,10 @@ class _Loaded(NamedTuple):
 class Index:
     """Keeps index.db up with the files of homes, and lets others use it."""
 
-    def __init__(self, loop: Loop, path: Path, committer: Committer, fetcher: Worker) -> None:
-        self._loop, self._path = loop, path
-        self._committer, self._fetcher = committer, fetcher
+    def __init__(self, loop: Loop, path: Path, committer: Committer) -> None:
+        self._loop, self._path, self._committer = loop, path, committer
         self._worker = Worker(loop, "index")
+        self._fetcher = Worker(loop, "texts")
         self._passages: Passages | None = None
         self.blobs: Blobs | None = None
         self.embedder: Embedder | None = None
@@ -116,13 +116,15 @@ class Index:
         self._passages = Passages(self._path)
         return self._passages.known()
 
-    def close(self) -> None:
-        """End; what is not in yet is found at the next start."""
+    def close(self, until_s: float) -> None:
+        """End; what is not in yet is found at the next start, and so is what a store has not given
+        until then."""
         self._closed = True
         if self._timer:
             self._timer.cancel()
         if self._passages:
             self._worker.submit(self._passages.close, lambda _: None)
+        self._fetcher.close(max(0.0, until_s - time.monotonic()))
         self._worker.close()
 
     def ask(self, job: Callable[[Passages], T], done: Done[T]) -> None:
@@ -161,10 +163,16 @@ class Index:
         self._seq += 1
         self._dirty[number] = self._seq
 
-    def when_current(self, action: Callable[[], None]) -> None:
-        """As soon as all that was changed before now is in."""
+    def when_current(self, action: Callable[[], None]) -> Callable[[], None]:
+        """As soon as all that was changed before now is in; not any more when what is returned has
+        been called."""
         self._waiting.append((self._seq, action))
         self._step()
+
+        def off() -> None:
+            self._waiting = [waiting for waiting in self._waiting if waiting[1] is not action]
+
+        return off
 
     def _step(self) -> None:
         if self._busy or self._closed:

@@ -6,7 +6,7 @@ put there while we walk is met by the step that would follow it, or comes too la
 files and folders are touched; a device or FIFO is refused.
 
 Content is replaced by renaming, so nobody sees half of it. A mount keeps no versions. Everything
-here blocks and runs in the thread of the blobs.
+here blocks, perhaps for good, and runs in the lane of the folder.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Nobody tells of changes on the host, so each search has the folder walked, and what differs read
 again, batch by batch. A walk that begins after a search has come serves all who wait by then. What
-belongs to a folder that is mounted for nobody is taken out. The folders are looked at in a thread
-of their own: one that does not answer keeps nobody but those who search mounts, and these only
-until their time is up.
+belongs to a folder that is mounted for nobody is taken out. Each folder is looked at in a lane of
+its own, beside that of its files: one that does not answer keeps nobody but those who search it,
+and these only until their time is up.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from aios.syscalls.storage_types import MountInfo
 
 from . import storage_mount as hosts
 from . import storage_mounted as mounted
+from .lanes import Lanes
 from .loop import Loop
 from .storage_commit import Done
 from .storage_index import Index
 from .storage_walk import MOST_FILES, Text, Walk, read, walk
-from .worker import Outcome, Worker
+from .worker import Outcome
 
 log = logging.getLogger("aios.storage")
 
@@ -66,16 +67,20 @@ class Refresher:
 
     def __init__(self, loop: Loop, index: Index) -> None:
         self._index = index
-        self._worker = Worker(loop, "mounts")
+        self._lanes = Lanes(loop, "mounts")
         self._folders: dict[str, _Folder] = {}
         self._mounted: frozenset[str] | None = None
         """None: not known."""
         self._closed = False
 
-    def close(self) -> None:
+    def close(self, until_s: float) -> None:
         """End; the next search goes on with it."""
         self._closed = True
-        self._worker.close()
+        self._lanes.close(until_s)
+
+    def late(self) -> list[str]:
+        """Folders that have not answered for long."""
+        return self._lanes.late()
 
     def keep(self, mounts: Collection[MountInfo]) -> None:
         """These are all mounts there are. What is in the index of others is taken out."""
@@ -88,11 +93,19 @@ class Refresher:
 
         self._index.ask(mounted.folders, known)
 
-    def refresh(self, folder: str, done: Callable[[], None]) -> None:
-        """``done`` when all that is in the folder now is in the index, or cannot be."""
+    def refresh(self, folder: str, done: Callable[[], None]) -> Callable[[], None]:
+        """``done`` when all that is in the folder now is in the index, or cannot be; not any more
+        when what is returned has been called."""
         found = self._folder(folder)
         found.waiting.append(done)
         self._begin(found)
+
+        def off() -> None:
+            for waiting in (found.waiting, found.served):
+                if done in waiting:
+                    waiting.remove(done)
+
+        return off
 
     def condition(self, folder: str) -> Condition:
         """As the last pass found it."""
@@ -105,7 +118,7 @@ class Refresher:
         def look() -> None:
             hosts.status(mount, path)
 
-        self._worker.submit(look, done)
+        self._lanes.submit(mount.folder, look, done)
 
     def _folder(self, path: str) -> _Folder:
         return self._folders.setdefault(path, _Folder(path))
@@ -120,7 +133,8 @@ class Refresher:
         if not self._is_mounted(folder.path):  # as if nothing were in it
             self._walked(folder, Walk([], False, ""))
             return
-        self._worker.submit(
+        self._lanes.submit(
+            folder.path,
             lambda: walk(folder.path, self._goes_on(folder)),
             self._then(folder, lambda found: self._walked(folder, found)),
         )
@@ -180,7 +194,7 @@ class Refresher:
             self._index.wake()
             self._next(folder)
 
-        self._worker.submit(lambda: read(folder.path, some), self._then(folder, put))
+        self._lanes.submit(folder.path, lambda: read(folder.path, some), self._then(folder, put))
 
     def _then(self, folder: _Folder, go_on: Callable[[T], None]) -> Done[T]:
         """Go on with what comes of a step; a pass that fails ends."""

@@ -3,8 +3,8 @@
 In an agent's home and the folders that are mounted for it, or below one path of either. Whether the
 caller may read a file of a mount is asked before it is counted among the best, so nothing that is
 found, or said, depends on files that it may not read. A search waits until what it searches is in
-the index, but for mounts and for the query's vector only until a time that the caller gives; then
-it answers with what there is, and its note says so.
+the index and the query has its vector, but only until a time that the caller gives; then it answers
+with what there is, and its note says so.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 from aios.syscalls.errors import PermissionDenied
@@ -32,8 +33,8 @@ from .worker import Outcome
 May = Callable[[str], bool]
 """Whether the caller may read a path, as it names it; pure, called in any thread."""
 Mode = Literal["keyword", "semantic", "mixed"]
-_QUERY = ""
-"""What is waited for, beside folders: the query's vector."""
+_QUERY, _HOME = "", "home"
+"""What is waited for, beside folders: the query's vector, and the home."""
 _MOST_NOTES = 8
 _NO_MODEL = "searched by keyword: there is no embedding model for search by meaning"
 _LATE = "searched by keyword: the query's vector was not there in time"
@@ -96,6 +97,7 @@ class _Task:
         self._search, self._scope, self._body = search, scope, body
         self._may, self._done = may, done
         self._missing = {mount.folder for mount in scope.mounts}
+        self._off: list[Callable[[], None]] = []
         self._vector: bytes | None = None
         self._mode: Mode = "keyword"
         self._note = ""
@@ -105,14 +107,18 @@ class _Task:
         self._timer = self._search.loop.at(until_s, self._go_on)
         folders = list(self._missing)
         embedder, wanted = self._search.index.embedder, self._body.mode
+        if self._scope.home:
+            self._missing.add(_HOME)
         if embedder is not None and wanted != "keyword":
             self._missing.add(_QUERY)
             self._note = _LATE
             embedder.embed([self._body.query], self._embedded, kind="query")
         elif wanted == "semantic":
             self._note = _NO_MODEL
-        for folder in folders:
-            self._search.refresher.refresh(folder, lambda folder=folder: self._got(folder))  # type: ignore[misc]
+        self._off = [self._search.refresher.refresh(folder, partial(self._got, folder))
+                     for folder in folders]  # fmt: skip
+        if self._scope.home:
+            self._off.append(self._search.index.when_current(partial(self._got, _HOME)))
         self._check()
 
     def _embedded(self, outcome: Outcome[list[bytes]]) -> None:
@@ -136,12 +142,8 @@ class _Task:
 
     def _go_on(self) -> None:
         """All is there, or it is time."""
-        if self._scope.home:
-            self._search.index.when_current(self._look)
-        else:
-            self._look()
-
-    def _look(self) -> None:
+        for off in self._off:
+            off()
         conditions = {
             mount.folder: self._search.refresher.condition(mount.folder)
             for mount in self._scope.mounts
@@ -177,7 +179,7 @@ class _Look(NamedTuple):
     may: May
     conditions: dict[str, Condition]
     late: frozenset[str]
-    """Folders that are not up to date."""
+    """What is not up to date."""
 
     def find(self, passages: Passages) -> tuple[list[Found], list[str]]:
         """The best passages, and what the caller should know."""
@@ -207,7 +209,8 @@ class _Look(NamedTuple):
         return name if inside and self.may(name) else None
 
     def _notes(self, passages: Passages) -> list[str]:
-        notes = []
+        home = self.scope.home
+        notes = [f"{home.shown()}: {_INDEXING}"] if home and _HOME in self.late else []
         for mount in self.scope.mounts:
             said = self._about(passages, mount)
             if said and self._knows(passages, mount):

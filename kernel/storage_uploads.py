@@ -2,7 +2,7 @@
 
 Parts become blobs as they come, so memory holds no more than one blob of each. Nobody sees a file
 before its end is there; what is dropped, or whose caller ends, leaves nothing. Runs in the
-kernel's thread; whatever blocks is handed to a worker.
+kernel's thread; whatever blocks is handed to the lane of its store or folder.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from aios.syscalls.storage_types import FileInfo, MountInfo
 from . import storage_chunks as chunks
 from . import storage_mount as hosts
 from . import storage_quota as quotas
+from .lanes import Lanes
 from .storage_chunks import BLOB_BYTES, INLINE_BYTES, Piece
 from .storage_commit import Committer, Done
 from .storage_content import Content, allow
 from .storage_paths import Place
 from .storage_quota import Limits
 from .storage_shares import find_mount
-from .worker import Outcome, Worker
+from .worker import Outcome
 
 MOST_UPLOADS = 16
 """Files that one caller may be writing in parts at once."""
@@ -51,10 +52,10 @@ class Uploads:
     """All that are under way, by number."""
 
     def __init__(
-        self, content: Content, committer: Committer, worker: Worker, limits: Limits
+        self, content: Content, committer: Committer, lanes: Lanes, limits: Limits
     ) -> None:
         self._content, self._committer = content, committer
-        self._worker, self._limits = worker, limits
+        self._lanes, self._limits = lanes, limits
         self._uploads: dict[int, Upload] = {}
         self._upload_ids = itertools.count(1)
 
@@ -132,7 +133,7 @@ class Uploads:
                 self._forget(upload)
                 done(Outcome(None, NotFound(f"upload {upload.id} has been dropped")))
 
-        self._worker.submit(lambda: self._content.stores().cut(data), kept)
+        self._content.cut(data, kept)
 
     def end(self, user: str, number: int, done: Done[FileInfo]) -> None:
         """Commit what the parts make."""
@@ -178,7 +179,9 @@ class Uploads:
                 written(Outcome(None, outcome.error))
                 return
             mount, path = outcome.result(), upload.place.path
-            self._worker.submit(lambda: hosts.write_parts(mount, path, contents()), written)
+            self._lanes.submit(
+                mount.folder, lambda: hosts.write_parts(mount, path, contents()), written
+            )
 
         self._committer.view(lambda c: find_mount(c, upload.agent, upload.place.owner), found)
 

@@ -173,7 +173,9 @@ class Pending:
     def _expire(self) -> None:
         self.cancel(self._late or DeadlineExceeded(
             f"{self.call.name} did not end within {self.timeout_s:g} s",
-            "give the call a larger timeout, or look who holds the model with: aios ps",
+            "give the call a larger timeout, or look who holds the model with: aios ps"
+            if self.call.name.startswith("llm.")
+            else "give the call a larger timeout, or look what does not answer: aios daemon status",
         ))  # fmt: skip
 
 

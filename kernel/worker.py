@@ -57,13 +57,16 @@ class Worker:
 
         self._jobs.put(work)
 
-    def close(self) -> None:
-        """Do what is queued, hand back the outcomes, end the thread."""
+    def close(self, patience_s: float | None = None) -> None:
+        """Do what is queued, hand back the outcomes, end the thread. One that has not ended after
+        so long is left behind, its outcomes lost; it ends with the process."""
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(patience_s)
+        left = self._thread.is_alive()
         self._hand_back()
         self._loop.unwatch(self._wake)
-        os.close(self._wake)
+        if not left:
+            os.close(self._wake)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:

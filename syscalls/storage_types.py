@@ -232,8 +232,8 @@ class SearchHit(msgspec.Struct, frozen=True):
 
 
 class FsFound(msgspec.Struct, frozen=True):
-    """``mode``: how it was found; ``note`` says why it was not as asked, and what of mounts was not
-    searched: what is not indexed yet, or is beyond a bound."""
+    """``mode``: how it was found; ``note`` says why it was not as asked, and what was not searched:
+    what is not indexed yet, or of mounts is beyond a bound."""
 
     hits: list[SearchHit]
     mode: Literal["keyword", "semantic", "mixed"]

@@ -336,6 +336,7 @@ def test_a_search_ends_in_time_with_what_is_there(store: Rig, yard: Path) -> Non
     for number in range(200):
         (yard / f"f{number}").write_text(f"kiwi {number}")
     store.write("bob", "own", b"my kiwi")
+    assert len(store.search("bob", "kiwi", "/own").hits) == 1
     found = store.search("bob", "kiwi", within_s=0.0)
     assert "/own" in _paths(found)
     assert found.note == "/mnt/y: it is being indexed; what is not read yet is not found"

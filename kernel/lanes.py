@@ -1,0 +1,99 @@
+"""Threads by what they wait for: a folder of the host, a store of blobs. One that does not answer
+keeps nobody but those who use it.
+
+What is waited for is named by ``where``. It has a thread while there is something to do there and
+some seconds after; its jobs run one after another, in order. So many may wait, not more: the next
+one is told that nothing is answered there. All but the jobs runs in the kernel's thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aios.syscalls.errors import StorageUnavailable
+
+from .loop import Loop, Timer
+from .worker import Outcome, Worker
+
+T = TypeVar("T")
+
+MOST_WAITING = 256
+_IDLE_S = 10.0
+_LATE_S = 10.0
+"""When a job has lasted so long, the operator is told."""
+CLOSE_S = 3.0
+"""What does not answer is left behind so long after the kernel's end has begun."""
+
+
+@dataclass(eq=False)
+class _Lane:
+    worker: Worker
+    waiting: int = 0
+    """The job under way is one of them; it began at ``since_s``."""
+    since_s: float = 0.0
+    idle: Timer | None = None
+
+
+class Lanes:
+    """A lane for each thing that is waited for."""
+
+    def __init__(self, loop: Loop, name: str) -> None:
+        self._loop, self._name = loop, name
+        self._lanes: dict[str, _Lane] = {}
+        self._closed = False
+
+    def submit(self, where: str, job: Callable[[], T], done: Callable[[Outcome[T]], None]) -> None:
+        """Run ``job`` in the thread for ``where``, then ``done`` with its outcome in the kernel's;
+        at once, with StorageUnavailable, when too many wait there."""
+        if self._closed:
+            return
+        lane = self._lanes.get(where) or self._open(where)
+        if lane.waiting >= MOST_WAITING:
+            done(Outcome(None, StorageUnavailable(
+                f"{where} does not answer, or not fast enough: {lane.waiting} calls wait for it",
+                "wait for some of them; what does not answer, the operator sees in: "
+                "aios daemon status",
+            )))  # fmt: skip
+            return
+        if lane.idle:
+            lane.idle.cancel()
+        if not lane.waiting:
+            lane.since_s = time.monotonic()
+        lane.waiting += 1
+
+        def ended(outcome: Outcome[T]) -> None:
+            lane.waiting -= 1
+            lane.since_s = time.monotonic()
+            if not lane.waiting and not self._closed:
+                lane.idle = self._loop.at(lane.since_s + _IDLE_S, lambda: self._end(where))
+            done(outcome)
+
+        lane.worker.submit(job, ended)
+
+    def late(self) -> list[str]:
+        """What has not answered for long."""
+        now = time.monotonic()
+        return [
+            f"{where} has not answered for {now - lane.since_s:.0f} s"
+            for where, lane in self._lanes.items()
+            if lane.waiting and now - lane.since_s >= _LATE_S
+        ]
+
+    def close(self, until_s: float) -> None:
+        """Do what is queued, hand back the outcomes, end the threads; those that have not ended
+        then, on the monotonic clock, are left behind."""
+        self._closed = True
+        for lane in self._lanes.values():
+            if lane.idle:
+                lane.idle.cancel()
+            lane.worker.close(max(0.0, until_s - time.monotonic()))
+
+    def _open(self, where: str) -> _Lane:
+        lane = self._lanes[where] = _Lane(Worker(self._loop, self._name))
+        return lane
+
+    def _end(self, where: str) -> None:
+        self._lanes.pop(where).worker.close()
