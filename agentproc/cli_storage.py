@@ -87,7 +87,7 @@ _ARGUMENTS: dict[str, dict[str, object]] = {
     "--name": {"metavar": "NAME", "help": "default: the folder's"},
     "--rw": {"action": "store_true", "help": "the agent may change it; it keeps no versions"},
     "size": {"metavar": "BYTES"},
-    "--fast": {"action": "store_true", "help": "leave the content of large files out"},
+    "--fast": {"action": "store_true", "help": "leave large files and the index of search out"},
     "target": {"metavar": "FOLDER"},
     "source": {"metavar": "BACKUP"},
 }

@@ -326,7 +326,8 @@ class NoteStore(NotesFile):
     # ------------------------------------------------------------------ looking after it
 
     def verify(self) -> tuple[int, list[str], list[str]]:
-        """Notes, ids of damaged ones, and what else is wrong. Reads everything."""
+        """Notes, ids of damaged ones, and what else is wrong. Reads everything; an index of words
+        that does not fit the notes is made anew."""
         db = self._db()
         rows = db.execute(_ROW).fetchall()
         damaged = [self.name(row[0]) for row in rows if self._note(row) is None]
@@ -339,7 +340,8 @@ class NoteStore(NotesFile):
         try:
             db.execute("INSERT INTO words(words, rank) VALUES('integrity-check', 1)")
         except sqlite3.DatabaseError as error:
-            found.append(f"the index of words does not fit the notes: {error}")
+            db.execute("INSERT INTO words(words) VALUES('rebuild')")
+            found.append(f"the index of words did not fit the notes, and was made anew: {error}")
         return len(rows), damaged, found
 
 

@@ -72,6 +72,8 @@ def _verified(source: Path, fresh: Path) -> int:
     store = NoteStore(fresh, lasting=True)
     try:
         notes, damaged, problems = store.reading(store.verify)
+        if problems and not damaged:  # the index of words has been mended
+            notes, damaged, problems = store.reading(store.verify)
     except (AiosError, sqlite3.Error) as error:
         raise InvalidArgument(f"{source} cannot be read: {error}", hint) from None
     finally:

@@ -56,7 +56,7 @@ class Storage:
         self._committer = Committer(loop, folder, url)
         self._lanes = Lanes(loop, "lane")
         self._chores = Worker(loop, "chores")
-        self._index = Index(loop, folder / "index.db", self._committer)
+        self._index = Index(loop, self.index, self._committer)
         self._refresher = Refresher(loop, self._index)
         self.finder = Search(loop, self._committer, self._index, self._refresher)
         self.content = Content(self._committer, self._lanes, limits, self._index.changed)
@@ -139,6 +139,15 @@ class Storage:
     def database(self) -> Path:
         """The file of names and small content."""
         return self._committer.path
+
+    @property
+    def index(self) -> Path:
+        """The file of the index of search."""
+        return self.folder / "index.db"
+
+    def index_anew(self, reason: str, done: Done[None]) -> None:
+        """Empty the index; searches find all again when it has been read in."""
+        self._index.begin_anew(reason, done)
 
     @property
     def semantic(self) -> bool:

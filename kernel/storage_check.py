@@ -28,9 +28,11 @@ from .storage_schema import SUMMED, row_sum
 
 @dataclass
 class Findings:
-    """``bad_chunks``: whose content is not there or not right. ``orphans``: blobs of nobody."""
+    """``bad_chunks``: whose content is not there or not right. ``orphans``: blobs of nobody.
+    ``index``: what is wrong with the index of search; it is looked at elsewhere."""
 
     problems: list[str] = field(default_factory=list)
+    index: list[str] = field(default_factory=list)
     bad_chunks: set[int] = field(default_factory=set)
     orphans: list[tuple[int, str]] = field(default_factory=list)
     files: int = 0

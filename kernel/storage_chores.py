@@ -12,9 +12,10 @@ from pathlib import Path
 
 from aios.syscalls import storage_types as s
 
-from . import storage_backup, storage_check
+from . import storage_backup, storage_check, storage_indexcheck
 from .storage import Storage
 from .storage_commit import Done
+from .storage_indexcheck import ANEW
 from .storage_schema import reading
 from .worker import Outcome
 
@@ -63,7 +64,10 @@ class Chores:
         def look() -> storage_check.Findings:
             with closing(reading(storage.database)) as connection:
                 connection.execute("BEGIN")
-                return storage_check.examine(connection, storage.content.blobs, content)
+                found = storage_check.examine(connection, storage.content.blobs, content)
+                if content:
+                    found.index = storage_indexcheck.problems(storage.index, connection)
+                return found
 
         def looked(outcome: Outcome[storage_check.Findings]) -> None:
             storage.content.holds -= 1
@@ -85,9 +89,19 @@ class Chores:
                     return
                 storage.content.sweep()
                 storage.damage.mended()
-                done(Outcome(_report(found, outcome.result()), None))
+                mend_index(found, outcome.result())
 
             storage.change(change, mended)
+
+        def mend_index(found: storage_check.Findings, said: list[str]) -> None:
+            def emptied(outcome: Outcome[None]) -> None:
+                how = f"the index of search: {outcome.error}" if outcome.error else ANEW
+                done(Outcome(_report(found, [*said, how]), None))
+
+            if found.index:
+                storage.index_anew(found.index[0], emptied)
+            else:
+                done(Outcome(_report(found, said), None))
 
         storage.chore(look, looked)
 
@@ -112,4 +126,5 @@ class Chores:
 
 
 def _report(found: storage_check.Findings, mended: list[str]) -> s.StorageReport:
-    return s.StorageReport(found.files, found.versions, found.blobs, found.problems, mended)
+    problems = found.problems + found.index
+    return s.StorageReport(found.files, found.versions, found.blobs, problems, mended)

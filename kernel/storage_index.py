@@ -144,10 +144,22 @@ class Index:
 
         def worked(outcome: Outcome[T]) -> None:
             if isinstance(outcome.error, _MadeAnewError):
-                self._committer.view(lambda connection: _stale(connection, {}), self._compared)
+                self._refill()
             done(outcome)
 
         self._worker.submit(work, worked)
+
+    def begin_anew(self, reason: str, done: Done[None]) -> None:
+        """Empty it, whatever is in it, and begin to fill it again."""
+
+        def emptied(outcome: Outcome[None]) -> None:
+            self._refill()
+            done(outcome)
+
+        self.ask(lambda passages: passages.begin_anew(reason), emptied)
+
+    def _refill(self) -> None:
+        self._committer.view(lambda connection: _stale(connection, {}), self._compared)
 
     # ------------------------------------------------------------------ keeping up
 

@@ -89,10 +89,10 @@ class Passages:
         try:
             self._connection = _open(path)
         except sqlite3.DatabaseError as error:
-            self._empty(error)
+            self._empty(str(error))
 
-    def _empty(self, error: sqlite3.Error) -> None:
-        log.warning("%s is made anew: %s", self._path, error)
+    def _empty(self, reason: str) -> None:
+        log.warning("%s is made anew: %s", self._path, reason)
         for name in (self._path.name, f"{self._path.name}-wal", f"{self._path.name}-shm"):
             self._path.with_name(name).unlink(missing_ok=True)
         self._connection = _open(self._path)
@@ -101,9 +101,13 @@ class Passages:
         """Whether an error is one of damage; then it is empty now, and to be filled again."""
         if int(getattr(error, "sqlite_errorcode", 0)) & 0xFF not in _DAMAGE:
             return False
-        self.close()
-        self._empty(error)
+        self.begin_anew(str(error))
         return True
+
+    def begin_anew(self, reason: str) -> None:
+        """Empty it."""
+        self.close()
+        self._empty(reason)
 
     def close(self) -> None:
         """Close it."""

@@ -21,7 +21,7 @@ from aios.syscalls import paths
 from aios.syscalls.errors import AiosError, InvalidArgument, StorageDamaged
 from aios.syscalls.storage_types import BackupReply, StorageReport
 
-from . import storage_backup, storage_check
+from . import storage_backup, storage_check, storage_indexcheck
 from .config import load
 from .storage_blobs import Blobs
 from .storage_damage import damage
@@ -103,6 +103,8 @@ def _check(folder: Path, *, content: bool) -> StorageReport:
     try:
         with _opened(folder) as (connection, blobs):
             found = storage_check.examine(connection, blobs, content)
+            if content:
+                found.problems += storage_indexcheck.problems(folder / "index.db", connection)
     except StorageDamaged as error:
         return StorageReport(0, 0, 0, [error.message])
     return StorageReport(found.files, found.versions, found.blobs, found.problems)
@@ -126,7 +128,12 @@ def _repair(folder: Path) -> StorageReport:
         limits = Limits(config.storage_quota, config.storage_versions)
         mended = storage_check.repair(connection, found, limits)
         connection.execute("COMMIT")
-    return StorageReport(found.files, found.versions, found.blobs, found.problems, rescued + mended)
+        index = storage_indexcheck.problems(folder / "index.db", connection)
+        if index:
+            storage_indexcheck.remove(folder / "index.db")
+            mended.append(storage_indexcheck.ANEW)
+    return StorageReport(found.files, found.versions, found.blobs, found.problems + index,
+                         rescued + mended)  # fmt: skip
 
 
 def _rescue(folder: Path) -> list[str]:

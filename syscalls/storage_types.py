@@ -349,7 +349,8 @@ class StorageStatus(msgspec.Struct, frozen=True):
 
 
 class StorageCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``content``: read every blob, too. ``repair``: mend what can be mended."""
+    """``content``: read every blob and the index of search, too. ``repair``: mend what can be
+    mended."""
 
     content: bool = True
     repair: bool = False

@@ -19,6 +19,7 @@ from aios.hw.embed import MODELS, FakeModel
 from aios.hw.embed_messages import Embed, Ready, Unusable, Vectors
 from aios.kernel import embedder as embedding
 from aios.kernel import memory as managing
+from aios.kernel import memory_tool
 from aios.kernel.embedder import Embedder
 from aios.kernel.loop import Loop
 from aios.kernel.memory import MemoryManager, Quotas, session_of
@@ -284,6 +285,26 @@ def test_a_flipped_byte_is_found_and_can_be_removed(store: NoteStore) -> None:
     store.doing(lambda: store.remove("n2"))
     assert store.verify() == (2, [], [])
     assert notes[2] == store.get("n3")
+
+
+def test_words_that_do_not_fit_the_notes_are_found_and_mended(
+    store: NoteStore, tmp_path: Path
+) -> None:
+    """SQLite reads over it, and a search would find nothing."""
+    for number in range(3):
+        _add(store, f"some words {number}")
+    store.close()
+    with contextlib.closing(sqlite3.connect(store.path)) as raw:
+        raw.execute("INSERT INTO words(words, rowid, scope, text) SELECT 'delete', id, scope, text"
+                    " FROM notes WHERE id = 2")  # fmt: skip
+        raw.commit()
+    shutil.copyfile(store.path, tmp_path / "copy.db")
+    assert len(store.matches("words", ["agent:a"], 10, False)) == 2
+    notes, damaged, problems = store.reading(store.verify)
+    assert (notes, damaged, len(problems)) == (3, [], 1) and "was made anew" in problems[0]
+    assert store.verify() == (3, [], [])
+    assert len(store.matches("words", ["agent:a"], 10, False)) == 3
+    assert memory_tool.restore(tmp_path / "copy.db", tmp_path / "place.db") == (3, None)
 
 
 @pytest.mark.parametrize("damage", [b"not a database at all" * 100, b""])

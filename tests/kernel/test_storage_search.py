@@ -395,3 +395,50 @@ def test_damage_that_a_search_meets_has_the_index_made_anew(
     with pytest.raises(StorageUnavailable, match="made anew"):
         store.search("bob", "kiwi")
     assert len(store.search("bob", "kiwi").hits) == 3
+
+
+# ---------------------------------------------------------------------------- silent damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "finding"),
+    [
+        ("UPDATE passage_data SET block = zeroblob(0) WHERE id > 10", "words are not those"),
+        ("UPDATE passage_content SET c0 = 'now of plums' WHERE c0 LIKE '%kiwi%'", "words are not"),
+        ("UPDATE passage_content SET c3 = 'eve' WHERE c3 = 'bob'", "of passage are of no document"),
+        ("UPDATE passage_content SET c2 = c2 + 100", "of passage are of no document"),
+        ("UPDATE document SET owner = 'eve' WHERE owner = 'bob'", "are of no document"),
+        ("UPDATE document SET version = 7 WHERE file >= 0", "1 documents are not the files"),
+        ("DELETE FROM document WHERE file < 0", "of passage are of no document"),
+        ("UPDATE vector SET passage = passage + 100", "of vector are of no document"),
+        ("UPDATE vector SET data = x'0000803f0000803f'", "vectors are not what was"),
+    ],
+)
+def test_damage_that_sqlite_reads_over_is_found_and_mended(
+    store: Rig, tmp_path: Path, damage: str, finding: str
+) -> None:
+    store.write("bob", "own", b"my kiwi")
+    store.storage.use_embedder(_Embedder())
+    _embedded(store)
+    assert store.check().problems == []
+    with closing(sqlite3.connect(tmp_path / "s" / "index.db")) as database:
+        database.execute(damage)
+        database.commit()
+    problems = store.check().problems
+    assert any(finding in line for line in problems), problems
+    assert all(line.startswith("the index of search: ") for line in problems)
+    mended = store.check(repair=True).mended
+    assert mended == ["the index of search is made anew from the files"]
+    assert _paths(store.search("bob", "kiwi")) == ["/mnt/y/kiwi.md", "/mnt/y/sub/deep/kiwis.md",
+                                                   "/own"]  # fmt: skip
+    _embedded(store)
+    assert store.check().problems == [] and not (tmp_path / "s" / "index.check").exists()
+
+
+def test_an_index_that_has_not_caught_up_is_not_damaged(store: Rig) -> None:
+    store.write("bob", "own", b"my kiwi")
+    assert store.search("bob", "kiwi", "/own").hits
+    store.write("bob", "own", b"my plum")
+    store.delete("bob", "own")
+    store.write("bob", "other", b"a kiwi")
+    assert store.check().problems == []
