@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from . import cli_out, daemonctl
 from .syscalls import codec
@@ -54,7 +55,11 @@ def _show_policy(policy: PolicyReply, as_json: bool) -> int:
         if hidden:
             print(f"  … and {len(hidden)} more calls (--json shows all)")
     print()
-    cli_out.table(["grant>", "to", "rule"], [[str(g.id), g.subject, g.rule] for g in policy.grants])
+    cli_out.table(
+        ["grant>", "to", "rule"],
+        [[str(g.id), g.subject + " (nobody has used the name)" * g.unused, g.rule]
+         for g in policy.grants],
+    )  # fmt: skip
     return 0
 
 
@@ -64,6 +69,12 @@ def perm_grant(options: argparse.Namespace) -> int:
     with daemonctl.operator() as connection:
         grant: GrantInfo = connection.call("access.grant", request)
     _say(options, grant, f"grant {grant.id}: {grant.subject} {grant.rule}")
+    if grant.unused and not options.json:
+        print(
+            f"  nobody has used the name {grant.subject} yet: the grant is whoever's agent uses it "
+            f"first; run yours, or take it back: aios perm revoke {grant.id}",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -42,6 +42,7 @@ from .syscalls.storage_types import (
     FsRollback,
     FsSearch,
     FsShare,
+    FsShared,
     FsShares,
     FsUpload,
     FsUsage,
@@ -330,11 +331,13 @@ def prune(path: str = "/", *, keep: int = 1) -> FsPruned:
     return pruned
 
 
-def share(path: str, with_: str, rights: Rights = "read") -> None:
+def share(path: str, with_: str, rights: Rights = "read") -> FsShared:
     """Let an agent (by name; ``*``: everyone) see a file or folder as ``/shared/ME/…``; with
     ``write`` change it, too. It is the path that is shared, whatever is there later. A name that
-    nobody has used yet is whoever's agent uses it first."""
-    session.call("fs.share", FsShare(path, with_, rights))
+    nobody has used yet (``unused`` in what is returned) is whoever's agent uses it first: share
+    with an agent of your own when it has been started."""
+    shared: FsShared = session.call("fs.share", FsShare(path, with_, rights))
+    return shared
 
 
 def unshare(path: str, with_: str) -> None:

@@ -256,6 +256,10 @@ class AccessManager:
         target = self._table.resolve(request.name, dead=False)
         return request._replace(name=f"{self.relation(process.pid, target)}/{target.name}")
 
+    def unused(self, subject: str) -> bool:
+        """Whether a grant is to one name, and nobody has used that yet."""
+        return subject[:1] != "@" and "*" not in subject and self._table.names.root(subject) is None
+
     def group_of(self, process: Process) -> str:
         """The privilege group that a process is in."""
         return process.group or (self.policy.guest if process.guest else self.policy.default)

@@ -52,7 +52,7 @@ class AccessCalls:
                 a.GroupInfo(group.name, group.about, group.builtin, [str(r) for r in group.rules])
                 for group in policy.groups.values()
             ],
-            grants=[_info(grant) for grant in self._access.grants],
+            grants=[self._info(grant) for grant in self._access.grants],
         )  # fmt: skip
 
     def _reload(self, call: Pending, _: t.Empty) -> None:
@@ -84,7 +84,11 @@ class AccessCalls:
     def _changed(self, changed: tuple[Grant, tuple[Grant, ...]]) -> a.GrantInfo:
         grant, grants = changed
         self._access.use(self._access.policy, grants)
-        return _info(grant)
+        return self._info(grant)
+
+    def _info(self, grant: Grant) -> a.GrantInfo:
+        unused = self._access.unused(grant.subject)
+        return a.GrantInfo(grant.id, grant.subject, grant.rule, grant.unix, unused)
 
     def _work(self, call: Pending, job: Callable[[], T], done: Callable[[T], object]) -> None:
         """Do what blocks in the worker, and answer with what ``done`` makes of it."""
@@ -146,10 +150,6 @@ class AccessCalls:
         self._access.approvals.next(
             owner, lambda question: call.reply(_approval(question, time.monotonic()))
         )
-
-
-def _info(grant: Grant) -> a.GrantInfo:
-    return a.GrantInfo(grant.id, grant.subject, grant.rule, grant.unix)
 
 
 def _approval(q: Question, now: float) -> a.Approval:

@@ -36,6 +36,7 @@ from .storage import OPERATOR_NAME, Storage
 from .storage_chores import Chores
 from .storage_commit import Done
 from .storage_paths import Place, resolve
+from .storage_shares import EVERYONE
 from .trap import Handler, Pending
 from .worker import Outcome
 
@@ -240,10 +241,13 @@ class StorageCalls:
             raise PermissionDenied(
                 f"{place.shown()} is {place.owner}'s to share", "an agent shares what is its own"
             )
+        unused = body.rights is not None and body.with_ != EVERYONE \
+                 and self._table.names.root(body.with_) is None  # fmt: skip
         self._start(
             call,
-            lambda done: self._storage.share(place, body.with_, body.rights, done), _empty,
-        )  # fmt: skip
+            lambda done: self._storage.share(place, body.with_, body.rights, done),
+            lambda _: s.FsShared(unused),
+        )
 
     def _shares(self, call: Pending, _: t.Empty) -> None:
         owner = self._owner(call)

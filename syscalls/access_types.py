@@ -24,12 +24,14 @@ class GroupInfo(msgspec.Struct, frozen=True):
 
 class GrantInfo(msgspec.Struct, frozen=True):
     """A right given beside the groups; ``subject``: an agent's name, perhaps with ``*``, or
-    @GROUP. A grant to a group that there is no more has no effect."""
+    @GROUP. A grant to a group that there is no more has no effect. ``unused``: nobody has used the
+    name yet, so the grant is whoever's agent uses it first."""
 
     id: int
     subject: str
     rule: str
     unix: float
+    unused: bool = False
 
 
 class PolicyReply(msgspec.Struct, frozen=True):

@@ -190,6 +190,13 @@ class FsShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rights: Rights | None = "read"
 
 
+class FsShared(msgspec.Struct, frozen=True):
+    """``unused``: nobody has used the agent's name yet, so whoever's agent uses it first has the
+    grant. False when a grant is taken back, and for ``*``."""
+
+    unused: bool
+
+
 class ShareInfo(msgspec.Struct, frozen=True):
     """One grant. ``path`` in the owner's home; others find it under ``/shared/OWNER``."""
 

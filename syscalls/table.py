@@ -98,7 +98,7 @@ CALLS: tuple[Call, ...] = (
     Call(111, "fs.part", s.FsPart, t.Empty, "any", "reversible", 60),
     Call(112, "fs.end", s.FsEnd, s.FileInfo, "any", "reversible", 60),
     Call(113, "fs.drop", s.FsEnd, t.Empty, "any", "reversible", 30),
-    Call(114, "fs.share", s.FsShare, t.Empty, "any", "reversible", 30),
+    Call(114, "fs.share", s.FsShare, s.FsShared, "any", "reversible", 30),
     Call(115, "fs.shares", t.Empty, s.FsShares, "any", "read", 30),
     Call(116, "fs.search", s.FsSearch, s.FsFound, "any", "read", 60),
     Call(117, "fs.usage", t.Empty, s.FsUsage, "any", "read", 30),

@@ -94,6 +94,10 @@ def test_grants_work_at_once_and_last(own: Machine) -> None:
     own.aios("daemon", "restart", *FAKE)
     assert "PermissionDenied" in own.aios("run", probe).stderr
     assert "prob*" in own.aios("perm", "ls").stdout
+    got = own.aios("perm", "grant", "proba", "deny model:*")
+    assert "nobody has used the name proba yet" in got.stderr and "perm revoke 2" in got.stderr
+    assert "proba (nobody has used the name)" in own.aios("perm", "ls").stdout
+    own.aios("perm", "revoke", "2")
     assert own.aios("perm", "revoke", "prob*", "deny model:*").returncode == 0
     assert own.aios("run", probe).stdout == "length\n"
     assert json.loads(own.aios("perm", "ls", "--json").stdout)["grants"] == []
@@ -101,7 +105,7 @@ def test_grants_work_at_once_and_last(own: Machine) -> None:
 
 def test_explain_says_which_rule_decided(own: Machine) -> None:
     own.aios("run", "-d", "--name", "idle", own.agent("idle", IDLE))
-    own.aios("perm", "grant", "idle", "deny tool.call:rm")
+    assert own.aios("perm", "grant", "idle", "deny tool.call:rm").stderr == ""
     got = own.aios("perm", "explain", "idle", "tool.call:rm")
     assert got.returncode == 1 and "denied: idle (pid 1), deny tool.call:rm (grant 1)" in got.stdout
     got = own.aios("perm", "explain", "@agent", "tool.call:rm", "--effect", "irreversible")

@@ -69,9 +69,13 @@ def _kill_and_restart(machine: Machine) -> None:
 
 def test_a_program_does_not_get_at_what_anothers_child_has_stored(own: Machine) -> None:
     assert _run(own, "first", "researcher", "keep")[:5] == ["researcher", *ALL]
-    sharer = own.agent("sharer", "import aios; aios.fs.write('s', b's'); "
-                                 "aios.fs.share('/s', 'researcher')")  # fmt: skip
-    own.aios("run", sharer)
+    sharer = own.agent("sharer", """
+import aios
+aios.fs.write('s', b's')
+print([aios.fs.share('/s', name).unused for name in ('researcher', 'new', '*')])
+aios.fs.unshare('/s', '*')
+""")  # fmt: skip
+    assert own.aios("run", sharer).stdout == "[False, True, False]\n"
     for again in (lambda: own.aios("daemon", "restart", *FAKE), lambda: _kill_and_restart(own)):
         refused = _run(own, "second", "researcher")
         assert refused[0] == "PERMISSION_DENIED", refused
