@@ -243,11 +243,14 @@ class StorageCalls:
             )
         unused = body.rights is not None and body.with_ != EVERYONE \
                  and self._table.names.root(body.with_) is None  # fmt: skip
+
+        def shared(_: None) -> s.FsShared:
+            return s.FsShared(unused)
+
         self._start(
             call,
-            lambda done: self._storage.share(place, body.with_, body.rights, done),
-            lambda _: s.FsShared(unused),
-        )
+            lambda done: self._storage.share(place, body.with_, body.rights, done), shared,
+        )  # fmt: skip
 
     def _shares(self, call: Pending, _: t.Empty) -> None:
         owner = self._owner(call)

@@ -8,6 +8,7 @@ go before passages. Nothing here computes or waits.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import deque
@@ -25,10 +26,11 @@ log = logging.getLogger("aios.embedder")
 
 MOST_WAITING = 1024
 BATCH_TEXTS = 16
-"""A query waits for at most so many passages."""
+BATCH_CHARS = 4800
+"""A query waits for at most so much of passages. A page takes about a second of an idle core."""
 IDLE_S = 60.0
-PATIENCE_S = 30.0
-"""A batch that takes longer is taken for hung."""
+PATIENCE_S = 120.0
+"""A batch that takes longer is taken for hung. It is long: the embedder gives way to all others."""
 MOST_TRIES = 2
 MOST_DEATHS = 4
 BACKOFF_S = 0.1
@@ -139,7 +141,7 @@ class Embedder:
             self._current = (self._queries or self._passages)[0]
             self._batch += 1
             at = len(self._current.vectors)
-            texts = list(self._current.texts[at : at + BATCH_TEXTS])
+            texts = _first(self._current.texts[at : at + BATCH_TEXTS])
             self._process.send(Embed(self._batch, self._current.kind, texts))
             self._wait(PATIENCE_S, self._hung)
 
@@ -241,3 +243,10 @@ class Embedder:
         if self._timer:
             self._timer.cancel()
             self._timer = None
+
+
+def _first(texts: Sequence[str]) -> list[str]:
+    """As many as make a batch; at least one."""
+    sizes = itertools.accumulate(len(text) for text in texts)
+    return [text for n, (text, size) in enumerate(zip(texts, sizes, strict=True))
+            if n == 0 or size <= BATCH_CHARS]  # fmt: skip

@@ -472,6 +472,13 @@ def test_vectors_come_in_order_and_queries_first(rig: Rig) -> None:
     assert rig.embed() == Outcome([], None)
 
 
+def test_a_query_waits_for_some_pages_only(rig: Rig) -> None:
+    """On a busy machine 16 pages took longer than a working embedder was believed to work."""
+    texts = ["x" * 1200] * 9 + ["y" * 9000, "z"]
+    assert len(rig.embed(*texts).result()) == 11
+    assert [len(batch.texts) for batch in rig.batches] == [4, 4, 1, 1, 1]
+
+
 def test_a_death_is_tried_again_once_and_then_told(rig: Rig) -> None:
     rig.dies = 1
     assert len(rig.embed("a").result()) == 1 and rig.started == 2
