@@ -7,7 +7,9 @@
 Promises that space for what comes next is taken from the file system beforehand (fallocate), so
 that a record which was promised room can be written on a full disk; that a record torn by a kill
 is cut off at the next start; and that the anchor never names a record that is not on the disk, so
-a log that ends before its anchor has been cut.
+a log that ends before its anchor has been cut. Whether the file that is written is still there, and
+as long as it was left, is looked at before every batch; if not, the log goes on in a new file, with
+a record that says so.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import secrets
 import time
@@ -25,6 +28,8 @@ from typing import NamedTuple
 import msgspec
 
 from .records import NO_MAC, Chain, Entry, Verifier, read, seal, split, text
+
+log = logging.getLogger("aios.audit")
 
 RESERVE_BYTES = 1 << 20
 FILE_BYTES = 16 << 20
@@ -55,7 +60,7 @@ class AuditFile:
     def __init__(self, folder: Path, key: Path, anchor: Path, most_bytes: int) -> None:
         self._folder, self._key_path, self._anchor_path = folder, key, anchor
         self._most_files = max(2, most_bytes // FILE_BYTES)
-        self._fd = -1
+        self._fd, self._path = -1, folder
         self._size = self._allocated = 0
         self._reserves = True
         self._unsynced = False
@@ -68,10 +73,12 @@ class AuditFile:
         self._first_words = first_words
         return self.append([], 0)
 
-    def _open(self) -> None:
+    def _open(self, wrong: str = "") -> None:
         self._key = load_key(self._key_path, create=True)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        wrong = self._find_end()
+        wrong = self._find_end(wrong)
+        if wrong:
+            log.error("the audit log is broken: %s", wrong)
         outcome = f"broken: {wrong}" if wrong else "ok"
         try:
             self._write(self._chain.append(*_own("start", self._first_words, outcome)))
@@ -87,6 +94,10 @@ class AuditFile:
         """
         if self._fd < 0:
             self._open()
+        elif wrong := self._harmed():
+            os.close(self._fd)
+            self._fd = -1
+            self._open(wrong)
         before = self._chain.n, self._chain.mac
         lines = [self._chain.append(unix, entry) for unix, entry in entries]
         if lost:
@@ -111,6 +122,8 @@ class AuditFile:
             os.fdatasync(self._fd)
             self._unsynced = False
             kept = files(self._folder)
+            if not kept:
+                return  # it has been deleted: the next batch begins a new file
             self._write_anchor(kept[-self._most_files :][0])
             for path in kept[: -self._most_files]:
                 path.unlink()
@@ -125,6 +138,19 @@ class AuditFile:
             self._fd = -1
 
     # ------------------------------------------------------------------ writing
+
+    def _harmed(self) -> str:
+        """What has been done to the file since the last batch, or ''."""
+        held = os.fstat(self._fd)
+        if held.st_nlink == 0:
+            return f"the file that ended with record {self._chain.n} has been deleted"
+        if held.st_size < self._size:
+            return f"the file that ended with record {self._chain.n} has been cut"
+        try:
+            there = os.path.samestat(held, self._path.lstat())
+        except FileNotFoundError:
+            there = False
+        return "" if there else f"the file that ended with record {self._chain.n} has been moved"
 
     def _write(self, data: bytes) -> None:
         at, left = self._size, memoryview(data)
@@ -155,7 +181,7 @@ class AuditFile:
         Without space for one, the old file goes on.
         """
         old = self._fd, self._size, self._allocated, self._chain.n, self._chain.mac
-        path = self._path(self._chain.n + 1)
+        path = self._named(self._chain.n + 1)
         try:
             self.sync()
             self._fd = _open(path, os.O_CREAT | os.O_EXCL)
@@ -167,6 +193,7 @@ class AuditFile:
                 path.unlink(missing_ok=True)
             self._fd, self._size, self._allocated, self._chain.n, self._chain.mac = old
             return
+        self._path = path
         with contextlib.suppress(OSError):
             os.ftruncate(old[0], old[1])
         os.close(old[0])
@@ -177,31 +204,34 @@ class AuditFile:
         part.write_bytes(msgspec.json.encode(anchor))
         part.replace(self._anchor_path)
 
-    def _path(self, n: int) -> Path:
+    def _named(self, n: int) -> Path:
         return self._folder / f"{n:012}.jsonl"
 
     # ------------------------------------------------------------------ finding the end
 
-    def _find_end(self) -> str:
-        """Open the newest file behind its last record; returns what is wrong with it, or ''."""
-        anchor, wrong = None, ""
+    def _find_end(self, wrong: str) -> str:
+        """Open the newest file behind its last record, or a new one when something is wrong, which
+        is returned."""
+        anchor = None
         try:
             anchor = load_anchor(self._anchor_path, self._key)
         except ValueError as error:
-            wrong = str(error)
+            wrong = wrong or str(error)
         kept = files(self._folder)
         n, mac = 0, NO_MAC
         if kept:
-            self._fd = _open(kept[-1], 0)
+            self._path = kept[-1]
+            self._fd = _open(self._path, 0)
             n, mac, self._size, bad = _last_record(self._fd, self._key)
             wrong = wrong or bad
         if anchor and n < anchor.n:
-            wrong = f"the log ends with record {n}, it had {anchor.n}"
+            wrong = wrong or f"the log ends with record {n}, it had {anchor.n}"
         if wrong or not kept:
             if self._fd >= 0:
                 os.close(self._fd)
-            n = max(n, anchor.n if anchor else 0)
-            self._fd, self._size = _open(self._path(n + 1), os.O_CREAT), 0
+            n = max(n, anchor.n if anchor else 0, self._chain.n)
+            self._path = self._named(n + 1)
+            self._fd, self._size = _open(self._path, os.O_CREAT), 0
         os.ftruncate(self._fd, self._size)
         self._allocated = self._size
         self._chain = Chain(self._key, n, mac)

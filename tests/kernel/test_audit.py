@@ -7,7 +7,8 @@ import json
 import os
 import random
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,6 +158,37 @@ def test_the_next_kernel_sees_that_the_log_was_cut(written: Log) -> None:
     first = read(written.path().read_bytes().splitlines()[0])
     assert first.n == 22 and first.outcome.startswith("broken: the log ends with record 10")
     assert "record 11 is not where it was" in written.verify().problem
+
+
+@pytest.mark.parametrize(
+    ("harm", "said", "missing"),
+    [
+        (lambda path: path.unlink(), "deleted", "record 1 is not"),
+        (lambda path: path.rename(path.with_suffix(".old")), "moved", "record 1 is not"),
+        (lambda path: os.truncate(path, 0), "cut", "record 1 is not"),
+        (lambda path: os.truncate(path, 700), "cut", "is no record"),
+        (lambda path: shutil.rmtree(path.parent), "deleted", "record 1 is not"),
+    ],
+)
+def test_a_log_that_is_harmed_while_it_is_written_goes_on_and_says_so(
+    tmp_path: Path, harm: Callable[[Path], None], said: str, missing: str
+) -> None:
+    """What is acknowledged must be in a file that is there."""
+    log = Log(tmp_path)
+    file = log.file()
+    file.open("test")
+    file.append([(1e9, _text(f"/{number}")) for number in range(9)], 0)
+    harm(log.path())
+    file.sync()
+    file.append([(1e9, _text("/after"))], 0)
+    file.sync()
+    file.append([(1e9, _text("/later"))], 0)
+    file.close()
+    start, after, later = map(read, log.path().read_bytes().splitlines()[-3:])
+    assert f"broken: the file that ended with record 10 has been {said}" in start.outcome
+    assert [start.n, after.n, later.n] == [11, 12, 13]
+    assert (after.name, later.name) == ("/after", "/later")
+    assert missing in log.verify().problem
 
 
 def test_a_record_torn_by_a_kill_is_cut_off(written: Log) -> None:
