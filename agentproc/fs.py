@@ -141,6 +141,8 @@ class Reader(io.RawIOBase):
             if self._at >= self.info.size_bytes:
                 return 0
             data = self._piece(self._at, MAX_PART_BYTES, self.info.version or None).data
+            if not data:  # only on a mount, which keeps no versions
+                raise IllegalState(f"{self.info.path} was cut while it was read", "read it again")
             start = self._at
             self._held = (start, data)
         part = data[self._at - start : self._at - start + len(buffer)]
@@ -261,7 +263,8 @@ def move(source: str, target: str) -> FileInfo:
     """Rename; the target must not exist.
 
     Between the home, shares and mounts a file is copied and then deleted, so an interruption
-    leaves both; folders are moved within one tree only.
+    leaves both, and so does a change of the source meanwhile (IllegalState); folders are moved
+    within one tree only.
     """
     if _root(source) == _root(target):
         info: FileInfo = session.call("fs.move", FsMove(source, target))
@@ -271,6 +274,11 @@ def move(source: str, target: str) -> FileInfo:
     with Reader(source) as reader, Writer(target) as writer:
         while part := reader.read(MAX_PART_BYTES):
             writer.write(part)
+    if stat(source) != reader.info:
+        raise IllegalState(
+            f"{source} was changed while it was copied to {target}; both are kept",
+            f"delete {target}, and move it again",
+        )
     delete(source)
     assert writer.info
     return writer.info

@@ -1,0 +1,66 @@
+"""``aios.fs`` on files of mounts, which others change meanwhile; the kernel is a function here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from aios import fs
+from aios.syscalls import storage_types as s
+from aios.syscalls.errors import IllegalState, NotFound
+
+SIZE = s.MAX_PART_BYTES + 10
+
+
+class _Kernel:
+    """Knows one file, of which ``left`` bytes can be read; ``meanwhile`` runs after each piece."""
+
+    def __init__(self) -> None:
+        self.info = s.FileInfo("/mnt/m/f", "file", SIZE, 0, 1.0, "")
+        self.left = SIZE
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.calls: list[str] = []
+
+    def call(self, name: str, body: msgspec.Struct) -> object:
+        self.calls.append(name)
+        match name, body:
+            case "fs.read", s.FsRead():
+                end = min(self.left, body.offset + body.length)
+                piece = s.FsData(self.info, b"x" * max(0, end - body.offset))
+                self.meanwhile()
+                return piece
+            case "fs.stat", s.FsPath("/mnt/m/f"):
+                return self.info
+            case "fs.stat", _:
+                raise NotFound("there is none")
+            case "fs.begin", _:
+                return s.FsUpload(1)
+        return self.info
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> _Kernel:
+    made = _Kernel()
+    monkeypatch.setattr(fs.session, "call", made.call)
+    return made
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_told(kernel: _Kernel) -> None:
+    assert len(fs.read("/mnt/m/f")) == SIZE
+    kernel.meanwhile = lambda: setattr(kernel, "left", 100)
+    with pytest.raises(IllegalState, match="/mnt/m/f was cut while it was read"):
+        fs.read("/mnt/m/f")
+
+
+def test_what_was_changed_while_it_was_copied_is_not_deleted(kernel: _Kernel) -> None:
+    fs.move("/mnt/m/f", "mine")
+    assert kernel.calls[-1] == "fs.delete"
+    kernel.calls.clear()
+    kernel.meanwhile = lambda: setattr(
+        kernel, "info", msgspec.structs.replace(kernel.info, changed_unix=2.0)
+    )
+    with pytest.raises(IllegalState, match="was changed while it was copied to mine"):
+        fs.move("/mnt/m/f", "mine")
+    assert "fs.delete" not in kernel.calls
