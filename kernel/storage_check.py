@@ -22,6 +22,7 @@ from . import storage_files as files
 from .storage_blobs import Blobs
 from .storage_damage import damage
 from .storage_files import File
+from .storage_indexcheck import IndexFindings
 from .storage_quota import OVERHEAD_BYTES, Limits
 from .storage_schema import SUMMED, row_sum
 
@@ -29,10 +30,10 @@ from .storage_schema import SUMMED, row_sum
 @dataclass
 class Findings:
     """``bad_chunks``: whose content is not there or not right. ``orphans``: blobs of nobody.
-    ``index``: what is wrong with the index of search; it is looked at elsewhere."""
+    ``index``: of search, which is looked at in storage_indexcheck.py."""
 
     problems: list[str] = field(default_factory=list)
-    index: list[str] = field(default_factory=list)
+    index: IndexFindings = field(default_factory=IndexFindings)
     bad_chunks: set[int] = field(default_factory=set)
     orphans: list[tuple[int, str]] = field(default_factory=list)
     files: int = 0

@@ -66,7 +66,7 @@ class Chores:
                 connection.execute("BEGIN")
                 found = storage_check.examine(connection, storage.content.blobs, content)
                 if content:
-                    found.index = storage_indexcheck.problems(storage.index, connection)
+                    found.index = storage_indexcheck.examine(storage.index, connection)
                 return found
 
         def looked(outcome: Outcome[storage_check.Findings]) -> None:
@@ -98,8 +98,8 @@ class Chores:
                 how = f"the index of search: {outcome.error}" if outcome.error else ANEW
                 done(Outcome(_report(found, [*said, how]), None))
 
-            if found.index:
-                storage.index_anew(found.index[0], emptied)
+            if found.index.damaged:
+                storage.index_anew(found.index.problems[0], emptied)
             else:
                 done(Outcome(_report(found, said), None))
 
@@ -126,5 +126,5 @@ class Chores:
 
 
 def _report(found: storage_check.Findings, mended: list[str]) -> s.StorageReport:
-    problems = found.problems + found.index
+    problems = [*found.problems, *found.index.problems]
     return s.StorageReport(found.files, found.versions, found.blobs, problems, mended)

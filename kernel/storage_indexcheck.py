@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,18 +26,28 @@ _STRAYS = (
 )
 
 
-def problems(index: Path, files: sqlite3.Connection) -> list[str]:
+class IndexFindings(NamedTuple):
+    """``damaged``: it is to be made anew; else the problems are why it could not be looked at."""
+
+    problems: tuple[str, ...] = ()
+    damaged: bool = False
+
+
+def examine(index: Path, files: sqlite3.Connection) -> IndexFindings:
     """What is wrong with the index of these files. Blocks, and needs room for a copy."""
     if not index.exists():
-        return []
+        return IndexFindings()
     copy = index.with_name("index.check")
     try:
         remove(copy)
         with closing(reading(index)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
-            return [f"the index of search: {line}" for line in _look(target, files)]
+            found = tuple(f"the index of search: {line}" for line in _look(target, files))
+            return IndexFindings(found, bool(found))
     except (sqlite3.Error, OSError) as error:
-        return [f"the index of search: {error}"]
+        code = int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+        damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        return IndexFindings((f"the index of search cannot be looked at: {error}",), damaged)
     finally:
         remove(copy)
 

@@ -104,10 +104,11 @@ def _check(folder: Path, *, content: bool) -> StorageReport:
         with _opened(folder) as (connection, blobs):
             found = storage_check.examine(connection, blobs, content)
             if content:
-                found.problems += storage_indexcheck.problems(folder / "index.db", connection)
+                found.index = storage_indexcheck.examine(folder / "index.db", connection)
     except StorageDamaged as error:
         return StorageReport(0, 0, 0, [error.message])
-    return StorageReport(found.files, found.versions, found.blobs, found.problems)
+    problems = [*found.problems, *found.index.problems]
+    return StorageReport(found.files, found.versions, found.blobs, problems)
 
 
 def _repair(folder: Path) -> StorageReport:
@@ -128,12 +129,12 @@ def _repair(folder: Path) -> StorageReport:
         limits = Limits(config.storage_quota, config.storage_versions)
         mended = storage_check.repair(connection, found, limits)
         connection.execute("COMMIT")
-        index = storage_indexcheck.problems(folder / "index.db", connection)
-        if index:
+        index = storage_indexcheck.examine(folder / "index.db", connection)
+        if index.damaged:
             storage_indexcheck.remove(folder / "index.db")
             mended.append(storage_indexcheck.ANEW)
-    return StorageReport(found.files, found.versions, found.blobs, found.problems + index,
-                         rescued + mended)  # fmt: skip
+    problems = [*found.problems, *index.problems]
+    return StorageReport(found.files, found.versions, found.blobs, problems, rescued + mended)
 
 
 def _rescue(folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aios.kernel import storage_refresh, storage_walk
+from aios.kernel import storage_indexcheck, storage_refresh, storage_walk
 from aios.kernel.worker import Outcome
 from aios.syscalls import storage_types as s
 from aios.syscalls.errors import NotFound, PermissionDenied, StorageUnavailable
@@ -433,6 +433,20 @@ def test_damage_that_sqlite_reads_over_is_found_and_mended(
                                                    "/own"]  # fmt: skip
     _embedded(store)
     assert store.check().problems == [] and not (tmp_path / "s" / "index.check").exists()
+
+
+def test_an_index_that_cannot_be_looked_at_is_left_as_it_is(
+    store: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> sqlite3.Connection:
+        raise OSError(28, "No space left on device")
+
+    store.search("bob", "kiwi")
+    monkeypatch.setattr(storage_indexcheck, "reading", full)
+    report = store.check(repair=True)
+    assert ["cannot be looked at: [Errno 28]" in line for line in report.problems] == [True]
+    assert report.mended == []
+    assert _rows(tmp_path / "s", "SELECT count(*) FROM document") == [(3,)], "of a full disk, too"
 
 
 def test_an_index_that_has_not_caught_up_is_not_damaged(store: Rig) -> None:
