@@ -291,12 +291,12 @@ for target in ("/mnt/yard/../x", "/shared/giver/e", "e"):
 
 
 FULL = """
-import aios, os, sys
+import aios, contextlib, os, sys
 aios.fs.write("f", "kept"); aios.kv.set("k", 1); note = aios.memory.add("kept", persist=True)
 aios.chat("hello", max_tokens=2); aios.context.save("kept")
-free = os.statvfs(sys.argv[1])
-with open(sys.argv[1] + "/filler", "wb") as filler:
-    filler.write(bytes(free.f_bavail * free.f_frsize))
+with open(sys.argv[1] + "/filler", "wb", 0) as filler, contextlib.suppress(OSError):
+    while filler.write(bytes(1 << 16)):
+        pass
 
 def refused(change):
     try:
