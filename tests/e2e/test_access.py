@@ -551,11 +551,11 @@ def test_a_killed_kernel_leaves_a_sound_log(stopped: Machine) -> None:
     code = f"""
 import aios, os
 me = aios.getpid()
-with open({str(done)!r}, "a", buffering=1) as file:
+with open({str(done)!r}, "ab", buffering=0) as file:
     while True:
         aios.send(me, 1)
         aios.recv()
-        file.write("x")
+        file.write(b"x")
 """
     path = stopped.agent("a", code)
     for _ in range(5):
