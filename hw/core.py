@@ -83,7 +83,7 @@ class Job:
         """Tokens that a seat of this length still lacks."""
         return self._tokens[length : self._count]
 
-    def draw(self, row: Row, logits: np.ndarray, request: int) -> StepRow:
+    def draw(self, logits: np.ndarray, request: int) -> StepRow:
         """The next token from the logits of the last one."""
         self.urgent = self.streamed
         history = self._tokens[: self._count]
@@ -234,7 +234,7 @@ class Core:
             if row.wants_logits:
                 job = self._jobs[request]
                 urgent |= job.urgent
-                result = job.draw(row, logits[row.seat], request)
+                result = job.draw(logits[row.seat], request)
                 if result.finish:
                     urgent = True
                     self._forget(request)

@@ -7,18 +7,24 @@ together; what was not generated goes back when the call ends, or before.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from aios.syscalls.errors import BudgetExceeded
 
-if TYPE_CHECKING:
-    from .process import Process
+
+class Payer(Protocol):
+    """What a budget needs of a process. ``max_tokens`` None: it has no limit."""
+
+    pid: int
+    name: str
+    max_tokens: int | None
+    budget_used: int
 
 
 class Budget:
     """Taken for one call. ``lineage``: the process that pays, and those above it."""
 
-    def __init__(self, lineage: Iterable[Process]) -> None:
+    def __init__(self, lineage: Iterable[Payer]) -> None:
         self._lineage = list(lineage)
         self.taken = 0
 

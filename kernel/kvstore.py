@@ -21,12 +21,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from aios.hw.arena import Arena, Extent
-
-if TYPE_CHECKING:
-    from .request import Request
 
 log = logging.getLogger("aios.kvstore")
 
@@ -45,6 +42,14 @@ class Home(Protocol):
         """The store has given it up."""
 
 
+class Owner(Protocol):
+    """A request that can be parked in an image."""
+
+    image: Image | None
+    length: int
+    recomputes: int
+
+
 def new_stamp() -> int:
     """What tells an image from any other that was ever written, by whichever kernel."""
     return secrets.randbits(63)
@@ -61,7 +66,7 @@ class Image:
     tokens: array[int]
     length: int
     home: Home
-    owner: Request | None = None
+    owner: Owner | None = None
     extent: Extent | None = None
     path: str = ""
     size_bytes: int = 0

@@ -82,7 +82,6 @@ class MemoryManager:
     def __init__(
         self, loop: Loop, embedder: Embedder, lasting_file: Path, session_file: Path, quotas: Quotas
     ) -> None:
-        self._quotas = quotas
         self._limits = Limits(quotas.notes, quotas.disk)
         self._embedder = embedder
         self._worker = Worker(loop, "memory")

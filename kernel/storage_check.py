@@ -23,7 +23,7 @@ from .storage_blobs import Blobs
 from .storage_damage import damage
 from .storage_files import File
 from .storage_indexcheck import IndexFindings
-from .storage_quota import OVERHEAD_BYTES, Limits
+from .storage_quota import OVERHEAD_BYTES
 from .storage_schema import SUMMED, row_sum
 
 
@@ -192,7 +192,7 @@ def _orphans(connection: sqlite3.Connection, blobs: Blobs) -> Iterator[tuple[int
 # ------------------------------------------------------------------------------ repair
 
 
-def repair(connection: sqlite3.Connection, found: Findings, limits: Limits) -> list[str]:
+def repair(connection: sqlite3.Connection, found: Findings) -> list[str]:
     """Mend; returns what was done. Blobs that became garbage are to be swept afterwards."""
     connection.execute("REINDEX")  # so that rows are found under the names that they have now
     mended = list(_drop_rows(connection))
@@ -203,7 +203,7 @@ def repair(connection: sqlite3.Connection, found: Findings, limits: Limits) -> l
     for file in list(_all_files(connection)):
         has_versions = connection.execute("SELECT 1 FROM version WHERE file = ?", (file.id,))
         if file.kind == "file" or has_versions.fetchone():
-            mended += _settle(connection, file._replace(kind="file"), limits)
+            mended += _settle(connection, file._replace(kind="file"))
         else:
             mended += _keep_folder(connection, file._replace(kind="folder"))
     connection.execute(
@@ -237,7 +237,7 @@ def _keep_folder(connection: sqlite3.Connection, folder: File) -> Iterator[str]:
         yield f"/{folder.owner}/{folder.path}: the folder's row is kept as it is now, look at it"
 
 
-def _settle(connection: sqlite3.Connection, file: File, limits: Limits) -> Iterator[str]:
+def _settle(connection: sqlite3.Connection, file: File) -> Iterator[str]:
     """Bring a file's row in line with the versions that are left."""
     (total,) = connection.execute("SELECT sum FROM file WHERE id = ?", (file.id,)).fetchone()
     name = f"/{file.owner}/{file.path}"

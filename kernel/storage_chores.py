@@ -81,7 +81,7 @@ class Chores:
 
         def mend(found: storage_check.Findings) -> None:
             def change(connection: sqlite3.Connection) -> list[str]:
-                return storage_check.repair(connection, found, storage.limits)
+                return storage_check.repair(connection, found)
 
             def mended(outcome: Outcome[list[str]]) -> None:
                 if outcome.error:

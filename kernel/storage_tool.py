@@ -22,10 +22,8 @@ from aios.syscalls.errors import AiosError, InvalidArgument, StorageDamaged
 from aios.syscalls.storage_types import BackupReply, StorageReport
 
 from . import storage_backup, storage_check, storage_indexcheck
-from .config import load
 from .storage_blobs import Blobs
 from .storage_damage import damage
-from .storage_quota import Limits
 from .storage_schema import FORMAT, SUMMED, TABLES, Lock, open_database
 
 _NEVER = 1 << 60
@@ -122,12 +120,10 @@ def _repair(folder: Path) -> StorageReport:
         whole = False
     if not whole:
         rescued = _rescue(folder)
-    config = load(paths.config_file(), {})
     with _opened(folder, verify=False) as (connection, blobs):
         found = storage_check.examine(connection, blobs, content=True)
         connection.execute("BEGIN IMMEDIATE")
-        limits = Limits(config.storage_quota, config.storage_versions)
-        mended = storage_check.repair(connection, found, limits)
+        mended = storage_check.repair(connection, found)
         connection.execute("COMMIT")
         index = storage_indexcheck.examine(folder / "index.db", connection)
         if index.damaged:

@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
-from aios.hw.engine import Message
+from aios.hw.engine import EngineInfo, Message
 from aios.hw.messages import SamplingParams
 from aios.syscalls.errors import AiosError, ContextOverflow
 from aios.syscalls.types import ChatReply, WindowReport
 
 from .request import Request
-
-if TYPE_CHECKING:
-    from .model import Model
 
 SUMMARY = "Summary of the conversation so far: "
 _SUMMARY_TOKENS = 192
@@ -31,6 +28,21 @@ _ASK = (
     "Summarise this conversation in a few sentences. Keep names, numbers, decisions and open "
     "questions.\n\n"
 )
+
+
+class Summariser(Protocol):
+    """The model that a request asked, which summarises for it. ``info`` None: not yet loaded."""
+
+    info: EngineInfo | None
+
+    def submit(self, request: Request) -> None:
+        """Take a request; it ends through its ``on_done``."""
+
+    def begin_anew(self, request: Request, messages: list[Message]) -> None:
+        """Prepare it again, with other messages."""
+
+    def fail(self, request: Request, error: AiosError) -> None:
+        """A request cannot go on."""
 
 
 def overflow(model: str, tokens: int, holds: int, by_quota: bool) -> ContextOverflow:
@@ -57,7 +69,7 @@ def report(request: Request, dropped: int) -> WindowReport:
     return WindowReport(request.window_policy, dropped)
 
 
-def summarise(model: Model, request: Request, dropped: int) -> None:
+def summarise(model: Summariser, request: Request, dropped: int) -> None:
     """Have the turns that must go summarised, then prepare the request with the summary."""
     messages = request.messages or []
     head = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
@@ -80,8 +92,9 @@ def summarise(model: Model, request: Request, dropped: int) -> None:
 
 
 def _next_piece(
-    model: Model, request: Request, pieces: list[str], summary: str, finished: Callable[[str], None]
-) -> None:
+    model: Summariser, request: Request, pieces: list[str], summary: str,
+    finished: Callable[[str], None],
+) -> None:  # fmt: skip
     """Summarise the first piece together with what the ones before it came to."""
     if not pieces:
         finished(summary)

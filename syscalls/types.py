@@ -1,4 +1,4 @@
-"""Request and reply types of every system call, with their limits.
+"""Request and reply types of the calls on processes, messages, the model, contexts and the kernel.
 
 All are frozen. Limits are part of the type, so the boundary checks them before a handler runs.
 Times are seconds on the kernel's monotonic clock unless the name says otherwise.

@@ -23,6 +23,8 @@ from aios.syscalls.tool_types import ToolCall
 from aios.syscalls.types import CheckReply, Empty, RefRequest, SignalRequest
 
 TIMEOUT_S = 120
+FAKE = ("--model", "fake:step_ms=1,end=0")
+IDLE = "import time; time.sleep(1000)"
 
 
 class Machine:
@@ -83,6 +85,16 @@ class Machine:
         path.write_text(code)
         return str(path)
 
+    def audit(self, *words: str) -> list[dict[str, Any]]:
+        """What ``aios audit`` shows of all records."""
+        got = self.aios("audit", "--json", "-n", "0", *words)
+        assert got.returncode == 0, got.stderr
+        return [json.loads(line) for line in got.stdout.splitlines()]
+
+    def audit_folder(self) -> Path:
+        """The folder with the files of the audit log."""
+        return Path(self.aios("audit", "path").stdout.strip())
+
     def log(self) -> str:
         """The kernel's log."""
         path = self.folder / "state" / "aios" / "aiosd.log"
@@ -127,6 +139,14 @@ def stopped() -> Iterator[Machine]:
     """Folders for a kernel that the test starts itself."""
     with folders() as machine:
         yield machine
+
+
+@pytest.fixture
+def own(stopped: Machine) -> Iterator[Machine]:
+    """A kernel of the test's own, on the fake model."""
+    stopped.start(*FAKE)
+    yield stopped
+    assert "Traceback" not in stopped.log()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,17 @@ def test_imports_point_down(path: Path) -> None:
     if path.parent.name != "toolhost":
         foreign = {"mcp", "jsonschema", "referencing", "httpx2", "yaml", "aios.toolhost"}
         assert not {name.split(".")[0] for name in names} & foreign
+
+
+def test_no_imports_in_a_circle() -> None:
+    """Not for types either."""
+    modules = {}
+    for path in FILES:
+        if path.name != "__init__.py":
+            folder, *below = path.relative_to(ROOT).with_suffix("").parts
+            modules[".".join([PACKAGES[folder], *below])] = path
+    graph = {name: set(_imports(path)) & modules.keys() for name, path in modules.items()}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -149,7 +149,7 @@ class Api:
             return json.dumps(text)
 
 
-def tools(name: str, config: dict[str, Any], reach: Reach) -> dict[str, Operation]:
+def tools(config: dict[str, Any], reach: Reach) -> dict[str, Operation]:
     """The tools of a document. Raises ToolUnavailable with the reason."""
     path = Path(config["path"])
     try:

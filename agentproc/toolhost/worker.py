@@ -120,7 +120,7 @@ def load(source: Source, reach: Ask) -> Tools:
     if source.kind == "api":
         from . import openapi
 
-        return openapi.tools(source.name, config, reach)
+        return openapi.tools(config, reach)
     return _from_file(source.name, Path(config["path"]))
 
 

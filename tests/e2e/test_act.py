@@ -48,7 +48,7 @@ def _act(machine: Machine, **options: object) -> list[dict]:  # type: ignore[typ
     return runs
 
 
-def test_turns_are_carried_out_and_told(machine: Machine) -> None:
+def test_turns_are_carried_out_and_told_and_the_context_stays(machine: Machine) -> None:
     runs = _act(machine, runs=12, temperature=0.9, max_steps=4)
     steps = [step for run in runs for step in run["steps"]]
     uses = [use for step in steps for use in step["uses"]]
@@ -56,10 +56,6 @@ def test_turns_are_carried_out_and_told(machine: Machine) -> None:
     assert any(use[2] for use in uses) and any("arithmetic" in use[3] for use in uses)
     assert all(run["finish"] == "answer" and len(run["steps"]) <= 4 for run in runs)
     assert any(len(step["uses"]) > 1 for step in steps), "several calls in one turn"
-
-
-def test_the_context_is_still_there_after_a_call(machine: Machine) -> None:
-    runs = _act(machine, runs=6, temperature=0.9, max_steps=4)
     later = [step for run in runs for step in run["steps"][1:]]
     assert later and all(step["cached"] > 100 for step in later)
 
@@ -93,12 +89,12 @@ def tool(name, schema):
     return Checked(made.function, spec, msgspec.defstruct("none", []))
 
 odd, options = json.loads(sys.argv[1])
-used, runs, texts = set(), options.pop("runs"), []
+used, runs, mixed, texts = set(), options.pop("runs"), options.pop("mixed"), []
 for name, schema in odd.items():
     for seed in range(runs):
         done = aios.act(f"Use {name}.", tools=[tool(name, schema)], seed=seed, **options)
         texts += [step.text for step in done.steps]
-for seed in range(4 * runs):
+for seed in range(mixed):
     done = aios.act("Use some.", tools=[tool(*each) for each in odd.items()], seed=seed, **options)
     texts += [step.text for step in done.steps]
 assert all(isinstance(json.loads(text), dict) for text in texts)
@@ -116,7 +112,7 @@ def _odd(machine: Machine, *names: str, **options: object) -> list[str]:
 
 
 def test_calls_fit_odd_schemas(machine: Machine) -> None:
-    assert len(_odd(machine, runs=1, max_steps=2, temperature=0.9)) >= 6
+    assert len(_odd(machine, runs=1, mixed=4, max_steps=2, temperature=0.9)) >= 6
 
 
 @pytest.mark.parametrize("schema", [
@@ -183,22 +179,15 @@ def _real() -> Iterator[Machine]:
 @pytest.mark.real
 def test_the_default_model_writes_only_what_can_be_read(_real: Machine) -> None:
     task = "What is 17 * 23? Use the tool calculate."
-    runs = _act(_real, runs=4, task=task, temperature=0.8, max_steps=3, step_tokens=160,
+    runs = _act(_real, runs=2, task=task, temperature=0.8, max_steps=3, step_tokens=160,
                 budget_tokens=700)  # fmt: skip
     later = [step for run in runs for step in run["steps"][1:]]
-    assert all(step["cached"] > 0 for step in later)
+    assert later and all(step["cached"] > 0 for step in later)
 
 
 @pytest.mark.real
 def test_the_default_model_fits_odd_schemas(_real: Machine) -> None:
     assert _odd(
-        _real,
-        "enums",
-        "unicode",
-        "bounds",
-        runs=1,
-        max_steps=2,
-        temperature=0.9,
-        step_tokens=96,
-        budget_tokens=500,
-    )
+        _real, "enums", "unicode", "bounds", runs=1, mixed=1, max_steps=2,
+        temperature=0.9, step_tokens=96, budget_tokens=500,
+    )  # fmt: skip

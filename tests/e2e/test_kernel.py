@@ -388,11 +388,19 @@ def _core(machine: Machine) -> int:
         return int(connection.call("model.list", Empty()).models[0].core_os_pid)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_killed_core_changes_no_token(machine: Machine, seed: int) -> None:
+@pytest.fixture(scope="module")
+def story(_fake_kernel: Machine) -> tuple[str, str]:
+    """An agent that prints the tokens of a story, and what it prints when it is alone."""
     code = "import aios; print(aios.chat('story', max_tokens=300, temperature=1.0).tokens)"
-    path = machine.agent("a", code)
-    alone = machine.aios("run", path).stdout
+    path = _fake_kernel.agent("story", code)
+    return path, _fake_kernel.aios("run", path).stdout
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_killed_core_changes_no_token(
+    machine: Machine, story: tuple[str, str], seed: int
+) -> None:
+    path, alone = story
     running = [machine.popen("run", path) for _ in range(6)]
     rng = random.Random(seed)
     for _ in range(2):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,10 +33,8 @@ SEATS = 4
 
 
 def _open(path: str) -> Engine:
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return open_engine(
-        EngineSettings(path=path, context_tokens=1024, seats=SEATS, cache_dir=cache + "/aios")
-    )
+    """With no cache, so that the self-test is run."""
+    return open_engine(EngineSettings(path=path, context_tokens=1024, seats=SEATS))
 
 
 @pytest.fixture(scope="module", params=["fake", pytest.param("default", marks=pytest.mark.real)])
@@ -66,7 +63,7 @@ def _next(engine: Engine, seat: int, token: int) -> Logits:
 def test_it_says_what_it_is(engine: Engine) -> None:
     info = engine.info
     assert info.seats == SEATS and info.context_tokens == 1024
-    assert info.exact and info.restorable
+    assert info.exact and info.restorable  # a model's self-test was run when it was opened
 
 
 def test_seats_do_not_see_each_other(engine: Engine) -> None:
@@ -180,10 +177,6 @@ def test_a_bad_grammar_is_refused(engine: Engine, bad: str) -> None:
         pytest.skip("llama.cpp takes an empty grammar")
     with pytest.raises(InvalidInput):
         engine.grammar(gbnf=bad, json_schema=None)
-
-
-def test_the_self_test_passes(engine: Engine) -> None:
-    assert passes(engine)
 
 
 class Leaky:

@@ -155,7 +155,7 @@ class Tree(Writer):
         names = sorted(files)
         here = names[0].split("/")[1] if names else "t0"
         free = f"/{here}/{rng.choice('abcd')}/{rng.randrange(1000)}"
-        what = rng.choice(("write", "move", "delete", "move all"))
+        what = rng.choice(("write", "write", "move", "delete", "delete", "move all"))
         if len(files) < 2 or free in files:
             what = "write"
         elif len(files) > self._MOST:
@@ -204,7 +204,7 @@ class Values(Writer):
 
     def step(self, connection: Connection) -> None:
         key = f"key{self.rng.randrange(6)}"
-        if key in self.state and self.rng.random() < 0.4:
+        if key in self.state and self.rng.random() < 0.6:
             wanted = {k: v for k, v in self.state.items() if k != key}
             self.change(connection, "kv.delete", s.KvDelete(key), wanted)
             return

@@ -235,7 +235,7 @@ class Rig:
         while True:
             pending = job.pending(engine.length(0))
             row = Row(0, engine.length(0), pending, True)
-            result = job.draw(row, engine.decode([row])[0], 1)
+            result = job.draw(engine.decode([row])[0], 1)
             if result.token >= 0:
                 drawn.append(result.token)
             if result.finish:

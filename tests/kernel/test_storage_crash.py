@@ -37,6 +37,9 @@ CALLS = (
 )  # fmt: skip
 _LOOK_AT_ALL = 100
 """Kills between two looks at all that was ever written."""
+_STEPS = (6, 36)
+"""Between so many changes of all writers a kernel makes before it is killed: a time would be fewer
+changes on a slower machine."""
 
 
 @pytest.mark.timeout(600)
@@ -133,17 +136,17 @@ def _write_until_killed(
     machine: Machine, context: zmq.Context[Any], writers: Sequence[Writer], rng: random.Random,
     os_pid: int,
 ) -> None:  # fmt: skip
-    begun = threading.Semaphore(0)
+    steps = threading.Semaphore(0)
     wrong: list[BaseException] = []
     threads = [
-        threading.Thread(target=_write_on, args=(machine, context, writer, begun, wrong))
+        threading.Thread(target=_write_on, args=(machine, context, writer, steps, wrong))
         for writer in writers
     ]
     for thread in threads:
         thread.start()
-    for _ in threads:
-        assert begun.acquire(timeout=30)
-    time.sleep(rng.uniform(0.0, 0.06))  # the random moment, not a wait for something
+    for _ in range(rng.randint(*_STEPS)):
+        assert steps.acquire(timeout=30), wrong
+    time.sleep(rng.uniform(0.0, 0.005))  # the random moment, not a wait for something
     os.kill(os_pid, signal.SIGKILL)
     for thread in threads:
         thread.join()
@@ -152,17 +155,15 @@ def _write_until_killed(
 
 
 def _write_on(
-    machine: Machine, context: zmq.Context[Any], writer: Writer, begun: threading.Semaphore,
+    machine: Machine, context: zmq.Context[Any], writer: Writer, steps: threading.Semaphore,
     wrong: list[BaseException],
 ) -> None:  # fmt: skip
     try:
         with Connection(context, Credentials(machine.runtime)) as connection:
-            writer.step(connection)
-            begun.release()
             while True:
                 writer.step(connection)
+                steps.release()
     except KernelUnavailable:
         pass  # it has been killed
     except BaseException as error:
         wrong.append(error)
-    begun.release()
