@@ -38,9 +38,10 @@ def _show_list(options: argparse.Namespace, found: ToolList) -> None:
         cli_out.as_json(found)
         return
     cli_out.table(
-        ["tool", "source", "effect", "state", "limit>", "running>", "waiting>", "calls>", "what"],
+        ["tool", "?source", "effect", "state", "?limit>", "?running>", "?waiting>", "?calls>",
+         "what"],
         [_row(info) for info in found.tools],
-    )
+    )  # fmt: skip
     for problem in found.problems:
         cli_out.complain(problem)
 
@@ -98,12 +99,13 @@ def make_call(options: argparse.Namespace, name: str) -> int:
 
 def add(options: argparse.Namespace) -> int:
     """A Python file, or an OpenAPI document."""
-    path = Path(options.path).absolute()
+    path = Path(cli_out.whole(options.path))
     request = {"name": options.name, "kind": "file" if path.suffix == ".py" else "api",
                "path": str(path), "base_url": options.url, "secret": options.secret,
                "trust_hints": options.trust_hints}  # fmt: skip
     if not path.is_file():
-        raise InvalidArgument(f"{path}: no such file", "aios tool add NAME FILE")
+        why = "is no ordinary file" if path.exists() else "no such file"
+        raise InvalidArgument(f"{path}: {why}", "aios tool add NAME FILE")
     with operator() as connection:
         found: ToolList = connection.call("tool.add", codec.convert(request, SourceRequest))
     _show_list(options, ToolList(found.tools, []))
