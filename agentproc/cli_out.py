@@ -89,6 +89,11 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def plain_lines(text: str) -> str:
+    """The same for a text of several lines."""
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
 def whole(path: str) -> str:
     """A path of the user's as the kernel, which runs in another folder, can take it.
 
@@ -115,9 +120,9 @@ def as_json(value: Any) -> None:
 def complain(error: AiosError | str, hint: str = "") -> None:
     """An error, and under it what to do."""
     text, hint = (error.message, error.hint) if isinstance(error, AiosError) else (error, hint)
-    print(f"aios: {text}", file=sys.stderr)
+    print(f"aios: {plain_lines(text)}", file=sys.stderr)
     if hint:
-        print(f"  {hint}", file=sys.stderr)
+        print(f"  {plain_lines(hint)}", file=sys.stderr)
 
 
 def duration(seconds: float) -> str:

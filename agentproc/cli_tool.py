@@ -64,7 +64,8 @@ def show(options: argparse.Namespace) -> int:
         cli_out.as_json(info)
         return 0
     spec = info.spec
-    print(f"{spec.name} ({info.source}, {info.state})\n\n{spec.description}\n")
+    description = cli_out.plain_lines(spec.description)
+    print(f"{spec.name} ({info.source}, {info.state})\n\n{description}\n")
     again = "idempotent" if spec.idempotent else "not idempotent"
     limit = f"alone (lock {spec.exclusive})" if spec.exclusive else f"{spec.concurrency} at once"
     print(f"effect {spec.effect}, {again}, {limit}, timeout {spec.timeout_s:g} s\n")

@@ -41,6 +41,13 @@ def test_a_table_has_one_line_for_each_row_and_no_control_characters(
     ]
 
 
+def test_a_complaint_keeps_its_lines_and_no_control_characters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cli_out.complain("a\x1b[31m\nb", "c\r")
+    assert capsys.readouterr().err == "aios: a\\x1b[31m\nb\n  c\\r\n"
+
+
 def test_an_empty_path_means_nothing() -> None:
     with pytest.raises(InvalidArgument, match="'' is no path"):
         cli_out.whole("")
