@@ -348,8 +348,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        cli_out.complain(f"cannot write the output: {error.strerror}", "write it elsewhere")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor is it tried again at the end
+        if error.filename is None:
+            cli_out.complain(f"cannot write the output: {error.strerror}", "write it elsewhere")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor is it tried again at the end
+        else:
+            cli_out.complain(f"{error.filename}: {error.strerror}")
         return 125 if options.command == "run" else 1
 
 

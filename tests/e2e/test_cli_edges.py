@@ -152,3 +152,37 @@ def test_a_runtime_folder_that_is_no_text_is_refused(stopped: Machine) -> None:
     got = _shell(stopped, 'AIOS_RUNTIME_DIR=$(printf "/tmp/\\377") "$@"', "daemon", "up")
     assert got.returncode == 1 and "its path is no UTF-8" in got.stderr
     assert "Traceback" not in got.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("memory", "restore", "/dev/zero"), "/dev/zero is no ordinary file"),
+        (("memory", "restore", "."), "is no ordinary file"),
+        (("storage", "restore", "n" * 300), "is not a backup: it has no meta.db"),
+    ],
+)
+def test_what_is_no_backup_is_refused(stopped: Machine, words: tuple[str, ...], said: str) -> None:
+    got = stopped.aios(*words)
+    assert got.returncode == 1 and said in got.stderr and "Traceback" not in got.stderr
+
+
+def test_a_backup_that_fails_leaves_nothing_behind(stopped: Machine) -> None:
+    stopped.start("--model", "fake")
+    code = "import aios; aios.fs.write('big', 'x' * 200_000)"
+    assert stopped.aios("run", stopped.agent("a", code)).returncode == 0
+    assert stopped.aios("storage", "backup", "whole").returncode == 0
+    got = stopped.aios("storage", "backup", "n" * 300)
+    assert got.returncode == 1 and "File name too long" in got.stderr
+    stopped.aios("daemon", "down")
+    store = Path(stopped.env["XDG_DATA_HOME"]) / "aios" / "storage"
+    (stopped.folder / "whole" / "meta.db").write_bytes(b"no database")
+    got = stopped.aios("storage", "restore", "whole")
+    assert got.returncode == 1 and f"the backup {stopped.folder}/whole is damaged" in got.stderr
+    assert not (store / "restoring").exists() and (store / "meta.db").exists()
+    for blob in (store / "blobs").rglob("*"):
+        if blob.is_file():
+            blob.unlink()
+    got = stopped.aios("storage", "backup", "partial")
+    assert got.returncode == 1 and "a backup would not be whole" in got.stderr
+    assert not list(stopped.folder.glob("partial*"))
