@@ -36,6 +36,7 @@ def _shell(machine: Machine, line: str, *words: str) -> subprocess.CompletedProc
         (("storage", "quota", "x", "99999999T"), 1, "quota_bytes: Expected `int` <= 11529"),
         (("storage", "mount", "x", ""), 1, "'' is no path"),
         (("storage", "mount", "x", "/"), 1, "give it one: --name NAME"),
+        (("storage", "ls", "nobody/x"), 1, "or: aios storage ls"),
         (("storage", "search", "words"), 2, "arguments are required: WORDS"),
         (("perm", "revoke", DIGITS), 1, "name a grant by its number"),
         (("memory", "ls", "agent:x", "--limit", "0"), 2, "0 is less than 1"),
