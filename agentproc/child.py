@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from pathlib import Path
 from types import CodeType
 from typing import NoReturn
@@ -139,15 +140,16 @@ def _run(order: Fork) -> int:
 def _load(path: str) -> CodeType | int:
     """The compiled file, or the exit code that says why there is none."""
     try:
-        return compile(Path(path).read_bytes(), path, "exec")
+        with warnings.catch_warnings(action="ignore"):  # it is compiled once more when it runs
+            return compile(Path(path).read_bytes(), path, "exec")
     except FileNotFoundError:
         _say(f"aios: {path}: no such file")
         return 127
     except SyntaxError as error:
         traceback.print_exception(None, error, None)
         return 126
-    except (OSError, ValueError) as error:
-        _say(f"aios: {path} cannot be run: {error}")
+    except (OSError, ValueError, MemoryError, RecursionError) as error:
+        _say(f"aios: {path} cannot be run: {error or type(error).__name__}")
         return 126
 
 

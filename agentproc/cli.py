@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import cli_storage
+from . import cli_out, cli_storage
 from .syscalls.errors import AiosError
 
 EPILOG = """exit codes:
@@ -184,7 +184,7 @@ def _add_memory(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     ls = action("ls", "list scopes, or the notes of one")
     ls.add_argument("scope", nargs="?", metavar="SCOPE", help=scope)
     ls.add_argument("--log", action="store_true", help="the interaction log instead")
-    ls.add_argument("--limit", type=int, default=100, metavar="N")
+    ls.add_argument("--limit", type=_at_least_one, default=100, metavar="N", help="how many (100)")
     search = action("search", "find notes by words and meaning")
     search.add_argument("query", metavar="TEXT")
     search.add_argument("--scope", action="append", required=True, help=f"{scope}; repeatable")
@@ -203,6 +203,13 @@ def _add_memory(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     backup.add_argument("file", metavar="FILE")
     restore = action("restore", "put such a copy in the place of all lasting notes (kernel down)")
     restore.add_argument("file", metavar="FILE")
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def _add_access(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -257,7 +264,8 @@ def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                                 help="for example '{\"expression\": \"6*7\"}'")  # fmt: skip
             action.add_argument("--timeout", type=float, metavar="SECONDS")
         if name == "add":
-            action.add_argument("path", metavar="FILE", help="a .py or an OpenAPI .json")
+            action.add_argument("path", metavar="FILE",
+                                help="a .py, or an OpenAPI document in JSON or YAML")  # fmt: skip
             action.add_argument(
                 "--url", default="", help="the API's address, if not the document's"
             )
@@ -284,7 +292,7 @@ def _add_mcp(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
             action.add_argument("name", metavar="NAME")
         if name == "add":
             action.usage = "aios mcp add NAME [OPTIONS] [-- COMMAND ARGUMENT ...]"
-            action.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+            action.add_argument("words", nargs="*", default=[], help=argparse.SUPPRESS)
             action.add_argument("--url", help="of a streamable HTTP server")
             action.add_argument("--env", action="append", default=[], metavar="NAME=VALUE",
                                 help="VALUE may be ${secret:NAME}")  # fmt: skip
@@ -311,6 +319,7 @@ def version(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script ``aios``."""
+    _open_standard()
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["config"]:
         _become("aios.kernel.daemon", words)
@@ -327,10 +336,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.args = extra
     module, _, function = options.do.partition(":")
     try:
-        return int(getattr(importlib.import_module(f"aios.{module}"), function)(options))
+        code = int(getattr(importlib.import_module(f"aios.{module}"), function)(options))
+        sys.stdout.flush()
+        return code
     except AiosError as error:
-        from . import cli_out
-
         cli_out.complain(error)
         return 1
     except BrokenPipeError:
@@ -338,6 +347,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if error.filename is None:
+            cli_out.complain(f"cannot write the output: {error.strerror}", "write it elsewhere")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor is it tried again at the end
+        else:
+            cli_out.complain(f"{error.filename}: {error.strerror}")
+        return 125 if options.command == "run" else 1
+
+
+def _open_standard() -> None:
+    """A standard stream that was closed goes nowhere, instead of into what is opened next."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  until the end
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  until the end
 
 
 def _parse(words: list[str]) -> argparse.Namespace:

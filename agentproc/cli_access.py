@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from . import cli_out, daemonctl
+from .cli_out import plain
 from .syscalls import codec
 from .syscalls.access_types import (
     AnswerRequest,
@@ -22,6 +23,7 @@ from .syscalls.errors import AiosError, InvalidArgument, NotFound
 from .syscalls.types import Empty
 
 _CALLS_SHOWN = 3
+_LONGEST_NUMBER = 19
 
 
 def perm_ls(options: argparse.Namespace) -> int:
@@ -88,7 +90,7 @@ def perm_revoke(options: argparse.Namespace) -> int:
 
 
 def _grant_number(connection: Connection, words: list[str]) -> int:
-    if len(words) == 1 and words[0].isdecimal():
+    if len(words) == 1 and words[0].isdecimal() and len(words[0]) < _LONGEST_NUMBER:
         return codec.convert({"id": int(words[0])}, RevokeRequest).id
     if len(words) != 2:
         raise InvalidArgument("name a grant by its number, or by subject and rule",
@@ -132,7 +134,7 @@ def approvals_ls(options: argparse.Namespace) -> int:
     else:
         cli_out.table(
             ["id", "state", "agent", "pid>", "what", "effect", "with", "expires>"],
-            [[q.id, q.state, who(q), str(q.pid or "-"), plain(f"{q.kind}.{q.action}:{q.name}"),
+            [[q.id, q.state, who(q), str(q.pid or "-"), f"{q.kind}.{q.action}:{q.name}",
               q.effect, plain(q.arguments)[:60], cli_out.duration(q.expires_in_s)] for q in found],
         )  # fmt: skip
     return 0
@@ -163,11 +165,6 @@ def who(question: Approval) -> str:
     """The agent that asks, and for whom."""
     agent = plain(question.agent)
     return f"{agent} for {plain(question.behalf)}" if question.behalf else agent
-
-
-def plain(text: str) -> str:
-    """Without anything that a terminal would obey."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _say(options: argparse.Namespace, value: object, text: str) -> None:

@@ -12,7 +12,8 @@ import os
 import termios
 
 from .aio import AsyncConnection
-from .cli_access import plain, who
+from .cli_access import who
+from .cli_out import plain
 from .syscalls.access_types import AnswerRequest, Approval
 from .syscalls.errors import AiosError, DeadlineExceeded
 from .syscalls.types import Empty

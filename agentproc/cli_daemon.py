@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
 from . import cli_out, daemonctl
 from .syscalls import codec, paths
-from .syscalls.errors import InvalidArgument
+from .syscalls.errors import IllegalState, InvalidArgument
 from .syscalls.table import BY_NAME, CALLS
 from .syscalls.types import (
     Empty,
@@ -35,10 +36,19 @@ def daemon(options: argparse.Namespace) -> int:
             _say(options, "ended" if ended else "no kernel was running", None)
             return 0
     running = paths.kernel_os_pid(runtime)
+    if running is not None and options.flags:
+        raise IllegalState(
+            f"a kernel is running already (pid {running}), with its own settings",
+            f"aios daemon restart {shlex.join(options.flags)}",
+        )
     if running is not None:
         _say(options, "a kernel is running already", running)
         return 0
     _say(options, "serving", daemonctl.start(options.flags))
+    with daemonctl.operator(runtime) as connection:
+        status: KernelStatus = connection.call("kernel.status", Empty())
+    for warning in status.warnings:
+        cli_out.complain(warning)
     return 0
 
 
@@ -114,7 +124,7 @@ def model_unload(options: argparse.Namespace) -> int:
 def _model_name(name: str) -> str:
     """The kernel runs in another folder, so it gets whole paths."""
     is_path = name.endswith(".gguf") or "/" in name
-    return str(Path(name).absolute()) if is_path and not name.startswith("fake") else name
+    return cli_out.whole(name) if is_path and not name.startswith("fake") else name
 
 
 def model_tune(options: argparse.Namespace) -> int:
@@ -128,8 +138,8 @@ def model_tune(options: argparse.Namespace) -> int:
 
 def _models(models: list[ModelInfo]) -> None:
     cli_out.table(
-        ["model", "state", "window>", "seats>", "running>", "ready>", "kv", "parked>", "threads>",
-         "device", "exact", "memory>", "restarts>", "what"],
+        ["model", "state", "window>", "seats>", "??running>", "??ready>", "??kv", "??parked>",
+         "??threads>", "??device", "?exact", "?memory>", "??restarts>", "what"],
         [[m.name, m.state, str(m.context_tokens), f"{m.seats_used}/{m.seats}", str(m.running),
           str(m.ready), m.kv_type, cli_out.size(m.arena_used_bytes), str(m.threads), m.device,
           m.exact, cli_out.size(m.memory_bytes), str(m.core_restarts),
@@ -179,7 +189,7 @@ def call(options: argparse.Namespace) -> int:
         raise InvalidArgument(f"no system call {options.name!r}", "list them: aios call --list")
     try:
         body = codec.convert(json.loads(options.body), row.request)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(
             f"the body is no JSON: {error}", "example: aios call getpid {}"
         ) from None

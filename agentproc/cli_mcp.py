@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from .syscalls.tool_types import McpAddRequest, McpInfo, McpList, SourceRef
 from .syscalls.types import Empty
 
 _FIELDS = ("command", "args", "env", "cwd", "type", "url", "headers", "trustHints", "timeout_s")
+_FROM = 'it should be JSON like {"mcpServers": {"NAME": {"command": "..."}}}, with the NAME given'
 
 
 def add(options: argparse.Namespace) -> int:
@@ -42,7 +42,7 @@ def _from_words(options: argparse.Namespace) -> dict[str, Any]:
     entry: dict[str, Any] = {}
     if options.args:
         words = options.args
-        entry |= {"command": words[0], "args": words[1:], "cwd": os.getcwd()}
+        entry |= {"command": words[0], "args": words[1:], "cwd": cli_out.here()}
     if options.url:
         entry |= {"type": "http", "url": options.url}
     if options.env:
@@ -68,9 +68,10 @@ def _from_file(options: argparse.Namespace) -> dict[str, Any]:
         entry = entries[options.name]
         return {name: entry[name] for name in _FIELDS if name in entry}
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise InvalidArgument(f"{options.file} cannot be used: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InvalidArgument(f"{options.file} cannot be used: {reason}", _FROM) from None
     except KeyError as error:
-        raise NotFound(f"{options.file} has no {error} under mcpServers") from None
+        raise NotFound(f"{options.file} has no {error}", _FROM) from None
 
 
 def ls(options: argparse.Namespace) -> int:
@@ -86,7 +87,7 @@ def _show(options: argparse.Namespace, servers: Sequence[McpInfo]) -> None:
         cli_out.as_json(list(servers))
         return
     cli_out.table(
-        ["server", "transport", "state", "pin", "where", "tools"],
+        ["server", "?transport", "state", "?pin", "?where", "tools"],
         [[s.name, s.transport, s.state, s.pin[:12], s.where, " ".join(s.tools)] for s in servers],
     )
     for server in servers:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from . import cli_out
 from .daemonctl import operator
@@ -147,7 +146,7 @@ def check(options: argparse.Namespace) -> int:
 
 def backup(options: argparse.Namespace) -> int:
     """Copy all that lasts to a new file, while the kernel goes on."""
-    path = str(Path(options.file).absolute())
+    path = cli_out.whole(options.file)
     with operator() as connection:
         report: MemoryReport = connection.call(
             "memory.backup", codec.convert({"path": path}, BackupRequest)
@@ -163,7 +162,7 @@ def restore(options: argparse.Namespace) -> int:
     """Put a copy back."""
     if paths.kernel_os_pid(paths.runtime_dir()) is not None:
         raise InvalidArgument("the kernel runs, and uses the notes", "aios daemon down")
-    tool = ["-P", "-m", "aios.kernel.memory_tool", "restore", str(Path(options.file).absolute())]
+    tool = ["-P", "-m", "aios.kernel.memory_tool", "restore", cli_out.whole(options.file)]
     os.execv(sys.executable, [sys.executable, *tool, *["--json"] * options.json])
 
 

@@ -1,28 +1,40 @@
 """How the command line shows things: tables for people, aligned columns for pipes, JSON for both.
 
-NO_COLOR is respected. Errors go to stderr and end with what to do.
+NO_COLOR is respected, and the terminal obeys nothing that an agent wrote. Errors go to stderr and
+end with what to do.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
-from .syscalls.errors import AiosError
+from .syscalls.errors import AiosError, InvalidArgument
+
+_GAP = 2
+_LEAST_LAST = 16
+"""Columns of a narrow terminal that the last column of a table gets at least."""
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; headers in lower case ending in ``>`` are right-aligned."""
-    names = [header.rstrip(">").upper() for header in headers]
+    """A table; headers in lower case ending in ``>`` are right-aligned.
+
+    Those that begin with ``??``, then those with ``?``, are left out on a terminal that is too
+    narrow, the last of them first; the last column of all is folded there.
+    """
+    names = [header.strip("?>").upper() for header in headers]
     right = [header.endswith(">") for header in headers]
-    if sys.stdout.isatty():
-        _rich_table(names, right, rows)
-        return
+    rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [names, *rows]) for i in range(len(names))]
+    if sys.stdout.isatty():
+        _rich_table(names, right, rows, widths, [header.count("?") for header in headers])
+        return
     for row in [names, *rows]:
         cells = [
             cell.rjust(width) if on_right else cell.ljust(width)
@@ -31,17 +43,73 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def _rich_table(names: Sequence[str], right: Sequence[bool], rows: Sequence[Sequence[str]]) -> None:
+def _rich_table(
+    names: Sequence[str],
+    right: Sequence[bool],
+    rows: Sequence[Sequence[str]],
+    widths: Sequence[int],
+    spare: Sequence[int],
+) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    shown = fitting(widths, spare, console.width)
     grid = Table(box=None, pad_edge=False, header_style="bold")
-    for name, on_right in zip(names, right, strict=True):
-        grid.add_column(name, justify="right" if on_right else "left", overflow="ellipsis")
+    for i in shown:
+        side: Literal["left", "right"] = "right" if right[i] else "left"
+        grid.add_column(names[i], justify=side, no_wrap=i != shown[-1], overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
-    Console().print(grid)
+        grid.add_row(*(Text(row[i]) for i in shown))
+    console.print(grid)
+    hidden = [name.lower() for i, name in enumerate(names) if i not in shown]
+    if hidden:
+        print(f"not shown, for want of room: {', '.join(hidden)}")
+
+
+def fitting(widths: Sequence[int], spare: Sequence[int], room: int) -> list[int]:
+    """The columns to show: those that can be spared are left out until the others fit, the most
+    dispensable first, of equals the last; those with 0 stay."""
+    shown = list(range(len(widths)))
+
+    def needed() -> int:
+        last = min(widths[shown[-1]], _LEAST_LAST)
+        return sum(widths[i] for i in shown[:-1]) + last + _GAP * (len(shown) - 1)
+
+    for i in sorted((i for i in shown if spare[i]), key=lambda i: (-spare[i], -i)):
+        if needed() <= room:
+            break
+        shown.remove(i)
+    return shown
+
+
+def plain(text: str) -> str:
+    """Without anything that a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def plain_lines(text: str) -> str:
+    """The same for a text of several lines."""
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
+def whole(path: str) -> str:
+    """A path of the user's as the kernel, which runs in another folder, can take it.
+
+    Raises InvalidArgument for an empty one, which would mean this folder to nobody but Python.
+    """
+    if not path:
+        raise InvalidArgument("'' is no path", "name a file or folder")
+    return path if os.path.isabs(path) else str(Path(here()) / path)
+
+
+def here() -> str:
+    """The folder we are in. Raises InvalidArgument when it is there no more."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise InvalidArgument("the current folder was removed", "go to another: cd") from None
 
 
 def as_json(value: Any) -> None:
@@ -52,9 +120,9 @@ def as_json(value: Any) -> None:
 def complain(error: AiosError | str, hint: str = "") -> None:
     """An error, and under it what to do."""
     text, hint = (error.message, error.hint) if isinstance(error, AiosError) else (error, hint)
-    print(f"aios: {text}", file=sys.stderr)
+    print(f"aios: {plain_lines(text)}", file=sys.stderr)
     if hint:
-        print(f"  {hint}", file=sys.stderr)
+        print(f"  {plain_lines(hint)}", file=sys.stderr)
 
 
 def duration(seconds: float) -> str:

@@ -39,9 +39,9 @@ def ps(options: argparse.Namespace) -> int:
         print("\n".join(str(row.pid) for row in rows)) if rows else None
     else:
         cli_out.table(
-            ["pid>", "ppid>", "name", "state", "class", "ni>", "weight>", "os pid>", "age>",
-             "calls>", "in>", "out>", "ctx>", "parks>", "notes>", "cpu>", "rss>", "waits", "exit>",
-             "reason"],
+            ["pid>", "??ppid>", "name", "state", "?class", "??ni>", "??weight>", "??os pid>",
+             "age>", "??calls>", "in>", "out>", "?ctx>", "??parks>", "??notes>", "??cpu>", "?rss>",
+             "?waits", "exit>", "reason"],
             [_row(row) for row in rows],
         )  # fmt: skip
     return 0

@@ -15,6 +15,7 @@ import signal
 import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -54,15 +55,25 @@ def _refuse(file: str) -> int:
     """The exit code for a file that cannot be an agent, after saying why; else 0."""
     path = Path(file)
     try:
-        compile(path.read_bytes(), file, "exec")
+        if not file:
+            raise FileNotFoundError
+        if path.exists() and not path.is_file():  # a device or a pipe might have no end
+            raise ValueError("it is a folder" if path.is_dir() else "it is no ordinary file")
+        with warnings.catch_warnings(action="ignore"):  # the agent itself is told
+            compile(path.read_bytes(), file, "exec")
     except FileNotFoundError:
-        cli_out.complain(f"{file}: no such file", "name a Python file: aios run agent.py")
+        cli_out.complain(
+            f"{file or repr(file)}: no such file", "name a Python file: aios run agent.py"
+        )
         return NOT_FOUND
     except SyntaxError as error:
         cli_out.complain(
             f"{file} cannot be run: line {error.lineno or 1}: {type(error).__name__}: {error.msg}",
             f"mend it and run it again: aios run {file}",
         )
+        return CANNOT_RUN
+    except (MemoryError, RecursionError):
+        cli_out.complain(f"{file} cannot be run: it is nested too deeply", "make it simpler")
         return CANNOT_RUN
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -75,15 +86,16 @@ def _spec(options: argparse.Namespace, file: Path) -> SpawnRequest:
     several = len(options.files) > 1
     if several and options.name:
         raise InvalidArgument("--name names one agent; several files were given")
-    environment = dict(os.environ)
+    environment = _environment()
     for pair in options.env:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise InvalidArgument(f"--env {pair!r} is not NAME=VALUE")
         environment[name] = value
-    whole = file.resolve() if ".." in file.parts else file.absolute()
+    whole = Path(cli_out.whole(str(file)))
+    whole = whole.resolve() if ".." in file.parts else whole
     wanted = {
-        "path": str(whole), "args": options.args, "cwd": os.getcwd(),
+        "path": str(whole), "args": options.args, "cwd": cli_out.here(),
         "env": environment, "name": options.name, "nice": options.nice, "klass": options.klass,
         "max_tokens": options.max_tokens, "timeout_s": options.timeout, "model": options.model,
         "weight": options.weight, "quota_tokens": options.quota_tokens,
@@ -95,6 +107,20 @@ def _spec(options: argparse.Namespace, file: Path) -> SpawnRequest:
     if options.model and (options.model.endswith(".gguf") or "/" in options.model):
         wanted["model"] = str(Path(options.model).absolute())
     return codec.convert(wanted, SpawnRequest)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what is no text: that cannot be sent, and seldom matters to an agent."""
+    kept, odd = {}, []
+    for name, value in os.environ.items():
+        try:
+            f"{name}={value}".encode()
+            kept[name] = value
+        except UnicodeEncodeError:
+            odd.append(cli_out.plain(name))
+    if odd:
+        cli_out.complain(f"not passed on, as they are no UTF-8: {', '.join(sorted(odd))}")
+    return kept
 
 
 def _at_terminal() -> bool:
@@ -133,7 +159,7 @@ class _Run:
         self._agents: list[SpawnReply] = []
         self._signals = 0
         self._signal = 0
-        self._broken = False
+        self._broken: OSError | None = None
 
     async def main(self) -> int:
         """Start all, wait for all unless detached."""
@@ -184,8 +210,12 @@ class _Run:
             cli_out.as_json(statuses)
         if self._signal:
             return 128 + self._signal
-        if self._broken:
+        if isinstance(self._broken, BrokenPipeError):
             return 128 + signal.SIGPIPE
+        if self._broken:
+            cli_out.complain(f"cannot write the output: {self._broken.strerror}",
+                             "the agent was ended; what it wrote is in: aios logs")  # fmt: skip
+            return OWN_FAILURE
         return next((s.exit_code for s in statuses if s.exit_code), 0)
 
     async def _start(self, folder: Path, index: int, spec: SpawnRequest):  # type: ignore[no-untyped-def]
@@ -227,16 +257,18 @@ class _Run:
         try:
             if not copy.some():
                 asyncio.get_running_loop().remove_reader(copy.fd)
-        except BrokenPipeError:
+        except OSError as error:  # nobody reads it, or there is no room where it goes
             asyncio.get_running_loop().remove_reader(copy.fd)
-            self._broken = True
+            self._broken = self._broken or error
             self._kill_all("kill")
 
     def _finish(self, copy: _Copy) -> None:
-        with contextlib.suppress(BrokenPipeError):
+        try:
             while copy.some():
                 pass
             copy.flush()
+        except OSError as error:
+            self._broken = self._broken or error
         os.close(copy.fd)
 
     def _prefix(self, name: str, index: int) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import cli_out
 from .daemonctl import operator
-from .syscalls import paths
+from .syscalls import codec, paths
 from .syscalls.errors import InvalidArgument
 from .syscalls.storage_types import (
     MAX_PART_BYTES,
@@ -41,6 +41,7 @@ from .syscalls.storage_types import (
 from .syscalls.types import Empty
 
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
+_MOST_DIGITS = 15
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,7 +64,7 @@ _ACTIONS: tuple[tuple[str, ...], ...] = (
     ("cat", "write a file to standard output", "file", "--version"),
     ("history", "list the versions of a file", "file"),
     ("rollback", "make an old version the newest; brings a deleted file back", "file", "number"),
-    ("search", "find passages in an agent's files", "folder", "query"),
+    ("search", "find passages in an agent's files", "where", "query"),
     ("mounts", "list all mounts"),
     ("mount", "show a folder of this machine to an agent as /mnt/NAME", "agent", "host",
      "--name", "--rw"),
@@ -77,6 +78,7 @@ _ACTIONS: tuple[tuple[str, ...], ...] = (
 )  # fmt: skip
 _ARGUMENTS: dict[str, dict[str, object]] = {
     "folder": {"nargs": "?", "default": "/", "metavar": "AGENT/FOLDER"},
+    "where": {"metavar": "AGENT/FOLDER"},
     "file": {"metavar": "AGENT/FILE"},
     "--version": {"type": int, "metavar": "N"},
     "number": {"type": int, "metavar": "VERSION"},
@@ -179,14 +181,15 @@ def rollback(options: argparse.Namespace) -> int:
 def search(options: argparse.Namespace) -> int:
     """Passages."""
     with operator() as connection:
-        found: FsFound = connection.call("fs.search", FsSearch(options.query, options.folder))
+        found: FsFound = connection.call("fs.search", FsSearch(options.query, options.where))
     if options.json:
         cli_out.as_json(found)
         return 0
     if found.note:
         print(found.note, file=sys.stderr)
     for hit in found.hits:
-        print(f"{hit.path}@{hit.version}:{hit.offset}\n  {' '.join(hit.text.split())[:300]}")
+        text = cli_out.plain(" ".join(hit.text.split())[:300])
+        print(f"{cli_out.plain(hit.path)}@{hit.version}:{hit.offset}\n  {text}")
     return 0
 
 
@@ -199,8 +202,10 @@ def mounts(options: argparse.Namespace) -> int:
 
 def mount(options: argparse.Namespace) -> int:
     """Add or change one."""
-    folder = Path(options.host).absolute()
+    folder = Path(cli_out.whole(options.host))
     name = options.name or folder.name
+    if not name:
+        raise InvalidArgument(f"{folder} has no name of its own", "give it one: --name NAME")
     with operator() as connection:
         request = MountRequest(options.agent, name, str(folder), options.rw)
         found: MountList = connection.call("storage.mount", request)
@@ -230,7 +235,8 @@ def _show_mounts(options: argparse.Namespace, found: MountList) -> int:
 def quota(options: argparse.Namespace) -> int:
     """Set a home's quota."""
     with operator() as connection:
-        request = QuotaRequest(options.agent, _bytes(options.size))
+        wanted = {"agent": options.agent, "quota_bytes": _bytes(options.size)}
+        request = codec.convert(wanted, QuotaRequest)
         found: FsUsage = connection.call("storage.quota", request)
     if options.json:
         cli_out.as_json(found)
@@ -243,8 +249,10 @@ def _bytes(text: str) -> int | None:
     if text == "default":
         return None
     digits, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in _UNITS else (text, "")
-    if not digits.isdecimal():
-        raise InvalidArgument(f"{text!r} is no number of bytes", "for example 500M, 2G or default")
+    if not digits.isdecimal() or len(digits) > _MOST_DIGITS:
+        raise InvalidArgument(
+            f"{text[:40]!r} is no number of bytes", "for example 500M, 2G or default"
+        )
     return int(digits) << _UNITS.get(unit, 0)
 
 
@@ -283,7 +291,7 @@ def _show_report(options: argparse.Namespace, found: StorageReport) -> int:
 
 def backup(options: argparse.Namespace) -> int:
     """Copy everything."""
-    target = str(Path(options.target).absolute())
+    target = cli_out.whole(options.target)
     if paths.kernel_os_pid(paths.runtime_dir()) is None:
         _offline("backup", target, *["--json"] * options.json)
     with operator() as connection:
@@ -299,7 +307,7 @@ def restore(options: argparse.Namespace) -> int:
     """Put a backup back."""
     if paths.kernel_os_pid(paths.runtime_dir()) is not None:
         raise InvalidArgument("the kernel runs, and uses what is stored", "aios daemon down")
-    _offline("restore", str(Path(options.source).absolute()), *["--json"] * options.json)
+    _offline("restore", cli_out.whole(options.source), *["--json"] * options.json)
     return 0
 
 

@@ -38,9 +38,10 @@ def _show_list(options: argparse.Namespace, found: ToolList) -> None:
         cli_out.as_json(found)
         return
     cli_out.table(
-        ["tool", "source", "effect", "state", "limit>", "running>", "waiting>", "calls>", "what"],
+        ["tool", "?source", "effect", "state", "?limit>", "?running>", "?waiting>", "?calls>",
+         "what"],
         [_row(info) for info in found.tools],
-    )
+    )  # fmt: skip
     for problem in found.problems:
         cli_out.complain(problem)
 
@@ -63,7 +64,8 @@ def show(options: argparse.Namespace) -> int:
         cli_out.as_json(info)
         return 0
     spec = info.spec
-    print(f"{spec.name} ({info.source}, {info.state})\n\n{spec.description}\n")
+    description = cli_out.plain_lines(spec.description)
+    print(f"{spec.name} ({info.source}, {info.state})\n\n{description}\n")
     again = "idempotent" if spec.idempotent else "not idempotent"
     limit = f"alone (lock {spec.exclusive})" if spec.exclusive else f"{spec.concurrency} at once"
     print(f"effect {spec.effect}, {again}, {limit}, timeout {spec.timeout_s:g} s\n")
@@ -98,12 +100,13 @@ def make_call(options: argparse.Namespace, name: str) -> int:
 
 def add(options: argparse.Namespace) -> int:
     """A Python file, or an OpenAPI document."""
-    path = Path(options.path).absolute()
+    path = Path(cli_out.whole(options.path))
     request = {"name": options.name, "kind": "file" if path.suffix == ".py" else "api",
                "path": str(path), "base_url": options.url, "secret": options.secret,
                "trust_hints": options.trust_hints}  # fmt: skip
     if not path.is_file():
-        raise InvalidArgument(f"{path}: no such file", "aios tool add NAME FILE")
+        why = "is no ordinary file" if path.exists() else "no such file"
+        raise InvalidArgument(f"{path}: {why}", "aios tool add NAME FILE")
     with operator() as connection:
         found: ToolList = connection.call("tool.add", codec.convert(request, SourceRequest))
     _show_list(options, ToolList(found.tools, []))

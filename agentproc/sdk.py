@@ -267,8 +267,9 @@ def spawn(
 
     It inherits environment, folder, output, class, budget and rights; it can have less, not more.
     ``max_tokens``: the part of this agent's budget that it may use. ``rights``: all that it may do,
-    as rules like ``model:*``, ``path.read:/notes/**``, ``tool.call:calculator``; or ``group``: the
-    privilege group it is in; ``deny``: rules for what it may not do. ``name``: what it stores is
+    as rules like ``model:*``, ``path.read:/notes/**``, ``tool.call:calculator``, with
+    ``agent.send:kin/*`` for one that answers by message; or ``group``: the privilege group it is
+    in; ``deny``: rules for what it may not do. ``name``: what it stores is
     found again by it; without, it is the file's, with a number where that is another's. Raises
     PermissionDenied, also for a name of the operator's or of another program's; InvalidArgument for
     what is no rule or group; ResourceExhausted after 10,000 different names.

@@ -23,7 +23,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from aios.syscalls.errors import AuditUnavailable, IllegalState, InvalidArgument, PermissionDenied
+from aios.syscalls.errors import (
+    AuditUnavailable,
+    IllegalState,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+)
 from aios.syscalls.table import BY_NAME, Call, Effect
 from aios.syscalls.types import SpawnRequest
 
@@ -144,7 +150,7 @@ class AccessManager:
         ]
         refusal = f"{action}: pid {asker.pid} may act on itself and what it has started; " \
                   f"pid {target.pid} ({target.name}) is neither"  # fmt: skip
-        stranger = self.relation(asker.pid, target) in ("kin", "other")
+        stranger = action != "send" and self.relation(asker.pid, target) in ("kin", "other")
         self._settle(asker, requests[0], requests[1:], arguments, refusal if stranger else "")
 
     def check_spawn(self, asker: Asker, spec: SpawnRequest) -> None:
@@ -235,7 +241,12 @@ class AccessManager:
             rules = RuleSet([*group.rules, *self._granted_to(subject)])
             principals = [(subject, group.name, rules)]
         else:
-            process = self._table.resolve(subject, dead=False)
+            try:
+                process = self._table.resolve(subject, dead=False)
+            except NotFound:
+                raise NotFound(
+                    f"no agent {subject!r} is alive", "run it, or ask for a group: @agent"
+                ) from None
             request = self._named(process, request)
             principals = [(f"{p.name} (pid {p.pid})", self.group_of(p), self._rules_of(p))
                           for p in _chain(process)]  # fmt: skip
@@ -410,5 +421,8 @@ def _refusal(pid: int, agent: str, request: Request, rule: str) -> str:
 
 
 def _grant(agent: str, request: Request) -> str:
-    rule = f"allow {request.kind}.{request.action}:{request.name}"
+    """The command that lets an agent do it, as unasked as the built-in groups have it."""
+    unasked = request.kind == "call" or request.name.startswith("kin/")
+    verb = "trust" if unasked else "allow"
+    rule = f"{verb} {request.kind}.{request.action}:{request.name}"
     return f"aios perm grant {agent} {rule[:200]!r}"

@@ -93,8 +93,15 @@ class AuditLog:
         return AuditUnavailable(
             f"the audit log cannot be written ({self._reason or 'it does not keep up'}), "
             "so nothing may be changed",
-            "make room where it lies (aios audit path); reading goes on",
+            "make room there (the log lies in: aios audit path); reading goes on",
         )
+
+    def warnings(self) -> list[str]:
+        """For who looks at the kernel's state."""
+        if not self._reason:
+            return []
+        error = self.unavailable()
+        return [f"{error.message}; {error.hint}"]
 
     @property
     def settled(self) -> bool:
@@ -192,6 +199,8 @@ class AuditLog:
         log.error("the audit log cannot be written: %s", error)
         self._broken = True
         self._room, self._reason = 0, error.strerror or str(error)
+        if error.filename:
+            self._reason = f"{error.filename}: {self._reason}"
         self._release(self.unavailable())
         self._later(RETRY_S)
 

@@ -281,7 +281,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def load_key(path: Path, *, create: bool = False) -> bytes:
-    """The key. Raises OSError, also when there is none and it may not be made."""
+    """The key. Raises OSError with its path, also when there is none and it may not be made."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -293,6 +293,9 @@ def load_key(path: Path, *, create: bool = False) -> bytes:
     try:
         os.write(fd, secrets.token_bytes(32))
         os.fsync(fd)
+    except OSError as error:
+        part.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(fd)
     with contextlib.suppress(FileExistsError):

@@ -44,8 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        where, hint = error.filename or folder, "it is there when a kernel has run: aios daemon up"
-        print(f"aios: cannot read {where}: {error.strerror}\n  {hint}", file=sys.stderr)
+        where, hint = error.filename, "it is there when a kernel has run: aios daemon up"
+        if where is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            print(f"aios: cannot write the output: {error.strerror}", file=sys.stderr)
+        else:
+            print(f"aios: cannot read {where}: {error.strerror}\n  {hint}", file=sys.stderr)
         return 1
     return 0
 

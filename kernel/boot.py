@@ -201,7 +201,7 @@ class Kernel:
             self.loop.stop, self._runtime,
         )  # fmt: skip
         calls.checks.append(self._tool_calls.check)
-        calls.warnings.append(self._storage.warnings)
+        calls.warnings += [self._storage.warnings, self._audit.warnings, self._models.warnings]
         return calls
 
     def _handlers(self) -> dict[str, Handler]:

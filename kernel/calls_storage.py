@@ -382,7 +382,7 @@ def _need_owner(place: Place) -> None:
     """Raises PermissionDenied for what is in no home, grant or mount."""
     if place.kind in ("homes", "shares", "mounts"):
         raise PermissionDenied(f"{place.shown()} is not a file or folder of anybody's",
-                               "list what is in it: aios.fs.list")  # fmt: skip
+                               "list what is in it: aios.fs.list, or: aios storage ls")  # fmt: skip
 
 
 def _same(body: Any) -> msgspec.Struct:

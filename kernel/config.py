@@ -164,7 +164,7 @@ def _known(key: str, source: str) -> str:
     field = key.replace("-", "_")
     if field in Config.__struct_fields__:
         return field
-    near = difflib.get_close_matches(field, Config.__struct_fields__, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(field, Config.__struct_fields__, n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""
     raise InvalidArgument(
         f"{source}: unknown key {key!r}; {meant}valid keys: {', '.join(Config.__struct_fields__)}",

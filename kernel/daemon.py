@@ -56,13 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         if arguments[:1] == ["config"]:
-            return _show_config(arguments[1:])
+            _show_config(arguments[1:])
+            sys.stdout.flush()
+            return 0
         flags = _flags(arguments)
         ready_fd = int(flags.pop("ready-fd", "-1"))
         config = load(Path(flags.pop("config", str(paths.config_file()))), flags)
     except (AiosError, ValueError) as error:
         print(f"aiosd: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # of the output; the configuration file's is told as InvalidArgument
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if isinstance(error, BrokenPipeError):
+            return 141
+        print(f"aiosd: cannot write the output: {error.strerror}", file=sys.stderr)
+        return 1
     return _run(config, ready_fd)
 
 
@@ -102,13 +110,13 @@ def _flags(arguments: list[str]) -> dict[str, str]:
     return flags
 
 
-def _show_config(arguments: list[str]) -> int:
+def _show_config(arguments: list[str]) -> None:
     as_json = "--json" in arguments
     words = [word for word in arguments if word != "--json"]
     if words == ["path"]:
         path = str(paths.config_file())
         print(json.dumps({"path": path}) if as_json else path)
-        return 0
+        return
     if not words or words[0] != "get" or len(words) > 2:
         raise InvalidArgument(f"unknown: config {' '.join(words)}", "use: aios config get|path")
     values = msgspec.to_builtins(load(paths.config_file(), {}))
@@ -121,7 +129,6 @@ def _show_config(arguments: list[str]) -> int:
         print(json.dumps(values, indent=2))
     else:
         print("\n".join(f"{key} = {_text(value)}" for key, value in values.items()))
-    return 0
 
 
 def _run(config: Config, ready_fd: int) -> int:
@@ -195,7 +202,7 @@ def _stop_on_signals(kernel: Kernel) -> None:
 def _tell(fd: int, text: str) -> None:
     if fd >= 0:
         with contextlib.suppress(OSError):
-            os.write(fd, text.encode())
+            os.write(fd, text.encode(errors="backslashreplace"))
 
 
 if __name__ == "__main__":

@@ -175,17 +175,26 @@ class NotesFile:
         return self._scopes[name]
 
     def backup(self, path: Path) -> None:
-        """Copy it as one consistent state. Raises InvalidArgument when there is such a file."""
+        """Copy it as one consistent state. Raises InvalidArgument when there is such a file, or it
+        cannot be made, ResourceExhausted when there is no room for it."""
         try:
             fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except FileExistsError:
             raise InvalidArgument(f"{path} exists", "name a new file") from None
+        except OSError as error:
+            raise InvalidArgument(
+                f"{path} cannot be made: {error.strerror}", "name a new file elsewhere"
+            ) from None
         os.close(fd)
         copy = sqlite3.connect(path)
         try:
             self._db().backup(copy)
-        except BaseException:
+        except BaseException as error:
             path.unlink(missing_ok=True)
+            if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+                raise ResourceExhausted(
+                    f"there is no room for {path}", "make room there, or name a file elsewhere"
+                ) from None
             raise
         finally:
             copy.close()

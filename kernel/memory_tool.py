@@ -21,6 +21,7 @@ from aios.syscalls.errors import AiosError, InvalidArgument, ResourceExhausted
 from .memory_store import NoteStore
 
 _BESIDE = ("", "-wal", "-shm")
+_HINT = "name a file that `aios memory backup` made"
 
 
 def main() -> int:
@@ -49,6 +50,8 @@ def restore(source: Path, place: Path) -> tuple[int, Path | None]:
     try:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         _remove(fresh)
+        if source.exists() and not source.is_file():  # a device might have no end
+            raise InvalidArgument(f"{source} is no ordinary file", _HINT)
         shutil.copyfile(source, fresh)
         notes = _verified(source, fresh)
         old = _put_aside(place)
@@ -65,17 +68,16 @@ def restore(source: Path, place: Path) -> tuple[int, Path | None]:
 
 def _verified(source: Path, fresh: Path) -> int:
     """Its notes. Raises InvalidArgument unless all of it is well."""
-    hint = "name a file that `aios memory backup` made"
     with fresh.open("rb") as file:
         if not file.read(16).startswith(b"SQLite format 3"):
-            raise InvalidArgument(f"{source} holds no notes", hint)
+            raise InvalidArgument(f"{source} holds no notes", _HINT)
     store = NoteStore(fresh, lasting=True)
     try:
         notes, damaged, problems = store.reading(store.verify)
         if problems and not damaged:  # the index of words has been mended
             notes, damaged, problems = store.reading(store.verify)
     except (AiosError, sqlite3.Error) as error:
-        raise InvalidArgument(f"{source} cannot be read: {error}", hint) from None
+        raise InvalidArgument(f"{source} cannot be read: {error}", _HINT) from None
     finally:
         store.close()
     if damaged or problems:

@@ -70,6 +70,16 @@ class Models:
             self._by_name[name] = model
         return model
 
+    def warnings(self) -> list[str]:
+        """What is wrong with the default model, as far as can be seen before it is loaded."""
+        if self._default in self._by_name:
+            return []  # it has a state of its own
+        try:
+            gguf.resolve(self._default, self._folder)
+        except LookupError as error:
+            return [f"{error.args[0]}; name another: aios daemon restart --model MODEL"]
+        return []
+
     def holding(self, request_id: int) -> Model:
         """The model that works on this request."""
         return next(model for model in self if request_id in model.requests)

@@ -166,6 +166,10 @@ class ProcessTable:
             )
         if spec.name == OPERATOR_NAME:
             raise InvalidArgument(f"{spec.name!r} is the operator's name", "choose another --name")
+        if spec.name is not None and spec.name.isdecimal():
+            raise InvalidArgument(
+                f"the name {spec.name!r} would be taken for a pid", "choose one that has a letter"
+            )
         root = self.root(parent)
         name = spec.name or self._free_name(stem, root)
         self.names.take(name, root)

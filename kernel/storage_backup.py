@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from aios.syscalls.errors import InvalidArgument, StorageDamaged
+from aios.syscalls.errors import InvalidArgument, StorageDamaged, StorageUnavailable
 
 from .storage_blobs import Blobs, LocalBlobs, disk_error
 from .storage_check import examine
@@ -37,7 +37,7 @@ def backup(database: Path, blobs: Blobs, target: Path) -> Copied:
 
     Raises InvalidArgument, DiskFull, StorageDamaged (content that cannot be read is named).
     """
-    if target.exists():
+    if os.path.exists(target):
         raise InvalidArgument(f"{target} exists", "name a folder that does not exist yet")
     part = target.with_name(f"{target.name}.part")
     try:
@@ -58,6 +58,8 @@ def backup(database: Path, blobs: Blobs, target: Path) -> Copied:
     except sqlite3.Error as error:
         raise StorageDamaged(f"{database} cannot be copied: {error}",
                              "see: aios storage check") from None  # fmt: skip
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     size = copied + (target / "meta.db").stat().st_size
     with closing(sqlite3.connect(target / "meta.db")) as done:
         (count,) = done.execute("SELECT count(*) FROM file WHERE live=1 AND kind='file'").fetchone()
@@ -91,7 +93,7 @@ def restore(source: Path, folder: Path) -> Path:
 
     The backup is checked first, every byte. The caller holds the folder's lock.
     """
-    if not (source / "meta.db").is_file():
+    if not os.path.isfile(source / "meta.db"):
         raise InvalidArgument(f"{source} is not a backup: it has no meta.db",
                               "name the folder that aios storage backup made")  # fmt: skip
     fresh = folder / "restoring"
@@ -99,7 +101,7 @@ def restore(source: Path, folder: Path) -> Path:
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.copytree(source, fresh)
-        _verify(fresh)
+        _verify(source, fresh)
         for path in [*fresh.rglob("*"), fresh]:
             _sync(path)
         old.mkdir(mode=0o700)
@@ -109,21 +111,26 @@ def restore(source: Path, folder: Path) -> Path:
         for name in ("blobs", "meta.db"):
             if (fresh / name).exists():
                 (fresh / name).rename(folder / name)
-        shutil.rmtree(fresh, ignore_errors=True)
         _sync(folder)
     except OSError as error:
         raise disk_error(error, folder) from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     return old
 
 
-def _verify(folder: Path) -> None:
-    with closing(open_database(folder / "meta.db")) as connection:
-        urls = dict(connection.execute("SELECT id, url FROM store"))
-        local = next((n for n, url in urls.items() if not url), 0)
-        found = examine(connection, Blobs(folder, urls, local, 0), content=True)
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    if found.problems:
-        raise StorageDamaged(f"the backup is damaged: {found.problems[0]}", "take another one")
+def _verify(source: Path, folder: Path) -> None:
+    try:
+        with closing(open_database(folder / "meta.db")) as connection:
+            urls = dict(connection.execute("SELECT id, url FROM store"))
+            local = next((n for n, url in urls.items() if not url), 0)
+            found = examine(connection, Blobs(folder, urls, local, 0), content=True)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        problem = found.problems[0] if found.problems else ""
+    except (StorageUnavailable, sqlite3.Error) as error:
+        problem = str(error).partition("\n")[0]
+    if problem:
+        raise StorageDamaged(f"the backup {source} is damaged: {problem}", "take another one")
 
 
 def _sync(path: Path) -> None:

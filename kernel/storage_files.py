@@ -112,7 +112,7 @@ def get(connection: sqlite3.Connection, owner: str, path: str) -> File:
     if file is None:
         hint = "it was deleted; bring it back: aios.fs.rollback" if gone(
             connection, owner, path
-        ) else "list what there is: aios.fs.list"  # fmt: skip
+        ) else "list what there is: aios.fs.list, or: aios storage ls"  # fmt: skip
         raise NotFound(f"there is no file /{path}", hint)
     return file
 

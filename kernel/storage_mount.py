@@ -278,7 +278,9 @@ def opened(mount: MountInfo, path: str) -> Iterator[tuple[int, FileInfo]]:
         try:
             info = _info(mount, path, os.fstat(fd))
             if info.kind == "folder":
-                raise IllegalState(f"{info.path} is a folder", "list it: aios.fs.list")
+                raise IllegalState(
+                    f"{info.path} is a folder", "list it: aios.fs.list, or: aios storage ls"
+                )
             yield fd, info
         finally:
             os.close(fd)
@@ -316,7 +318,9 @@ def _reporting(mount: MountInfo, path: str) -> Iterator[None]:
     except OSError as error:
         match error.errno:
             case errno.ENOENT:
-                raise NotFound(f"there is no {shown}", "list what there is: aios.fs.list") from None
+                raise NotFound(
+                    f"there is no {shown}", "list what there is: aios.fs.list, or: aios storage ls"
+                ) from None
             case errno.ELOOP:
                 raise PermissionDenied(
                     f"{shown} leads through a link; a mount gives only its files and folders"

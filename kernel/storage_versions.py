@@ -62,7 +62,7 @@ def at_version(
     if version is None:
         file = get(connection, owner, path)
         if file.kind != "file":
-            raise IllegalState(f"/{path} is a folder", "list it: aios.fs.list")
+            raise IllegalState(f"/{path} is a folder", "list it: aios.fs.list, or: aios storage ls")
         return file, file.version, file.size
     file = _with_history(connection, owner, path)
     row = connection.execute(
@@ -73,7 +73,7 @@ def at_version(
         raise NotFound(
             f"/{path} has no version {version}" if row is None
             else f"version {version} of /{path} is its deletion",
-            "those that are kept: aios.fs.history",
+            "those that are kept: aios.fs.history, or: aios storage history",
         )  # fmt: skip
     if row_sum(*row[:-1]) != row[-1]:
         raise StorageDamaged(f"the row of version {version} of /{path} is not what was written",

@@ -14,13 +14,25 @@ import msgpack
 import msgspec
 
 from .errors import ErrorBody, InvalidArgument, ResourceExhausted
-from .types import MAX_TIMEOUT_S
+from .memory_types import NOTE_ID_PATTERN, SCOPE_PATTERN
+from .tool_types import SOURCE_PATTERN, TOOL_PATTERN
+from .types import MAX_TIMEOUT_S, NAME_PATTERN
 
 MAX_FRAME_BYTES = 8 << 20
 """Largest request or reply frame. The kernel's socket drops a peer that sends a larger one."""
 MAX_DEPTH_HINT = "send what msgpack can carry, nested less than 100 levels deep"
 
 RESULT, ERROR, CHUNK = 0, 1, 2
+
+_REGEX = "`str` matching regex "
+_SHAPES = {
+    repr(NAME_PATTERN): "letters, digits, _ . and -, the first a letter or digit",
+    repr(TOOL_PATTERN): "letters, digits, _ . and -, the first a letter, digit or _",
+    repr(SOURCE_PATTERN): "letters, digits, _ and -, the first a letter, digit or _",
+    repr(SCOPE_PATTERN): "session, session:PID, agent, agent:NAME or shared:NAME",
+    repr(NOTE_ID_PATTERN): "a note's id, like n12 or s3",
+}
+"""What msgspec can only show as a regular expression, in words."""
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -49,7 +61,10 @@ class Reply(NamedTuple):
 def encode_request(
     number: int, call_id: int, timeout_s: float | None, body: msgspec.Struct, work: int = 0
 ) -> bytes:
-    """A request frame. Raises InvalidArgument when the body cannot be carried."""
+    """A request frame. Raises InvalidArgument when the body cannot be carried, or for a timeout
+    that is no number or too long."""
+    if timeout_s is not None and not timeout_s <= MAX_TIMEOUT_S:
+        raise InvalidArgument(f"timeout is {timeout_s}; expected 0 to {MAX_TIMEOUT_S:g} seconds")
     timeout_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
     message = [number, call_id, timeout_ms, _plain(body)]
     return _pack([*message, work] if work else message)
@@ -163,6 +178,9 @@ def _unpack(frame: bytes, least: int, most: int) -> list[Any]:
 def _explain(reason: str, body: dict[str, Any]) -> str:
     """msgspec's message with the offending value beside it."""
     text, _, path = reason.partition(" - at `$")
+    before, regex, pattern = text.partition(_REGEX)
+    if regex:
+        text = before + _SHAPES.get(pattern, regex + pattern)
     path = path.rstrip("`").lstrip(".")
     field = path.split(".")[0].split("[")[0]
     if field and field in body:

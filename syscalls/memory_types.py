@@ -17,10 +17,11 @@ MAX_QUERY_CHARS = 8192
 MAX_HITS = 100
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
-_SCOPE = rf"^(session(:[0-9]{{1,18}})?|agent(:{_NAME})?|shared:{_NAME})\Z"
-Scope = Annotated[str, Meta(max_length=80, pattern=_SCOPE)]
+SCOPE_PATTERN = rf"^(session(:[0-9]{{1,18}})?|agent(:{_NAME})?|shared:{_NAME})\Z"
+Scope = Annotated[str, Meta(max_length=80, pattern=SCOPE_PATTERN)]
 Scopes = Annotated[tuple[Scope, ...], Meta(min_length=1, max_length=16)]
-NoteId = Annotated[str, Meta(max_length=20, pattern=r"^[sn][0-9]{1,18}\Z")]
+NOTE_ID_PATTERN = r"^[sn][0-9]{1,18}\Z"
+NoteId = Annotated[str, Meta(max_length=20, pattern=NOTE_ID_PATTERN)]
 """``s…`` of a session's note, ``n…`` of one that lasts; never used twice while its scope lives."""
 NoteText = Annotated[str, Meta(min_length=1, max_length=MAX_NOTE_CHARS)]
 NoteKind = Literal["note", "prompt", "reply"]

@@ -132,7 +132,7 @@ def prepare_runtime_dir(runtime: Path) -> None:
     """Create the folder, private to this user.
 
     Raises OSError when it cannot be made (no space, no right), PermissionError when it belongs to
-    somebody else, ValueError when its path is too long for a socket.
+    somebody else, ValueError when its path is too long for a socket, or no UTF-8.
     """
     longest = len(os.fsencode(runtime / "operator.sock"))
     if longest > _SOCKET_PATH_LIMIT:
@@ -140,6 +140,10 @@ def prepare_runtime_dir(runtime: Path) -> None:
             f"runtime folder {runtime} is too long: its sockets' paths have {longest} bytes, the "
             f"system's limit is {_SOCKET_PATH_LIMIT}; set AIOS_RUNTIME_DIR to a shorter path"
         )
+    try:
+        str(runtime).encode()
+    except UnicodeEncodeError:
+        raise ValueError("its path is no UTF-8; set AIOS_RUNTIME_DIR to one that is") from None
     runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = runtime.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():

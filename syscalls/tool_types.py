@@ -18,12 +18,10 @@ MAX_TOOLS = 256
 """Tools that one source may have."""
 MAX_TIMEOUT_S = 3600.0
 
-ToolName = Annotated[
-    str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")
-]
-SourceName = Annotated[
-    str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*\Z")
-]
+TOOL_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z"
+ToolName = Annotated[str, Meta(min_length=1, max_length=128, pattern=TOOL_PATTERN)]
+SOURCE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_-]*\Z"
+SourceName = Annotated[str, Meta(min_length=1, max_length=64, pattern=SOURCE_PATTERN)]
 SecretName = SourceName
 Json = Annotated[str, Meta(min_length=1, max_length=MAX_JSON_BYTES)]
 Effect = Literal["read", "reversible", "irreversible"]

@@ -18,7 +18,8 @@ MAX_TEXT_BYTES = 4 << 20
 MAX_ARGS = 1024
 MAX_TIMEOUT_S = 7 * 24 * 3600.0
 
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z"
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=NAME_PATTERN)]
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 ContextRef = Annotated[str, Meta(max_length=129, pattern=rf"^({_NAME}/)?{_NAME}\Z")]
 """``NAME`` of the caller's own saved context, or ``AGENT/NAME``."""

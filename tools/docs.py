@@ -187,13 +187,22 @@ def cli() -> str:
 
     parser = aios_cli.parser()
     parts = ["# Command line", "", "## aios", "", _block(parser.format_help())]
-    actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    for name, command in actions[0].choices.items():
-        if name not in ("config", "bench", "audit"):
-            parts += ["", f"## aios {name}", "", _block(command.format_help())]
+    for name, command in _below(parser).items():
+        if name in ("config", "bench", "audit"):
+            continue
+        parts += ["", f"## aios {name}", "", _block(command.format_help())]
+        for action, its in _below(command).items():
+            its.epilog = None  # the command's own, said already
+            parts += ["", f"### aios {name} {action}", "", _block(its.format_help())]
     parts += ["", "## aios audit", "", _block(auditview.parser().format_help())]
     parts += ["", "## aiosd", "", _block(daemon.usage()), ""]
     return "\n".join(parts)
+
+
+def _below(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Its commands, or a command's actions."""
+    actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return actions[0].choices if actions else {}
 
 
 def files() -> str:

@@ -45,6 +45,32 @@ print(attempt(aios.getpid), attempt(lambda: aios.chat("x", max_tokens=2)),
     assert got.stdout.split()[2] == "yes"
 
 
+def test_the_command_that_a_refusal_names_is_enough(own: Machine) -> None:
+    code = """
+import aios, sys
+if "child" in sys.argv:
+    sender = aios.recv(timeout=60).sender
+    aios.send(sender, "answer")
+elif "parent" in sys.argv:
+    child = aios.spawn(__file__, "child", name="kid", rights=["model:*"])
+    aios.send(child.pid, "question")
+    print(child.wait().exit_code)
+else:
+    print(aios.tools.call("calculate", {"expression": "6 * 7"}))
+"""
+    probe = own.agent("probe", code)
+    restricted = ("run", "--group", "restricted", "--allow", "tool.call:calculate", probe)
+    refused = own.aios(*restricted).stderr.splitlines()
+    assert refused[-1].endswith("aios perm grant probe 'trust call.make:tool.call'"), refused
+    assert own.aios("perm", "grant", "probe", "trust call.make:tool.call").returncode == 0
+    assert own.aios(*restricted).stdout == "42\n"
+    got = own.aios("run", probe, "--", "parent")
+    assert "(kid) may not send agent 'kin/probe': no rule allows it" in got.stderr
+    assert got.stderr.splitlines()[-1].endswith("aios perm grant kid 'trust agent.send:kin/probe'")
+    assert own.aios("perm", "grant", "kid", "trust agent.send:kin/probe").returncode == 0
+    assert own.aios("run", probe, "--", "parent").stdout == "0\n"
+
+
 def test_grants_work_at_once_and_last(own: Machine) -> None:
     probe = own.agent("probe", "import aios; print(aios.chat('x', max_tokens=2).finish)")
     assert own.aios("perm", "grant", "prob*", "deny model:*").returncode == 0
@@ -123,7 +149,7 @@ def test_a_broken_policy_or_grant_keeps_the_kernel_from_starting(stopped: Machin
         (["perm", "revoke", "0"], 1, "id"),
         (["perm", "revoke", "a", "tool:x"], 1, "no grant"),
         (["perm", "revoke", "a", "b", "c"], 1, "its number"),
-        (["perm", "explain", "nobody", "tool.call:x"], 1, "no process"),
+        (["perm", "explain", "nobody", "tool.call:x"], 1, "or ask for a group: @agent"),
         (["perm", "explain", "@agent", "tool:x"], 1, "not one operation"),
         (["perm", "explain", "@agent", "tool.call:*"], 1, "not one operation"),
         (["perm", "explain", "@agent", "tool.call:x", "--effect", "bad"], 2, "invalid choice"),

@@ -406,3 +406,16 @@ def test_a_log_that_cannot_be_opened_lets_reads_go_on(tmp_path: Path) -> None:
     worker.close()
     loop.close()
     assert log.verify().problem == "" and log.verify().n >= 2
+
+
+def test_a_key_that_cannot_be_written_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        load_key(tmp_path / "audit" / "key", create=True)
+    assert caught.value.filename == str(tmp_path / "audit" / "key")
+    assert list((tmp_path / "audit").iterdir()) == []
