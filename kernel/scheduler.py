@@ -2,8 +2,9 @@
 
     next_slice → the core runs it → on_step for each token → on_slice_end → next_slice …
 
-Promises that the policy's order decides alone, but for two cases: an account beyond its quota
-waits, and a request waits while another in the same slice computes a beginning that both share. A
+Promises that the policy's order decides alone, but for three cases: an account beyond its quota
+waits, a request waits while another in the same slice computes a beginning that both share, and one
+that cores keep dying of runs alone when its turn comes, so that it takes nobody along. A
 slice under way is ended early only when the policy would now run somebody else. Work per slice
 depends on runnable requests only. It does no I/O and reads no clock: the same code runs in the
 kernel and in a simulator. What accounts have used is kept in shares.py; how long slices are when
@@ -35,6 +36,8 @@ LONELY_QUANTA = 4
 """Quanta in a slice while everybody who wants to run does."""
 SHARED_TOKENS = 64
 """A beginning that another request is computing is worth waiting for from so many tokens on."""
+SUSPECT_DEATHS = 2
+"""A request that so many cores died of, perhaps, since its last token runs alone."""
 _MOST_RECORDS = 20_000
 
 
@@ -256,12 +259,20 @@ class Scheduler:
             self.shares.project(jobs, self.quantum * self._decode_cost)
         choice = _Choice()
         reserved: Counter[Account] = Counter()
-        filling = [r for r in jobs if r.seat is not None and r.length < r.prompt_tokens]
+        filling = [
+            r for r in jobs
+            if r.seat is not None and r.length < r.prompt_tokens and not _suspect(r)
+        ]  # fmt: skip
         for request in policy.pick(self._settings.policy, jobs, 2 * width, now):
             if len(choice.rows) == width:
                 break
             if request in choice.rows or not fits(request, reserved[request.account]):
                 continue
+            if _suspect(request):
+                if choice.rows:
+                    continue
+                choice.rows.append(request)
+                break
             first = self._ahead(request, [*choice.rows, *filling], choice) or request
             if first not in choice.rows:
                 reserved[first.account] += 0 if first.cells else cells(first)
@@ -344,3 +355,7 @@ class Scheduler:
         request.done_work += work
         request.account.charge(fresh + drawn, now)
         self.shares.charge(request, work)
+
+
+def _suspect(request: Request) -> bool:
+    return request.core_deaths >= SUSPECT_DEATHS

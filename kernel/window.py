@@ -104,8 +104,9 @@ def _next_piece(
 
     said = f"Summary so far: {summary}\n\n" if summary else ""
     helper = Request(
-        id=-request.id, pid=request.pid, name=request.name, rank=request.rank, nice=request.nice,
-        account=request.account, hidden=True, prompt=None, on_text=None, on_done=done,
+        id=model.helper_id(), pid=request.pid, name=request.name, rank=request.rank,
+        nice=request.nice, account=request.account, hidden=True,
+        prompt=None, on_text=None, on_done=done,
         params=SamplingParams(max_tokens=allowed, seed=request.params.seed),
         messages=[Message("user", _ASK + said + pieces[0])], received_s=time.monotonic(),
     )  # fmt: skip
