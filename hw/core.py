@@ -234,12 +234,22 @@ class Core:
             if row.wants_logits:
                 job = self._jobs[request]
                 urgent |= job.urgent
-                result = job.draw(row, logits[row.seat], request)
+                try:
+                    result = job.draw(row, logits[row.seat], request)
+                except InvalidInput as error:
+                    self._give_up(command.slice, request, str(error))
+                    continue
                 if result.finish:
                     urgent = True
                     self._forget(request)
                 self._drawn.append(result)
         return urgent
+
+    def _give_up(self, slice_number: int, request: int, reason: str) -> None:
+        """A grammar that was taken proves of no use."""
+        self._tell(slice_number)
+        self._forget(request)
+        self._send(Refused(request, reason))
 
     def _waiting(self, row: SliceRow) -> Waiting:
         job, length = self._jobs[row.request], self._engine.length(row.seat)

@@ -236,6 +236,7 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     The same request gives the same tokens: sampling is a function of (``seed``, position).
     ``seed=None`` draws one, and the reply names it. ``temperature=0`` is greedy.
     ``json_schema`` (a JSON text) and ``grammar`` (GBNF) constrain the output; at most one.
+    ``maxItems`` and ``maxLength`` beyond 1,000 are not enforced.
     ``window``: what to do when the messages outgrow the context window: an error, leave out the
     oldest turns, or let the model summarise them. ``expected_tokens``: a hint for ``srtf``.
     ``recall``: up to so many of the notes in ``recall_scopes`` that fit the last message are put

@@ -179,6 +179,7 @@ class Rig:
         rank: int = 1,
         account: Account | None = None,
         window: str = "error",
+        grammar: str | None = None,
         after: Callable[[], None] | None = None,
     ) -> Request:
         """Submit a request; its outcome comes into ``outcomes`` by its id."""
@@ -192,7 +193,9 @@ class Rig:
         request = Request(
             id=number, pid=number, name=f"a{number}", rank=rank, nice=0,
             account=account or Account(number),
-            params=SamplingParams(max_tokens=tokens, seed=number, temperature=1.0),
+            params=SamplingParams(
+                max_tokens=tokens, seed=number, temperature=1.0, grammar=grammar
+            ),
             messages=prompt if isinstance(prompt, list) else None,
             prompt=prompt if isinstance(prompt, str) else None,
             received_s=time.monotonic(), on_text=None, on_done=done, window_policy=window,

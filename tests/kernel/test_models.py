@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from aios.hw.engine import Message, Row
-from aios.hw.fake import FakeEngine
+from aios.hw.engine import Logits, Message, Row
+from aios.hw.fake import FakeEngine, LiteralGrammar
 from aios.kernel import corelife
 from aios.kernel.model_info import describe
 from aios.kernel.request import Request
@@ -17,6 +18,7 @@ from aios.syscalls.errors import (
     Cancelled,
     ContextOverflow,
     IllegalState,
+    InvalidArgument,
     ModelUnavailable,
 )
 from tests.kernel.rig import Died, Rig, open_rig
@@ -174,6 +176,28 @@ def test_one_that_kills_cores_takes_nobody_along(
         rig.wait(lambda: len(rig.outcomes) == 7)
         assert isinstance(rig.outcomes[bad.id], ModelUnavailable)
         assert all(rig.reply(good).tokens == rig.alone(good) for good in before + after)
+
+
+def test_a_grammar_that_comes_to_nothing_ends_its_own_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = LiteralGrammar.mask
+
+    def stuck(grammar: LiteralGrammar, logits: Logits) -> None:
+        mask(grammar, logits)
+        if not grammar.allows(ord("y")):
+            logits[:] = -np.inf
+
+    monkeypatch.setattr(LiteralGrammar, "mask", stuck)
+    with open_rig(tmp_path, A) as rig:
+        good = rig.ask("good", tokens=30)
+        bad = rig.ask("bad", tokens=30, grammar='root ::= "yes"')
+        rig.run()
+        outcome = rig.outcomes[bad.id]
+        assert isinstance(outcome, InvalidArgument) and "grammar" in outcome.message
+        assert len(bad.generated) == 1, "what it had drawn counts"
+        assert rig.reply(good).tokens == rig.alone(good)
+        assert rig.model.core.restarts == 0
 
 
 def test_names_that_are_asked_for_do_not_pile_up(tmp_path: Path) -> None:
