@@ -251,7 +251,8 @@ class Scheduler:
 
     def _choose(self, now: float) -> _Choice:
         width = min(self._settings.width, self._width)
-        jobs = [r for r in self._ready.values() if self._may_run(r, now)]
+        ready = self._ready.values()
+        jobs = [r for r in ready if not r.account.limited or self._may_run(r, now)]
         highest = min((request.rank for request in jobs), default=0)
         for request in jobs:
             request.outranked = request.rank > highest
@@ -295,8 +296,9 @@ class Scheduler:
         if request.seat is not None or request.image or not self._context.shares:
             return None
         known: int | None = None
+        begins = request.tokens[:SHARED_TOKENS]
         for other in others:
-            if other.length >= other.prompt_tokens:
+            if other.length >= other.prompt_tokens or other.tokens[:SHARED_TOKENS] != begins:
                 continue
             both = min(common(request.tokens, other.tokens), len(request.tokens) - 1)
             if both < SHARED_TOKENS or both <= other.length:
