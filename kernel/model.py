@@ -15,7 +15,6 @@ import logging
 import os
 import time
 from array import array
-from collections import deque
 from collections.abc import Callable
 
 from aios.hw.engine import EngineInfo, Message
@@ -40,6 +39,7 @@ from . import window
 from .context import ContextManager
 from .corelife import CoreLife, StartCore, State
 from .filing import Filing
+from .history import History
 from .imaging import Written
 from .kvstore import KvStore
 from .loop import Loop, Timer
@@ -84,7 +84,7 @@ class Model:
         """Requests whose prompts the core has yet to prepare, in its order, and the slice that it
         was sent last before each."""
         self._last_slice = 0
-        self.records: deque[RequestRecord] = deque(maxlen=_MOST_RECORDS)
+        self.records = History[RequestRecord](_MOST_RECORDS)
         self._loop = loop
         self._quota_timer: Timer | None = None
         self._helper_ids = itertools.count(-1, -1)

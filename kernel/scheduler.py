@@ -14,7 +14,7 @@ nobody says is worked out in pace.py.
 from __future__ import annotations
 
 import itertools
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +25,7 @@ from aios.syscalls.types import SliceRecord
 from . import policy
 from .account import Account
 from .context import ContextManager
+from .history import History
 from .pace import chunk_tokens, quantum_tokens
 from .prefix import common
 from .request import Request
@@ -84,8 +85,7 @@ class Scheduler:
         self._slices = itertools.count(1)
         self._order = itertools.count()
         self.shares = Shares()
-        self.records: deque[SliceRecord] = deque(maxlen=_MOST_RECORDS)
-        self.records_dropped = 0
+        self.records = History[SliceRecord](_MOST_RECORDS)
 
     def attach(self, context: ContextManager, info: EngineInfo) -> None:
         """A core is there: its seats, how many rows it takes in one batch, and its speed."""
@@ -222,7 +222,6 @@ class Scheduler:
                 request.turn = next(self._order)
                 request.used_steps = 0
         self.shares.raise_floor(self._ready.values())
-        self.records_dropped += len(self.records) == self.records.maxlen
         self.records.append(SliceRecord(self._model, running.start_s, now, end.steps, rows, ops))
 
     def should_yield(self, now: float) -> int | None:

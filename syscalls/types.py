@@ -474,11 +474,10 @@ class SchedReply(msgspec.Struct, frozen=True):
 
 
 class TraceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Records of the newest requests and slices, from the given ones of each on, as many as one
-    message carries; ``clear`` forgets all afterwards."""
+    """Records of the newest slices and requests, as many as one message carries. ``seen``: what the
+    reply before said, to go on from there; ``clear`` forgets what was told."""
 
-    first_slice: Annotated[int, Meta(ge=0)] = 0
-    first_request: Annotated[int, Meta(ge=0)] = 0
+    seen: dict[str, tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]] = {}
     clear: bool = False
 
 
@@ -525,13 +524,14 @@ class RequestRecord(msgspec.Struct, frozen=True):
 
 
 class TraceReply(msgspec.Struct, frozen=True):
-    """Both lists oldest first; ``dropped`` older slices are forgotten. ``more``: ask for those
-    that follow."""
+    """Of each model the oldest first; ``dropped`` older slices are forgotten. ``more``: ask for
+    those that follow. ``seen``: numbers of the slice and the request that do, by model."""
 
     requests: list[RequestRecord]
     slices: list[SliceRecord]
     dropped: int
     more: bool = False
+    seen: dict[str, tuple[int, int]] = {}
 
 
 class CheckReply(msgspec.Struct, frozen=True):
