@@ -273,9 +273,8 @@ class Model:
             return
         tokens = array("i")
         tokens.frombytes(event.tokens)
-        assert self.info
         quota = request.account.quota_cells
-        holds = min(self.info.context_tokens, quota or self.info.context_tokens)
+        holds = window.holds(self, request)
         if len(tokens) >= holds:
             self.core.send(Drop(request.id))
             self._finish(request, window.overflow(self.name, len(tokens), holds, holds == quota))

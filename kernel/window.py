@@ -67,8 +67,7 @@ def summarise(model: Model, request: Request, dropped: int) -> None:
         start -= 1  # an earlier summary becomes part of the new one
         gone = [messages[start], *gone]
     transcript = "\n".join(f"{message.role}: {message.content}" for message in gone)
-    assert model.info
-    most = max(128, model.info.context_tokens // 2 - 256)  # characters; a token has one at least
+    most = max(128, holds(model, request) // 2 - 256)  # characters; a token has one at least
     pieces = [transcript[at : at + most] for at in range(0, len(transcript), most)]
 
     def finished(summary: str) -> None:
@@ -87,8 +86,7 @@ def _next_piece(
         finished(summary)
         return
 
-    assert model.info
-    allowed = _allow(request, min(_SUMMARY_TOKENS, model.info.context_tokens // 8))
+    allowed = _allow(request, min(_SUMMARY_TOKENS, holds(model, request) // 8))
     if not allowed:
         assert request.budget
         model.fail(request, request.budget.exceeded())
@@ -112,6 +110,12 @@ def _next_piece(
     )  # fmt: skip
     request.helper = helper
     model.submit(helper)
+
+
+def holds(model: Model, request: Request) -> int:
+    """Tokens of a context that the request may have."""
+    assert model.info
+    return min(model.info.context_tokens, request.account.quota_cells or model.info.context_tokens)
 
 
 def _allow(request: Request, wanted: int) -> int:

@@ -194,7 +194,8 @@ class Rig:
             id=number, pid=number, name=f"a{number}", rank=rank, nice=0,
             account=account or Account(number),
             params=SamplingParams(
-                max_tokens=tokens, seed=number, temperature=1.0, grammar=grammar
+                max_tokens=tokens, seed=number, temperature=1.0, grammar=grammar,
+                max_context=account.quota_cells if account else None,
             ),
             messages=prompt if isinstance(prompt, list) else None,
             prompt=prompt if isinstance(prompt, str) else None,

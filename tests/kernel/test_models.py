@@ -11,6 +11,7 @@ import pytest
 from aios.hw.engine import Logits, Message, Row
 from aios.hw.fake import FakeEngine, LiteralGrammar
 from aios.kernel import corelife
+from aios.kernel.account import Account
 from aios.kernel.model_info import describe
 from aios.kernel.request import Request
 from aios.syscalls.errors import (
@@ -238,6 +239,17 @@ def test_a_conversation_that_outgrows_the_window(tmp_path: Path, policy: str) ->
         fits = rig.ask(_talk(3), window=policy, tokens=5)
         rig.run()
         assert rig.reply(fits).window is None
+
+
+@pytest.mark.parametrize("policy", ["truncate", "summarise"])
+def test_a_conversation_is_cut_to_what_its_program_may_hold(tmp_path: Path, policy: str) -> None:
+    with open_rig(tmp_path, A, ram=1 << 22) as rig:
+        account = Account(1, quota_cells=400)
+        request = rig.ask(_talk(21), window=policy, tokens=20, account=account)
+        rig.run()
+        reply = rig.reply(request)
+        assert reply.window and reply.window.dropped_turns
+        assert reply.usage.prompt_tokens + 20 <= 400 and len(reply.tokens) == 20
 
 
 def test_what_no_policy_can_make_fit_is_an_error(tmp_path: Path) -> None:
