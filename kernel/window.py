@@ -67,7 +67,8 @@ def summarise(model: Model, request: Request, dropped: int) -> None:
         start -= 1  # an earlier summary becomes part of the new one
         gone = [messages[start], *gone]
     transcript = "\n".join(f"{message.role}: {message.content}" for message in gone)
-    most = max(128, holds(model, request) // 2 - 256)  # characters; a token has one at least
+    room = holds(model, request)
+    most = max(min(128, room // 4), room // 2 - 256)  # characters; a token has one at least
     pieces = [transcript[at : at + most] for at in range(0, len(transcript), most)]
 
     def finished(summary: str) -> None:
