@@ -230,9 +230,10 @@ class Scheduler:
         if running is None or running.yielding or not running.rows:
             return None
         if not any(request.phase == "held" for request in running.rows):
-            wanted = self._choose(now).rows
-            missing = [request for request in wanted if request.phase != "running"]
             alive = [request for request in running.rows if request.phase == "running"]
+            if self._all_wait(alive):
+                return None
+            missing = [r for r in self._choose(now).rows if r.phase != "running"]
             if not missing or not self._worth_yielding(missing, alive, now):
                 return None
         running.yielding = True
@@ -309,6 +310,15 @@ class Scheduler:
                 choice.share_after = min(choice.share_after or left, left)
                 return other
         return None
+
+    def _all_wait(self, running: Sequence[Request]) -> bool:
+        """The slice is full and there is one class only, whose newcomers wait for its end: no need
+        to work out who comes first, at each arrival, among all who could run."""
+        return (
+            not self._settings.policy.preempts
+            and len(running) >= min(self._settings.width, self._width)
+            and len({request.rank for request in self._ready.values()}) == 1
+        )
 
     def _worth_yielding(
         self, missing: Sequence[Request], running: Sequence[Request], now: float
