@@ -28,7 +28,7 @@ _OPS = {"save": "park", "load": "restore", "copy": "share", "spill": "to file"}
 def export(options: argparse.Namespace) -> int:
     """Write what the kernel remembers."""
     with daemonctl.operator() as connection:
-        reply = _read_all(connection)
+        reply = read_all(connection)
     text = json.dumps({"traceEvents": list(events(reply)), "displayTimeUnit": "ms"})
     if not options.output:
         print(text)
@@ -44,17 +44,17 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read_all(connection: Connection) -> TraceReply:
-    """Page by page: a day's records are more than one message carries."""
+def read_all(connection: Connection, *, clear: bool = False) -> TraceReply:
+    """Page by page: a day's records are more than one message carries, and more may come."""
     whole = TraceReply([], [], 0)
+    seen: dict[str, tuple[int, int]] = {}
     while True:
-        page: TraceReply = connection.call(
-            "trace.read", TraceRequest(len(whole.slices), len(whole.requests))
-        )
+        page: TraceReply = connection.call("trace.read", TraceRequest(seen, clear))
         whole.slices.extend(page.slices)
         whole.requests.extend(page.requests)
         if not page.more:
             return TraceReply(whole.requests, whole.slices, page.dropped)
+        seen = page.seen
 
 
 def _write(path: Path, text: str) -> None:

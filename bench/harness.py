@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aios import daemonctl
+from aios.cli_trace import read_all
 from aios.hw.environment import engine_environment
 from aios.syscalls import paths
 from aios.syscalls.client import Connection
@@ -26,7 +27,6 @@ from aios.syscalls.types import (
     SpawnReply,
     SpawnRequest,
     TraceReply,
-    TraceRequest,
 )
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -73,8 +73,7 @@ class Machine:
 
     def trace(self) -> TraceReply:
         """What has happened since the last call."""
-        reply: TraceReply = self.connection.call("trace.read", TraceRequest(clear=True))
-        return reply
+        return read_all(self.connection, clear=True)
 
     def status(self) -> KernelStatus:
         """The kernel's state."""

@@ -63,8 +63,7 @@ class Job:
         """The next token is told at once: the first is, and each that is streamed."""
         self.streamed = streamed
         self._engine = engine
-        window = min(params.max_context or engine.info.context_tokens, engine.info.context_tokens)
-        self._limit = min(prompt + params.max_tokens, max(window, prompt + 1))
+        self._limit = min(prompt + params.max_tokens, max(window(engine, params), prompt + 1))
         self._tokens = np.empty(max(self._limit, len(tokens)), np.int32)
         self._tokens[: len(tokens)] = tokens
         self._count = len(tokens)
@@ -172,7 +171,8 @@ class Core:
             if command.messages is None:
                 tokens = engine.tokenize_text(command.prompt or "")
             elif command.truncate:
-                room = engine.info.context_tokens - reply_room(engine, params.max_tokens)
+                most = window(engine, params)
+                room = most - reply_room(most, params.max_tokens)
                 tokens, dropped = fitting(engine, command.messages, room)
             else:
                 tokens = engine.tokenize_chat(command.messages)
@@ -234,12 +234,22 @@ class Core:
             if row.wants_logits:
                 job = self._jobs[request]
                 urgent |= job.urgent
-                result = job.draw(logits[row.seat], request)
+                try:
+                    result = job.draw(logits[row.seat], request)
+                except InvalidInput as error:
+                    self._give_up(command.slice, request, str(error))
+                    continue
                 if result.finish:
                     urgent = True
                     self._forget(request)
                 self._drawn.append(result)
         return urgent
+
+    def _give_up(self, slice_number: int, request: int, reason: str) -> None:
+        """A grammar that was taken proves of no use."""
+        self._tell(slice_number)
+        self._forget(request)
+        self._send(Refused(request, reason))
 
     def _waiting(self, row: SliceRow) -> Waiting:
         job, length = self._jobs[row.request], self._engine.length(row.seat)
@@ -247,9 +257,14 @@ class Core:
         return Waiting(row.request, pending, job.streamed)
 
 
-def reply_room(engine: Engine, max_tokens: int) -> int:
-    """Tokens to keep free for the reply when a conversation is cut to fit."""
-    return max(1, min(max_tokens, engine.info.context_tokens // 4))
+def window(engine: Engine, params: SamplingParams) -> int:
+    """Tokens that a request may have: what a seat holds, or what its program may."""
+    return min(params.max_context or engine.info.context_tokens, engine.info.context_tokens)
+
+
+def reply_room(most: int, max_tokens: int) -> int:
+    """Tokens to keep free for the reply when a conversation is cut to fit a window."""
+    return max(1, min(max_tokens, most // 4))
 
 
 def fitting(engine: Engine, messages: list[Message], room: int) -> tuple[Tokens, int]:

@@ -148,7 +148,8 @@ class Grammar(Protocol):
     """The state of one constrained output."""
 
     def allows(self, token: int) -> bool:
-        """Whether the output may go on with this token."""
+        """Whether the output may go on with this token. Raises InvalidInput, as ``mask`` does,
+        when it takes too long to find out."""
 
     def mask(self, logits: Logits) -> None:
         """Set the logits of all tokens that are not allowed to -inf, in place."""

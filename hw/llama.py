@@ -30,6 +30,7 @@ from .engine import (
     Rung,
     Tokens,
 )
+from .grammar import LlamaGrammar
 from .hostmemory import memory_bytes
 from .llama_lib import (
     Batch,
@@ -54,7 +55,6 @@ _KV_TYPES = {"f16": (_F16, _F16), "q8_0": (_Q8_0, _Q8_0), "q8_0/f16": (_Q8_0, _F
 """ggml's type and bytes of a value: of keys, and of values."""
 _WINDOW_STEP = 256
 _CONTROL, _USER_DEFINED = 1 << 3, 1 << 4
-_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 _MAX_PIECE_BYTES = 256
 
 
@@ -322,15 +322,7 @@ class LlamaEngine:
         """llama.cpp's grammar; a JSON schema is turned into one first."""
         if json_schema is not None:
             gbnf = schema_to_gbnf(json_schema)
-        try:
-            rules = (gbnf or "").encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput(f"the grammar is no valid Unicode: {error.reason}") from None
-        forget_errors()
-        sampler = lib.llama_sampler_init_grammar(self._vocab, rules, b"root")
-        if not sampler:
-            raise InvalidInput(f"the grammar cannot be used: {last_error()}")
-        return LlamaGrammar(sampler, self._vocab_size)
+        return LlamaGrammar(self._vocab, self._vocab_size, gbnf or "")
 
     def declare(self, info: EngineInfo) -> None:
         """What tests and measurements found out."""
@@ -348,39 +340,3 @@ class LlamaEngine:
         if self._model:
             lib.llama_model_free(self._model)
         self._context = self._model = None
-
-
-class LlamaGrammar:
-    """llama.cpp's grammar sampler. It throws on a token that is not allowed, so callers ask."""
-
-    def __init__(self, sampler: Any, vocab_size: int) -> None:
-        self._sampler = sampler
-        self._all = np.zeros(vocab_size, _TOKEN_DATA)
-
-    def allows(self, token: int) -> bool:
-        """Apply it to this one candidate."""
-        one = np.array([(token, 1.0, 0.0)], _TOKEN_DATA)
-        self._apply(one)
-        return bool(np.isfinite(one["logit"][0]))
-
-    def mask(self, logits: Logits) -> None:
-        """Apply it to all."""
-        self._all["id"] = np.arange(len(logits))
-        self._all["logit"] = logits
-        self._apply(self._all)
-        logits[:] = self._all["logit"]
-
-    def _apply(self, candidates: np.ndarray) -> None:
-        data = ctypes.cast(candidates.ctypes.data, lib.llama_token_data_p)
-        array = lib.llama_token_data_array(data, len(candidates), -1, False)
-        lib.llama_sampler_apply(self._sampler, ctypes.byref(array))
-
-    def accept(self, token: int) -> None:
-        """Advance."""
-        lib.llama_sampler_accept(self._sampler, token)
-
-    def close(self) -> None:
-        """Free it."""
-        if self._sampler:
-            lib.llama_sampler_free(self._sampler)
-            self._sampler = None

@@ -149,7 +149,8 @@ class Prepared(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """The request's input cannot be used; the core has forgotten it."""
+    """The request's input cannot be used; the core has forgotten it. Of a grammar that may show
+    only when tokens have been drawn."""
 
     request: int
     reason: str

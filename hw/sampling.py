@@ -13,7 +13,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from .engine import Grammar, Logits, Tokens
+from .engine import Grammar, InvalidInput, Logits, Tokens
 from .messages import SamplingParams
 
 PENALTY_WINDOW = 64
@@ -42,7 +42,8 @@ class Sampler:
     def sample(self, logits: Logits, position: int, history: Tokens) -> int:
         """The token at ``position``; ``history`` is all tokens before it, prompt included.
 
-        Raises ArithmeticError when the logits are not numbers.
+        Raises ArithmeticError when the logits are not numbers, InvalidInput when the grammar
+        cannot go on.
         """
         if self._penalises:
             logits = self._penalised(logits, history[-PENALTY_WINDOW:])
@@ -50,6 +51,8 @@ class Sampler:
         if self._grammar and not self._grammar.allows(token):
             logits = logits.copy()
             self._grammar.mask(logits)
+            if np.isneginf(logits.max()):
+                raise InvalidInput("the grammar has come to where no token can go on")
             token = self._draw(logits, position)
         return token
 

@@ -18,6 +18,9 @@ from .engine import InvalidInput
 
 _MOST = 10**19
 """The greatest whole number that a grammar with bounds lets through."""
+_MOST_OPTIONAL, _MOST_REPEATS = 1000, 10_000
+"""Of what may be repeated llama.cpp takes in so many that need not be there, and we so many that
+must. A greater limit on the former is left out: no reply is likely to come to it."""
 _CHOOSES = ("enum", "const", "anyOf", "oneOf", "allOf", "$ref")
 """Words that say more of a number than its bounds; the converter looks at one thing only."""
 _NAMED = ("properties", "$defs", "definitions")
@@ -76,7 +79,8 @@ class _StandIns:
         plain = node.get("type") == "integer" and not any(word in node for word in _CHOOSES)
         if plain and (low, high) != (None, None):
             return {"const": self._range(low, high)}
-        return {key: self._word(key, value) for key, value in node.items()}
+        return {key: self._word(key, value) for key, value in node.items()
+                if not _beyond(key, value)}  # fmt: skip
 
     def _word(self, key: str, value: Any) -> Any:
         """The value of one of a schema's words."""
@@ -125,6 +129,16 @@ class _StandIns:
             escaped = spelled.replace("\\", "\\\\").replace('"', '\\"')
             grammar = grammar.replace(rf"\"{stand_in}\"", rf"\"{escaped}\"")
         return grammar
+
+
+def _beyond(key: str, value: Any) -> bool:
+    """A bound on repetitions that is left out, since no grammar holds so many. Raises InvalidInput
+    for one that cannot be."""
+    if not isinstance(value, int):
+        return False
+    if key in ("minItems", "minLength") and value > _MOST_REPEATS:
+        raise InvalidInput(f"{key} is {value:,}; the limit is {_MOST_REPEATS:,}")
+    return key in ("maxItems", "maxLength") and value > _MOST_OPTIONAL
 
 
 def bounds(schema: dict[str, Any]) -> tuple[int | None, int | None]:

@@ -28,6 +28,11 @@ class Account:
     """Left in the bucket, which holds a minute's worth; negative after a long slice."""
     _filled_s: float | None = None
 
+    @property
+    def limited(self) -> bool:
+        """It has a quota."""
+        return self.quota_tokens is not None or self.quota_cells is not None
+
     def may_run_s(self, now: float) -> float:
         """When its token quota lets it run again; not after ``now`` when it may run now."""
         if self.quota_tokens is None:

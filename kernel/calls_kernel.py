@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from . import policy
 from .access import AccessManager
 from .kvstore import KvStore
 from .memory import MemoryManager
+from .model import Model
 from .model_info import describe
 from .models import Models
 from .process import ProcessTable
@@ -107,23 +108,35 @@ class KernelCalls:
         )  # fmt: skip
 
     def _trace(self, _: Pending, body: t.TraceRequest) -> t.TraceReply:
-        models = list(self._models)
-        requests = [record for model in models for record in model.records][body.first_request :]
-        slices = [record for model in models for record in model.scheduler.records]
-        slices = slices[body.first_slice :]
-        sizes = itertools.accumulate(8 + len(one.rows) + 4 * len(one.ops) for one in slices)
-        room = sum(1 for size in sizes if size <= _PAGE_UNITS)
-        reply = t.TraceReply(
-            requests=requests[:_PAGE_REQUESTS],
-            slices=slices[:room],
-            dropped=sum(model.scheduler.records_dropped for model in models),
-            more=len(requests) > _PAGE_REQUESTS or len(slices) > room,
-        )
+        return trace_page(self._models, body)
+
+
+def trace_page(models: Iterable[Model], body: t.TraceRequest) -> t.TraceReply:
+    """What the models remember from where the reader left off, as much as one message carries."""
+    slices: list[t.SliceRecord] = []
+    requests: list[t.RequestRecord] = []
+    seen: dict[str, tuple[int, int]] = {}
+    more, dropped, room = False, 0, _PAGE_UNITS
+    for model in models:
+        ran, ended = model.scheduler.records, model.records
+        first_slice, first_request = body.seen.get(model.name, (0, 0))
+        found = ran.since(first_slice)
+        sizes = itertools.accumulate(8 + len(one.rows) + 4 * len(one.ops) for one in found)
+        fitting = [size for size in sizes if size <= room]
+        room -= fitting[-1] if fitting else 0
+        some = ended.since(first_request)
+        told = some[: _PAGE_REQUESTS - len(requests)]
+        seen[model.name] = (
+            ran.end - len(found) + len(fitting), ended.end - len(some) + len(told)
+        )  # fmt: skip
+        more |= seen[model.name] != (ran.end, ended.end)
+        slices += found[: len(fitting)]
+        requests += told
+        dropped += ran.dropped
         if body.clear:
-            for model in models:
-                model.records.clear()
-                model.scheduler.records.clear()
-        return reply
+            ran.forget(seen[model.name][0])
+            ended.forget(seen[model.name][1])
+    return t.TraceReply(requests, slices, dropped, more, seen)
 
 
 def release() -> str:

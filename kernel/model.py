@@ -4,17 +4,17 @@ Requests and what the core says of them are dealt with here; the core itself is 
 corelife.py, who runs is decided in scheduler.py, and who sits where in context.py.
 
 Promises that a request outlives the core: after a restart each goes on from its tokens, or from
-its image in the arena. A request that was being worked on in three deaths, and got no token
-between them, is taken for their cause and fails.
+its image in the arena. A request that was being worked on in three deaths, the last time alone, and
+got no token between them, is taken for their cause and fails.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
 from array import array
-from collections import deque
 from collections.abc import Callable
 
 from aios.hw.engine import EngineInfo, Message
@@ -39,15 +39,16 @@ from . import window
 from .context import ContextManager
 from .corelife import CoreLife, StartCore, State
 from .filing import Filing
+from .history import History
 from .imaging import Written
 from .kvstore import KvStore
 from .loop import Loop, Timer
 from .request import Request
-from .scheduler import Scheduler, Settings
+from .scheduler import SUSPECT_DEATHS, Scheduler, Settings
 
 log = logging.getLogger("aios.model")
 
-MOST_DEATHS_OF_A_REQUEST = 3
+MOST_DEATHS_OF_A_REQUEST = SUSPECT_DEATHS + 1
 _MOST_RECORDS = 10_000
 
 
@@ -79,9 +80,14 @@ class Model:
         self.context: ContextManager | None = None
         """While it is loaded; it outlives the cores."""
         self.requests: dict[int, Request] = {}
-        self.records: deque[RequestRecord] = deque(maxlen=_MOST_RECORDS)
+        self._preparing: dict[int, int] = {}
+        """Requests whose prompts the core has yet to prepare, in its order, and the slice that it
+        was sent last before each."""
+        self._last_slice = 0
+        self.records = History[RequestRecord](_MOST_RECORDS)
         self._loop = loop
         self._quota_timer: Timer | None = None
+        self._helper_ids = itertools.count(-1, -1)
         self._filing = Filing()
 
     @property
@@ -133,6 +139,7 @@ class Model:
         self._dispatch()
 
     def _prepare(self, request: Request) -> None:
+        self._preparing[request.id] = self._last_slice
         streamed, cut = request.on_text is not None, request.window_policy != "error"
         self.core.send(Prepare(
             request.id, request.params, streamed, request.messages, request.prompt, cut
@@ -142,6 +149,7 @@ class Model:
         now = time.monotonic()
         self.scheduler.remove(request, now)
         del self.requests[request.id]
+        self._preparing.pop(request.id, None)
         outcome = error.code if error else "done"
         if not request.hidden:
             self.records.append(request.record(self.name, outcome, now))
@@ -160,6 +168,7 @@ class Model:
         now = time.monotonic()
         command = self.scheduler.next_slice(now)
         if command:
+            self._last_slice = command.slice
             self.core.send(command)
         elif (number := self.scheduler.should_yield(now)) is not None:
             self.core.send(Yield(number))
@@ -254,6 +263,7 @@ class Model:
             self._rest()
 
     def _on_prepared(self, event: Prepared) -> None:
+        self._preparing.pop(event.request, None)
         request = self.requests.get(event.request)
         if request is None or request.tokens or request.helper:
             return
@@ -263,9 +273,8 @@ class Model:
             return
         tokens = array("i")
         tokens.frombytes(event.tokens)
-        assert self.info
         quota = request.account.quota_cells
-        holds = min(self.info.context_tokens, quota or self.info.context_tokens)
+        holds = window.holds(self, request)
         if len(tokens) >= holds:
             self.core.send(Drop(request.id))
             self._finish(request, window.overflow(self.name, len(tokens), holds, holds == quota))
@@ -276,6 +285,10 @@ class Model:
         if request.phase == "preparing":
             self.scheduler.add(request, time.monotonic())
         self._dispatch()
+
+    def helper_id(self) -> int:
+        """For a request of the kernel's own: below zero, where those of agents are not."""
+        return next(self._helper_ids)
 
     def begin_anew(self, request: Request, messages: list[Message]) -> None:
         """Prepare it again, with other messages."""
@@ -303,8 +316,7 @@ class Model:
 
     def _on_death(self, how: str) -> None:
         """The core has died, and another will be started."""
-        preparing = [r for r in self.requests.values() if not r.tokens and not r.helper]
-        suspects = self.scheduler.core_lost(time.monotonic()) + preparing
+        suspects = self._worked_on()
         if self.context:
             self.context.lost()
         self._write_contexts()
@@ -315,6 +327,16 @@ class Model:
                     f"the model's core died {request.core_deaths} times while working on this "
                     f"request ({how})", "change the request, or look into: aios daemon status",
                 ))  # fmt: skip
+
+    def _worked_on(self) -> list[Request]:
+        """What the core that has died may have been doing: it does what it is sent in order."""
+        running = self.scheduler.core_lost(time.monotonic())
+        first, before = next(iter(self._preparing.items()), (0, 0))
+        self._preparing.clear()
+        if not first:
+            return running
+        begun = before == self._last_slice
+        return [*(running if begun else ()), self.requests[first]]
 
     def _on_failure(self, error: AiosError) -> None:
         """There will be no core."""

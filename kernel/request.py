@@ -27,6 +27,7 @@ class Request:
     """One ``llm.chat``. Times are monotonic seconds, None until they happen."""
 
     id: int
+    """Never used twice: a slice under way may still have a row of one that has ended."""
     pid: int
     name: str
     rank: int

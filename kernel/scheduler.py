@@ -2,8 +2,9 @@
 
     next_slice → the core runs it → on_step for each token → on_slice_end → next_slice …
 
-Promises that the policy's order decides alone, but for two cases: an account beyond its quota
-waits, and a request waits while another in the same slice computes a beginning that both share. A
+Promises that the policy's order decides alone, but for three cases: an account beyond its quota
+waits, a request waits while another in the same slice computes a beginning that both share, and one
+that cores keep dying of runs alone when its turn comes, so that it takes nobody along. A
 slice under way is ended early only when the policy would now run somebody else. Work per slice
 depends on runnable requests only. It does no I/O and reads no clock: the same code runs in the
 kernel and in a simulator. What accounts have used is kept in shares.py; how long slices are when
@@ -13,7 +14,7 @@ nobody says is worked out in pace.py.
 from __future__ import annotations
 
 import itertools
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,7 @@ from aios.syscalls.types import SliceRecord
 from . import policy
 from .account import Account
 from .context import ContextManager
+from .history import History
 from .pace import chunk_tokens, quantum_tokens
 from .prefix import common
 from .request import Request
@@ -35,6 +37,8 @@ LONELY_QUANTA = 4
 """Quanta in a slice while everybody who wants to run does."""
 SHARED_TOKENS = 64
 """A beginning that another request is computing is worth waiting for from so many tokens on."""
+SUSPECT_DEATHS = 2
+"""A request that so many cores died of, perhaps, since its last token runs alone."""
 _MOST_RECORDS = 20_000
 
 
@@ -81,8 +85,7 @@ class Scheduler:
         self._slices = itertools.count(1)
         self._order = itertools.count()
         self.shares = Shares()
-        self.records: deque[SliceRecord] = deque(maxlen=_MOST_RECORDS)
-        self.records_dropped = 0
+        self.records = History[SliceRecord](_MOST_RECORDS)
 
     def attach(self, context: ContextManager, info: EngineInfo) -> None:
         """A core is there: its seats, how many rows it takes in one batch, and its speed."""
@@ -219,7 +222,6 @@ class Scheduler:
                 request.turn = next(self._order)
                 request.used_steps = 0
         self.shares.raise_floor(self._ready.values())
-        self.records_dropped += len(self.records) == self.records.maxlen
         self.records.append(SliceRecord(self._model, running.start_s, now, end.steps, rows, ops))
 
     def should_yield(self, now: float) -> int | None:
@@ -228,9 +230,10 @@ class Scheduler:
         if running is None or running.yielding or not running.rows:
             return None
         if not any(request.phase == "held" for request in running.rows):
-            wanted = self._choose(now).rows
-            missing = [request for request in wanted if request.phase != "running"]
             alive = [request for request in running.rows if request.phase == "running"]
+            if self._all_wait(alive):
+                return None
+            missing = [r for r in self._choose(now).rows if r.phase != "running"]
             if not missing or not self._worth_yielding(missing, alive, now):
                 return None
         running.yielding = True
@@ -248,7 +251,8 @@ class Scheduler:
 
     def _choose(self, now: float) -> _Choice:
         width = min(self._settings.width, self._width)
-        jobs = [r for r in self._ready.values() if self._may_run(r, now)]
+        ready = self._ready.values()
+        jobs = [r for r in ready if not r.account.limited or self._may_run(r, now)]
         highest = min((request.rank for request in jobs), default=0)
         for request in jobs:
             request.outranked = request.rank > highest
@@ -256,12 +260,20 @@ class Scheduler:
             self.shares.project(jobs, self.quantum * self._decode_cost)
         choice = _Choice()
         reserved: Counter[Account] = Counter()
-        filling = [r for r in jobs if r.seat is not None and r.length < r.prompt_tokens]
+        filling = [
+            r for r in jobs
+            if r.seat is not None and r.length < r.prompt_tokens and not _suspect(r)
+        ]  # fmt: skip
         for request in policy.pick(self._settings.policy, jobs, 2 * width, now):
             if len(choice.rows) == width:
                 break
             if request in choice.rows or not fits(request, reserved[request.account]):
                 continue
+            if _suspect(request):
+                if choice.rows:
+                    continue
+                choice.rows.append(request)
+                break
             first = self._ahead(request, [*choice.rows, *filling], choice) or request
             if first not in choice.rows:
                 reserved[first.account] += 0 if first.cells else cells(first)
@@ -284,8 +296,9 @@ class Scheduler:
         if request.seat is not None or request.image or not self._context.shares:
             return None
         known: int | None = None
+        begins = request.tokens[:SHARED_TOKENS]
         for other in others:
-            if other.length >= other.prompt_tokens:
+            if other.length >= other.prompt_tokens or other.tokens[:SHARED_TOKENS] != begins:
                 continue
             both = min(common(request.tokens, other.tokens), len(request.tokens) - 1)
             if both < SHARED_TOKENS or both <= other.length:
@@ -297,6 +310,15 @@ class Scheduler:
                 choice.share_after = min(choice.share_after or left, left)
                 return other
         return None
+
+    def _all_wait(self, running: Sequence[Request]) -> bool:
+        """The slice is full and there is one class only, whose newcomers wait for its end: no need
+        to work out who comes first, at each arrival, among all who could run."""
+        return (
+            not self._settings.policy.preempts
+            and len(running) >= min(self._settings.width, self._width)
+            and len({request.rank for request in self._ready.values()}) == 1
+        )
 
     def _worth_yielding(
         self, missing: Sequence[Request], running: Sequence[Request], now: float
@@ -344,3 +366,7 @@ class Scheduler:
         request.done_work += work
         request.account.charge(fresh + drawn, now)
         self.shares.charge(request, work)
+
+
+def _suspect(request: Request) -> bool:
+    return request.core_deaths >= SUSPECT_DEATHS

@@ -7,8 +7,8 @@ while comes back at the floor, where those who did are: it has no claim to what 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable
+from operator import attrgetter
 
 from . import policy
 from .account import Account
@@ -49,11 +49,15 @@ class Shares:
 
     def project(self, jobs: Iterable[Request], turn_work: float) -> None:
         """Set each request's ``share``: what its account will have used when it is its turn."""
-        turns: Counter[Account] = Counter()
-        for request in sorted(jobs, key=lambda job: job.turn):
-            ahead = turns[request.account] * turn_work / _weight(request)
-            request.share = self._clock(request) + ahead
-            turns[request.account] += 1
+        clocks, floor = self._clocks, self._floor
+        turns: dict[Account, int] = {}
+        for request in sorted(jobs, key=attrgetter("turn")):
+            account = request.account
+            request.share = clocks.get(account.id, floor)
+            ahead = turns.get(account, 0)
+            if ahead:
+                request.share += ahead * turn_work / _weight(request)
+            turns[account] = ahead + 1
 
     def _clock(self, request: Request) -> float:
         return self._clocks.get(request.account.id, self._floor)

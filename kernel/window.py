@@ -79,8 +79,8 @@ def summarise(model: Summariser, request: Request, dropped: int) -> None:
         start -= 1  # an earlier summary becomes part of the new one
         gone = [messages[start], *gone]
     transcript = "\n".join(f"{message.role}: {message.content}" for message in gone)
-    assert model.info
-    most = max(128, model.info.context_tokens // 2 - 256)  # characters; a token has one at least
+    room = holds(model, request)
+    most = max(min(128, room // 4), room // 2 - 256)  # characters; a token has one at least
     pieces = [transcript[at : at + most] for at in range(0, len(transcript), most)]
 
     def finished(summary: str) -> None:
@@ -100,8 +100,7 @@ def _next_piece(
         finished(summary)
         return
 
-    assert model.info
-    allowed = _allow(request, min(_SUMMARY_TOKENS, model.info.context_tokens // 8))
+    allowed = _allow(request, min(_SUMMARY_TOKENS, holds(model, request) // 8))
     if not allowed:
         assert request.budget
         model.fail(request, request.budget.exceeded())
@@ -117,13 +116,20 @@ def _next_piece(
 
     said = f"Summary so far: {summary}\n\n" if summary else ""
     helper = Request(
-        id=-request.id, pid=request.pid, name=request.name, rank=request.rank, nice=request.nice,
-        account=request.account, hidden=True, prompt=None, on_text=None, on_done=done,
+        id=model.helper_id(), pid=request.pid, name=request.name, rank=request.rank,
+        nice=request.nice, account=request.account, hidden=True,
+        prompt=None, on_text=None, on_done=done,
         params=SamplingParams(max_tokens=allowed, seed=request.params.seed),
         messages=[Message("user", _ASK + said + pieces[0])], received_s=time.monotonic(),
     )  # fmt: skip
     request.helper = helper
     model.submit(helper)
+
+
+def holds(model: Model, request: Request) -> int:
+    """Tokens of a context that the request may have."""
+    assert model.info
+    return min(model.info.context_tokens, request.account.quota_cells or model.info.context_tokens)
 
 
 def _allow(request: Request, wanted: int) -> int:

@@ -237,6 +237,7 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     The same request gives the same tokens: sampling is a function of (``seed``, position).
     ``seed=None`` draws one, and the reply names it. ``temperature=0`` is greedy.
     ``json_schema`` (a JSON text) and ``grammar`` (GBNF) constrain the output; at most one.
+    ``maxItems`` and ``maxLength`` beyond 1,000 are not enforced.
     ``window``: what to do when the messages outgrow the context window: an error, leave out the
     oldest turns, or let the model summarise them. ``expected_tokens``: a hint for ``srtf``.
     ``recall``: up to so many of the notes in ``recall_scopes`` that fit the last message are put
@@ -474,11 +475,10 @@ class SchedReply(msgspec.Struct, frozen=True):
 
 
 class TraceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Records of the newest requests and slices, from the given ones of each on, as many as one
-    message carries; ``clear`` forgets all afterwards."""
+    """Records of the newest slices and requests, as many as one message carries. ``seen``: what the
+    reply before said, to go on from there; ``clear`` forgets what was told."""
 
-    first_slice: Annotated[int, Meta(ge=0)] = 0
-    first_request: Annotated[int, Meta(ge=0)] = 0
+    seen: dict[str, tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]] = {}
     clear: bool = False
 
 
@@ -525,13 +525,14 @@ class RequestRecord(msgspec.Struct, frozen=True):
 
 
 class TraceReply(msgspec.Struct, frozen=True):
-    """Both lists oldest first; ``dropped`` older slices are forgotten. ``more``: ask for those
-    that follow."""
+    """Of each model the oldest first; ``dropped`` older slices are forgotten. ``more``: ask for
+    those that follow. ``seen``: numbers of the slice and the request that do, by model."""
 
     requests: list[RequestRecord]
     slices: list[SliceRecord]
     dropped: int
     more: bool = False
+    seen: dict[str, tuple[int, int]] = {}
 
 
 class CheckReply(msgspec.Struct, frozen=True):

@@ -28,7 +28,14 @@ MAY_IMPORT = {
     "bench": set(PACKAGES),
     "examples": {"agentproc"},
 }
-ENGINES = {"aios.hw.llama", "aios.hw.llama_lib", "aios.hw.fake", "aios.hw.core", "aios.hw.exact"}
+ENGINES = {
+    "aios.hw.llama",
+    "aios.hw.llama_lib",
+    "aios.hw.grammar",
+    "aios.hw.fake",
+    "aios.hw.core",
+    "aios.hw.exact",
+}
 FILES = [path for folder in PACKAGES for path in sorted((ROOT / folder).rglob("*.py"))]
 
 

@@ -294,6 +294,41 @@ def _allows(engine: Engine, schema: dict[str, Any], value: Any) -> bool:
 
 
 @pytest.mark.real
+@pytest.mark.parametrize(
+    ("gbnf", "schema", "why"),
+    [
+        ("root ::= " + "(" * 100_000, None, "nests more than"),
+        ("root ::= " + '(")" [)] #)\n' * 50_000, None, "nests more than"),
+        ('root ::= ("a" | "b"?) ' + '"a"? ' * 80, None, "too many ways"),
+        (None, '{"type": "string", "minLength": 1000000000}', "minLength is 1,000,000,000"),
+    ],
+    ids=["nested", "nested in disguise", "ambiguous", "long"],
+)
+def test_a_grammar_that_would_end_or_stop_the_core_is_refused(
+    engine: Engine,
+    gbnf: str | None,
+    schema: str | None,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if engine.info.model_hash == "fake":
+        pytest.skip("the fake engine's grammars do no harm")
+    monkeypatch.setattr("aios.hw.grammar._MOST_S", 0.1)
+    with pytest.raises(InvalidInput, match=why):
+        grammar = engine.grammar(gbnf=gbnf, json_schema=schema)
+        grammar.mask(np.zeros(engine.info.vocab_size, np.float32))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("most", [1000, 1001, 100_000, 10**12])
+def test_any_limit_on_repetitions_is_taken(engine: Engine, most: int) -> None:
+    if engine.info.model_hash == "fake":
+        pytest.skip("the fake engine knows no schemas")
+    assert _allows(engine, {"type": "string", "maxLength": most}, "text")
+    assert _allows(engine, {"type": "array", "items": {"type": "null"}, "maxItems": most}, [None])
+
+
+@pytest.mark.real
 def test_schemas_become_grammars_without_fetching_anything(engine: Engine) -> None:
     if engine.info.model_hash == "fake":
         pytest.skip("the fake engine knows no schemas")

@@ -13,14 +13,23 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from aios.hw.arena import Arena
 from aios.hw.core import Core as CoreLoop
-from aios.hw.engine import Engine, EngineInfo, EngineSettings, LoadError, Message, Row, Rung
+from aios.hw.engine import (
+    Engine,
+    EngineInfo,
+    EngineSettings,
+    LoadError,
+    Logits,
+    Message,
+    Row,
+    Rung,
+)
 from aios.hw.fake import FakeEngine
 from aios.hw.messages import (
     Event,
@@ -45,6 +54,10 @@ from aios.syscalls.errors import AiosError
 from aios.syscalls.types import ChatReply
 
 GRID = Rung("prefill apart", mixed=False)
+
+
+class Died(BaseException):
+    """Raise it in a core's engine to have the core die there."""
 
 
 class InlineCore:
@@ -91,7 +104,10 @@ class InlineCore:
         """Do one command, if there is one."""
         if not (self.alive and self._core and select.select([self._socket], [], [], 0)[0]):
             return False
-        self._core._next_command()
+        try:
+            self._core._next_command()
+        except Died:
+            self.kill()
         return True
 
     def kill(self) -> None:
@@ -163,6 +179,7 @@ class Rig:
         rank: int = 1,
         account: Account | None = None,
         window: str = "error",
+        grammar: str | None = None,
         after: Callable[[], None] | None = None,
     ) -> Request:
         """Submit a request; its outcome comes into ``outcomes`` by its id."""
@@ -176,7 +193,10 @@ class Rig:
         request = Request(
             id=number, pid=number, name=f"a{number}", rank=rank, nice=0,
             account=account or Account(number),
-            params=SamplingParams(max_tokens=tokens, seed=number, temperature=1.0),
+            params=SamplingParams(
+                max_tokens=tokens, seed=number, temperature=1.0, grammar=grammar,
+                max_context=account.quota_cells if account else None,
+            ),
             messages=prompt if isinstance(prompt, list) else None,
             prompt=prompt if isinstance(prompt, str) else None,
             received_s=time.monotonic(), on_text=None, on_done=done, window_policy=window,
@@ -223,12 +243,27 @@ class Rig:
         assert isinstance(outcome, ChatReply), outcome
         return outcome
 
+    def listen_in_slices(self) -> None:
+        """From now on the kernel does what it has to do between the steps of a slice, too."""
+        engine = self.core.engine
+        assert engine
+        decode = engine.decode
+
+        def decoded(rows: Sequence[Row]) -> dict[int, Logits]:
+            self.loop.turn(0)
+            return decode(rows)
+
+        engine.decode = decoded  # type: ignore[method-assign]
+
     def alone(self, request: Request) -> list[int]:
         """The tokens that the request gets from an engine of its own, one token at a time."""
+        return self.drawn_alone(request, self.reply(request).model)
+
+    def drawn_alone(self, request: Request, model: str) -> list[int]:
+        """Also of a request that has no reply of its own."""
         from aios.hw.core import Job
 
-        reply = self.reply(request)
-        engine = FakeEngine(EngineSettings(path=reply.model, seats=1, context_tokens=self.window))
+        engine = FakeEngine(EngineSettings(path=model, seats=1, context_tokens=self.window))
         prompt = np.array(request.tokens[: request.prompt_tokens], np.int32)
         job = Job(engine, prompt, len(prompt), request.params, False)
         drawn: list[int] = []

@@ -12,7 +12,9 @@ import pytest
 from aios.bench.simcore import PREFILL_TOKEN_S, Job, Simulation
 from aios.kernel import policy
 from aios.kernel.account import Account
+from aios.kernel.request import Request
 from aios.kernel.scheduler import LONE_CHUNK_FACTOR
+from aios.kernel.shares import cells, fits
 from tests.kernel.rig import open_rig
 from tests.kernel.test_policy import Machine, make_request
 
@@ -187,3 +189,67 @@ def test_a_visitor_waits_for_one_step_of_a_full_batch_at_most(prompt: int) -> No
         simulation.close()
         waits = [outcome.wait_s[number] for number in range(9, 13)]
         assert max(waits) < chunk * PREFILL_TOKEN_S + 0.05, (seed, waits)
+
+
+def _expected(machine: Machine) -> list[int]:
+    """Who runs next, worked out from the policy's promise in the simplest way."""
+    now, chosen, width = machine.now, machine.settings.policy, machine.settings.width
+    jobs = [
+        r for r in machine.living.values()
+        if r.phase == "ready" and r.account.may_run_s(now) <= now and fits(r)
+    ]  # fmt: skip
+    keys = {}
+    for job in jobs:
+        before = [r for r in jobs if r.account is job.account and r.turn < job.turn]
+        weight = job.account.weight * 1.25**-job.nice
+        clock = machine.scheduler.shares._clocks[job.account.id]
+        share = clock + len(before) * machine.scheduler.quantum / weight
+        waited = now - job.phase_since_s
+        aged = job.rank > min(r.rank for r in jobs)
+        urgency = job.rank - (int(waited / policy.AGING_S) if aged else 0)
+        keys[job.id] = {
+            "rr": (urgency, job.turn),
+            "priority": (urgency, job.nice - int(waited / policy.NICE_AGING_S), job.turn),
+            "fair": (urgency, share, job.turn),
+        }[chosen.name]
+    rows: list[Request] = []
+    for job in sorted(jobs, key=lambda r: keys[r.id])[: 2 * width]:
+        reserved = sum(cells(r) for r in rows if r.account is job.account and not r.cells)
+        if fits(job, reserved) and len(rows) < width:
+            rows.append(job)
+    return [row.id for row in rows]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_choice_is_that_of_a_naive_reference(seed: int) -> None:
+    draw = random.Random(seed)
+    machine = Machine("fair", seats=6, width=3, quantum=3, arena=1 << 22)
+    accounts = [Account(n, draw.choice((0.5, 1.0, 4.0))) for n in range(6)]
+    accounts[0].quota_cells, accounts[1].quota_tokens = 1500, 600
+    numbers = iter(range(1, 1000))
+    held: list[Request] = []
+    for _ in range(120):
+        machine.settings.policy = policy.find(draw.choice(("fair", "fair", "rr", "priority")))
+        machine.settings.width = draw.randint(1, 4)
+        living = [r for r in machine.living.values() if r.phase == "ready"]
+        match draw.randrange(8):
+            case 0 | 1 | 2 if len(living) < 25:
+                rank, nice = draw.choice((0, 1, 1, 2)), draw.choice((0, 0, -3, 5))
+                request = make_request(next(numbers), rank=rank, nice=nice)
+                request.account = draw.choice(accounts)
+                machine.add(request)
+            case 3 if living:
+                machine.end(draw.choice(living))
+            case 4 if living:
+                held.append(draw.choice(living))
+                machine.scheduler.hold(held[-1], machine.now)
+            case 5 if held:
+                machine.scheduler.add(held.pop(), machine.now)
+            case 6 if living:
+                draw.choice(living).nice = draw.randint(-20, 19)
+            case 7:
+                machine.now += draw.choice((0.5, 5.0, 40.0))
+        expected = _expected(machine)
+        before = len(machine.served)
+        machine.slice(most_steps=draw.randint(1, 4))
+        assert list(dict.fromkeys(machine.served[before:])) == expected

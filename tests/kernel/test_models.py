@@ -5,18 +5,24 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from aios.hw.engine import Message
+from aios.hw.engine import Logits, Message, Row
+from aios.hw.fake import FakeEngine, LiteralGrammar
+from aios.kernel import corelife
+from aios.kernel.account import Account
 from aios.kernel.model_info import describe
+from aios.kernel.request import Request
 from aios.syscalls.errors import (
     AiosError,
     Cancelled,
     ContextOverflow,
     IllegalState,
+    InvalidArgument,
     ModelUnavailable,
 )
-from tests.kernel.rig import Rig, open_rig
+from tests.kernel.rig import Died, Rig, open_rig
 
 A, B = "fake:end=0", "fake:end=0,ctx=1024"
 ONE = 2 * 512 * 64
@@ -149,6 +155,52 @@ def test_cores_that_keep_dying_back_off_and_give_up(tmp_path: Path) -> None:
         assert deaths[-1] - deaths[-2] > 0.3, "later ones wait"
 
 
+@pytest.mark.parametrize("where", ["decode", "tokenize_text"])
+@pytest.mark.parametrize("name", ["rr", "fifo", "fair", "srtf"])
+def test_one_that_kills_cores_takes_nobody_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, name: str
+) -> None:
+    works = getattr(FakeEngine, where)
+
+    def dies(engine: FakeEngine, given: list[Row] | str) -> object:
+        texts = [given] if isinstance(given, str) else [str(bytes(r.tokens % 256)) for r in given]
+        if any("!" in text for text in texts):
+            raise Died
+        return works(engine, given)
+
+    monkeypatch.setattr(FakeEngine, where, dies)
+    monkeypatch.setattr(corelife, "BACKOFF_WINDOW_S", 0.0)
+    with open_rig(tmp_path, A, seats=4, name=name) as rig:
+        before = [rig.ask(f"good {n}", tokens=9) for n in range(3)]
+        bad = rig.ask("bad!", tokens=5)
+        after = [rig.ask(f"good {n}", tokens=3) for n in range(3, 6)]
+        rig.wait(lambda: len(rig.outcomes) == 7)
+        assert isinstance(rig.outcomes[bad.id], ModelUnavailable)
+        assert all(rig.reply(good).tokens == rig.alone(good) for good in before + after)
+
+
+def test_a_grammar_that_comes_to_nothing_ends_its_own_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = LiteralGrammar.mask
+
+    def stuck(grammar: LiteralGrammar, logits: Logits) -> None:
+        mask(grammar, logits)
+        if not grammar.allows(ord("y")):
+            logits[:] = -np.inf
+
+    monkeypatch.setattr(LiteralGrammar, "mask", stuck)
+    with open_rig(tmp_path, A) as rig:
+        good = rig.ask("good", tokens=30)
+        bad = rig.ask("bad", tokens=30, grammar='root ::= "yes"')
+        rig.run()
+        outcome = rig.outcomes[bad.id]
+        assert isinstance(outcome, InvalidArgument) and "grammar" in outcome.message
+        assert len(bad.generated) == 1, "what it had drawn counts"
+        assert rig.reply(good).tokens == rig.alone(good)
+        assert rig.model.core.restarts == 0
+
+
 def test_names_that_are_asked_for_do_not_pile_up(tmp_path: Path) -> None:
     with open_rig(tmp_path, A) as rig:
         for n in range(700):
@@ -189,6 +241,17 @@ def test_a_conversation_that_outgrows_the_window(tmp_path: Path, policy: str) ->
         assert rig.reply(fits).window is None
 
 
+@pytest.mark.parametrize("policy", ["truncate", "summarise"])
+def test_a_conversation_is_cut_to_what_its_program_may_hold(tmp_path: Path, policy: str) -> None:
+    with open_rig(tmp_path, A, ram=1 << 22) as rig:
+        account = Account(1, quota_cells=400)
+        request = rig.ask(_talk(21), window=policy, tokens=20, account=account)
+        rig.run()
+        reply = rig.reply(request)
+        assert reply.window and reply.window.dropped_turns
+        assert reply.usage.prompt_tokens + 20 <= 400 and len(reply.tokens) == 20
+
+
 def test_what_no_policy_can_make_fit_is_an_error(tmp_path: Path) -> None:
     with open_rig(tmp_path, A) as rig:
         for policy in ("truncate", "summarise"):
@@ -218,3 +281,23 @@ def test_a_summary_under_way(tmp_path: Path, how: str) -> None:
             rig.model.unhold(request)
         rig.wait(lambda: request.id in rig.outcomes)
         assert (how == "cancel") == isinstance(rig.outcomes[request.id], Cancelled)
+
+
+def test_the_pieces_of_a_summary_are_requests_of_their_own(tmp_path: Path) -> None:
+    """The next piece comes to the core while the slice that has a row of the one before goes on."""
+    with open_rig(tmp_path, A, ram=1 << 22, quantum=64) as rig:
+        other = rig.ask("x", tokens=480)
+        rig.run(lambda: len(other.tokens) > 2)
+        rig.listen_in_slices()
+        request = rig.ask(_talk(30), window="summarise", tokens=5)
+        helpers: list[Request] = []
+
+        def note() -> bool:
+            if request.helper and request.helper not in helpers:
+                helpers.append(request.helper)
+            return False
+
+        rig.run(note)
+        assert len(helpers) > 2
+        assert all(helper.generated == rig.drawn_alone(helper, A) for helper in helpers)
+        assert rig.reply(other).tokens == rig.alone(other)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgpack
 import psutil
 import pytest
 
-from aios.kernel import config, daemon
+from aios.kernel import calls_kernel, config, daemon, scheduler
+from aios.kernel.calls_kernel import trace_page
 from aios.kernel.loop import Loop
 from aios.kernel.mail import MOST_MESSAGES, Letter, Mailbox, Receiver
+from aios.kernel.model import Model
 from aios.kernel.process import OPERATOR, Process, ProcessTable
 from aios.kernel.supervisor import Supervisor
 from aios.syscalls import codec, paths
@@ -24,7 +28,15 @@ from aios.syscalls.errors import (
     ResourceExhausted,
     from_body,
 )
-from aios.syscalls.types import ChatRequest, Empty, SendRequest, SpawnRequest
+from aios.syscalls.types import (
+    ChatRequest,
+    Empty,
+    SendRequest,
+    SliceRecord,
+    SpawnRequest,
+    TraceRequest,
+)
+from tests.kernel.rig import open_rig
 
 # ---------------------------------------------------------------------------- settings
 
@@ -308,3 +320,47 @@ def test_a_runtime_folder_must_be_ours_and_short(tmp_path: Path) -> None:
 def test_empty_bodies_take_no_fields() -> None:
     with pytest.raises(InvalidArgument):
         codec.convert({"x": 1}, Empty)
+
+
+# ---------------------------------------------------------------------------- the trace
+
+
+def _reads_all(models: list[Model], between: Callable[[], None], clear: bool) -> list[int]:
+    """Steps of all slices, as a reader gets them page by page; they are told in their order."""
+    told: list[int] = []
+    seen: dict[str, tuple[int, int]] = {}
+    for _ in range(1000):
+        page = trace_page(models, TraceRequest(seen, clear))
+        told += [one.steps for one in page.slices]
+        if not page.more:
+            return told
+        seen = page.seen
+        between()
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize("clear", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_trace_that_grows_while_it_is_read_is_told_once_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, clear: bool
+) -> None:
+    draw = random.Random(seed)
+    monkeypatch.setattr(calls_kernel, "_PAGE_UNITS", 100)
+    monkeypatch.setattr(scheduler, "_MOST_RECORDS", 60)
+    numbers = itertools.count()
+    with open_rig(tmp_path) as rig:
+        models = [rig.models.find("fake:end=0"), rig.models.find("fake:end=1")]
+
+        def grow(least: int = 0) -> None:
+            for _ in range(draw.randint(least, 6)):
+                record = SliceRecord("m", 0.0, 0.0, next(numbers), [(1, 1, 1, 0)])
+                draw.choice(models).scheduler.records.append(record)
+
+        for _ in range(15):
+            grow(5)
+        told = _reads_all(models, grow, clear)
+        lost = sum(model.scheduler.records.dropped for model in models)
+        assert len(told) == len(set(told)), "nothing twice"
+        assert len(told) >= next(numbers) - lost
+        if clear:
+            assert _reads_all(models, grow, clear) == []

@@ -197,6 +197,19 @@ def test_work_per_slice_does_not_grow_with_those_who_cannot_run() -> None:
     assert len(looked) < 10
 
 
+def test_work_per_arrival_does_not_grow_with_equals_that_wait() -> None:
+    machine = Machine("fifo", seats=2)
+    looked: list[int] = []
+    for number in range(1, 500):
+        machine.add(make_request(number))
+    assert machine.scheduler.next_slice(0.0)
+    spy = policy.Policy("spy", "", lambda j, now: looked.append(1) or (j.rank, j.turn))
+    machine.settings.policy = spy
+    assert machine.scheduler.should_yield(0.0) is None and not looked
+    machine.add(make_request(500, rank=0))
+    assert machine.scheduler.should_yield(0.0) == 1 and looked
+
+
 def test_an_unknown_policy_names_the_nearest() -> None:
     with pytest.raises(InvalidArgument, match="did you mean 'fifo'"):
         policy.find("fifa")
