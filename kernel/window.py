@@ -35,6 +35,9 @@ class Summariser(Protocol):
 
     info: EngineInfo | None
 
+    def helper_id(self) -> int:
+        """A number for a request of the kernel's own, never used before."""
+
     def submit(self, request: Request) -> None:
         """Take a request; it ends through its ``on_done``."""
 
@@ -126,7 +129,7 @@ def _next_piece(
     model.submit(helper)
 
 
-def holds(model: Model, request: Request) -> int:
+def holds(model: Summariser, request: Request) -> int:
     """Tokens of a context that the request may have."""
     assert model.info
     return min(model.info.context_tokens, request.account.quota_cells or model.info.context_tokens)
