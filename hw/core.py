@@ -52,6 +52,9 @@ from .text import TextStream
 
 log = logging.getLogger("aios.core")
 
+SIGN_OF_LIFE_S = 1.0
+"""During a slice the kernel hears something so often, or after each step when those take longer."""
+
 
 class Job:
     """One request: its tokens, and what turns logits into the next one."""
@@ -118,6 +121,7 @@ class Core:
         self._watch = ThreadWatch(engine, threads)
         self._jobs: dict[int, Job] = {}
         self._drawn: list[StepRow] = []
+        self._told_s = 0.0
         self._yield = False
         self._alive = True
         self._composer = Composer(engine.info)
@@ -198,7 +202,12 @@ class Core:
 
     def _slice(self, command: Slice) -> None:
         self._yield = False
-        ops = [self._operator.operate(op) for op in command.ops]
+        self._told_s = time.monotonic()
+        ops = []
+        for op in command.ops:
+            ops.append(self._operator.operate(op))
+            if self._is_quiet():
+                self._show_life(command.slice)
         if not all(result.ok for result in ops):
             self._send(Moved(command.slice, [result.ok for result in ops]))
         start = [self._engine.length(row.seat) for row in command.rows]
@@ -208,8 +217,8 @@ class Core:
             if not live or (steps and self._yield):
                 break
             steps += 1
-            if self._step(command, live):
-                self._tell(command.slice)
+            if self._step(command, live) or self._is_quiet():
+                self._show_life(command.slice)
             while self._alive and self._poll.poll(0):
                 self._next_command()
         self._tell(command.slice)
@@ -219,8 +228,14 @@ class Core:
 
     def _tell(self, slice_number: int) -> None:
         if self._drawn:
-            self._send(Step(slice_number, self._drawn))
-            self._drawn = []
+            self._show_life(slice_number)
+
+    def _show_life(self, slice_number: int) -> None:
+        self._send(Step(slice_number, self._drawn))
+        self._drawn, self._told_s = [], time.monotonic()
+
+    def _is_quiet(self) -> bool:
+        return time.monotonic() - self._told_s >= SIGN_OF_LIFE_S
 
     def _step(self, command: Slice, live: list[SliceRow]) -> bool:
         """One batch; whether something was drawn that cannot wait."""

@@ -168,8 +168,9 @@ class StepRow(msgspec.Struct, frozen=True, array_like=True):
 class Step(msgspec.Struct, frozen=True, tag=True):
     """Tokens drawn, in order; a request may have several rows.
 
-    Tokens nobody reads yet are kept until the slice ends, so that the kernel need not wake for
-    each: what a dying core takes along is drawn again, the same.
+    Tokens nobody reads yet are kept for a second, or until the slice ends, so that the kernel need
+    not wake for each: what a dying core takes along is drawn again, the same. Without rows it is a
+    sign of life.
     """
 
     slice: int

@@ -141,7 +141,7 @@ class Kernel:
         )  # fmt: skip
         self._models = self._supervisor.models = Models(
             config.model, paths.data_dir() / "models", self._store, self._settings, self.loop,
-            self._start_core, config.memory, config.idle_unload,
+            self._start_core, config.memory, config.idle_unload, config.core_timeout,
         )  # fmt: skip
 
     def _start_core(

@@ -57,6 +57,10 @@ class CoreProcess:
         """Send, never blocking."""
         self._link.send(command)
 
+    def kill(self) -> None:
+        """End it now; the closed link tells."""
+        self._process.kill()
+
     def end(self) -> str:
         """Make sure that it is gone; returns how it ended."""
         self._link.close()

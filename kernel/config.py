@@ -38,6 +38,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     kv_disk: Annotated[int, Meta(ge=0, le=1 << 46)] = 2 << 30
     memory: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] | None = None
     idle_unload: Annotated[float, Meta(ge=0, le=1e9)] = 900.0
+    core_timeout: Annotated[float, Meta(ge=0, le=1e6)] = 60.0
     storage: Annotated[str, Meta(max_length=2048)] = ""
     storage_quota: Annotated[int, Meta(ge=1 << 16, le=1 << 60)] = 1 << 30
     storage_versions: Annotated[int, Meta(ge=1, le=10_000)] = 16
@@ -70,6 +71,7 @@ HELP = {
     "kv_disk": "bytes of files for those that do not fit there, e.g. 4G; 0: none",
     "memory": "bytes that loaded models may take together (default: no limit)",
     "idle_unload": "seconds after which an idle model is unloaded; 0: never; the default stays",
+    "core_timeout": "seconds that a busy model core may be silent; 0: no limit",
     "storage": "URL for large content of agents' files, e.g. s3://bucket/folder (default: local)",
     "storage_quota": "bytes that an agent's home may take, old versions included, e.g. 1G",
     "storage_versions": "versions kept of each file",

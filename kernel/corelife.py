@@ -3,9 +3,9 @@
     unloaded → (waiting →) loading → ready ⇄ restarting      loading/restarting → failed
     ready → unloaded when idle      failed → loading at the next use
 
-Promises that repeated deaths back off, and that a model is given up, with the reason, when its
-core cannot be loaded or dies time after time before any request gets a token. What a death means
-for requests is the model's affair.
+Promises that a core that hangs is ended like one that died, that repeated deaths back off, and
+that a model is given up, with the reason, when its core cannot be loaded or dies time after time
+before any request gets a token. What a death means for requests is the model's affair.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class Core(Protocol):
     def send(self, command: Command) -> None:
         """Send, never blocking."""
 
+    def kill(self) -> None:
+        """End it now; the news that it is gone comes as after any death."""
+
     def end(self) -> str:
         """Make sure that it is gone; returns how it ended."""
 
@@ -71,6 +74,7 @@ class CoreLife:
         """Why there is no core, or what the core says about its end."""
         self.restarts = 0
         self._core: Core | None = None
+        self._hung = ""
         self._replaces = False
         """There was a core that was ready, and the model has not been unloaded since."""
         self._deaths: deque[float] = deque(maxlen=MOST_DEATHS)
@@ -140,6 +144,12 @@ class CoreLife:
         self.state, self.reason, self._replaces = "ready", "", True
         self._tell(None)
 
+    def hung(self, quiet_s: float) -> None:
+        """It has work and says nothing: what it is doing will not end."""
+        if self._core:
+            self._hung = f"it hung: it said nothing for {quiet_s:.0f} s"
+            self._core.kill()
+
     def gave_token(self) -> None:
         """Its deaths so far were not for nothing."""
         self._fruitless = 0
@@ -151,7 +161,7 @@ class CoreLife:
         if self._core:
             self._core.end()
             self._core = None
-        self.state, self.reason = "unloaded", ""
+        self.state, self.reason, self._hung = "unloaded", "", ""
 
     def forget(self, error: AiosError) -> None:
         """After ``end``: the next core is a new one, and who waits for the old gets the error."""
@@ -174,6 +184,7 @@ class CoreLife:
     def _on_gone(self) -> None:
         assert self._core
         how, self._core = self._core.end(), None
+        how, self._hung = self._hung or how, ""
         now = time.monotonic()
         if self.state == "loading" or self.reason:
             self.give_up(self.reason or f"its core ended while loading ({how})")

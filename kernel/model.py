@@ -44,12 +44,15 @@ from .imaging import Written
 from .kvstore import KvStore
 from .loop import Loop, Timer
 from .request import Request
-from .scheduler import SUSPECT_DEATHS, Scheduler, Settings
+from .scheduler import LONE_CHUNK_FACTOR, SUSPECT_DEATHS, Scheduler, Settings
+from .watchdog import Watchdog
 
 log = logging.getLogger("aios.model")
 
 MOST_DEATHS_OF_A_REQUEST = SUSPECT_DEATHS + 1
 _MOST_RECORDS = 10_000
+_STEPS_OF_PATIENCE = 20
+"""A step takes so much longer on a machine that is very busy."""
 
 
 class Model:
@@ -63,11 +66,13 @@ class Model:
         settings: Settings,
         loop: Loop,
         start: StartCore,
+        core_timeout_s: float,
         may_load: Callable[[Model], bool] = lambda model: True,
         on_idle: Callable[[Model], None] = lambda model: None,
     ) -> None:
-        """``may_load`` is asked for memory before a core is started; ``on_idle`` is told when the
-        last request has ended."""
+        """``core_timeout_s``: how long a busy core may be silent, beside some steps; 0: for ever.
+        ``may_load`` is asked for memory before a core is started; ``on_idle`` is told when the last
+        request has ended."""
         self.name, self.path, self.store, self._on_idle = name, path, store, on_idle
         self.idle_since_s = time.monotonic()
         self.info: EngineInfo | None = None
@@ -76,6 +81,8 @@ class Model:
             name, loop, start, lambda: may_load(self),
             self._on_event, self._on_death, self._on_failure,
         )  # fmt: skip
+        self._core_timeout_s = core_timeout_s
+        self._watchdog = Watchdog(loop, self._patience_s, self.core.hung)
         self.scheduler = Scheduler(name, settings)
         self.context: ContextManager | None = None
         """While it is loaded; it outlives the cores."""
@@ -139,6 +146,7 @@ class Model:
         self._dispatch()
 
     def _prepare(self, request: Request) -> None:
+        self._watchdog.begin()
         self._preparing[request.id] = self._last_slice
         streamed, cut = request.on_text is not None, request.window_policy != "error"
         self.core.send(Prepare(
@@ -169,6 +177,7 @@ class Model:
         command = self.scheduler.next_slice(now)
         if command:
             self._last_slice = command.slice
+            self._watchdog.begin()
             self.core.send(command)
         elif (number := self.scheduler.should_yield(now)) is not None:
             self.core.send(Yield(number))
@@ -182,11 +191,21 @@ class Model:
         due_s = self.scheduler.wake_s(now)
         self._quota_timer = None if due_s is None else self._loop.at(due_s, self._dispatch)
 
+    def _patience_s(self) -> float:
+        """How long the core may be silent: it shows life between the steps of a slice."""
+        info = self.info
+        if not self._core_timeout_s or info is None:
+            return 0.0
+        prompt_s = info.prefill_token_s * self.scheduler.chunk * LONE_CHUNK_FACTOR
+        longest_step_s = prompt_s + info.decode_token_s * info.seats
+        return self._core_timeout_s + _STEPS_OF_PATIENCE * longest_step_s
+
     # ------------------------------------------------------------------ the core
 
     def unload(self) -> None:
         """End the idle model's core and forget its contexts; the next request loads it again."""
         assert not self.requests
+        self._watchdog.rest()
         self.core.end()
         self.scheduler.core_lost(time.monotonic())  # the slice of the last request may be under way
         if self.context:
@@ -215,11 +234,18 @@ class Model:
 
     def shut(self) -> None:
         """End the core; requests fail."""
+        self._watchdog.rest()
         self.core.end()
         self._write_contexts()
         self._fail(ModelUnavailable("the kernel is shutting down"))
 
     def _on_event(self, event: Event) -> None:
+        self._watchdog.heard()
+        self._handle(event)
+        if not (self._preparing or self.scheduler.busy):
+            self._watchdog.rest()
+
+    def _handle(self, event: Event) -> None:
         match event:
             case Step():
                 self._on_step(event)
@@ -304,7 +330,8 @@ class Model:
 
     def _on_step(self, step: Step) -> None:
         now = time.monotonic()
-        self.core.gave_token()
+        if step.rows:
+            self.core.gave_token()
         for request, row in self.scheduler.on_step(step.rows, now):
             request.core_deaths = 0
             if row.text and request.on_text:
@@ -316,6 +343,7 @@ class Model:
 
     def _on_death(self, how: str) -> None:
         """The core has died, and another will be started."""
+        self._watchdog.rest()
         suspects = self._worked_on()
         if self.context:
             self.context.lost()
@@ -340,6 +368,7 @@ class Model:
 
     def _on_failure(self, error: AiosError) -> None:
         """There will be no core."""
+        self._watchdog.rest()
         self._write_contexts()
         self._fail(error)
         self._rest()

@@ -45,10 +45,12 @@ class Models:
         start: Start,
         memory_bytes: int | None,
         idle_unload_s: float,
+        core_timeout_s: float,
     ) -> None:
         self._default, self._folder = default, folder
         self._store, self._settings, self._loop, self._start = store, settings, loop, start
         self._memory_bytes, self._idle_unload_s = memory_bytes, idle_unload_s
+        self._core_timeout_s = core_timeout_s
         self._by_name: dict[str, Model] = {}
         self._idle_timers: dict[Model, Timer] = {}
 
@@ -106,7 +108,7 @@ class Models:
 
         starter: StartCore = start
         model = Model(name, path, self._store, self._settings, self._loop, starter,
-                      self._may_load, self._on_idle)  # fmt: skip
+                      self._core_timeout_s, self._may_load, self._on_idle)  # fmt: skip
         return model
 
     def _may_load(self, model: Model) -> bool:

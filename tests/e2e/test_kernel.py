@@ -415,6 +415,16 @@ def test_a_killed_core_changes_no_token(
     assert [out for out, _ in outputs] == [alone] * 6, outputs
 
 
+def test_a_core_that_hangs_is_replaced(stopped: Machine) -> None:
+    stopped.start("--model", "fake:step_ms=2,end=0", "--core-timeout", "0.5", "--chunk", "32")
+    code = "import aios; print(len(aios.chat('x', max_tokens={}).tokens))"
+    assert stopped.aios("run", stopped.agent("a", code.format(1))).stdout == "1\n"
+    os.kill(_core(stopped), signal.SIGSTOP)
+    assert stopped.aios("run", stopped.agent("b", code.format(300))).stdout == "300\n"
+    with operator(stopped) as connection:
+        assert connection.call("model.list", Empty()).models[0].core_restarts == 1
+
+
 def test_a_request_that_kills_cores_is_given_up(stopped: Machine) -> None:
     stopped.start("--model", "fake:crash_after=1,end=0")
     code = (

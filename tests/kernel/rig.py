@@ -142,13 +142,14 @@ class Rig:
         memory: int | None = None,
         idle_unload_s: float = 0.0,
         rung: Rung | None = None,
+        core_timeout_s: float = 0.0,
     ) -> None:
         self.loop, self.seats, self.window, self.rung = Loop(), seats, window, rung
         self.store = KvStore(Arena(ram), folder / "kv" if disk else None, disk)
         self.settings = Settings(policy.find(name), quantum, seats, chunk)
         self.cores: list[InlineCore] = []
         self.models = Models(default, folder, self.store, self.settings, self.loop, self._start,
-                             memory, idle_unload_s)  # fmt: skip
+                             memory, idle_unload_s, core_timeout_s)  # fmt: skip
         self._ids = itertools.count(1)
         self.outcomes: dict[int, ChatReply | AiosError] = {}
 
