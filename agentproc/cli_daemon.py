@@ -30,6 +30,8 @@ def daemon(options: argparse.Namespace) -> int:
     runtime = paths.runtime_dir()
     if options.action == "status":
         return _status(options, runtime)
+    if options.action == "restart":
+        daemonctl.check(options.flags)
     if options.action in ("down", "restart"):
         ended = daemonctl.stop(runtime)
         if options.action == "down":

@@ -19,7 +19,7 @@ import zmq
 
 from .syscalls import paths
 from .syscalls.client import Connection, Credentials
-from .syscalls.errors import AiosError, KernelUnavailable
+from .syscalls.errors import AiosError, InvalidArgument, KernelUnavailable
 from .syscalls.types import Empty
 
 START_TIMEOUT_S = 120.0
@@ -57,6 +57,17 @@ def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> in
         return running  # ours, or somebody else was faster
     reason = _last_words(log, log_bytes) or said.removeprefix("ERROR ") or "it says nothing"
     raise KernelUnavailable(f"the kernel does not start: {reason}", f"its log is {log}")
+
+
+def check(flags: Sequence[str]) -> None:
+    """Whether a kernel would take these settings. Raises InvalidArgument, with its own words."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "aios.kernel.daemon", "--check", *flags],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    if done.returncode:
+        message, _, hint = done.stderr.strip().removeprefix("aiosd: ").partition("\n")
+        raise InvalidArgument(message, hint.strip())
 
 
 def stop(runtime: Path) -> bool:

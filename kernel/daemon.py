@@ -41,6 +41,7 @@ default, file, variable, flag):
 
   --config FILE        the configuration file (default: {config})
   --ready-fd N         write READY to this descriptor when serving
+  --check              say whether these settings are valid, and start nothing
   --help, --version
 """
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _show_config(arguments[1:])
             sys.stdout.flush()
             return 0
-        flags = _flags(arguments)
+        flags = _flags([word for word in arguments if word != "--check"])
         ready_fd = int(flags.pop("ready-fd", "-1"))
         config = load(Path(flags.pop("config", str(paths.config_file()))), flags)
     except (AiosError, ValueError) as error:
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 141
         print(f"aiosd: cannot write the output: {error.strerror}", file=sys.stderr)
         return 1
-    return _run(config, ready_fd)
+    return 0 if "--check" in arguments else _run(config, ready_fd)
 
 
 def usage() -> str:

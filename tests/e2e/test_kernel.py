@@ -415,6 +415,14 @@ def test_a_killed_core_changes_no_token(
     assert [out for out, _ in outputs] == [alone] * 6, outputs
 
 
+def test_a_restart_with_wrong_settings_leaves_the_kernel_alone(stopped: Machine) -> None:
+    os_pid = stopped.start("--model", "fake")
+    got = stopped.aios("daemon", "restart", "--core-timeout", "abc")
+    assert got.returncode == 1 and "core_timeout = 'abc'" in got.stderr
+    status = stopped.aios("daemon", "status")
+    assert status.returncode == 0 and f"pid {os_pid}," in status.stdout
+
+
 def test_a_core_that_hangs_is_replaced(stopped: Machine) -> None:
     stopped.start("--model", "fake:step_ms=2,end=0", "--core-timeout", "0.5", "--chunk", "32")
     code = "import aios; print(len(aios.chat('x', max_tokens={}).tokens))"
