@@ -20,6 +20,7 @@ from aios.hw.messages import Command, Event
 from aios.syscalls.errors import AiosError, ModelUnavailable
 
 from .loop import Loop, Timer
+from .watchdog import Watchdog
 
 log = logging.getLogger("aios.model")
 
@@ -61,13 +62,17 @@ class CoreLife:
         loop: Loop,
         start: StartCore,
         may_load: Callable[[], bool],
+        works: Callable[[], bool],
+        patience_s: Callable[[], float],
         on_event: Callable[[Event], None],
         on_death: Callable[[str], None],
         on_failure: Callable[[AiosError], None],
     ) -> None:
-        """``may_load`` is asked for memory before a core is started. ``on_death`` is told how a
-        core ended that will be replaced, ``on_failure`` why there will be none."""
+        """``may_load`` is asked for memory before a core is started. While it ``works``, the core
+        says something within ``patience_s`` (0: or not) or is taken for hung. ``on_death`` is told
+        how a core ended that will be replaced, ``on_failure`` why there will be none."""
         self._name, self._loop, self._start, self._may_load = name, loop, start, may_load
+        self._works, self._watchdog = works, Watchdog(loop, patience_s, self._end_hung)
         self._on_event, self._on_death, self._on_failure = on_event, on_death, on_failure
         self.state: State = "unloaded"
         self.reason = ""
@@ -119,7 +124,7 @@ class CoreLife:
         self.reason = ""
         self.state = "restarting" if self._replaces else "loading"
         try:
-            self._core = self._start(self._on_event, self._on_gone)
+            self._core = self._start(self._heard, self._on_gone)
         except OSError as error:
             self.give_up(f"its core cannot be started: {error.strerror or error}")
 
@@ -138,17 +143,13 @@ class CoreLife:
         """To the core, if there is one."""
         if self._core:
             self._core.send(command)
+            if self._works():
+                self._watchdog.begin()
 
     def ready(self) -> None:
         """The core has said that it is."""
         self.state, self.reason, self._replaces = "ready", "", True
         self._tell(None)
-
-    def hung(self, quiet_s: float) -> None:
-        """It has work and says nothing: what it is doing will not end."""
-        if self._core:
-            self._hung = f"it hung: it said nothing for {quiet_s:.0f} s"
-            self._core.kill()
 
     def gave_token(self) -> None:
         """Its deaths so far were not for nothing."""
@@ -156,6 +157,7 @@ class CoreLife:
 
     def end(self) -> None:
         """End the core, and start none."""
+        self._watchdog.rest()
         if self._restart:
             self._restart.cancel()
         if self._core:
@@ -181,8 +183,20 @@ class CoreLife:
         self._on_failure(self._unavailable())
         self._tell(self._unavailable())
 
+    def _heard(self, event: Event) -> None:
+        self._watchdog.heard()
+        self._on_event(event)
+        if not self._works():
+            self._watchdog.rest()
+
+    def _end_hung(self, quiet_s: float) -> None:
+        assert self._core
+        self._hung = f"it hung: it said nothing for {quiet_s:.0f} s"
+        self._core.kill()
+
     def _on_gone(self) -> None:
         assert self._core
+        self._watchdog.rest()
         how, self._core = self._core.end(), None
         how, self._hung = self._hung or how, ""
         now = time.monotonic()

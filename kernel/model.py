@@ -45,7 +45,6 @@ from .kvstore import KvStore
 from .loop import Loop, Timer
 from .request import Request
 from .scheduler import LONE_CHUNK_FACTOR, SUSPECT_DEATHS, Scheduler, Settings
-from .watchdog import Watchdog
 
 log = logging.getLogger("aios.model")
 
@@ -78,11 +77,10 @@ class Model:
         self.info: EngineInfo | None = None
         """What the core has said of itself; None before it was first loaded."""
         self.core = CoreLife(
-            name, loop, start, lambda: may_load(self),
+            name, loop, start, lambda: may_load(self), self._works, self._patience_s,
             self._on_event, self._on_death, self._on_failure,
         )  # fmt: skip
         self._core_timeout_s = core_timeout_s
-        self._watchdog = Watchdog(loop, self._patience_s, self.core.hung)
         self.scheduler = Scheduler(name, settings)
         self.context: ContextManager | None = None
         """While it is loaded; it outlives the cores."""
@@ -146,7 +144,6 @@ class Model:
         self._dispatch()
 
     def _prepare(self, request: Request) -> None:
-        self._watchdog.begin()
         self._preparing[request.id] = self._last_slice
         streamed, cut = request.on_text is not None, request.window_policy != "error"
         self.core.send(Prepare(
@@ -177,7 +174,6 @@ class Model:
         command = self.scheduler.next_slice(now)
         if command:
             self._last_slice = command.slice
-            self._watchdog.begin()
             self.core.send(command)
         elif (number := self.scheduler.should_yield(now)) is not None:
             self.core.send(Yield(number))
@@ -190,6 +186,10 @@ class Model:
             self._quota_timer.cancel()
         due_s = self.scheduler.wake_s(now)
         self._quota_timer = None if due_s is None else self._loop.at(due_s, self._dispatch)
+
+    def _works(self) -> bool:
+        """The core has something to do, and will say so."""
+        return bool(self._preparing) or self.scheduler.busy
 
     def _patience_s(self) -> float:
         """How long the core may be silent: it shows life between the steps of a slice."""
@@ -205,7 +205,6 @@ class Model:
     def unload(self) -> None:
         """End the idle model's core and forget its contexts; the next request loads it again."""
         assert not self.requests
-        self._watchdog.rest()
         self.core.end()
         self.scheduler.core_lost(time.monotonic())  # the slice of the last request may be under way
         if self.context:
@@ -234,18 +233,11 @@ class Model:
 
     def shut(self) -> None:
         """End the core; requests fail."""
-        self._watchdog.rest()
         self.core.end()
         self._write_contexts()
         self._fail(ModelUnavailable("the kernel is shutting down"))
 
     def _on_event(self, event: Event) -> None:
-        self._watchdog.heard()
-        self._handle(event)
-        if not (self._preparing or self.scheduler.busy):
-            self._watchdog.rest()
-
-    def _handle(self, event: Event) -> None:
         match event:
             case Step():
                 self._on_step(event)
@@ -343,7 +335,6 @@ class Model:
 
     def _on_death(self, how: str) -> None:
         """The core has died, and another will be started."""
-        self._watchdog.rest()
         suspects = self._worked_on()
         if self.context:
             self.context.lost()
@@ -368,7 +359,6 @@ class Model:
 
     def _on_failure(self, error: AiosError) -> None:
         """There will be no core."""
-        self._watchdog.rest()
         self._write_contexts()
         self._fail(error)
         self._rest()
