@@ -60,10 +60,12 @@ def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> in
 
 
 def check(flags: Sequence[str]) -> None:
-    """Whether a kernel would take these settings. Raises InvalidArgument, with its own words."""
+    """Whether a kernel would take these settings, and the policy. Raises InvalidArgument, in its own
+    words."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "aios.kernel.daemon", "--check", *flags],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
+        cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+        check=False,
     )  # fmt: skip
     if done.returncode:
         message, _, hint = done.stderr.strip().removeprefix("aiosd: ").partition("\n")

@@ -24,6 +24,7 @@ import zmq
 from aios.syscalls import paths
 from aios.syscalls.errors import AiosError, InvalidArgument
 
+from . import groups
 from .boot import Kernel
 from .calls_kernel import release
 from .config import HELP, Config, load
@@ -41,7 +42,7 @@ default, file, variable, flag):
 
   --config FILE        the configuration file (default: {config})
   --ready-fd N         write READY to this descriptor when serving
-  --check              say whether these settings are valid, and start nothing
+  --check              look at the settings and the policy, and start nothing
   --help, --version
 """
 
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = _flags([word for word in arguments if word != "--check"])
         ready_fd = int(flags.pop("ready-fd", "-1"))
         config = load(Path(flags.pop("config", str(paths.config_file()))), flags)
+        if "--check" in arguments:
+            groups.load(paths.policy_file())
+            return 0
     except (AiosError, ValueError) as error:
         print(f"aiosd: {error}", file=sys.stderr)
         return 2
@@ -72,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 141
         print(f"aiosd: cannot write the output: {error.strerror}", file=sys.stderr)
         return 1
-    return 0 if "--check" in arguments else _run(config, ready_fd)
+    return _run(config, ready_fd)
 
 
 def usage() -> str:

@@ -419,6 +419,11 @@ def test_a_restart_with_wrong_settings_leaves_the_kernel_alone(stopped: Machine)
     os_pid = stopped.start("--model", "fake")
     got = stopped.aios("daemon", "restart", "--core-timeout", "abc")
     assert got.returncode == 1 and "core_timeout = 'abc'" in got.stderr
+    policy = stopped.folder / "policy.toml"
+    policy.write_text("no policy")
+    got = stopped.aios("daemon", "restart")
+    assert got.returncode == 1 and f"policy {policy}" in got.stderr
+    policy.unlink()
     status = stopped.aios("daemon", "status")
     assert status.returncode == 0 and f"pid {os_pid}," in status.stdout
 
