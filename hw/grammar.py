@@ -38,7 +38,11 @@ class LlamaGrammar:
             rules = gbnf.encode()
         except UnicodeEncodeError as error:
             raise InvalidInput(f"the grammar is no valid Unicode: {error.reason}") from None
-        _check(gbnf)
+        if len(rules) > _MOST_BYTES:
+            raise InvalidInput(
+                f"the grammar has {len(rules):,} bytes; the limit is {_MOST_BYTES:,}"
+            )
+        _check_depth(gbnf)
         forget_errors()
         self._sampler = lib.llama_sampler_init_grammar(vocab, rules, b"root")
         if not self._sampler:
@@ -82,9 +86,7 @@ class LlamaGrammar:
             self._sampler = None
 
 
-def _check(gbnf: str) -> None:
-    if len(gbnf) > _MOST_BYTES:
-        raise InvalidInput(f"the grammar has {len(gbnf):,} bytes; the limit is {_MOST_BYTES:,}")
+def _check_depth(gbnf: str) -> None:
     depth = 0
     for bracket in re.findall(r"[()]", _TEXTS.sub("", gbnf)):
         depth = max(0, depth + (1 if bracket == "(" else -1))

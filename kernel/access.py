@@ -268,7 +268,7 @@ class AccessManager:
         return request._replace(name=f"{self.relation(process.pid, target)}/{target.name}")
 
     def unused(self, subject: str) -> bool:
-        """Whether a grant is to one name, and nobody has used that yet."""
+        """Whether what is given to a subject is for one name, and nobody has used that yet."""
         return subject[:1] != "@" and "*" not in subject and self._table.names.root(subject) is None
 
     def group_of(self, process: Process) -> str:

@@ -36,7 +36,6 @@ from .storage import OPERATOR_NAME, Storage
 from .storage_chores import Chores
 from .storage_commit import Done
 from .storage_paths import Place, resolve
-from .storage_shares import EVERYONE
 from .trap import Handler, Pending
 from .worker import Outcome
 
@@ -241,8 +240,7 @@ class StorageCalls:
             raise PermissionDenied(
                 f"{place.shown()} is {place.owner}'s to share", "an agent shares what is its own"
             )
-        unused = body.rights is not None and body.with_ != EVERYONE \
-                 and self._table.names.root(body.with_) is None  # fmt: skip
+        unused = body.rights is not None and self._access.unused(body.with_)
 
         def shared(_: None) -> s.FsShared:
             return s.FsShared(unused)

@@ -89,7 +89,7 @@ class Storage:
             self.mounts(self._mounts_known)
             self.content.sweep()
             if not damage:  # else what seems to be nobody's may be what the damage hides
-                self._collect_orphans()
+                self.content.collect_orphans()
         waiting, self._waiting = self._waiting, []
         for action in waiting:
             action()
@@ -175,34 +175,6 @@ class Storage:
             return [quotas.usage(connection, self.limits, owner) for (owner,) in owners], garbage
 
         self._committer.view(look, done)
-
-    # ------------------------------------------------------------------ orphans
-
-    def _collect_orphans(self) -> None:
-        """Blobs that a killed kernel wrote and never named, found by listing the local folder."""
-        blobs = self.content.blobs
-        assert blobs
-        if blobs.current != next((n for n, u in blobs.urls.items() if not u), None):
-            return  # a remote store is listed by `aios storage check --repair` only
-
-        def listed(outcome: Outcome[list[str]]) -> None:
-            found = [] if outcome.error else outcome.result()
-            if found:
-                self._committer.change(lambda c: discard(c, found), lambda _: self.content.sweep())
-
-        def discard(connection: sqlite3.Connection, keys: list[str]) -> None:
-            known = {key for (key,) in connection.execute(
-                "SELECT key FROM chunk WHERE store = ?", (blobs.current,))}  # fmt: skip
-            connection.executemany(
-                "INSERT OR IGNORE INTO garbage VALUES (?, ?)",
-                [(blobs.current, key) for key in keys if key not in known],
-            )
-
-        self._lanes.submit(
-            blobs.where(blobs.current),
-            lambda: [k for k in blobs.store(blobs.current).names() if blobs.written_before(k)],
-            listed,
-        )
 
     # ------------------------------------------------------------------ reading
 

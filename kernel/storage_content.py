@@ -248,6 +248,31 @@ class Content:
             listed,
         )
 
+    def collect_orphans(self) -> None:
+        """Blobs that a killed kernel wrote and never named, found by listing the local folder."""
+        blobs = self.stores()
+        if blobs.current != next((n for n, u in blobs.urls.items() if not u), None):
+            return  # a remote store is listed by `aios storage check --repair` only
+
+        def listed(outcome: Outcome[list[str]]) -> None:
+            found = [] if outcome.error else outcome.result()
+            if found:
+                self._committer.change(lambda c: discard(c, found), lambda _: self.sweep())
+
+        def discard(connection: sqlite3.Connection, keys: list[str]) -> None:
+            known = {key for (key,) in connection.execute(
+                "SELECT key FROM chunk WHERE store = ?", (blobs.current,))}  # fmt: skip
+            connection.executemany(
+                "INSERT OR IGNORE INTO garbage VALUES (?, ?)",
+                [(blobs.current, key) for key in keys if key not in known],
+            )
+
+        self._lanes.submit(
+            blobs.where(blobs.current),
+            lambda: [k for k in blobs.store(blobs.current).names() if blobs.written_before(k)],
+            listed,
+        )
+
 
 def _warn(outcome: Outcome[None], what: str) -> None:
     if outcome.error:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .storage_schema import reading
+from .storage_schema import reading, remove
 
 ANEW = "the index of search is made anew from the files"
 _LENGTH_OFF = 1e-3
@@ -100,9 +100,3 @@ def _outdated(index: sqlite3.Connection, files: sqlite3.Connection) -> Iterator[
         file = known.get(number)
         if file and file[2] == stamp and file[:2] != (owner, version):
             yield number
-
-
-def remove(database: Path) -> None:
-    """Take a database away that nobody has open. A kernel that finds no index makes it anew."""
-    for end in ("", "-wal", "-shm", "-journal"):
-        database.with_name(database.name + end).unlink(missing_ok=True)

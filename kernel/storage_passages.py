@@ -24,6 +24,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .storage_schema import remove
+
 MOST_TEXT_BYTES = 1 << 20
 """Of a file, from its beginning, that is searched."""
 PASSAGE_CHARS = 1200
@@ -93,8 +95,7 @@ class Passages:
 
     def _empty(self, reason: str) -> None:
         log.warning("%s is made anew: %s", self._path, reason)
-        for name in (self._path.name, f"{self._path.name}-wal", f"{self._path.name}-shm"):
-            self._path.with_name(name).unlink(missing_ok=True)
+        remove(self._path)
         self._connection = _open(self._path)
 
     def made_anew(self, error: sqlite3.Error) -> bool:

@@ -15,8 +15,6 @@ from aios.syscalls.storage_types import MountInfo, Rights, ShareInfo
 from .storage_paths import ancestors
 from .storage_schema import row_sum
 
-EVERYONE = "*"
-
 
 def share(
     connection: sqlite3.Connection, owner: str, path: str, grantee: str, rights: Rights | None

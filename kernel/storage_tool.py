@@ -24,7 +24,7 @@ from aios.syscalls.storage_types import BackupReply, StorageReport
 from . import storage_backup, storage_check, storage_indexcheck
 from .storage_blobs import Blobs
 from .storage_damage import damage
-from .storage_schema import FORMAT, SUMMED, TABLES, Lock, open_database
+from .storage_schema import FORMAT, SUMMED, TABLES, Lock, open_database, remove
 
 _NEVER = 1 << 60
 """As the number of a run: every blob is of an earlier one, as no kernel is writing any."""
@@ -127,7 +127,7 @@ def _repair(folder: Path) -> StorageReport:
         connection.execute("COMMIT")
         index = storage_indexcheck.examine(folder / "index.db", connection)
         if index.damaged:
-            storage_indexcheck.remove(folder / "index.db")
+            remove(folder / "index.db")  # the next kernel finds none and makes it anew
             mended.append(storage_indexcheck.ANEW)
     problems = [*found.problems, *index.problems]
     return StorageReport(found.files, found.versions, found.blobs, problems, rescued + mended)
