@@ -34,6 +34,7 @@ from .sdk import (
     stream,
     wait,
 )
+from .syscalls.chat_types import ChatReply, Message, NamedContext, Timing, Usage, WindowReport
 from .syscalls.errors import (
     AiosError,
     AuditUnavailable,
@@ -61,17 +62,7 @@ from .syscalls.errors import (
 from .syscalls.memory_types import Hit, Note, SearchReply
 from .syscalls.storage_types import FileInfo, SearchHit, VersionInfo
 from .syscalls.tool_types import ToolInfo, ToolReply
-from .syscalls.types import (
-    ChatReply,
-    ExitStatus,
-    MailReply,
-    Message,
-    NamedContext,
-    ProcessInfo,
-    Timing,
-    Usage,
-    WindowReport,
-)
+from .syscalls.types import ExitStatus, MailReply, ProcessInfo
 from .tool import Tool, tool
 
 __all__ = [

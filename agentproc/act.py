@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from . import act_schema, sdk, tools
+from .syscalls.chat_types import ChatReply, Message, Usage
 from .syscalls.errors import (
     AiosError,
     Cancelled,
@@ -28,7 +29,6 @@ from .syscalls.errors import (
     KernelUnavailable,
 )
 from .syscalls.tool_types import ToolInfo, ToolSpec
-from .syscalls.types import ChatReply, Message, Usage
 from .tool import Tool
 
 if TYPE_CHECKING:

@@ -20,10 +20,11 @@ import zmq.asyncio
 
 from .session import Session
 from .syscalls import codec, paths
+from .syscalls.chat_types import Chunk
 from .syscalls.client import GRACE_S, open_socket, served
 from .syscalls.errors import AiosError, DeadlineExceeded, KernelUnavailable, from_body
 from .syscalls.table import BY_NAME, Call
-from .syscalls.types import CancelRequest, Chunk
+from .syscalls.types import CancelRequest
 
 
 class AsyncConnection:

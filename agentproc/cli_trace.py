@@ -19,7 +19,7 @@ from typing import Any
 from . import daemonctl
 from .cli_out import complain
 from .syscalls.client import Connection
-from .syscalls.types import RequestRecord, SliceRecord, TraceReply, TraceRequest
+from .syscalls.trace_types import RequestRecord, SliceRecord, TraceReply, TraceRequest
 
 _MICRO = 1e6
 _OPS = {"save": "park", "load": "restore", "copy": "share", "spill": "to file"}

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import sdk, session
-from .syscalls.types import (
+from .syscalls.chat_types import (
     ChatReply,
     ContextList,
     ContextName,

@@ -60,8 +60,7 @@ def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> in
 
 
 def check(flags: Sequence[str]) -> None:
-    """Whether a kernel would take these settings, and the policy. Raises InvalidArgument, in its own
-    words."""
+    """Raises InvalidArgument, in its own words, unless a kernel would take these settings."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "aios.kernel.daemon", "--check", *flags],
         cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",

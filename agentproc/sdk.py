@@ -11,17 +11,14 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from . import session
+from .syscalls.chat_types import ChatReply, ChatRequest, Chunk, Message
 from .syscalls.errors import InvalidArgument
 from .syscalls.types import (
-    ChatReply,
-    ChatRequest,
-    Chunk,
     Class,
     Empty,
     ExitStatus,
     LogReply,
     MailReply,
-    Message,
     Pid,
     ProcessInfo,
     ProcessList,

@@ -13,7 +13,7 @@ from pathlib import Path
 from aios import examples
 from aios.cli_out import complain, table
 from aios.syscalls.errors import AiosError
-from aios.syscalls.types import RequestRecord
+from aios.syscalls.trace_types import RequestRecord
 
 from .harness import Machine, kernel
 from .seed import AGENTS

@@ -18,6 +18,7 @@ from aios.cli_trace import read_all
 from aios.hw.environment import engine_environment
 from aios.syscalls import paths
 from aios.syscalls.client import Connection
+from aios.syscalls.trace_types import TraceReply
 from aios.syscalls.types import (
     Empty,
     ExitStatus,
@@ -26,7 +27,6 @@ from aios.syscalls.types import (
     SchedRequest,
     SpawnReply,
     SpawnRequest,
-    TraceReply,
 )
 
 WORKER = Path(__file__).with_name("worker.py")

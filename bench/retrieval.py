@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aios.kernel.memory_recall import score, telling_words
+from aios.syscalls.chat_types import ChatRequest
 from aios.syscalls.client import Connection
 from aios.syscalls.memory_types import AddRequest, SearchReply, SearchRequest
 from aios.syscalls.storage_types import FsFound, FsSearch, MountRequest
-from aios.syscalls.types import ChatRequest
 
 from .harness import Machine, kernel, progress
 from .managers_memory import SCOPE, K, allow_scope, data_folder, guest, spread

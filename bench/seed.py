@@ -13,7 +13,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from aios import examples
-from aios.syscalls.types import RequestRecord, TraceReply
+from aios.syscalls.trace_types import RequestRecord, TraceReply
 
 from .harness import Machine, kernel, progress
 from .report import Report, spread

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from aios.syscalls import types as t
+from aios.syscalls.trace_types import RequestRecord, SliceRecord, TraceReply, TraceRequest
 
 from . import policy
 from .access import AccessManager
@@ -107,14 +108,14 @@ class KernelCalls:
             settings.quantum_tokens or 0, settings.width, settings.chunk_tokens or 0,
         )  # fmt: skip
 
-    def _trace(self, _: Pending, body: t.TraceRequest) -> t.TraceReply:
+    def _trace(self, _: Pending, body: TraceRequest) -> TraceReply:
         return trace_page(self._models, body)
 
 
-def trace_page(models: Iterable[Model], body: t.TraceRequest) -> t.TraceReply:
+def trace_page(models: Iterable[Model], body: TraceRequest) -> TraceReply:
     """What the models remember from where the reader left off, as much as one message carries."""
-    slices: list[t.SliceRecord] = []
-    requests: list[t.RequestRecord] = []
+    slices: list[SliceRecord] = []
+    requests: list[RequestRecord] = []
     seen: dict[str, tuple[int, int]] = {}
     more, dropped, room = False, 0, _PAGE_UNITS
     for model in models:
@@ -136,7 +137,7 @@ def trace_page(models: Iterable[Model], body: t.TraceRequest) -> t.TraceReply:
         if body.clear:
             ran.forget(seen[model.name][0])
             ended.forget(seen[model.name][1])
-    return t.TraceReply(requests, slices, dropped, more, seen)
+    return TraceReply(requests, slices, dropped, more, seen)
 
 
 def release() -> str:

@@ -12,6 +12,15 @@ import msgspec
 from aios.hw import messages as core
 from aios.hw.engine import Message
 from aios.syscalls import types as t
+from aios.syscalls.chat_types import (
+    ChatReply,
+    ChatRequest,
+    ContextList,
+    ContextName,
+    ContextsOf,
+    Recalled,
+    SaveRequest,
+)
 from aios.syscalls.errors import AiosError, InvalidArgument
 from aios.syscalls.table import Effect
 
@@ -19,7 +28,7 @@ from . import policy
 from .access import AccessManager
 from .budget import Budget
 from .memory import MemoryManager
-from .memory_recall import Recall, Recalled
+from .memory_recall import Recall, WithNotes
 from .model import Model
 from .model_info import describe
 from .models import Models
@@ -56,7 +65,7 @@ class ModelCalls:
             "context.remove": self._context_remove,
         }
 
-    def _chat(self, call: Pending, body: t.ChatRequest) -> None:
+    def _chat(self, call: Pending, body: ChatRequest) -> None:
         if call.caller.pid == OPERATOR:
             raise InvalidArgument("the operator has no process to charge", "run an agent: aios run")
         process = self._table.caller(call.caller.pid)
@@ -69,7 +78,7 @@ class ModelCalls:
             self._generate(call, process, body, [])
             return
 
-        def recalled(outcome: Outcome[Recalled]) -> None:
+        def recalled(outcome: Outcome[WithNotes]) -> None:
             if call.ended:
                 return
             try:
@@ -82,7 +91,7 @@ class ModelCalls:
         self._recall.into(call, body, recalled)
 
     def _generate(
-        self, call: Pending, process: Process, body: t.ChatRequest, recalled: list[t.Recalled]
+        self, call: Pending, process: Process, body: ChatRequest, recalled: list[Recalled]
     ) -> None:
         model = self._models.find(body.model or process.model)
         self._access.check(call.asker, "model", "use", _file_name(model))
@@ -105,9 +114,7 @@ class ModelCalls:
         if process.life == "paused":  # while its notes were looked for
             model.hold(request)
 
-    def _request(
-        self, call: Pending, process: Process, body: t.ChatRequest, allowed: int
-    ) -> Request:
+    def _request(self, call: Pending, process: Process, body: ChatRequest, allowed: int) -> Request:
         self._request_ids += 1
         messages = body.messages
         return Request(
@@ -134,11 +141,11 @@ class ModelCalls:
         request: Request,
         budget: Budget,
         model: Model,
-        recalled: list[t.Recalled],
-    ) -> Callable[[t.ChatReply | AiosError], None]:
+        recalled: list[Recalled],
+    ) -> Callable[[ChatReply | AiosError], None]:
         said = _said(request)
 
-        def done(outcome: t.ChatReply | AiosError) -> None:
+        def done(outcome: ChatReply | AiosError) -> None:
             generated = len(request.tokens) - request.prompt_tokens
             process.requests.pop(request.id, None)
             budget.give_back(budget.taken - generated - request.helped_tokens)
@@ -176,27 +183,27 @@ class ModelCalls:
         self._models.unload(self._models.find(body.name))
         return t.Empty()
 
-    def _context_save(self, call: Pending, body: t.SaveRequest) -> None:
+    def _context_save(self, call: Pending, body: SaveRequest) -> None:
         process, model = self._of_last_call(call)
         agent, name = self._context(call, body.name, "write", "reversible")
         call.defer(lambda error: None)
         self._saved.save(agent, model, process.last_tokens, name, body.messages, _teller(call))
 
-    def _context_restore(self, call: Pending, body: t.ContextName) -> None:
+    def _context_restore(self, call: Pending, body: ContextName) -> None:
         _, model = self._of_last_call(call)
         agent, name = self._context(call, body.name, "read", "read")
         call.defer(lambda error: None)
         self._saved.restore(agent, model, name, _teller(call))
 
-    def _context_list(self, call: Pending, body: t.ContextsOf) -> None:
+    def _context_list(self, call: Pending, body: ContextsOf) -> None:
         tell = _teller(call)
         agent, _ = self._context(call, f"{body.agent}/" if body.agent else "", "read", "read")
         call.defer(lambda error: None)
         self._saved.list(
-            agent, lambda got: tell(t.ContextList(got) if isinstance(got, list) else got)
+            agent, lambda got: tell(ContextList(got) if isinstance(got, list) else got)
         )
 
-    def _context_remove(self, call: Pending, body: t.ContextName) -> None:
+    def _context_remove(self, call: Pending, body: ContextName) -> None:
         tell = _teller(call)
         agent, name = self._context(call, body.name, "delete", "irreversible")
         call.defer(lambda error: None)
@@ -251,7 +258,7 @@ def _file_name(model: Model) -> str:
     return Path(model.path).stem if model.path.endswith(".gguf") else model.path
 
 
-def _sampling(body: t.ChatRequest, budget: int, cells: int | None) -> core.SamplingParams:
+def _sampling(body: ChatRequest, budget: int, cells: int | None) -> core.SamplingParams:
     seed = body.seed if body.seed is not None else int.from_bytes(os.urandom(7), "little")
     return core.SamplingParams(
         max_tokens=budget, seed=seed, temperature=body.temperature, top_p=body.top_p,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from aios.hw.arena import Extent
 from aios.hw.engine import EngineInfo
 from aios.hw.messages import GRID_TOKENS, Op, OpResult
-from aios.syscalls.types import OpRecord
+from aios.syscalls.trace_types import OpRecord
 
 from .imaging import Imaging
 from .kvstore import Image, KvStore

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from aios.syscalls import types as t
+from aios.syscalls.chat_types import ChatRequest, Message, Recalled
 from aios.syscalls.errors import InvalidArgument
 from aios.syscalls.memory_types import (
     MAX_HITS,
@@ -53,7 +53,7 @@ _COMMON = frozenset(re.findall(
 ))  # fmt: skip
 """Words that tell nothing."""
 
-Recalled = tuple[t.ChatRequest, list[t.Recalled]]
+WithNotes = tuple[ChatRequest, list[Recalled]]
 
 
 class Recall:
@@ -63,7 +63,7 @@ class Recall:
         self._calls, self._memory = calls, memory
 
     def into(
-        self, call: Pending, body: t.ChatRequest, done: Callable[[Outcome[Recalled]], None]
+        self, call: Pending, body: ChatRequest, done: Callable[[Outcome[WithNotes]], None]
     ) -> None:
         """The request with notes in it, and which those are; nothing when the call has ended.
         Raises AiosError."""
@@ -85,14 +85,14 @@ class Recall:
                 hits, model = outcome.value.hits, self._memory.embedding_model
                 self._memory.apart(lambda: chosen(query, hits, model, body), put)
 
-        def put(outcome: Outcome[list[t.Recalled]]) -> None:
+        def put(outcome: Outcome[list[Recalled]]) -> None:
             if outcome.value is None:
                 done(Outcome(None, outcome.error))
                 return
             request, notes = body, outcome.value
             if notes:
                 text = "\n".join([HEADING, *(f"- {note.text}" for note in notes)])
-                told = [*messages[:at], t.Message("system", text), *messages[at:]]
+                told = [*messages[:at], Message("system", text), *messages[at:]]
                 request = msgspec.structs.replace(body, messages=told)
             done(Outcome((request, notes), None))
 
@@ -100,14 +100,14 @@ class Recall:
         self._memory.search(SearchRequest(query, most), scopes, found)
 
 
-def chosen(query: str, hits: Sequence[Hit], model: str, body: t.ChatRequest) -> list[t.Recalled]:
+def chosen(query: str, hits: Sequence[Hit], model: str, body: ChatRequest) -> list[Recalled]:
     """Those that fit a question, the best first. Takes long: not for the kernel's thread."""
     wanted = telling_words(query)
     scored = [(score(wanted, hit, model), hit.note) for hit in hits]
     fit = [pair for pair in scored if pair[0] >= body.recall_min]
     fit.sort(key=lambda pair: -pair[0])
     return [
-        t.Recalled(note.id, note.text[:MOST_NOTE_CHARS], round(fits, 3))
+        Recalled(note.id, note.text[:MOST_NOTE_CHARS], round(fits, 3))
         for fits, note in fit[: body.recall]
     ]
 
@@ -140,7 +140,7 @@ def _stem(word: str) -> str:
     return word if len(word) <= 4 else word[: max(4, len(word) - 3)]
 
 
-def last_user(messages: list[t.Message]) -> int:
+def last_user(messages: list[Message]) -> int:
     """Index of the last user message, or of the last one when there is none."""
     last = len(messages) - 1
     return next((at for at in range(last, -1, -1) if messages[at].role == "user"), last)

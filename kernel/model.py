@@ -33,7 +33,7 @@ from aios.hw.messages import (
     Yield,
 )
 from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, ModelUnavailable
-from aios.syscalls.types import RequestRecord
+from aios.syscalls.trace_types import RequestRecord
 
 from . import window
 from .context import ContextManager

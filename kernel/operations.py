@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aios.hw.messages import Op, OpResult
-from aios.syscalls.types import OpRecord
+from aios.syscalls.trace_types import OpRecord
 
 from .request import Request
 

@@ -13,8 +13,9 @@ import xxhash
 
 from aios.hw.engine import Message
 from aios.hw.messages import SamplingParams
+from aios.syscalls.chat_types import ChatReply, Timing, Usage, WindowReport
 from aios.syscalls.errors import AiosError
-from aios.syscalls.types import ChatReply, RequestRecord, Timing, Usage, WindowReport
+from aios.syscalls.trace_types import RequestRecord
 
 from .account import Account
 from .budget import Budget

@@ -21,8 +21,8 @@ from typing import TypeVar
 
 import msgspec
 
+from aios.syscalls.chat_types import ContextReply, Message, NamedContext
 from aios.syscalls.errors import AiosError, NotFound, ResourceExhausted
-from aios.syscalls.types import ContextReply, Message, NamedContext
 
 from .model import Model
 from .worker import Outcome, Worker

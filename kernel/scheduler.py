@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from aios.hw.engine import EngineInfo
 from aios.hw.messages import Op, Slice, SliceEnd, SliceRow, StepRow
-from aios.syscalls.types import SliceRecord
+from aios.syscalls.trace_types import SliceRecord
 
 from . import policy
 from .account import Account

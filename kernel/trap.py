@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from aios.syscalls import codec
+from aios.syscalls.chat_types import Chunk
 from aios.syscalls.errors import (
     AiosError,
     AuditUnavailable,
@@ -27,7 +28,6 @@ from aios.syscalls.errors import (
     ResourceExhausted,
 )
 from aios.syscalls.table import BY_NAME, BY_NUMBER, Call
-from aios.syscalls.types import Chunk
 
 from .access import AccessManager
 from .approvals import Question

@@ -17,8 +17,8 @@ import msgspec
 
 from aios.hw.engine import EngineInfo, Message
 from aios.hw.messages import SamplingParams
+from aios.syscalls.chat_types import ChatReply, WindowReport
 from aios.syscalls.errors import AiosError, ContextOverflow
-from aios.syscalls.types import ChatReply, WindowReport
 
 from .request import Request
 

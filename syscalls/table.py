@@ -15,9 +15,11 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from . import access_types as a
+from . import chat_types as c
 from . import memory_types as m
 from . import storage_types as s
 from . import tool_types as tt
+from . import trace_types as r
 from . import types as t
 
 Privilege = Literal["any", "kin", "operator"]
@@ -40,14 +42,14 @@ class Call(NamedTuple):
 CALLS: tuple[Call, ...] = (
     Call(1, "getpid", t.Empty, t.Pid, "any", "read", 30),
     Call(2, "cancel", t.CancelRequest, t.Empty, "any", "reversible", 30),
-    Call(10, "llm.chat", t.ChatRequest, t.ChatReply, "any", "reversible", 600),
+    Call(10, "llm.chat", c.ChatRequest, c.ChatReply, "any", "reversible", 600),
     Call(11, "model.list", t.Empty, t.ModelList, "any", "read", 30),
     Call(12, "model.load", t.ModelRequest, t.ModelInfo, "operator", "reversible", 600),
     Call(13, "model.unload", t.ModelRequest, t.Empty, "operator", "reversible", 30),
-    Call(14, "context.save", t.SaveRequest, t.NamedContext, "any", "reversible", 60),
-    Call(15, "context.restore", t.ContextName, t.ContextReply, "any", "read", 60),
-    Call(16, "context.list", t.ContextsOf, t.ContextList, "any", "read", 30),
-    Call(17, "context.remove", t.ContextName, t.Empty, "any", "irreversible", 30),
+    Call(14, "context.save", c.SaveRequest, c.NamedContext, "any", "reversible", 60),
+    Call(15, "context.restore", c.ContextName, c.ContextReply, "any", "read", 60),
+    Call(16, "context.list", c.ContextsOf, c.ContextList, "any", "read", 30),
+    Call(17, "context.remove", c.ContextName, t.Empty, "any", "irreversible", 30),
     Call(20, "proc.ps", t.PsRequest, t.ProcessList, "any", "read", 30),
     Call(21, "proc.spawn", t.SpawnRequest, t.SpawnReply, "any", "irreversible", 60),
     Call(22, "proc.wait", t.RefRequest, t.ExitStatus, "any", "read", t.MAX_TIMEOUT_S),
@@ -60,7 +62,7 @@ CALLS: tuple[Call, ...] = (
     Call(41, "kernel.shutdown", t.Empty, t.Empty, "operator", "irreversible", 30),
     Call(42, "kernel.check", t.Empty, t.CheckReply, "operator", "read", 30),
     Call(43, "sched.set", t.SchedRequest, t.SchedReply, "operator", "reversible", 30),
-    Call(44, "trace.read", t.TraceRequest, t.TraceReply, "operator", "reversible", 30),
+    Call(44, "trace.read", r.TraceRequest, r.TraceReply, "operator", "reversible", 30),
     Call(60, "memory.add", m.AddRequest, m.Note, "any", "reversible", 30),
     Call(61, "memory.get", m.NoteRef, m.Note, "any", "read", 30),
     Call(62, "memory.update", m.UpdateRequest, m.Note, "any", "irreversible", 30),

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from aios import cli_trace
-from aios.syscalls.types import OpRecord, RequestRecord, SliceRecord, Timing, TraceReply
+from aios.syscalls.chat_types import Timing
+from aios.syscalls.trace_types import OpRecord, RequestRecord, SliceRecord, TraceReply
 
 
 def _request(number: int, pid: int, received_s: float, turnaround_s: float) -> RequestRecord:

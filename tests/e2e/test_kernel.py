@@ -19,6 +19,7 @@ import pytest
 import zmq
 
 from aios.syscalls import codec, paths
+from aios.syscalls.chat_types import ChatReply, ChatRequest, Chunk
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import (
     AiosError,
@@ -31,16 +32,7 @@ from aios.syscalls.errors import (
     PermissionDenied,
 )
 from aios.syscalls.table import CALLS
-from aios.syscalls.types import (
-    ChatReply,
-    ChatRequest,
-    Chunk,
-    Empty,
-    RefRequest,
-    SchedRequest,
-    SendRequest,
-    SignalRequest,
-)
+from aios.syscalls.types import Empty, RefRequest, SchedRequest, SendRequest, SignalRequest
 from tests.conftest import TIMEOUT_S, Machine, operator
 
 CHAT = ChatRequest(prompt="hello", max_tokens=30, temperature=0.9, seed=3)

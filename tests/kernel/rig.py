@@ -50,8 +50,8 @@ from aios.kernel.model import Model
 from aios.kernel.models import Models
 from aios.kernel.request import Request
 from aios.kernel.scheduler import Settings
+from aios.syscalls.chat_types import ChatReply
 from aios.syscalls.errors import AiosError
-from aios.syscalls.types import ChatReply
 
 GRID = Rung("prefill apart", mixed=False)
 

@@ -32,6 +32,7 @@ from aios.kernel.memory_store import NoteStore
 from aios.kernel.memory_vectors import ScopeVectors, pack
 from aios.kernel.process import OPERATOR, Process, ProcessTable
 from aios.kernel.worker import Outcome
+from aios.syscalls.chat_types import ChatRequest, Message
 from aios.syscalls.errors import (
     AiosError,
     IllegalState,
@@ -41,7 +42,6 @@ from aios.syscalls.errors import (
     ResourceExhausted,
 )
 from aios.syscalls.memory_types import Hit, Note, SearchReply, SearchRequest
-from aios.syscalls.types import ChatRequest, Message
 
 T = TypeVar("T")
 LIMITS = Limits(1000, 1 << 20)

@@ -21,6 +21,7 @@ from aios.kernel.model import Model
 from aios.kernel.process import OPERATOR, Process, ProcessTable
 from aios.kernel.supervisor import Supervisor
 from aios.syscalls import codec, paths
+from aios.syscalls.chat_types import ChatRequest
 from aios.syscalls.errors import (
     BY_CODE,
     InvalidArgument,
@@ -28,14 +29,8 @@ from aios.syscalls.errors import (
     ResourceExhausted,
     from_body,
 )
-from aios.syscalls.types import (
-    ChatRequest,
-    Empty,
-    SendRequest,
-    SliceRecord,
-    SpawnRequest,
-    TraceRequest,
-)
+from aios.syscalls.trace_types import SliceRecord, TraceRequest
+from aios.syscalls.types import Empty, SendRequest, SpawnRequest
 from tests.kernel.rig import open_rig
 
 # ---------------------------------------------------------------------------- settings
