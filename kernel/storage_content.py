@@ -69,7 +69,7 @@ class Content:
         """Set when storage has been opened."""
         self.holds = 0
         """While a backup is made, no blob is deleted."""
-        self._sweeping = False
+        self._sweeping = set[int]()
 
     # ------------------------------------------------------------------ whole writes
 
@@ -209,41 +209,46 @@ class Content:
                                lambda outcome: _warn(outcome, "left blobs behind"))  # fmt: skip
 
     def sweep(self) -> None:
-        """Delete the blobs that commits have made garbage, some at a time, once at a time."""
-        if self._sweeping or self.holds:
+        """Delete the blobs that commits have made garbage, of each store some at a time."""
+        for store in self.stores().urls:
+            self._sweep(store)
+
+    def _sweep(self, store: int) -> None:
+        if store in self._sweeping or self.holds:
             return
-        self._sweeping = True
+        self._sweeping.add(store)
 
-        def listed(outcome: Outcome[list[tuple[int, str]]]) -> None:
-            found = [] if outcome.error else outcome.result()
-            if not found or self.holds:
-                self._sweeping = False
+        def listed(outcome: Outcome[list[tuple[str]]]) -> None:
+            keys = [] if outcome.error else [key for (key,) in outcome.result()]
+            if not keys or self.holds:
+                self._sweeping.discard(store)
                 return
-
-            def job() -> None:
-                for store, key in found:
-                    self.stores().store(store).delete([key])
 
             def deleted(outcome: Outcome[None]) -> None:
                 if outcome.error:
-                    self._sweeping = False
+                    self._sweeping.discard(store)
                     _warn(outcome, "will delete them later")
                 else:
                     self._committer.change(forget, forgotten)
 
             def forget(connection: sqlite3.Connection) -> None:
-                connection.executemany("DELETE FROM garbage WHERE store = ? AND key = ?", found)
+                connection.executemany(
+                    "DELETE FROM garbage WHERE store = ? AND key = ?",
+                    [(store, key) for key in keys],
+                )
 
             def forgotten(outcome: Outcome[None]) -> None:
-                self._sweeping = False
-                if not outcome.error and len(found) == _SWEEP:
-                    self.sweep()
+                self._sweeping.discard(store)
+                if not outcome.error and len(keys) == _SWEEP:
+                    self._sweep(store)
 
-            self._lanes.submit(self._where(store for store, _ in found), job, deleted)
+            self._lanes.submit(
+                self._where([store]), lambda: self.stores().store(store).delete(keys), deleted
+            )
 
         self._committer.view(
             lambda connection: connection.execute(
-                "SELECT store, key FROM garbage LIMIT ?", (_SWEEP,)
+                "SELECT key FROM garbage WHERE store = ? LIMIT ?", (store, _SWEEP)
             ).fetchall(),
             listed,
         )

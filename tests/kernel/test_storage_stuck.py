@@ -160,6 +160,26 @@ def test_a_mute_store_keeps_no_small_files_no_search_and_no_other_store(
             outcomes[0].result()
 
 
+def test_garbage_of_a_mute_store_does_not_keep_that_of_others(
+    tmp_path: Path, gate: _Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fsspec")
+    with rig(tmp_path / "s", keep=1) as made:
+        made.write("bob", "local", BIG)
+    monkeypatch.setattr(RemoteBlobs, "delete", lambda *_: gate.wait())
+    with rig(tmp_path / "s", url="memory://garbage", keep=1) as store:
+        store.write("bob", "remote", BIG[::-1])
+        store.write("bob", "remote", b"small")
+        while not gate.reached.is_set():
+            store.loop.turn(10)
+        blobs = tmp_path / "s" / "blobs"
+        assert any(path.is_file() for path in blobs.rglob("*"))
+        store.write("bob", "local", b"small")
+        while any(path.is_file() for path in blobs.rglob("*")):
+            store.loop.turn(10)
+        gate.open.set()
+
+
 def test_a_search_in_a_home_does_not_wait_for_a_text_that_does_not_come(
     tmp_path: Path, gate: _Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
