@@ -37,9 +37,9 @@ CALLS = (
 )  # fmt: skip
 _LOOK_AT_ALL = 100
 """Kills between two looks at all that was ever written."""
-_STEPS = (6, 36)
-"""Between so many changes of all writers a kernel makes before it is killed: a time would be fewer
-changes on a slower machine."""
+_STEPS = (1, 6)
+"""Between so many changes of each writer a kernel makes before it is killed: a time would be fewer
+changes on a slower machine, and a count of all writers' fewer of the slowest one."""
 
 
 @pytest.mark.timeout(600)
@@ -64,7 +64,7 @@ def test_acknowledged_writes_survive_a_killed_kernel(
     done = sum((writer.done for writer in writers), Counter[str]())
     print(done, *(writer.undecided for writer in writers))
     for call in CALLS:
-        assert done[call] > KILLS, done
+        assert done[call] > KILLS // 4, done
     verified = stopped.aios("audit", "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
@@ -136,16 +136,17 @@ def _write_until_killed(
     machine: Machine, context: zmq.Context[Any], writers: Sequence[Writer], rng: random.Random,
     os_pid: int,
 ) -> None:  # fmt: skip
-    steps = threading.Semaphore(0)
     wrong: list[BaseException] = []
+    steps = [threading.Semaphore(0) for _ in writers]
     threads = [
-        threading.Thread(target=_write_on, args=(machine, context, writer, steps, wrong))
-        for writer in writers
+        threading.Thread(target=_write_on, args=(machine, context, writer, made, wrong))
+        for writer, made in zip(writers, steps, strict=True)
     ]
     for thread in threads:
         thread.start()
-    for _ in range(rng.randint(*_STEPS)):
-        assert steps.acquire(timeout=30), wrong
+    for made in steps:
+        for _ in range(rng.randint(*_STEPS)):
+            assert made.acquire(timeout=30), wrong
     time.sleep(rng.uniform(0.0, 0.005))  # the random moment, not a wait for something
     os.kill(os_pid, signal.SIGKILL)
     for thread in threads:
@@ -155,14 +156,14 @@ def _write_until_killed(
 
 
 def _write_on(
-    machine: Machine, context: zmq.Context[Any], writer: Writer, steps: threading.Semaphore,
+    machine: Machine, context: zmq.Context[Any], writer: Writer, made: threading.Semaphore,
     wrong: list[BaseException],
 ) -> None:  # fmt: skip
     try:
         with Connection(context, Credentials(machine.runtime)) as connection:
             while True:
                 writer.step(connection)
-                steps.release()
+                made.release()
     except KernelUnavailable:
         pass  # it has been killed
     except BaseException as error:
