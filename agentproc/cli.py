@@ -35,6 +35,7 @@ examples: allow tool.call:web_*    trust memory:shared:team    deny path.write:/
 EFFECTS = ("read", "reversible", "irreversible")
 REF = "pid, name, or unique prefix of a name"
 CLASSES = ("interactive", "normal", "batch")
+ALWAYS_JSON = "as always"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
                        ("audit", "show and verify the log of decisions on rights")):  # fmt: skip
         command = commands.add_parser(name, help=text, add_help=False)
         command.add_argument("rest", nargs=argparse.REMAINDER)
-    commands.add_parser("version", help="show the version").set_defaults(do="cli:version")
+    command = commands.add_parser("version", help="show the version")
+    command.add_argument("--json", action="store_true")
+    command.set_defaults(do="cli:version")
     return top
 
 
@@ -93,6 +96,7 @@ def _add_ps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     logs = commands.add_parser("logs", help="show an agent's output")
     logs.add_argument("-f", "--follow", action="store_true", help="until it ends")
     logs.add_argument("ref", metavar="REF", help=REF)
+    logs.add_argument("--json", action="store_true", help="one JSON object a line")
     logs.set_defaults(do="cli_ps:logs")
     for action, text in (("kill", "end agents and all they started, now"),
                          ("stop", "ask agents to end, kill them after --grace"),
@@ -100,6 +104,7 @@ def _add_ps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
                          ("resume", "let paused agents go on")):  # fmt: skip
         command = commands.add_parser(action, help=text)
         command.add_argument("refs", nargs="+", metavar="REF", help=REF)
+        command.add_argument("--json", action="store_true")
         command.set_defaults(do="cli_ps:signal", action=action, grace=10.0)
         if action == "stop":
             command.add_argument("--grace", type=float, default=10.0, metavar="SECONDS")
@@ -110,6 +115,7 @@ def _add_ps(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     renice.add_argument("--nice", type=int)
     renice.add_argument("--class", dest="klass", choices=CLASSES)
     renice.add_argument("refs", nargs="+", metavar="REF", help=REF)
+    renice.add_argument("--json", action="store_true")
     renice.set_defaults(do="cli_ps:renice")
     wait = commands.add_parser("wait", help="wait for agents to end")
     wait.add_argument("refs", nargs="+", metavar="REF", help=REF)
@@ -154,6 +160,7 @@ def _add_kernel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     trace = commands.add_parser("trace", help="what ran when: a Chrome or Perfetto trace")
     trace.add_argument("action", choices=("export",))
     trace.add_argument("--output", metavar="FILE", help="instead of standard output")
+    trace.add_argument("--json", action="store_true", help=ALWAYS_JSON)
     trace.set_defaults(do="cli_trace:export")
     sched = commands.add_parser("sched", help="show or set the scheduler")
     sched.add_argument("action", choices=("show", "set"))
@@ -167,6 +174,7 @@ def _add_kernel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     call.add_argument("--list", action="store_true", help="list all calls")
     call.add_argument("name", nargs="?")
     call.add_argument("body", nargs="?", default="{}", metavar="JSON")
+    call.add_argument("--json", action="store_true", help=f"{ALWAYS_JSON}, but for --list")
     call.set_defaults(do="cli_daemon:call")
 
 
@@ -313,7 +321,8 @@ def version(options: argparse.Namespace) -> int:
     """The installed version."""
     from importlib.metadata import version as installed
 
-    print(f"aios {installed('aiosd')}")
+    number = installed("aiosd")
+    cli_out.as_json({"version": number}) if options.json else print(f"aios {number}")
     return 0
 
 

@@ -23,6 +23,7 @@ from .syscalls.types import (
 )
 
 RUNNING, DEAD_WITH_REMAINS, NOT_RUNNING = 0, 1, 3
+WRONG_USAGE = 2
 
 
 def daemon(options: argparse.Namespace) -> int:
@@ -30,8 +31,14 @@ def daemon(options: argparse.Namespace) -> int:
     runtime = paths.runtime_dir()
     if options.action == "status":
         return _status(options, runtime)
-    if options.action == "restart":
-        daemonctl.check(options.flags)
+    if options.action == "restart" or options.flags:
+        try:
+            daemonctl.check(options.flags)
+        except InvalidArgument as error:
+            if not options.flags:
+                raise
+            cli_out.complain(error)
+            return WRONG_USAGE
     if options.action in ("down", "restart"):
         ended = daemonctl.stop(runtime)
         if options.action == "down":
@@ -181,6 +188,12 @@ def sched(options: argparse.Namespace) -> int:
 def call(options: argparse.Namespace) -> int:
     """Any system call by its name, for looking into things."""
     if options.list or options.name is None:
+        if options.json:
+            cli_out.as_json(
+                [{"number": c.number, "call": c.name, "who": c.privilege, "effect": c.effect,
+                  "deadline_s": c.timeout_s} for c in CALLS]
+            )  # fmt: skip
+            return 0
         cli_out.table(
             ["number>", "call", "who", "effect", "deadline>"],
             [[str(c.number), c.name, c.privilege, c.effect, f"{c.timeout_s:g}s"] for c in CALLS],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import json
 import os
 import select
-import shutil
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from . import cli_out
 from .daemonctl import operator
@@ -27,6 +29,7 @@ from .syscalls.types import (
 
 _IN_MODIFY, _IN_CLOEXEC = 2, 0o2000000
 _FOREVER_S = 7 * 24 * 3600.0
+_PART_BYTES = 1 << 16
 
 
 def ps(options: argparse.Namespace) -> int:
@@ -71,27 +74,38 @@ def _context(row: ProcessInfo) -> str:
 
 
 def signal(options: argparse.Namespace) -> int:
-    """kill, stop, pause and resume; every REF is tried, the first failure counts."""
-    failed = 0
-    with operator() as connection:
-        for ref in options.refs:
-            try:
-                connection.call("proc.signal", SignalRequest(ref, options.action, options.grace))
-            except AiosError as error:
-                cli_out.complain(error)
-                failed = 1
-    return failed
+    """kill, stop, pause and resume."""
+    return _each(
+        options, "proc.signal", lambda ref: SignalRequest(ref, options.action, options.grace)
+    )
 
 
 def renice(options: argparse.Namespace) -> int:
-    """Nice value and class."""
+    """Nice value, class, weight and quotas."""
+
+    def wanted(ref: str) -> ReniceRequest:
+        body = {"ref": ref, "nice": options.nice, "klass": options.klass,
+                "weight": options.weight, "quota_tokens": options.quota_tokens,
+                "quota_cells": options.quota_cells}  # fmt: skip
+        return codec.convert(body, ReniceRequest)
+
+    return _each(options, "proc.renice", wanted)
+
+
+def _each(options: argparse.Namespace, call: str, body: Callable[[str], Any]) -> int:
+    """Every REF is tried; 1 if one of them failed."""
+    told = []
     with operator() as connection:
         for ref in options.refs:
-            wanted = {"ref": ref, "nice": options.nice, "klass": options.klass,
-                      "weight": options.weight, "quota_tokens": options.quota_tokens,
-                      "quota_cells": options.quota_cells}  # fmt: skip
-            connection.call("proc.renice", codec.convert(wanted, ReniceRequest))
-    return 0
+            try:
+                connection.call(call, body(ref))
+                told.append({"ref": ref, "error": None})
+            except AiosError as error:
+                cli_out.complain(error)
+                told.append({"ref": ref, "error": error.code})
+    if options.json:
+        cli_out.as_json(told)
+    return int(any(each["error"] for each in told))
 
 
 def wait(options: argparse.Namespace) -> int:
@@ -107,6 +121,7 @@ def wait(options: argparse.Namespace) -> int:
 
 def logs(options: argparse.Namespace) -> int:
     """An agent's output, with -f until it ends."""
+    write = _json_lines if options.json else _as_it_is
     with operator() as connection:
         found: LogReply = connection.call("proc.log", RefRequest(options.ref))
         path = Path(found.path)
@@ -114,16 +129,40 @@ def logs(options: argparse.Namespace) -> int:
             if not found.alive:
                 return 0
             path.touch()
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             if options.follow and found.alive:
-                _follow(connection, found, file.fileno())
-            shutil.copyfileobj(file, sys.stdout.buffer)
-            sys.stdout.flush()
+                write(_followed(connection, found, file.fileno()))
+            else:
+                write(iter(lambda: file.read(_PART_BYTES), b""))
     return 0
 
 
-def _follow(connection: Connection, found: LogReply, fd: int) -> None:
-    """Copy as the file grows (told by inotify), until the agent's end (told by the kernel)."""
+def _as_it_is(parts: Iterable[bytes]) -> None:
+    for part in parts:
+        sys.stdout.buffer.write(part)
+        sys.stdout.flush()
+
+
+def _json_lines(parts: Iterable[bytes]) -> None:
+    """One JSON object a line; what is no UTF-8 is replaced."""
+    begun = bytearray()
+    for part in parts:
+        *ended, last = part.split(b"\n")
+        for line in ended:
+            _json_line(begun + line)
+            begun.clear()
+        begun += last
+        sys.stdout.flush()
+    if begun:
+        _json_line(begun)
+
+
+def _json_line(line: bytearray) -> None:
+    print(json.dumps({"line": line.decode("utf-8", "replace")}))
+
+
+def _followed(connection: Connection, found: LogReply, fd: int) -> Iterator[bytes]:
+    """The file as it grows (told by inotify), until the agent's end (told by the kernel)."""
     libc = ctypes.CDLL(None, use_errno=True)
     notify = libc.inotify_init1(_IN_CLOEXEC)
     if notify < 0 or libc.inotify_add_watch(notify, os.fsencode(found.path), _IN_MODIFY) < 0:
@@ -132,14 +171,14 @@ def _follow(connection: Connection, found: LogReply, fd: int) -> None:
         )
     ended = connection.begin("proc.wait", RefRequest(str(found.pid)), _FOREVER_S)
     try:
-        while True:
-            while data := os.read(fd, 1 << 16):
-                sys.stdout.buffer.write(data)
-            sys.stdout.flush()
-            ready, _, _ = select.select([notify, *connection.filenos()], [], [])
-            if notify in ready:
-                os.read(notify, 4096)
-            if connection.poll(ended):
-                return
+        over = False
+        while not over:
+            over = connection.poll(ended)
+            while part := os.read(fd, _PART_BYTES):
+                yield part
+            if not over:
+                ready, _, _ = select.select([notify, *connection.filenos()], [], [])
+                if notify in ready:
+                    os.read(notify, 4096)
     finally:
         os.close(notify)

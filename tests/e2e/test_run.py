@@ -102,6 +102,28 @@ def test_logs_follow_to_the_end(machine: Machine) -> None:
     assert following.returncode == 0
 
 
+def test_logs_as_json_are_an_object_a_line(machine: Machine) -> None:
+    code = r"import os; os.write(1, 'a\n\n\u2603'.encode() + b'\xff' + b'x' * 200_000)"
+    machine.aios("run", "-d", "--name", "lines", machine.agent("l", code))
+    machine.aios("wait", "lines")
+    for flags in ([], ["-f"]):
+        got = machine.aios("logs", *flags, "--json", "lines").stdout
+        lines = [json.loads(line)["line"] for line in got.splitlines()]
+        assert lines == ["a", "", "\u2603\ufffd" + "x" * 200_000]
+
+
+def test_signals_as_json_tell_of_each_ref(machine: Machine) -> None:
+    path = machine.agent("s", "import time; time.sleep(1000)")
+    machine.aios("run", "-d", "--name", "signalled", path)
+    for words in (["renice", "--nice", "3"], ["pause"], ["resume"], ["kill"]):
+        got = machine.aios(*words, "--json", "nobody", "signalled")
+        assert got.returncode == 1 and "no process 'nobody'" in got.stderr
+        assert json.loads(got.stdout) == [
+            {"ref": "nobody", "error": "NOT_FOUND"},
+            {"ref": "signalled", "error": None},
+        ]
+
+
 def test_interrupting_ends_the_agent_and_all_it_started(machine: Machine) -> None:
     note = machine.folder / "note"
     code = (
