@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -118,15 +117,13 @@ def test_a_child_never_has_more_and_a_deny_never_gives_more() -> None:
 
 
 def test_matching_takes_linear_time() -> None:
-    names = ["/" + "a/" * 2000 + "b", "/" + "aaaa/" * 800 + "b", "a" * 4096]
+    """Of names so long that more than linear time would not end within a test's."""
+    names = ["/" + "a/" * 1_000_000 + "b", "/" + "aaaa/" * 400_000 + "b", "a" * 2_000_000]
     for text in ("path:/" + "/".join(["**/a*a*a"] * 4), "tool:" + "a*" * 15 + "b"):
         rules = RuleSet([parse(text, "allow")])
         for name in names:
             rules.judge(Request("path", "read", name, "read"))
-            begun = time.perf_counter()
-            rules.judge(Request("path", "read", name, "read"))
             rules.judge(Request("tool", "call", name, "read"))
-            assert time.perf_counter() - begun < 0.2
 
 
 def test_nobody_may_do_anything_without_principals() -> None:
