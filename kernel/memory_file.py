@@ -7,6 +7,7 @@ open here. What SQLite raises leaves here as an AiosError that names the file an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable
@@ -89,12 +90,15 @@ class NotesFile:
         return db
 
     def close(self) -> None:
-        """Close the file; a session's is removed. The next use opens it anew."""
+        """Close the file; a session's is removed, with its folder if nothing else is in it. The
+        next use opens it anew."""
         if self._open:
             self._open.close()
             self._open = None
         if not self.lasting:
             self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.parent.rmdir()
 
     def doing(self, work: Callable[[], T], *, soft: bool = False) -> T:
         """Some work on it as one transaction; what SQLite raises becomes an AiosError. ``soft``:

@@ -543,7 +543,7 @@ class Memory:
                  "vectors": 1 << 20, **quotas}  # fmt: skip
         self.table = ProcessTable(100)
         self.manager = MemoryManager(
-            self.rig.loop, self.rig.embedder, folder / "notes.db", folder / "session.db",
+            self.rig.loop, self.rig.embedder, folder / "notes.db", folder / "own" / "session.db",
             Quotas(**given),
         )  # fmt: skip
 
@@ -638,7 +638,7 @@ def test_what_lasts_survives_kernels_and_what_does_not_is_gone(tmp_path: Path) -
     note, brief = memory.add(agent, "for good", "agent:a"), memory.add(agent, "for now")
     shared = memory.add(agent, "for all", "shared:team")
     memory.close()
-    assert not (tmp_path / "session.db").exists()
+    assert not (tmp_path / "own").exists()
     memory = Memory(tmp_path)
     agent = memory.agent()
     assert memory.get(note.id, agent) == note and memory.get(shared.id, agent) == shared
