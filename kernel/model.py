@@ -43,6 +43,7 @@ from .history import History
 from .imaging import Written
 from .kvstore import KvStore
 from .loop import Loop, Timer
+from .preparing import Preparing
 from .request import Request
 from .scheduler import LONE_CHUNK_FACTOR, SUSPECT_DEATHS, Scheduler, Settings
 
@@ -85,10 +86,7 @@ class Model:
         self.context: ContextManager | None = None
         """While it is loaded; it outlives the cores."""
         self.requests: dict[int, Request] = {}
-        self._preparing: dict[int, int] = {}
-        """Requests whose prompts the core has yet to prepare, in its order, and the slice that it
-        was sent last before each."""
-        self._last_slice = 0
+        self._preparing = Preparing(self._send_prompt)
         self.records = History[RequestRecord](_MOST_RECORDS)
         self._loop = loop
         self._quota_timer: Timer | None = None
@@ -108,7 +106,7 @@ class Model:
         request.phase_since_s = time.monotonic()
         self.requests[request.id] = request
         if self.state == "ready":
-            self._prepare(request)
+            self._preparing.add(request)
 
     def cancel(self, request: Request, error: AiosError) -> None:
         """End a request now; the core stops it at the next token."""
@@ -143,8 +141,7 @@ class Model:
         """Priorities or settings have changed."""
         self._dispatch()
 
-    def _prepare(self, request: Request) -> None:
-        self._preparing[request.id] = self._last_slice
+    def _send_prompt(self, request: Request) -> None:
         streamed, cut = request.on_text is not None, request.window_policy != "error"
         self.core.send(Prepare(
             request.id, request.params, streamed, request.messages, request.prompt, cut
@@ -154,7 +151,6 @@ class Model:
         now = time.monotonic()
         self.scheduler.remove(request, now)
         del self.requests[request.id]
-        self._preparing.pop(request.id, None)
         outcome = error.code if error else "done"
         if not request.hidden:
             self.records.append(request.record(self.name, outcome, now))
@@ -173,7 +169,7 @@ class Model:
         now = time.monotonic()
         command = self.scheduler.next_slice(now)
         if command:
-            self._last_slice = command.slice
+            self._preparing.last_slice = command.slice
             self.core.send(command)
         elif (number := self.scheduler.should_yield(now)) is not None:
             self.core.send(Yield(number))
@@ -248,8 +244,10 @@ class Model:
                 self._write_contexts()
                 self._dispatch()
             case Prepared():
+                self._preparing.answered(event.request)
                 self._on_prepared(event)
             case Refused():
+                self._preparing.answered(event.request)
                 if request := self.requests.get(event.request):
                     self._finish(request, InvalidArgument(event.reason))
             case Hello():
@@ -268,6 +266,7 @@ class Model:
             log.warning("model %s: its state cannot be saved; what loses its seat is computed "
                         "again", self.name)  # fmt: skip
         self.core.ready()
+        self._preparing.clear()
         for request in list(self.requests.values()):
             if request.tokens:
                 tokens, streamed = request.tokens.tobytes(), request.on_text is not None
@@ -275,13 +274,12 @@ class Model:
                     Adopt(request.id, request.params, streamed, tokens, request.prompt_tokens)
                 )
             elif not request.helper:
-                self._prepare(request)
+                self._preparing.add(request)
         self._dispatch()
         if not self.requests:
             self._rest()
 
     def _on_prepared(self, event: Prepared) -> None:
-        self._preparing.pop(event.request, None)
         request = self.requests.get(event.request)
         if request is None or request.tokens or request.helper:
             return
@@ -313,7 +311,7 @@ class Model:
         if request.id in self.requests:
             request.messages = messages
             if self.state == "ready":
-                self._prepare(request)
+                self._preparing.add(request)
 
     def fail(self, request: Request, error: AiosError) -> None:
         """A request cannot go on."""
@@ -350,12 +348,11 @@ class Model:
     def _worked_on(self) -> list[Request]:
         """What the core that has died may have been doing: it does what it is sent in order."""
         running = self.scheduler.core_lost(time.monotonic())
-        first, before = next(iter(self._preparing.items()), (0, 0))
-        self._preparing.clear()
+        first, begun = self._preparing.clear()
         if not first:
             return running
-        begun = before == self._last_slice
-        return [*(running if begun else ()), self.requests[first]]
+        prepared = self.requests.get(first)  # None: it has been cancelled
+        return [*(running if begun else ()), *([prepared] if prepared else ())]
 
     def _on_failure(self, error: AiosError) -> None:
         """There will be no core."""
