@@ -17,6 +17,8 @@ from .messages import GRID_TOKENS, Slice
 
 APART_STEPS = 4
 """Most steps in a row, and most such chunks of prompt, that others wait for a prompt to be done."""
+LEVEL_STEPS = 8
+"""Most such chunks that prompts are done together, in equal steps, while nobody generates."""
 TAIL_TOKENS = 4
 """So few last tokens of a prompt are computed one in each step of those that generate."""
 
@@ -63,7 +65,8 @@ class Composer:
         nobody reads a stream, before them, so that all generate in full batches afterwards."""
         reads = any(w.streamed for w in generating)
         room = command.chunk_tokens if reads else command.lone_chunk_tokens
-        few = sum(len(w.row.tokens) for w in prompts) <= APART_STEPS * room and not reads
+        most = room * (APART_STEPS if generating else LEVEL_STEPS)
+        few = sum(len(w.row.tokens) for w in prompts) <= most and not reads
         self._apart = self._apart + 1 if generating and few and self._apart < APART_STEPS else 0
         room = min(room, self._most_rows - (0 if self._apart else len(generating)))
         if few and not any(w.streamed for w in prompts):

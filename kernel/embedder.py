@@ -26,8 +26,9 @@ log = logging.getLogger("aios.embedder")
 
 MOST_WAITING = 1024
 BATCH_TEXTS = 16
-BATCH_CHARS = 4800
-"""A query waits for at most so much of passages. A page takes about a second of an idle core."""
+BATCH_CHARS = 2000
+"""A query waits for at most so much of passages: a page, about a second of an idle core, and ten of
+one that others keep busy."""
 IDLE_S = 60.0
 PATIENCE_S = 120.0
 """A batch that takes longer is taken for hung. It is long: the embedder gives way to all others."""

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import NamedTuple, TypeVar
 
 from aios.syscalls.errors import AiosError
@@ -34,9 +34,10 @@ from aios.syscalls.memory_types import (
 )
 
 from .embedder import Embedder
+from .lanes import CLOSE_S, Lanes
 from .loop import Loop
 from .memory_backfill import Backfill
-from .memory_file import lasting
+from .memory_file import lasting, new_file
 from .memory_quota import Limits, Usage, check_quota
 from .memory_ram import NotesInRam
 from .memory_search import Searcher
@@ -84,7 +85,7 @@ class MemoryManager:
     ) -> None:
         self._limits = Limits(quotas.notes, quotas.disk)
         self._embedder = embedder
-        self._worker = Worker(loop, "memory")
+        self._worker, self._lanes = Worker(loop, "memory"), Lanes(loop, "lane")
         self._brief = NoteStore(session_file, lasting=False)
         self._lasting = NoteStore(lasting_file, lasting=True)
         self._ram = NotesInRam(quotas.ram, quotas.ram_agent)
@@ -97,6 +98,7 @@ class MemoryManager:
 
     def close(self) -> None:
         """Finish what was begun, and close the files."""
+        self._lanes.close(monotonic() + CLOSE_S)
         self._worker.submit(self._lasting.close, lambda outcome: None)
         self._worker.submit(self._brief.close, lambda outcome: None)
         self._worker.close()
@@ -357,15 +359,25 @@ class MemoryManager:
         self._worker.submit(job, done)
 
     def backup(self, path: Path, done: Done[MemoryReport]) -> None:
-        """Copy all that lasts."""
+        """Copy all that lasts to a new file; a folder that does not answer keeps nobody else."""
         store, embedder = self._lasting, self._embedder.described
 
-        def job() -> MemoryReport:
+        def copy() -> MemoryReport:
             store.reading(lambda: store.backup(path))
             notes = sum(usage.notes for usage in store.reading(store.usages).values())
             return MemoryReport(str(path), notes, [], [], embedder)
 
-        self._worker.submit(job, done)
+        def made(outcome: Outcome[None]) -> None:
+            if outcome.error:
+                done(Outcome(None, outcome.error))
+            else:
+                self._worker.submit(copy, done)
+
+        self._lanes.submit(str(path.parent), lambda: new_file(path), made)
+
+    def warnings(self) -> list[str]:
+        """What the operator should know."""
+        return [f"{line}: the backup of notes waits for it" for line in self._lanes.late()]
 
     def check(self) -> list[str]:
         """What is wrong with the accounts; empty when all is well."""

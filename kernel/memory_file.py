@@ -179,17 +179,8 @@ class NotesFile:
         return self._scopes[name]
 
     def backup(self, path: Path) -> None:
-        """Copy it as one consistent state. Raises InvalidArgument when there is such a file, or it
-        cannot be made, ResourceExhausted when there is no room for it."""
-        try:
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            raise InvalidArgument(f"{path} exists", "name a new file") from None
-        except OSError as error:
-            raise InvalidArgument(
-                f"{path} cannot be made: {error.strerror}", "name a new file elsewhere"
-            ) from None
-        os.close(fd)
+        """Copy it, as one consistent state, to a file that ``new_file`` has made. Raises
+        ResourceExhausted, and removes the file, when there is no room for it."""
         copy = sqlite3.connect(path)
         try:
             self._db().backup(copy)
@@ -202,3 +193,16 @@ class NotesFile:
             raise
         finally:
             copy.close()
+
+
+def new_file(path: Path) -> None:
+    """Make an empty file. Raises InvalidArgument when there is one, or it cannot be made."""
+    try:
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise InvalidArgument(f"{path} exists", "name a new file") from None
+    except OSError as error:
+        raise InvalidArgument(
+            f"{path} cannot be made: {error.strerror}", "name a new file elsewhere"
+        ) from None
+    os.close(fd)

@@ -163,8 +163,11 @@ class Model:
         self._on_idle(self)
 
     def _dispatch(self) -> None:
-        """Start the next slice, or end the one under way if the policy wants others to run."""
-        if self.state != "ready":
+        """Start the next slice, or end the one under way if the policy wants others to run.
+
+        Not while an idle core prepares prompts: a slice would begin after those, but without them.
+        """
+        if self.state != "ready" or (self._preparing and not self.scheduler.busy):
             return
         now = time.monotonic()
         command = self.scheduler.next_slice(now)
@@ -246,10 +249,12 @@ class Model:
             case Prepared():
                 self._preparing.answered(event.request)
                 self._on_prepared(event)
+                self._go_on()
             case Refused():
                 self._preparing.answered(event.request)
                 if request := self.requests.get(event.request):
                     self._finish(request, InvalidArgument(event.reason))
+                self._go_on()
             case Hello():
                 self._on_hello(event.info)
             case Failed():
@@ -300,7 +305,11 @@ class Model:
         request.tokens, request.prompt_tokens = tokens, len(tokens)
         if request.phase == "preparing":
             self.scheduler.add(request, time.monotonic())
+
+    def _go_on(self) -> None:
+        """A prompt has been prepared, or refused. Those that wait are sent after the next slice."""
         self._dispatch()
+        self._preparing.refill()
 
     def helper_id(self) -> int:
         """For a request of the kernel's own: below zero, where those of agents are not."""

@@ -1,7 +1,7 @@
 """Prompts on their way to a model's core, which makes their tokens between two steps of a slice.
 
-The core is sent a few at a time, the urgent first, and more when it has done with those: a flood of
-prompts delays nobody's next token for longer than a few take.
+The core is sent a few at a time, and more, the urgent first, when it has done with those: a flood
+of prompts delays nobody's next token for longer than a few take.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class Preparing:
         self.last_slice = 0
         self._waiting: list[tuple[int, int, Request]] = []
         self._arrivals = itertools.count()
+        self._room = MOST_BYTES
         self._sent: dict[int, int] = {}
         """What the core has yet to answer, in its order, and ``last_slice`` before each."""
 
@@ -33,14 +34,20 @@ class Preparing:
         return bool(self._sent)
 
     def add(self, request: Request) -> None:
-        """Have it prepared."""
+        """Have it prepared: now, if there is room, or after those that wait."""
         heapq.heappush(self._waiting, (request.rank, next(self._arrivals), request))
-        self._refill()
+        if len(self._waiting) == 1:
+            self._fill()
 
     def answered(self, request_id: int) -> None:
         """The core has done with it, well or not."""
-        if self._sent.pop(request_id, None) is not None:
-            self._refill()
+        self._sent.pop(request_id, None)
+
+    def refill(self) -> None:
+        """Send more of those that wait; nothing, while the core has something to answer."""
+        if not self._sent:
+            self._room = MOST_BYTES
+            self._fill()
 
     def clear(self) -> tuple[int, bool]:
         """The core is gone: what it may have been preparing (0: nothing), and whether that was sent
@@ -48,19 +55,18 @@ class Preparing:
         first, before = next(iter(self._sent.items()), (0, 0))
         self._sent.clear()
         self._waiting.clear()
+        self._room = MOST_BYTES
         return first, before == self.last_slice
 
-    def _refill(self) -> None:
-        if self._sent:
-            return
-        room = MOST_BYTES
+    def _fill(self) -> None:
         while self._waiting:
             request = self._waiting[0][2]
-            room -= _size_bytes(request)
-            if room < 0 and self._sent:
+            size = _size_bytes(request)
+            if self._sent and size > self._room:
                 return
             heapq.heappop(self._waiting)
             if request.phase != "done":
+                self._room -= size
                 self._sent[request.id] = self.last_slice
                 self._send(request)  # in which the core may be found dead, and all this cleared
 
