@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from aios.hw.compose import APART_STEPS, TAIL_TOKENS, Composer, Waiting
+from aios.hw.compose import APART_STEPS, LEVEL_STEPS, TAIL_TOKENS, Composer, Waiting
 from aios.hw.engine import EngineInfo, EngineSettings, Row, Rung
 from aios.hw.fake import FakeEngine
 from aios.hw.messages import GRID_TOKENS, Slice
@@ -69,6 +69,17 @@ def test_prompts_of_nearly_one_length_are_computed_in_equal_steps() -> None:
     assert {_parts(shape) for shape in shapes} == {1}
     assert all(sum(shape.values()) <= LONE_ROOM for shape in shapes)
     assert len(shapes) <= 3 + 2
+
+
+def test_more_prompts_are_computed_together_while_nobody_generates() -> None:
+    each = APART_STEPS * LONE_ROOM // 8 + 1
+    assert 8 * each <= LEVEL_STEPS * LONE_ROOM
+    prompts = [_waiting(seat, each) for seat in range(1, 9)]
+    shape = _shape(Composer(_info()), prompts)
+    assert len(shape) == 8 and _parts(shape) == 1
+    assert len(_shape(Composer(_info()), [_waiting(0, 1), *prompts])) < 8
+    long = [_waiting(seat, LEVEL_STEPS * LONE_ROOM // 8 + 1) for seat in range(1, 9)]
+    assert len(_shape(Composer(_info()), long)) < 8
 
 
 def test_the_end_of_a_prompt_is_computed_beside_those_that_generate() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from aios.hw.engine import Logits, Row, Tokens
 from aios.kernel import preparing
-from aios.syscalls.errors import Cancelled
+from aios.syscalls.errors import Cancelled, InvalidArgument
 from tests.kernel.rig import Died, Rig, open_rig
 
 WINDOW_BYTES = 100
@@ -28,6 +28,8 @@ class _Watched:
     def __init__(self, rig: Rig) -> None:
         self.made: list[str] = []
         self.before_steps: list[int] = []
+        self.seats: list[int] = []
+        """In each step."""
         engine = rig.core.engine
         assert engine
         tokenize, decode = engine.tokenize_text, engine.decode
@@ -38,6 +40,7 @@ class _Watched:
 
         def decoded(rows: Sequence[Row]) -> dict[int, Logits]:
             self.before_steps.append(len(self.made))
+            self.seats.append(len(rows))
             return decode(rows)
 
         engine.tokenize_text, engine.decode = tokenized, decoded  # type: ignore[method-assign]
@@ -61,6 +64,30 @@ def test_a_flood_is_prepared_a_few_between_two_steps_and_the_urgent_first(tmp_pa
         assert watched.made.index("urgent") <= 2, "only what had been sent is before it"
         assert watched.most <= 5, "what a window holds, or two of them where a slice ends"
         for request in (stream, urgent, *flood):
+            assert rig.reply(request).tokens == rig.alone(request)
+
+
+def test_requests_that_arrive_together_begin_together(tmp_path: Path) -> None:
+    with open_rig(tmp_path, seats=8) as rig:
+        _served(rig, "x")
+        watched = _Watched(rig)
+        asked = [rig.ask(text) for text in ("some", "more", "other", "words")]
+        refused = rig.ask("words", grammar="no grammar")
+        rig.run()
+        assert watched.seats[0] == 4
+        assert isinstance(rig.outcomes[refused.id], InvalidArgument)
+        for request in asked:
+            assert rig.reply(request).tokens == rig.alone(request)
+
+
+def test_slices_go_on_between_the_windows_of_a_flood(tmp_path: Path) -> None:
+    with open_rig(tmp_path, seats=8) as rig:
+        _served(rig, "x")
+        watched = _Watched(rig)
+        asked = [rig.ask(PROMPT.format(n), tokens=1) for n in range(20)]
+        rig.run()
+        assert watched.before_steps[0] == 2, "what a window holds"
+        for request in asked:
             assert rig.reply(request).tokens == rig.alone(request)
 
 
