@@ -363,8 +363,12 @@ class MemoryManager:
         store, embedder = self._lasting, self._embedder.described
 
         def copy() -> MemoryReport:
-            store.reading(lambda: store.backup(path))
-            notes = sum(usage.notes for usage in store.reading(store.usages).values())
+            try:
+                store.reading(lambda: store.backup(path))
+                notes = sum(usage.notes for usage in store.reading(store.usages).values())
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
             return MemoryReport(str(path), notes, [], [], embedder)
 
         def made(outcome: Outcome[None]) -> None:

@@ -180,12 +180,11 @@ class NotesFile:
 
     def backup(self, path: Path) -> None:
         """Copy it, as one consistent state, to a file that ``new_file`` has made. Raises
-        ResourceExhausted, and removes the file, when there is no room for it."""
+        ResourceExhausted when there is no room for it."""
         copy = sqlite3.connect(path)
         try:
             self._db().backup(copy)
-        except BaseException as error:
-            path.unlink(missing_ok=True)
+        except sqlite3.Error as error:
             if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
                 raise ResourceExhausted(
                     f"there is no room for {path}", "make room there, or name a file elsewhere"

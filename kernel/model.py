@@ -139,6 +139,7 @@ class Model:
 
     def reconsider(self) -> None:
         """Priorities or settings have changed."""
+        self._preparing.reorder()
         self._dispatch()
 
     def _send_prompt(self, request: Request) -> None:
@@ -148,6 +149,8 @@ class Model:
         ))  # fmt: skip
 
     def _finish(self, request: Request, error: AiosError | None) -> None:
+        if request.id not in self.requests:
+            return  # it has ended in between: a core is found dead when it is sent something
         now = time.monotonic()
         self.scheduler.remove(request, now)
         del self.requests[request.id]
@@ -205,6 +208,7 @@ class Model:
         """End the idle model's core and forget its contexts; the next request loads it again."""
         assert not self.requests
         self.core.end()
+        self._preparing.clear()  # a prompt may be on its way that nobody waits for any more
         self.scheduler.core_lost(time.monotonic())  # the slice of the last request may be under way
         if self.context:
             self.context.close()
@@ -271,8 +275,9 @@ class Model:
             log.warning("model %s: its state cannot be saved; what loses its seat is computed "
                         "again", self.name)  # fmt: skip
         self.core.ready()
-        self._preparing.clear()
         for request in list(self.requests.values()):
+            if self.state != "ready":
+                return  # it has been found dead, and another is on its way
             if request.tokens:
                 tokens, streamed = request.tokens.tobytes(), request.on_text is not None
                 self.core.send(

@@ -14,6 +14,8 @@ from .request import Request
 
 MOST_BYTES = 16 << 10
 """Of prompts and grammars that the core is sent at once; one alone may be longer."""
+EACH_BYTES = 512
+"""What a prompt takes, beside its text, counts as so many."""
 
 
 class Preparing:
@@ -49,6 +51,11 @@ class Preparing:
             self._room = MOST_BYTES
             self._fill()
 
+    def reorder(self) -> None:
+        """Ranks of those that wait have changed."""
+        self._waiting = [(request.rank, n, request) for _, n, request in self._waiting]
+        heapq.heapify(self._waiting)
+
     def clear(self) -> tuple[int, bool]:
         """The core is gone: what it may have been preparing (0: nothing), and whether that was sent
         after its last slice, which it may have been running as well."""
@@ -75,4 +82,4 @@ def _size_bytes(request: Request) -> int:
     params = request.params
     texts = [request.prompt, params.grammar, params.json_schema]
     texts += [message.content for message in request.messages or ()]
-    return sum(len(text) for text in texts if text)
+    return EACH_BYTES + sum(len(text.encode()) for text in texts if text)

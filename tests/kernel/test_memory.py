@@ -644,6 +644,13 @@ def test_a_backup_to_a_folder_that_does_not_answer_keeps_nobody_else(
     copied.close()
 
 
+def test_a_backup_that_fails_leaves_no_file(memory: Memory, tmp_path: Path) -> None:
+    (tmp_path / "notes.db").write_bytes(b"not a database at all" * 100)
+    with pytest.raises(IllegalState, match="damaged"):
+        memory.wait(lambda done: memory.manager.backup(tmp_path / "copy", done))
+    assert not (tmp_path / "copy").exists()
+
+
 def test_the_end_of_an_agent_frees_all_of_its_session_and_nothing_else(memory: Memory) -> None:
     first, second = memory.agent("a"), memory.agent("b")
     gone, kept = memory.add(first, "brief"), memory.add(first, "lasting", "agent:a")

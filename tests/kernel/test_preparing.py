@@ -10,7 +10,7 @@ import pytest
 
 from aios.hw.engine import Logits, Row, Tokens
 from aios.kernel import preparing
-from aios.syscalls.errors import Cancelled, InvalidArgument
+from aios.syscalls.errors import Cancelled, InvalidArgument, ModelUnavailable
 from tests.kernel.rig import Died, Rig, open_rig
 
 WINDOW_BYTES = 100
@@ -20,6 +20,7 @@ PROMPT = "a prompt of about forty bytes, number {:03}"
 @pytest.fixture(autouse=True)
 def _small_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "MOST_BYTES", WINDOW_BYTES)
+    monkeypatch.setattr(preparing, "EACH_BYTES", 0)
 
 
 class _Watched:
@@ -101,6 +102,45 @@ def test_what_is_cancelled_while_it_waits_is_never_prepared(tmp_path: Path) -> N
         rig.run()
         assert watched.made == [PROMPT.format(n) for n in (0, 1, 9)]
         rig.reply(asked[-1])
+
+
+def test_a_prompt_takes_something_however_short_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "EACH_BYTES", WINDOW_BYTES // 4)
+    with open_rig(tmp_path, seats=8) as rig:
+        _served(rig, "x")
+        watched = _Watched(rig)
+        for _ in range(9):
+            rig.ask("y", tokens=1)
+        rig.run()
+        assert watched.before_steps[0] == 3
+
+
+def test_a_change_of_rank_counts_for_what_waits(tmp_path: Path) -> None:
+    with open_rig(tmp_path) as rig:
+        _served(rig, "x")
+        watched = _Watched(rig)
+        asked = [rig.ask(PROMPT.format(n), tokens=1) for n in range(10)]
+        asked[-1].rank = 0
+        rig.model.reconsider()
+        rig.run()
+        assert watched.made.index(PROMPT.format(9)) == 2, "after those that had been sent"
+
+
+@pytest.mark.parametrize("loading", [False, True])
+def test_a_core_found_dead_by_a_cancel_ends_the_request_once(tmp_path: Path, loading: bool) -> None:
+    """Its end has not been read when it is sent the news."""
+    with open_rig(tmp_path) as rig:
+        if not loading:
+            _served(rig, "x")
+        request, other = rig.ask("y"), rig.ask("z")
+        request.core_deaths = 2
+        rig.core.kill()
+        rig.model.cancel(request, Cancelled("by the test"))
+        rig.wait(lambda: len(rig.outcomes) == 2 + (not loading))
+        assert isinstance(rig.outcomes[request.id], Cancelled | ModelUnavailable)
+        assert other.id in rig.outcomes
 
 
 def test_a_prompt_larger_than_the_window_goes_alone(tmp_path: Path) -> None:
