@@ -23,7 +23,6 @@ from .syscalls.types import (
 )
 
 RUNNING, DEAD_WITH_REMAINS, NOT_RUNNING = 0, 1, 3
-WRONG_USAGE = 2
 
 
 def daemon(options: argparse.Namespace) -> int:
@@ -31,14 +30,8 @@ def daemon(options: argparse.Namespace) -> int:
     runtime = paths.runtime_dir()
     if options.action == "status":
         return _status(options, runtime)
-    if options.action == "restart" or options.flags:
-        try:
-            daemonctl.check(options.flags)
-        except InvalidArgument as error:
-            if not options.flags:
-                raise
-            cli_out.complain(error)
-            return WRONG_USAGE
+    if options.action == "restart":
+        daemonctl.check(options.flags)
     if options.action in ("down", "restart"):
         ended = daemonctl.stop(runtime)
         if options.action == "down":

@@ -40,7 +40,7 @@ def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> in
     log_bytes = log.stat().st_size if log.exists() else 0
     reader, writer = os.pipe()
     # a shell in between, so that the kernel is nobody's child and leaves no zombie here
-    command = [sys.executable, "-P", "-m", "aios.kernel.daemon", *flags, "--ready-fd", str(writer)]
+    command = [sys.executable, "-P", "-m", "aios.kernel.daemon", "--ready-fd", str(writer), *flags]
     try:
         with log.open("ab") as output:
             subprocess.run(
