@@ -35,7 +35,7 @@ examples: allow tool.call:web_*    trust memory:shared:team    deny path.write:/
 EFFECTS = ("read", "reversible", "irreversible")
 REF = "pid, name, or unique prefix of a name"
 CLASSES = ("interactive", "normal", "batch")
-ALWAYS_JSON = "as always"
+ALWAYS_JSON = "what is written is JSON without it, too"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -174,7 +174,7 @@ def _add_kernel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     call.add_argument("--list", action="store_true", help="list all calls")
     call.add_argument("name", nargs="?")
     call.add_argument("body", nargs="?", default="{}", metavar="JSON")
-    call.add_argument("--json", action="store_true", help=f"{ALWAYS_JSON}, but for --list")
+    call.add_argument("--json", action="store_true", help=f"{ALWAYS_JSON}, but with --list")
     call.set_defaults(do="cli_daemon:call")
 
 

@@ -201,8 +201,8 @@ class Kernel:
             self.loop.stop, self._runtime,
         )  # fmt: skip
         calls.checks.append(self._tool_calls.check)
-        calls.warnings += [self._storage.warnings, self._memory.warnings, self._audit.warnings,
-                           self._models.warnings]  # fmt: skip
+        calls.warnings += [self._storage.warnings, self._memory.chores.warnings,
+                           self._audit.warnings, self._models.warnings]  # fmt: skip
         return calls
 
     def _handlers(self) -> dict[str, Handler]:

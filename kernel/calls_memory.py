@@ -228,11 +228,11 @@ class MemoryCalls:
 
     def _check(self, call: Pending, _: t.Empty) -> None:
         call.defer(lambda error: None)
-        self._memory.verify(lambda outcome: _tell(call, outcome))
+        self._memory.chores.verify(lambda outcome: _tell(call, outcome))
 
     def _backup(self, call: Pending, body: m.BackupRequest) -> None:
         call.defer(lambda error: None)
-        self._memory.backup(Path(body.path), lambda outcome: _tell(call, outcome))
+        self._memory.chores.backup(Path(body.path), lambda outcome: _tell(call, outcome))
 
 
 def _tell(call: Pending, outcome: Outcome[S]) -> None:

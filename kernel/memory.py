@@ -18,13 +18,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic, time
+from time import time
 from typing import NamedTuple, TypeVar
 
 from aios.syscalls.errors import AiosError
 from aios.syscalls.memory_types import (
     MAX_NOTE_CHARS,
-    MemoryReport,
     Note,
     NoteKind,
     NoteList,
@@ -34,10 +33,10 @@ from aios.syscalls.memory_types import (
 )
 
 from .embedder import Embedder
-from .lanes import CLOSE_S, Lanes
 from .loop import Loop
 from .memory_backfill import Backfill
-from .memory_file import lasting, new_file
+from .memory_chores import Chores
+from .memory_file import lasting
 from .memory_quota import Limits, Usage, check_quota
 from .memory_ram import NotesInRam
 from .memory_search import Searcher
@@ -85,7 +84,7 @@ class MemoryManager:
     ) -> None:
         self._limits = Limits(quotas.notes, quotas.disk)
         self._embedder = embedder
-        self._worker, self._lanes = Worker(loop, "memory"), Lanes(loop, "lane")
+        self._worker = Worker(loop, "memory")
         self._brief = NoteStore(session_file, lasting=False)
         self._lasting = NoteStore(lasting_file, lasting=True)
         self._ram = NotesInRam(quotas.ram, quotas.ram_agent)
@@ -93,12 +92,13 @@ class MemoryManager:
         stores = (self._brief, self._lasting)
         self._backfill = Backfill(loop, self._worker, embedder, stores, self._vectors)
         self._searcher = Searcher(self._worker, embedder, stores, self._vectors, self._backfill)
+        self.chores = Chores(loop, self._worker, self._lasting, embedder)
         self._sessions: dict[str, _Session] = {}
         self._last_row = 0
 
     def close(self) -> None:
         """Finish what was begun, and close the files."""
-        self._lanes.close(monotonic() + CLOSE_S)
+        self.chores.close()
         self._worker.submit(self._lasting.close, lambda outcome: None)
         self._worker.submit(self._brief.close, lambda outcome: None)
         self._worker.close()
@@ -347,41 +347,6 @@ class MemoryManager:
 
         store = self._lasting
         self._worker.submit(lambda: store.reading(store.usages), counted)
-
-    def verify(self, done: Done[MemoryReport]) -> None:
-        """Read all that lasts and say what is damaged."""
-        store, embedder = self._lasting, self._embedder.described
-
-        def job() -> MemoryReport:
-            notes, damaged, problems = store.reading(store.verify)
-            return MemoryReport(str(store.path), notes, damaged, problems, embedder)
-
-        self._worker.submit(job, done)
-
-    def backup(self, path: Path, done: Done[MemoryReport]) -> None:
-        """Copy all that lasts to a new file; a folder that does not answer keeps nobody else."""
-        store, embedder = self._lasting, self._embedder.described
-
-        def copy() -> MemoryReport:
-            try:
-                store.reading(lambda: store.backup(path))
-                notes = sum(usage.notes for usage in store.reading(store.usages).values())
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
-            return MemoryReport(str(path), notes, [], [], embedder)
-
-        def made(outcome: Outcome[None]) -> None:
-            if outcome.error:
-                done(Outcome(None, outcome.error))
-            else:
-                self._worker.submit(copy, done)
-
-        self._lanes.submit(str(path.parent), lambda: new_file(path), made)
-
-    def warnings(self) -> list[str]:
-        """What the operator should know."""
-        return [f"{line}: the backup of notes waits for it" for line in self._lanes.late()]
 
     def check(self) -> list[str]:
         """What is wrong with the accounts; empty when all is well."""

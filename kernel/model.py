@@ -166,10 +166,8 @@ class Model:
         self._on_idle(self)
 
     def _dispatch(self) -> None:
-        """Start the next slice, or end the one under way if the policy wants others to run.
-
-        Not while an idle core prepares prompts: a slice would begin after those, but without them.
-        """
+        """Start the next slice, or end the one under way if the policy wants others to run. Not
+        while an idle core prepares prompts: a slice would begin after those, but without them."""
         if self.state != "ready" or (self._preparing and not self.scheduler.busy):
             return
         now = time.monotonic()
@@ -365,8 +363,8 @@ class Model:
         first, begun = self._preparing.clear()
         if not first:
             return running
-        prepared = self.requests.get(first)  # None: it has been cancelled
-        return [*(running if begun else ()), *([prepared] if prepared else ())]
+        prepared = [self.requests[first]] if first in self.requests else []  # or cancelled
+        return running + prepared if begun else prepared
 
     def _on_failure(self, error: AiosError) -> None:
         """There will be no core."""

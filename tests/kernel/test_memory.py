@@ -19,7 +19,7 @@ import pytest
 from aios.hw.embed import MODELS, FakeModel
 from aios.hw.embed_messages import Embed, Ready, Unusable, Vectors
 from aios.kernel import embedder as embedding
-from aios.kernel import lanes, memory_tool
+from aios.kernel import lanes, memory_chores, memory_tool
 from aios.kernel import memory as managing
 from aios.kernel.embedder import Embedder
 from aios.kernel.loop import Loop
@@ -627,18 +627,18 @@ def test_a_backup_to_a_folder_that_does_not_answer_keeps_nobody_else(
         answers.wait()
         new_file(path)
 
-    monkeypatch.setattr(managing, "new_file", stuck)
+    monkeypatch.setattr(memory_chores, "new_file", stuck)
     monkeypatch.setattr(lanes, "_LATE_S", 0.0)
     agent, got = memory.agent(), list[Outcome[MemoryReport]]()
     first = memory.add(agent, "before", "agent:a")
-    memory.manager.backup(tmp_path / "copy", got.append)
+    memory.manager.chores.backup(tmp_path / "copy", got.append)
     second = memory.add(agent, "meanwhile", "agent:a")
     assert memory.get(first.id, agent) == first and not got
-    (warning,) = memory.manager.warnings()
+    (warning,) = memory.manager.chores.warnings()
     assert warning.startswith(f"{tmp_path} has not answered")
     answers.set()
     memory.rig.until(lambda: got)
-    assert got[0].result().notes == 2 and memory.manager.warnings() == []
+    assert got[0].result().notes == 2 and memory.manager.chores.warnings() == []
     copied = NoteStore(tmp_path / "copy", lasting=True)
     assert copied.reading(lambda: copied.get(second.id)) == second
     copied.close()
@@ -647,7 +647,7 @@ def test_a_backup_to_a_folder_that_does_not_answer_keeps_nobody_else(
 def test_a_backup_that_fails_leaves_no_file(memory: Memory, tmp_path: Path) -> None:
     (tmp_path / "notes.db").write_bytes(b"not a database at all" * 100)
     with pytest.raises(IllegalState, match="damaged"):
-        memory.wait(lambda done: memory.manager.backup(tmp_path / "copy", done))
+        memory.wait(lambda done: memory.manager.chores.backup(tmp_path / "copy", done))
     assert not (tmp_path / "copy").exists()
 
 
