@@ -143,7 +143,7 @@ class CoreLife:
         """To the core, if there is one."""
         if self._core:
             self._core.send(command)
-            if self._works():
+            if self._core and self._works():  # else it was found dead
                 self._watchdog.begin()
 
     def ready(self) -> None:

@@ -10,7 +10,9 @@ from typing import cast
 import pytest
 
 from aios.hw import core
+from aios.hw.messages import Command, Event, Yield
 from aios.kernel import watchdog
+from aios.kernel.corelife import CoreLife
 from aios.kernel.loop import Loop, Timer
 from aios.kernel.watchdog import Watchdog
 from aios.syscalls.errors import ModelUnavailable
@@ -135,3 +137,34 @@ def test_time_in_which_nothing_ran_does_not_count(monkeypatch: pytest.MonkeyPatc
     assert hung == []
     clock.go_to(clock.now + 10)
     assert hung == [10.0]
+
+
+def test_a_core_that_is_found_dead_is_not_waited_for() -> None:
+    loop, deaths = Loop(), list[str]()
+
+    class Dead:
+        os_pid = 1
+
+        def __init__(self, on_event: Callable[[Event], None], on_gone: Callable[[], None]) -> None:
+            self._on_gone = on_gone
+
+        def send(self, command: Command) -> None:
+            self._on_gone()
+
+        def kill(self) -> None:
+            raise AssertionError("it is dead")
+
+        def end(self) -> str:
+            return "signal 9"
+
+    life = CoreLife(
+        "m", loop, Dead, lambda: True, works=lambda: True, patience_s=lambda: QUIET_S,
+        on_event=lambda event: None, on_death=deaths.append, on_failure=lambda error: None,
+    )  # fmt: skip
+    life.load()
+    life.ready()
+    life.send(Yield(1))
+    assert deaths == ["signal 9"] and life.state == "restarting"
+    assert life._watchdog._timer is None
+    life.end()
+    loop.close()
