@@ -30,8 +30,8 @@ lint: setup
 # mypy walks a tree of links laid out as the package is installed
 types: setup
 	@rm -rf $(TREE) && mkdir -p $(TREE)/aios
-	@ln -s $(CURDIR)/agentproc/*.py $(CURDIR)/agentproc/py.typed $(CURDIR)/agentproc/toolhost \
-		$(TREE)/aios/
+	@ln -s $(CURDIR)/agentproc/*.py $(CURDIR)/agentproc/py.typed $(TREE)/aios/
+	@for part in boot cli toolhost; do ln -s $(CURDIR)/agentproc/$$part $(TREE)/aios/$$part; done
 	@for part in bench examples hw kernel syscalls; do ln -s $(CURDIR)/$$part $(TREE)/aios/$$part; done
 	cd $(TREE) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p aios
 

@@ -14,28 +14,8 @@ Import direction: syscalls and hw know nobody; kernel uses both; this package us
 
 from __future__ import annotations
 
-from . import fs, kv, memory, tools
-from .act import ActResult, Step, ToolUse, aact, act
-from .conversation import Context, context
-from .sdk import (
-    AsyncReplyStream,
-    ChatOptions,
-    Process,
-    ReplyStream,
-    achat,
-    astream,
-    chat,
-    getpid,
-    getppid,
-    ps,
-    recv,
-    send,
-    spawn,
-    stream,
-    wait,
-)
-from .syscalls.chat_types import ChatReply, Message, NamedContext, Timing, Usage, WindowReport
-from .syscalls.errors import (
+from aios.syscalls.chat_types import ChatReply, Message, NamedContext, Timing, Usage, WindowReport
+from aios.syscalls.errors import (
     AiosError,
     AuditUnavailable,
     BudgetExceeded,
@@ -59,10 +39,31 @@ from .syscalls.errors import (
     ToolUnavailable,
     VersionConflict,
 )
-from .syscalls.memory_types import Hit, Note, SearchReply
-from .syscalls.storage_types import FileInfo, SearchHit, VersionInfo
-from .syscalls.tool_types import ToolInfo, ToolReply
-from .syscalls.types import ExitStatus, MailReply, ProcessInfo
+from aios.syscalls.memory_types import Hit, Note, SearchReply
+from aios.syscalls.storage_types import FileInfo, SearchHit, VersionInfo
+from aios.syscalls.tool_types import ToolInfo, ToolReply
+from aios.syscalls.types import ExitStatus, MailReply, ProcessInfo
+
+from . import fs, kv, memory, tools
+from .act import ActResult, Step, ToolUse, aact, act
+from .conversation import Context, context
+from .sdk import (
+    AsyncReplyStream,
+    ChatOptions,
+    Process,
+    ReplyStream,
+    achat,
+    astream,
+    chat,
+    getpid,
+    getppid,
+    ps,
+    recv,
+    send,
+    spawn,
+    stream,
+    wait,
+)
 from .tool import Tool, tool
 
 __all__ = [

@@ -18,9 +18,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from . import act_schema, sdk, tools
-from .syscalls.chat_types import ChatReply, Message, Usage
-from .syscalls.errors import (
+from aios.syscalls.chat_types import ChatReply, Message, Usage
+from aios.syscalls.errors import (
     AiosError,
     Cancelled,
     ContextOverflow,
@@ -28,7 +27,9 @@ from .syscalls.errors import (
     InvalidArgument,
     KernelUnavailable,
 )
-from .syscalls.tool_types import ToolInfo, ToolSpec
+from aios.syscalls.tool_types import ToolInfo, ToolSpec
+
+from . import act_schema, sdk, tools
 from .tool import Tool
 
 if TYPE_CHECKING:

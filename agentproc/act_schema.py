@@ -14,8 +14,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .syscalls.errors import InvalidArgument
-from .syscalls.tool_types import ToolSpec
+from aios.syscalls.errors import InvalidArgument
+from aios.syscalls.tool_types import ToolSpec
 
 Schema = dict[str, Any]
 

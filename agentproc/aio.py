@@ -18,13 +18,14 @@ from typing import Any
 import msgspec
 import zmq.asyncio
 
+from aios.syscalls import codec, paths
+from aios.syscalls.chat_types import Chunk
+from aios.syscalls.client import GRACE_S, open_socket, served
+from aios.syscalls.errors import AiosError, DeadlineExceeded, KernelUnavailable, from_body
+from aios.syscalls.table import BY_NAME, Call
+from aios.syscalls.types import CancelRequest
+
 from .session import Session
-from .syscalls import codec, paths
-from .syscalls.chat_types import Chunk
-from .syscalls.client import GRACE_S, open_socket, served
-from .syscalls.errors import AiosError, DeadlineExceeded, KernelUnavailable, from_body
-from .syscalls.table import BY_NAME, Call
-from .syscalls.types import CancelRequest
 
 
 class AsyncConnection:

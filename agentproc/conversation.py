@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from . import sdk, session
-from .syscalls.chat_types import (
+from aios.syscalls.chat_types import (
     ChatReply,
     ContextList,
     ContextName,
@@ -25,6 +24,8 @@ from .syscalls.chat_types import (
     NamedContext,
     SaveRequest,
 )
+
+from . import sdk, session
 
 if TYPE_CHECKING:
     from typing import Unpack

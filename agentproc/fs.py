@@ -21,9 +21,8 @@ import os
 from collections.abc import Iterator
 from typing import IO, Any, Literal, cast
 
-from . import session
-from .syscalls.errors import AiosError, IllegalState, NotFound
-from .syscalls.storage_types import (
+from aios.syscalls.errors import AiosError, IllegalState, NotFound
+from aios.syscalls.storage_types import (
     MAX_PART_BYTES,
     FileInfo,
     FsBegin,
@@ -51,7 +50,9 @@ from .syscalls.storage_types import (
     Rights,
     VersionInfo,
 )
-from .syscalls.types import Empty
+from aios.syscalls.types import Empty
+
+from . import session
 
 MOST_DIFFED_BYTES = 8 << 20
 

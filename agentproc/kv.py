@@ -13,9 +13,10 @@ from __future__ import annotations
 import builtins
 from typing import Any
 
+from aios.syscalls.errors import NotFound
+from aios.syscalls.storage_types import KvDelete, KvEntry, KvKey, KvKeys, KvList, KvSet
+
 from . import session
-from .syscalls.errors import NotFound
-from .syscalls.storage_types import KvDelete, KvEntry, KvKey, KvKeys, KvList, KvSet
 
 
 def get(key: str, default: Any = None) -> Any:

@@ -16,8 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from . import session
-from .syscalls.memory_types import (
+from aios.syscalls.memory_types import (
     AddRequest,
     Cleared,
     ListRequest,
@@ -31,7 +30,9 @@ from .syscalls.memory_types import (
     SearchRequest,
     UpdateRequest,
 )
-from .syscalls.types import Empty
+from aios.syscalls.types import Empty
+
+from . import session
 
 
 def add(text: str, *, scope: str = "session", persist: bool = False) -> Note:

@@ -10,10 +10,9 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from . import session
-from .syscalls.chat_types import ChatReply, ChatRequest, Chunk, Message
-from .syscalls.errors import InvalidArgument
-from .syscalls.types import (
+from aios.syscalls.chat_types import ChatReply, ChatRequest, Chunk, Message
+from aios.syscalls.errors import InvalidArgument
+from aios.syscalls.types import (
     Class,
     Empty,
     ExitStatus,
@@ -31,6 +30,8 @@ from .syscalls.types import (
     SpawnReply,
     SpawnRequest,
 )
+
+from . import session
 
 if TYPE_CHECKING:
     from typing import Unpack

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import zmq
 
-from .syscalls import paths
-from .syscalls.client import Connection, Credentials
-from .syscalls.errors import KernelUnavailable
+from aios.syscalls import paths
+from aios.syscalls.client import Connection, Credentials
+from aios.syscalls.errors import KernelUnavailable
 
 if TYPE_CHECKING:
     from .tool import Tool

@@ -25,9 +25,9 @@ from typing import Annotated, Any, Generic, ParamSpec, TypeVar, get_type_hints, 
 import msgspec
 from msgspec import Meta
 
-from .syscalls import codec
-from .syscalls.errors import AiosError, InvalidArgument, ResourceExhausted, ToolFailed
-from .syscalls.tool_types import MAX_JSON_BYTES, Effect, ToolSpec
+from aios.syscalls import codec
+from aios.syscalls.errors import AiosError, InvalidArgument, ResourceExhausted, ToolFailed
+from aios.syscalls.tool_types import MAX_JSON_BYTES, Effect, ToolSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")

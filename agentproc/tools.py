@@ -18,9 +18,8 @@ from typing import Any
 
 import msgspec
 
-from . import session
-from .syscalls.client import on_behalf
-from .syscalls.errors import (
+from aios.syscalls.client import on_behalf
+from aios.syscalls.errors import (
     AiosError,
     DeadlineExceeded,
     InvalidArgument,
@@ -28,7 +27,7 @@ from .syscalls.errors import (
     NotFound,
     ToolFailed,
 )
-from .syscalls.tool_types import (
+from aios.syscalls.tool_types import (
     AnswerRequest,
     OfferRequest,
     ToolCall,
@@ -38,7 +37,9 @@ from .syscalls.tool_types import (
     ToolReply,
     ToolWork,
 )
-from .syscalls.types import MAX_TIMEOUT_S, Empty
+from aios.syscalls.types import MAX_TIMEOUT_S, Empty
+
+from . import session
 from .tool import Tool, tool
 
 log = logging.getLogger("aios.tools")
@@ -94,7 +95,7 @@ async def ashow(name: str) -> ToolInfo:
 
 
 async def _async_call(name: str, body: msgspec.Struct, timeout: float | None = None) -> Any:
-    from .aio import connection  # imports asyncio, which few programs need
+    from .aio import connection
 
     return await (await connection(session.current())).call(name, body, timeout)
 

@@ -7,9 +7,8 @@ import importlib
 import sys
 from pathlib import Path
 
+from aios.bench.rig import report
 from aios.syscalls.errors import AiosError
-
-from . import report
 
 SUITES = {
     "seed": ("the three seed agents: sequential, fifo, rr", 5),
@@ -47,7 +46,7 @@ def main() -> int:
     repeats = SUITES[options.suite][1] if options.repeats is None else options.repeats
     if repeats < 1 or options.seed < 0:
         parser.error("--repeats is at least 1, --seed at least 0")
-    suite: report.Suite = importlib.import_module(f"aios.bench.{options.suite}").run
+    suite: report.Suite = importlib.import_module(f"aios.bench.suites.{options.suite}").run
     try:
         result = suite(options.seed, repeats, options.plot)
     except ModuleNotFoundError as error:

@@ -11,12 +11,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from aios import examples
-from aios.cli_out import complain, table
+from aios.bench.rig.harness import Machine, kernel
+from aios.bench.suites.seed import AGENTS
+from aios.cli.out import complain, table
 from aios.syscalls.errors import AiosError
 from aios.syscalls.trace_types import RequestRecord
-
-from .harness import Machine, kernel
-from .seed import AGENTS
 
 FLAGS = ("--seats", "2", "--quantum", "8", "--policy", "rr")
 

@@ -18,50 +18,52 @@ from pathlib import Path
 
 import xxhash
 
-from aios.hw.arena import Arena
-from aios.hw.engine import EngineInfo, EngineSettings
-from aios.hw.messages import Event
+from aios.hw.core.messages import Event
+from aios.hw.engine.engine import EngineInfo, EngineSettings
+from aios.hw.machine.arena import Arena
+from aios.kernel.access import groups, rules
+from aios.kernel.access.approvals import Approvals
+from aios.kernel.access.audit.file import AuditFile
+from aios.kernel.access.audit.log import AuditLog
+from aios.kernel.access.calls import AccessCalls
+from aios.kernel.access.grants import GrantFile
+from aios.kernel.access.manager import AccessManager
+from aios.kernel.access.names import Names
+from aios.kernel.access.questions import QuestionFiles
+from aios.kernel.access.rules import Rule
+from aios.kernel.context.saved import SavedContexts
+from aios.kernel.context.store import KvStore
+from aios.kernel.loop.loop import Loop
+from aios.kernel.loop.worker import Outcome, Worker
+from aios.kernel.memory.calls import MemoryCalls
+from aios.kernel.memory.manager import MemoryManager, Quotas
+from aios.kernel.memory.recall import Recall
+from aios.kernel.model.calls import ModelCalls
+from aios.kernel.model.core_life import Core
+from aios.kernel.model.models import Models
+from aios.kernel.process.callers import Callers
+from aios.kernel.process.calls import ProcessCalls
+from aios.kernel.process.launcher import Launcher
+from aios.kernel.process.supervisor import Supervisor
+from aios.kernel.process.table import Process, ProcessTable
+from aios.kernel.scheduler import policy
+from aios.kernel.scheduler.scheduler import Settings
+from aios.kernel.storage.calls import StorageCalls
+from aios.kernel.storage.files.quota import Limits
+from aios.kernel.storage.manager import Storage
+from aios.kernel.tools.calls import ToolHandlers
+from aios.kernel.tools.files import ToolFiles
+from aios.kernel.tools.host import ToolHost
+from aios.kernel.tools.manager import ToolCalls
+from aios.kernel.tools.registry import Registry
+from aios.kernel.trap.doors import AGENTS, OPERATORS, Doors
+from aios.kernel.trap.trap import Handler, Trap
 from aios.syscalls import paths
 from aios.syscalls.errors import InvalidArgument, ModelUnavailable
 
-from . import children, groups, policy, rights
-from .access import AccessManager
-from .approvals import Approvals
-from .audit import AuditLog
-from .auditfile import AuditFile
-from .callers import Callers
-from .calls_access import AccessCalls
-from .calls_kernel import KernelCalls, release
-from .calls_memory import MemoryCalls
-from .calls_model import ModelCalls
-from .calls_process import ProcessCalls
-from .calls_storage import StorageCalls
-from .calls_tools import ToolHandlers
+from . import children
+from .calls import KernelCalls, release
 from .config import Config
-from .corelife import Core
-from .doors import AGENTS, OPERATORS, Doors
-from .grants import GrantFile
-from .kvstore import KvStore
-from .launcher import Launcher
-from .loop import Loop
-from .memory import MemoryManager, Quotas
-from .memory_recall import Recall
-from .models import Models
-from .names import Names
-from .process import Process, ProcessTable
-from .questions import QuestionFiles
-from .rights import Rule
-from .saved import SavedContexts
-from .scheduler import Settings
-from .storage import Storage
-from .storage_quota import Limits
-from .supervisor import Supervisor
-from .tools import ToolCalls
-from .tools_host import ToolHost
-from .tools_registry import Registry
-from .tools_store import ToolFiles
-from .trap import Handler, Trap
-from .worker import Outcome, Worker
 
 log = logging.getLogger("aios.boot")
 
@@ -297,7 +299,7 @@ def _standard(config: Config) -> str:
 def _hosts(config: Config) -> list[Rule]:
     """The hosts that any tool may reach at most. Raises InvalidArgument."""
     return [
-        rights.parse(f"network:{host.strip()}", "trust", "setting web_allow")
+        rules.parse(f"network:{host.strip()}", "trust", "setting web_allow")
         for host in config.web_allow.split(",") if host.strip()
     ]  # fmt: skip
 

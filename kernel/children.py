@@ -14,16 +14,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from aios.hw import embed_messages
-from aios.hw.arena import Arena
-from aios.hw.embed_messages import Embed, EmbedderEvent
-from aios.hw.engine import EngineSettings
-from aios.hw.environment import engine_environment
-from aios.hw.messages import Command, Event, Start, decode_event
-
-from .embedder import Embedder, EmbedderProcess
-from .link import Link
-from .loop import Loop
+from aios.hw.core.messages import Command, Event, Start, decode_event
+from aios.hw.embed import messages
+from aios.hw.embed.messages import Embed, EmbedderEvent
+from aios.hw.engine.engine import EngineSettings
+from aios.hw.machine.arena import Arena
+from aios.hw.machine.environment import engine_environment
+from aios.kernel.loop.loop import Loop
+from aios.kernel.process.link import Link
+from aios.kernel.retrieval.embedder import Embedder, EmbedderProcess
 
 _CORE_EXIT_TIMEOUT_S = 0.1
 _TOOL_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "AIOS_CONFIG")
@@ -44,7 +43,7 @@ class CoreProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             fds = (theirs.fileno(), arena.fd)
-            module = ["-m", "aios.hw.core", "--link", str(fds[0]), "--arena", str(fds[1])]
+            module = ["-m", "aios.hw.core.core", "--link", str(fds[0]), "--arena", str(fds[1])]
             self._process = subprocess.Popen(
                 [sys.executable, "-P", *module, "--parent", str(os.getpid())],
                 pass_fds=fds, stdin=subprocess.DEVNULL, env=engine_environment(),
@@ -84,7 +83,14 @@ class EmbedderChild:
     ) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            module = ["-m", "aios.hw.embed", "--link", str(theirs.fileno()), "--model", model]
+            module = [
+                "-m",
+                "aios.hw.embed.embedder",
+                "--link",
+                str(theirs.fileno()),
+                "--model",
+                model,
+            ]
             threads = str(max(1, (os.cpu_count() or 1) // 2))  # the rest is the model's
             self._process = subprocess.Popen(
                 [sys.executable, "-P", *module, "--parent", str(os.getpid())],
@@ -92,7 +98,7 @@ class EmbedderChild:
                 env={**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"},
             )  # fmt: skip
         self.os_pid = self._process.pid
-        self._link = Link(loop, ours, on_event, on_gone, embed_messages.decode_event)
+        self._link = Link(loop, ours, on_event, on_gone, messages.decode_event)
 
     def send(self, command: Embed) -> None:
         """Send, never blocking."""
@@ -129,7 +135,7 @@ def start_zygote(theirs: socket.socket, runtime: Path) -> subprocess.Popen[bytes
     """A zygote at the other end of the socket; agents find the kernel in ``runtime``."""
     fd = theirs.fileno()
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "aios.zygote", str(fd), str(runtime)],
+        [sys.executable, "-P", "-m", "aios.boot.zygote", str(fd), str(runtime)],
         pass_fds=(fd,), stdin=subprocess.DEVNULL,
     )  # fmt: skip
 

@@ -21,12 +21,12 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from aios.kernel.access import groups
 from aios.syscalls import paths
 from aios.syscalls.errors import AiosError, InvalidArgument
 
-from . import groups
 from .boot import Kernel
-from .calls_kernel import release
+from .calls import release
 from .config import HELP, Config, load
 
 _PR_SET_CHILD_SUBREAPER = 36

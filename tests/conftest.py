@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import zmq
 
-from aios import daemonctl
+from aios.cli import daemonctl
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.tool_types import ToolCall
 from aios.syscalls.types import CheckReply, Empty, RefRequest, SignalRequest

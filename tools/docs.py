@@ -18,12 +18,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-FOLDERS = {
+TOPS = {
     "syscalls": "aios.syscalls",
     "hw": "aios.hw",
     "kernel": "aios.kernel",
     "agentproc": "aios",
-    "agentproc/toolhost": "aios.toolhost",
     "bench": "aios.bench",
     "examples": "aios.examples",
 }
@@ -79,16 +78,16 @@ WHO = (
 
 def _who(call: Any) -> str:
     """Who may make a call by default: what the rights themselves say, put shortly."""
-    from aios.kernel import groups, rights
+    from aios.kernel.access import groups, rules
 
     if call.privilege == "operator":
         return "operator"
     policy = groups.load(Path(os.devnull))
-    request = rights.Request("call", "make", call.name, call.effect)
+    request = rules.Request("call", "make", call.name, call.effect)
     may = [
         name
         for name in ("restricted", "agent", "trusted")
-        if rights.RuleSet(policy.groups[name].rules).judge(request)[0] == "allow"
+        if rules.RuleSet(policy.groups[name].rules).judge(request)[0] == "allow"
     ]
     who = "all" if len(may) == 3 else ", ".join(f"`{name}`" for name in may)
     return f"{who} (kin)" if call.privilege == "kin" else who
@@ -96,7 +95,7 @@ def _who(call: Any) -> str:
 
 def _groups() -> Iterator[str]:
     """The built-in groups and their rules on things."""
-    from aios.kernel import groups
+    from aios.kernel.access import groups
 
     policy = groups.load(Path(os.devnull))
     yield "# Built-in groups"
@@ -166,7 +165,7 @@ def figures() -> str:
 
 def rungs() -> str:
     """The rungs of exactness, and the speed of each over that of llama.cpp's own settings."""
-    from aios.hw.exact import RUNGS
+    from aios.hw.tuning.exact import RUNGS
 
     path = DOCS / "bench" / "overhead.json"
     ratios = json.loads(path.read_text())["ratios"] if path.exists() else {}
@@ -182,8 +181,9 @@ def rungs() -> str:
 
 def cli() -> str:
     """All --help texts."""
-    from aios import cli as aios_cli
-    from aios.kernel import auditview, daemon
+    from aios.cli import main as aios_cli
+    from aios.kernel import daemon
+    from aios.kernel.access.audit import view
 
     parser = aios_cli.parser()
     parts = ["# Command line", "", "## aios", "", _block(parser.format_help())]
@@ -194,7 +194,7 @@ def cli() -> str:
         for action, its in _below(command).items():
             its.epilog = None  # the command's own, said already
             parts += ["", f"### aios {name} {action}", "", _block(its.format_help())]
-    parts += ["", "## aios audit", "", _block(auditview.parser().format_help())]
+    parts += ["", "## aios audit", "", _block(view.parser().format_help())]
     parts += ["", "## aiosd", "", _block(daemon.usage()), ""]
     return "\n".join(parts)
 
@@ -208,11 +208,14 @@ def _below(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser
 def files() -> str:
     """Every module and its first line."""
     lines = ["# Files"]
-    for folder, package in FOLDERS.items():
-        lines += ["", f"## {folder}/ → `{package}`", ""]
-        for path in sorted((ROOT / folder).glob("*.py")):
-            first = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
-            lines.append(f"- `{path.name}`: {first}")
+    for top, name in TOPS.items():
+        for init in sorted((ROOT / top).rglob("__init__.py")):
+            folder = init.parent.relative_to(ROOT)
+            package = ".".join([name, *folder.parts[1:]])
+            lines += ["", f"## {folder}/ → `{package}`", ""]
+            for path in sorted(init.parent.glob("*.py")):
+                first = (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0]
+                lines.append(f"- `{path.name}`: {first}")
     return "\n".join([*lines, ""])
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from aios.child import PR_SET_NO_NEW_PRIVS, follow, prctl
+from aios.boot.child import PR_SET_NO_NEW_PRIVS, follow, prctl
 from aios.syscalls.toolwire import MAX_OUTPUT_BYTES, Describe, Order, Run, Source, encode
 
 MEMORY_BYTES = 2 << 30

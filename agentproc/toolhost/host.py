@@ -21,7 +21,8 @@ from collections import deque
 
 import msgspec
 
-from aios.child import follow
+from aios.boot.child import follow
+from aios.boot.tree import end_strays, signal_tree
 from aios.syscalls.toolwire import (
     Changed,
     Describe,
@@ -38,7 +39,6 @@ from aios.syscalls.toolwire import (
     encode,
     take,
 )
-from aios.tree import end_strays, signal_tree
 
 from . import crew, worker
 from .crew import Job, Worker

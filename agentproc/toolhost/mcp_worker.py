@@ -28,6 +28,7 @@ import mcp
 import msgspec
 from mcp.client.stdio import StdioServerParameters
 
+from aios.boot.tree import children
 from aios.syscalls import codec
 from aios.syscalls.errors import (
     AiosError,
@@ -50,7 +51,6 @@ from aios.syscalls.toolwire import (
     encode,
     take,
 )
-from aios.tree import children
 
 from . import mcp_transport
 from .schema import Check, compiled

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from aios.boot.tree import end_strays
 from aios.syscalls.errors import (
     AiosError,
     ErrorBody,
@@ -42,7 +43,6 @@ from aios.syscalls.toolwire import (
     read,
 )
 from aios.tool import Tool
-from aios.tree import end_strays
 
 from .reach import Reach as Ask
 
@@ -61,9 +61,9 @@ Tools = Mapping[str, Runnable]
 
 def warm() -> None:
     """Load, before the fork, what most workers need."""
-    from . import standard
+    from aios.toolhost.standard import settings
 
-    standard.names()
+    settings.names()
 
 
 class Line:
@@ -114,9 +114,9 @@ def load(source: Source, reach: Ask) -> Tools:
     """The tools of a source. Raises ToolUnavailable with the reason."""
     config: dict[str, Any] = json.loads(source.config)
     if source.kind == "std":
-        from . import standard
+        from aios.toolhost.standard import settings
 
-        return standard.tools(config, reach)
+        return settings.tools(config, reach)
     if source.kind == "api":
         from . import openapi
 

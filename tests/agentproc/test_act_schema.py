@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aios.act_schema import longest, turn
-from aios.hw.engine import InvalidInput
-from aios.hw.instances import instances
-from aios.hw.schema import schema_to_gbnf
+from aios.hw.engine.engine import InvalidInput
+from aios.hw.engine.instances import instances
+from aios.hw.engine.schema import schema_to_gbnf
 from aios.syscalls.errors import InvalidArgument
 from aios.syscalls.tool_types import ToolSpec
 from tests.odd_schemas import ODD

@@ -451,7 +451,7 @@ def test_a_killed_zygote_is_replaced(machine: Machine) -> None:
     machine.aios("run", "-d", "--name", "orphan", path)
     with operator(machine) as connection:
         kernel = psutil.Process(connection.call("kernel.status", Empty()).os_pid)
-        zygote = next(p for p in kernel.children() if "aios.zygote" in p.cmdline())
+        zygote = next(p for p in kernel.children() if "aios.boot.zygote" in p.cmdline())
         zygote.kill()
         status = connection.call("proc.wait", RefRequest("orphan"))
     assert (status.exit_code, status.reason) == (137, "the zygote died")
@@ -491,7 +491,7 @@ def test_twenty_times_one_of_three_is_killed(machine: Machine) -> None:
         descriptors.append(check.open_files)
     assert max(descriptors[5:]) <= max(descriptors[:5]) + 1
     kernel = psutil.Process(paths.kernel_os_pid(machine.runtime))
-    (zygote,) = (part for part in kernel.children() if "aios.zygote" in part.cmdline())
+    (zygote,) = (part for part in kernel.children() if "aios.boot.zygote" in part.cmdline())
     assert not zygote.children(), "no agents"
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import zmq
 
-from aios import daemonctl
+from aios.cli import daemonctl
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import (
     DeadlineExceeded,

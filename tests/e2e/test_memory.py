@@ -14,7 +14,7 @@ import psutil
 import pytest
 import zmq
 
-from aios.kernel.memory_recall import HEADING
+from aios.kernel.memory.recall import HEADING
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import InvalidArgument, NotFound, PermissionDenied
 from aios.syscalls.memory_types import (
@@ -51,7 +51,7 @@ def guest(kernel: Machine, context: zmq.Context[Any]) -> Iterator[Connection]:
 
 def _embedder(kernel_os_pid: int) -> psutil.Process | None:
     children = psutil.Process(kernel_os_pid).children()
-    return next((c for c in children if "aios.hw.embed" in c.cmdline()), None)
+    return next((c for c in children if "aios.hw.embed.embedder" in c.cmdline()), None)
 
 
 def test_notes_recall_and_runs(kernel: Machine) -> None:
@@ -221,7 +221,7 @@ def test_the_zygotes_death_spares_the_embedder(stopped: Machine) -> None:
     stopped.aios("memory", "add", "shared:x", "some words")
     stopped.aios("memory", "search", "words", "--scope", "shared:x")
     first = _embedder(os_pid)
-    zygote = next(c for c in psutil.Process(os_pid).children() if "aios.zygote" in c.cmdline())
+    zygote = next(c for c in psutil.Process(os_pid).children() if "aios.boot.zygote" in c.cmdline())
     zygote.kill()
     hello = stopped.agent("h", "print('hello')")
     while stopped.aios("run", hello).returncode:

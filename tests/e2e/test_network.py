@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Machine, http_server
-from tests.e2e.test_approvals import Terminal
+
+from .test_approvals import Terminal
 
 FAKE = ("--model", "fake:end=0")
 CALL = """

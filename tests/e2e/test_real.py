@@ -15,7 +15,7 @@ from aios.syscalls.types import Empty
 from tests.conftest import TIMEOUT_S, Machine, operator, shared_kernel
 
 pytestmark = pytest.mark.real
-WORKER = Path(__file__).resolve().parents[2] / "bench" / "worker.py"
+WORKER = Path(__file__).resolve().parents[2] / "bench" / "rig" / "worker.py"
 WORDS = (1, 30, 90, 200, 420, 560)
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from aios.hw import cache, perplexity, profile
-from aios.hw.candidate import ORIGINAL, Candidate, Job, Result
-from aios.hw.exact import RUNGS
-from aios.hw.models import model_hash, resolve
-from aios.hw.search import Wish
-from aios.hw.tune import Journal, _threads, tune
-from aios.hw.tuneshow import Progress
+from aios.hw.engine.models import model_hash, resolve
+from aios.hw.machine import cache
+from aios.hw.tuning import perplexity, profile
+from aios.hw.tuning.candidate import ORIGINAL, Candidate, Job, Result
+from aios.hw.tuning.exact import RUNGS
+from aios.hw.tuning.search import Wish
+from aios.hw.tuning.tune import Journal, _threads, tune
+from aios.hw.tuning.tuneshow import Progress
 from tests.conftest import Machine
 
 pytestmark = pytest.mark.real
@@ -40,7 +41,7 @@ def _made_up(job: Job) -> Result:
 
 def _interrupted(home: Path, source: Path) -> None:
     """Leave what an earlier run would have that had come to the copy."""
-    from aios.hw.llama_lib import build, device
+    from aios.hw.engine.llama_lib import build, device
 
     name = cache.key(build(), cache.machine(), device(-1), str(SEATS), perplexity.text())
     journal = Journal(home / f"results-{name}.json")

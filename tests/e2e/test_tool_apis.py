@@ -13,14 +13,8 @@ import pytest
 import zmq
 
 from aios.syscalls.client import Connection, Credentials
-from aios.syscalls.errors import (
-    InvalidArgument,
-    ToolFailed,
-    ToolUnavailable,
-)
-from aios.syscalls.tool_types import (
-    SourceRequest,
-)
+from aios.syscalls.errors import InvalidArgument, ToolFailed, ToolUnavailable
+from aios.syscalls.tool_types import SourceRequest
 from tests.conftest import Machine, http_server, operator, shared_kernel
 from tests.conftest import call_tool as _call
 

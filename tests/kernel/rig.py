@@ -18,20 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aios.hw.arena import Arena
-from aios.hw.core import Core as CoreLoop
-from aios.hw.engine import (
-    Engine,
-    EngineInfo,
-    EngineSettings,
-    LoadError,
-    Logits,
-    Message,
-    Row,
-    Rung,
-)
-from aios.hw.fake import FakeEngine
-from aios.hw.messages import (
+from aios.hw.core.core import Core as CoreLoop
+from aios.hw.core.messages import (
     Event,
     Failed,
     Hello,
@@ -41,15 +29,27 @@ from aios.hw.messages import (
     decode_event,
     encode,
 )
-from aios.kernel import policy
-from aios.kernel.account import Account
-from aios.kernel.kvstore import KvStore
-from aios.kernel.link import Link
-from aios.kernel.loop import Loop
-from aios.kernel.model import Model
-from aios.kernel.models import Models
-from aios.kernel.request import Request
-from aios.kernel.scheduler import Settings
+from aios.hw.engine.engine import (
+    Engine,
+    EngineInfo,
+    EngineSettings,
+    LoadError,
+    Logits,
+    Message,
+    Row,
+    Rung,
+)
+from aios.hw.engine.fake import FakeEngine
+from aios.hw.machine.arena import Arena
+from aios.kernel.context.store import KvStore
+from aios.kernel.loop.loop import Loop
+from aios.kernel.model.model import Model
+from aios.kernel.model.models import Models
+from aios.kernel.process.link import Link
+from aios.kernel.scheduler import policy
+from aios.kernel.scheduler.account import Account
+from aios.kernel.scheduler.request import Request
+from aios.kernel.scheduler.scheduler import Settings
 from aios.syscalls.chat_types import ChatReply
 from aios.syscalls.errors import AiosError
 
@@ -262,7 +262,7 @@ class Rig:
 
     def drawn_alone(self, request: Request, model: str) -> list[int]:
         """Also of a request that has no reply of its own."""
-        from aios.hw.core import Job
+        from aios.hw.core.core import Job
 
         engine = FakeEngine(EngineSettings(path=model, seats=1, context_tokens=self.window))
         prompt = np.array(request.tokens[: request.prompt_tokens], np.int32)

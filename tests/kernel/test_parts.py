@@ -13,25 +13,21 @@ import msgpack
 import psutil
 import pytest
 
-from aios.kernel import calls_kernel, config, daemon, scheduler
-from aios.kernel.calls_kernel import trace_page
-from aios.kernel.loop import Loop
-from aios.kernel.mail import MOST_MESSAGES, Letter, Mailbox, Receiver
-from aios.kernel.model import Model
-from aios.kernel.process import OPERATOR, Process, ProcessTable
-from aios.kernel.supervisor import Supervisor
+from aios.kernel import calls, config, daemon
+from aios.kernel.calls import trace_page
+from aios.kernel.loop.loop import Loop
+from aios.kernel.model.model import Model
+from aios.kernel.process.mail import MOST_MESSAGES, Letter, Mailbox, Receiver
+from aios.kernel.process.supervisor import Supervisor
+from aios.kernel.process.table import OPERATOR, Process, ProcessTable
+from aios.kernel.scheduler import scheduler
 from aios.syscalls import codec, paths
 from aios.syscalls.chat_types import ChatRequest
-from aios.syscalls.errors import (
-    BY_CODE,
-    InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-    from_body,
-)
+from aios.syscalls.errors import BY_CODE, InvalidArgument, NotFound, ResourceExhausted, from_body
 from aios.syscalls.trace_types import SliceRecord, TraceRequest
 from aios.syscalls.types import Empty, SendRequest, SpawnRequest
-from tests.kernel.rig import open_rig
+
+from .rig import open_rig
 
 # ---------------------------------------------------------------------------- settings
 
@@ -340,7 +336,7 @@ def test_a_trace_that_grows_while_it_is_read_is_told_once_and_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, clear: bool
 ) -> None:
     draw = random.Random(seed)
-    monkeypatch.setattr(calls_kernel, "_PAGE_UNITS", 100)
+    monkeypatch.setattr(calls, "_PAGE_UNITS", 100)
     monkeypatch.setattr(scheduler, "_MOST_RECORDS", 60)
     numbers = itertools.count()
     with open_rig(tmp_path) as rig:

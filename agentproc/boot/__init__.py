@@ -1,0 +1,1 @@
+"""Boot of agents: the zygote that forks them, and what a child does before its program runs."""

@@ -1,0 +1,136 @@
+"""Starting and ending the kernel from outside: for the command line, the benchmarks and tests.
+
+Waits on descriptors, never by asking again and again: readiness comes through a pipe, the end
+through a pidfd.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from aios.syscalls import paths
+from aios.syscalls.client import Connection, Credentials
+from aios.syscalls.errors import AiosError, InvalidArgument, KernelUnavailable
+from aios.syscalls.types import Empty
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 30.0
+
+
+def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> int:
+    """Start a kernel in the background and wait until it serves; returns its host pid.
+
+    One that runs already is left alone. Raises KernelUnavailable with its own words when it
+    cannot start.
+    """
+    runtime = _runtime(env)
+    running = paths.kernel_os_pid(runtime)
+    if running is not None:
+        return running
+    log = _log_file(env)
+    log_bytes = log.stat().st_size if log.exists() else 0
+    reader, writer = os.pipe()
+    # a shell in between, so that the kernel is nobody's child and leaves no zombie here
+    command = [sys.executable, "-P", "-m", "aios.kernel.daemon", "--ready-fd", str(writer), *flags]
+    try:
+        with log.open("ab") as output:
+            subprocess.run(
+                ["/bin/sh", "-c", '"$@" &', "sh", *command],
+                pass_fds=(writer,), start_new_session=True, cwd="/", env=env, check=True,
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            )  # fmt: skip
+        os.close(writer)
+        said = _read_line(reader, START_TIMEOUT_S)
+    finally:
+        os.close(reader)
+    running = paths.kernel_os_pid(runtime)
+    if running is not None and (said == "READY" or "already" in said):
+        return running  # ours, or somebody else was faster
+    reason = _last_words(log, log_bytes) or said.removeprefix("ERROR ") or "it says nothing"
+    raise KernelUnavailable(f"the kernel does not start: {reason}", f"its log is {log}")
+
+
+def check(flags: Sequence[str]) -> None:
+    """Raises InvalidArgument, in its own words, unless a kernel would take these settings."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "aios.kernel.daemon", "--check", *flags],
+        cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+        check=False,
+    )  # fmt: skip
+    if done.returncode:
+        message, _, hint = done.stderr.strip().removeprefix("aiosd: ").partition("\n")
+        raise InvalidArgument(message, hint.strip())
+
+
+def stop(runtime: Path) -> bool:
+    """End the kernel and wait for that; False when none runs. Kills it as a last resort."""
+    os_pid = paths.kernel_os_pid(runtime)
+    if os_pid is None:
+        return False
+    try:
+        fd = os.pidfd_open(os_pid)
+    except OSError:
+        return False
+    try:
+        try:
+            with operator(runtime) as connection:
+                connection.call("kernel.shutdown", Empty())
+        except AiosError:
+            signal.pidfd_send_signal(fd, signal.SIGTERM)
+        if not select.select([fd], [], [], STOP_TIMEOUT_S)[0]:
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            select.select([fd], [], [], STOP_TIMEOUT_S)
+    finally:
+        os.close(fd)
+    return True
+
+
+def operator(runtime: Path | None = None) -> Connection:
+    """A connection to the operator's socket. Raises KernelUnavailable."""
+    context: zmq.Context[Any] = zmq.Context.instance()
+    return Connection(context, Credentials(runtime or paths.runtime_dir(), operator=True))
+
+
+def _runtime(env: Mapping[str, str] | None) -> Path:
+    named = (env or os.environ).get("AIOS_RUNTIME_DIR")
+    return Path(named) if named else paths.runtime_dir()
+
+
+def _log_file(env: Mapping[str, str] | None) -> Path:
+    state = (env or os.environ).get("XDG_STATE_HOME", "")
+    folder = Path(state) / "aios" if state.startswith("/") else paths.state_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise KernelUnavailable(
+            f"cannot make the log folder {folder}: {error.strerror}", "set XDG_STATE_HOME"
+        ) from None
+    return folder / "aiosd.log"
+
+
+def _read_line(fd: int, patience_s: float) -> str:
+    data = b""
+    while b"\n" not in data:
+        if not select.select([fd], [], [], patience_s)[0]:
+            return "ERROR it was not ready in time"
+        part = os.read(fd, 4096)
+        if not part:
+            break
+        data += part
+    return data.decode("utf-8", "replace").strip()
+
+
+def _last_words(path: Path, start: int) -> str:
+    """What a kernel that has just failed wrote: its error, and what to do."""
+    text = path.read_bytes()[start:].decode("utf-8", "replace")
+    _, found, words = text.rpartition("aiosd: ")
+    return words.strip() if found else text.strip()[-2000:]

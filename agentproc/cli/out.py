@@ -1,0 +1,150 @@
+"""How the command line shows things: tables for people, aligned columns for pipes, JSON for both.
+
+NO_COLOR is respected, and the terminal obeys nothing that an agent wrote. Errors go to stderr and
+end with what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from aios.syscalls.errors import AiosError, InvalidArgument
+
+_GAP = 2
+_LEAST_LAST = 16
+"""Columns of a narrow terminal that the last column of a table gets at least."""
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; headers in lower case ending in ``>`` are right-aligned.
+
+    Those that begin with ``??``, then those with ``?``, are left out on a terminal that is too
+    narrow, the last of them first; the last column of all is folded there.
+    """
+    names = [header.strip("?>").upper() for header in headers]
+    right = [header.endswith(">") for header in headers]
+    rows = [[plain(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [names, *rows]) for i in range(len(names))]
+    if sys.stdout.isatty():
+        _rich_table(names, right, rows, widths, [header.count("?") for header in headers])
+        return
+    for row in [names, *rows]:
+        cells = [
+            cell.rjust(width) if on_right else cell.ljust(width)
+            for cell, width, on_right in zip(row, widths, right, strict=True)
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def _rich_table(
+    names: Sequence[str],
+    right: Sequence[bool],
+    rows: Sequence[Sequence[str]],
+    widths: Sequence[int],
+    spare: Sequence[int],
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    shown = fitting(widths, spare, console.width)
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for i in shown:
+        side: Literal["left", "right"] = "right" if right[i] else "left"
+        grid.add_column(names[i], justify=side, no_wrap=i != shown[-1], overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(row[i]) for i in shown))
+    console.print(grid)
+    hidden = [name.lower() for i, name in enumerate(names) if i not in shown]
+    if hidden:
+        print(f"not shown, for want of room: {', '.join(hidden)}")
+
+
+def fitting(widths: Sequence[int], spare: Sequence[int], room: int) -> list[int]:
+    """The columns to show: those that can be spared are left out until the others fit, the most
+    dispensable first, of equals the last; those with 0 stay."""
+    shown = list(range(len(widths)))
+
+    def needed() -> int:
+        last = min(widths[shown[-1]], _LEAST_LAST)
+        return sum(widths[i] for i in shown[:-1]) + last + _GAP * (len(shown) - 1)
+
+    for i in sorted((i for i in shown if spare[i]), key=lambda i: (-spare[i], -i)):
+        if needed() <= room:
+            break
+        shown.remove(i)
+    return shown
+
+
+def plain(text: str) -> str:
+    """Without anything that a terminal would obey."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def plain_lines(text: str) -> str:
+    """The same for a text of several lines."""
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
+def whole(path: str) -> str:
+    """A path of the user's as the kernel, which runs in another folder, can take it.
+
+    Raises InvalidArgument for an empty one, which would mean this folder to nobody but Python.
+    """
+    if not path:
+        raise InvalidArgument("'' is no path", "name a file or folder")
+    return path if os.path.isabs(path) else str(Path(here()) / path)
+
+
+def here() -> str:
+    """The folder we are in. Raises InvalidArgument when it is there no more."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise InvalidArgument("the current folder was removed", "go to another: cd") from None
+
+
+def as_json(value: Any) -> None:
+    """One JSON document."""
+    print(json.dumps(msgspec.to_builtins(value), indent=2))
+
+
+def complain(error: AiosError | str, hint: str = "") -> None:
+    """An error, and under it what to do."""
+    text, hint = (error.message, error.hint) if isinstance(error, AiosError) else (error, hint)
+    print(f"aios: {plain_lines(text)}", file=sys.stderr)
+    if hint:
+        print(f"  {plain_lines(hint)}", file=sys.stderr)
+
+
+def duration(seconds: float) -> str:
+    """12.3s, 4m05s, 3h02m, 2d04h."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    whole = int(seconds)
+    for unit, size, below, part in (
+        ("m", 60, "s", 1),
+        ("h", 3600, "m", 60),
+        ("d", 86400, "h", 3600),
+    ):
+        if whole < size * (60 if unit != "h" else 24) or unit == "d":
+            return f"{whole // size}{unit}{whole % size // part:02d}{below}"
+    raise AssertionError
+
+
+def size(count: int) -> str:
+    """Bytes in binary units."""
+    amount = float(count)
+    for unit in ("B", "K", "M", "G"):
+        if amount < 1024 or unit == "G":
+            return f"{amount:.0f}{unit}" if unit in "BK" else f"{amount:.1f}{unit}"
+        amount /= 1024
+    raise AssertionError

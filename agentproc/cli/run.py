@@ -1,0 +1,341 @@
+"""``aios run``: start agents, attached to this terminal or detached.
+
+Attached, an agent writes into FIFOs that this process copies to its own output and to the agent's
+log; every byte is delivered before the exit. The agent ends with this process, however it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import stat
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from aios.aio import AsyncConnection
+from aios.session import Session
+from aios.syscalls import codec, paths
+from aios.syscalls.client import Credentials
+from aios.syscalls.errors import AiosError, InvalidArgument
+from aios.syscalls.types import ExitStatus, RefRequest, SignalRequest, SpawnReply, SpawnRequest
+
+from . import daemonctl, out
+
+OWN_FAILURE, CANNOT_RUN, NOT_FOUND = 125, 126, 127
+_STOP_GRACE_S = 2.0
+_READ_BYTES = 1 << 16
+_COLOURS = (36, 33, 35, 32, 34, 31)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command; returns the exit code."""
+    for file in options.files:
+        code = _refuse(file)
+        if code:
+            return code
+    try:
+        specs = [_spec(options, Path(file)) for file in options.files]
+        _ensure_kernel()
+        return asyncio.run(_Run(options, specs).main())
+    except AiosError as error:
+        out.complain(error)
+        return OWN_FAILURE
+
+
+def _refuse(file: str) -> int:
+    """The exit code for a file that cannot be an agent, after saying why; else 0."""
+    path = Path(file)
+    try:
+        if not file:
+            raise FileNotFoundError
+        if path.exists() and not path.is_file():  # a device or a pipe might have no end
+            raise ValueError("it is a folder" if path.is_dir() else "it is no ordinary file")
+        with warnings.catch_warnings(action="ignore"):  # the agent itself is told
+            compile(path.read_bytes(), file, "exec")
+    except FileNotFoundError:
+        out.complain(f"{file or repr(file)}: no such file", "name a Python file: aios run agent.py")
+        return NOT_FOUND
+    except SyntaxError as error:
+        out.complain(
+            f"{file} cannot be run: line {error.lineno or 1}: {type(error).__name__}: {error.msg}",
+            f"mend it and run it again: aios run {file}",
+        )
+        return CANNOT_RUN
+    except (MemoryError, RecursionError):
+        out.complain(f"{file} cannot be run: it is nested too deeply", "make it simpler")
+        return CANNOT_RUN
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        out.complain(f"{file} cannot be run: {reason}", "name a Python file: aios run agent.py")
+        return CANNOT_RUN
+    return 0
+
+
+def _spec(options: argparse.Namespace, file: Path) -> SpawnRequest:
+    several = len(options.files) > 1
+    if several and options.name:
+        raise InvalidArgument("--name names one agent; several files were given")
+    environment = _environment()
+    for pair in options.env:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise InvalidArgument(f"--env {pair!r} is not NAME=VALUE")
+        environment[name] = value
+    whole = Path(out.whole(str(file)))
+    whole = whole.resolve() if ".." in file.parts else whole
+    wanted = {
+        "path": str(whole), "args": options.args, "cwd": out.here(),
+        "env": environment, "name": options.name, "nice": options.nice, "klass": options.klass,
+        "max_tokens": options.max_tokens, "timeout_s": options.timeout, "model": options.model,
+        "weight": options.weight, "quota_tokens": options.quota_tokens,
+        "quota_cells": options.quota_cells,
+        "stdin": None if several or options.detach else _stdin(),
+        "group": options.group, "allow": options.allow, "deny": options.deny,
+        "asks": not options.detach and _at_terminal(),
+    }  # fmt: skip
+    if options.model and (options.model.endswith(".gguf") or "/" in options.model):
+        wanted["model"] = str(Path(options.model).absolute())
+    return codec.convert(wanted, SpawnRequest)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what is no text: that cannot be sent, and seldom matters to an agent."""
+    kept, odd = {}, []
+    for name, value in os.environ.items():
+        try:
+            f"{name}={value}".encode()
+            kept[name] = value
+        except UnicodeEncodeError:
+            odd.append(out.plain(name))
+    if odd:
+        out.complain(f"not passed on, as they are no UTF-8: {', '.join(sorted(odd))}")
+    return kept
+
+
+def _at_terminal() -> bool:
+    """Whether a person sits here who can be asked what may be done."""
+    if not (os.isatty(0) and os.isatty(2)):
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def _stdin() -> str | None:
+    """Our standard input as a path that the agent can open, if it can be opened."""
+    try:
+        if stat.S_ISSOCK(os.fstat(0).st_mode):
+            return None
+    except OSError:
+        return None
+    return f"/proc/{os.getpid()}/fd/0"
+
+
+def _ensure_kernel() -> None:
+    if paths.kernel_os_pid(paths.runtime_dir()) is None:
+        print("aios: starting the kernel …", file=sys.stderr)
+        daemonctl.start()
+
+
+class _Run:
+    """The agents of one command."""
+
+    def __init__(self, options: argparse.Namespace, specs: Sequence[SpawnRequest]) -> None:
+        self._options, self._specs = options, specs
+        self._connection: AsyncConnection | None = None
+        self._agents: list[SpawnReply] = []
+        self._signals = 0
+        self._signal = 0
+        self._broken: OSError | None = None
+
+    async def main(self) -> int:
+        """Start all, wait for all unless detached."""
+        session = Session(Credentials(paths.runtime_dir(), operator=True))
+        self._connection = AsyncConnection(session)
+        try:
+            if self._options.detach:
+                return await self._detached()
+            with _private_folder() as folder:
+                return await self._attached(folder)
+        finally:
+            self._connection.close()
+            session.context().destroy(200)
+
+    async def _detached(self) -> int:
+        for spec in self._specs:
+            self._agents.append(await self._spawn(spec))
+        if self._options.json:
+            out.as_json(self._agents)
+        else:
+            print("\n".join(f"{agent.pid}" for agent in self._agents))
+        return 0
+
+    async def _spawn(self, spec: SpawnRequest) -> SpawnReply:
+        assert self._connection
+        reply: SpawnReply = await self._connection.call("proc.spawn", spec)
+        return reply
+
+    async def _attached(self, folder: Path) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal, number)
+        waits: list[asyncio.Task[ExitStatus]] = []
+        asker = None
+        if any(spec.asks for spec in self._specs):
+            from . import ask
+
+            assert self._connection
+            asker = loop.create_task(ask.ask_all(self._connection))
+        try:
+            for index, spec in enumerate(self._specs):
+                waits.append(loop.create_task(await self._start(folder, index, spec)))
+            statuses = await asyncio.gather(*waits)
+        finally:
+            for task in (*waits, *([asker] if asker else [])):
+                task.cancel()
+        if self._options.json:
+            out.as_json(statuses)
+        if self._signal:
+            return 128 + self._signal
+        if isinstance(self._broken, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        if self._broken:
+            out.complain(f"cannot write the output: {self._broken.strerror}",
+                             "the agent was ended; what it wrote is in: aios logs")  # fmt: skip
+            return OWN_FAILURE
+        return next((s.exit_code for s in statuses if s.exit_code), 0)
+
+    async def _start(self, folder: Path, index: int, spec: SpawnRequest):  # type: ignore[no-untyped-def]
+        """Start one agent; returns the coroutine that waits for it."""
+        fifos = {name: folder / f"{index}.{name}" for name in ("stdout", "stderr")}
+        readers = {}
+        for name, fifo in fifos.items():
+            os.mkfifo(fifo, 0o600)
+            readers[name] = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        spec = msgspec.structs.replace(
+            spec, stdout=str(fifos["stdout"]), stderr=str(fifos["stderr"])
+        )
+        agent = await self._spawn(spec)
+        self._agents.append(agent)
+        return self._follow(agent, index, readers)
+
+    async def _follow(self, agent: SpawnReply, index: int, readers: dict[str, int]) -> ExitStatus:
+        assert self._connection
+        loop = asyncio.get_running_loop()
+        prefix = self._prefix(agent.name, index)
+        with Path(agent.log).open("ab", buffering=0) as log:
+            copies = [
+                _Copy(readers["stdout"], 2 if self._options.json else 1, log, prefix),
+                _Copy(readers["stderr"], 2, log, prefix),
+            ]
+            for copy in copies:
+                loop.add_reader(copy.fd, self._copy, copy)
+            try:
+                status: ExitStatus = await self._connection.call(
+                    "proc.wait", RefRequest(str(agent.pid))
+                )
+            finally:
+                for copy in copies:
+                    loop.remove_reader(copy.fd)
+                    self._finish(copy)
+        return status
+
+    def _copy(self, copy: _Copy) -> None:
+        try:
+            if not copy.some():
+                asyncio.get_running_loop().remove_reader(copy.fd)
+        except OSError as error:  # nobody reads it, or there is no room where it goes
+            asyncio.get_running_loop().remove_reader(copy.fd)
+            self._broken = self._broken or error
+            self._kill_all("kill")
+
+    def _finish(self, copy: _Copy) -> None:
+        try:
+            while copy.some():
+                pass
+            copy.flush()
+        except OSError as error:
+            self._broken = self._broken or error
+        os.close(copy.fd)
+
+    def _prefix(self, name: str, index: int) -> bytes:
+        if len(self._specs) == 1:
+            return b""
+        if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+            return f"\x1b[{_COLOURS[index % len(_COLOURS)]}m{name} |\x1b[0m ".encode()
+        return f"{name} | ".encode()
+
+    def _on_signal(self, number: int) -> None:
+        self._signals += 1
+        self._signal = self._signal or number
+        self._kill_all("stop" if self._signals == 1 else "kill")
+
+    def _kill_all(self, action: str) -> None:
+        for agent in self._agents:
+            task = asyncio.get_running_loop().create_task(self._end(agent, action))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _end(self, agent: SpawnReply, action: str) -> None:
+        assert self._connection
+        request = codec.convert(
+            {"ref": str(agent.pid), "action": action, "grace_s": _STOP_GRACE_S}, SignalRequest
+        )
+        with contextlib.suppress(AiosError):  # it has ended meanwhile
+            await self._connection.call("proc.signal", request)
+
+
+class _Copy:
+    """One stream of an agent: to our descriptor and its log, lines whole when prefixed."""
+
+    def __init__(self, fd: int, to: int, log: BinaryIO, prefix: bytes) -> None:
+        self.fd, self._to, self._log, self._prefix = fd, to, log, prefix
+        self._line = b""
+
+    def some(self) -> bool:
+        """Copy what there is; False when there is nothing or will be nothing more."""
+        try:
+            data = os.read(self.fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not data:
+            return False
+        with contextlib.suppress(OSError):  # a full disk must not end the agent
+            self._log.write(data)
+        if not self._prefix:
+            _write(self._to, data)
+            return True
+        *lines, self._line = (self._line + data).split(b"\n")
+        _write(self._to, b"".join(self._prefix + line + b"\n" for line in lines))
+        return True
+
+    def flush(self) -> None:
+        """A last line without an end."""
+        if self._line:
+            _write(self._to, self._prefix + self._line + b"\n")
+            self._line = b""
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+@contextlib.contextmanager
+def _private_folder():  # type: ignore[no-untyped-def]
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=paths.runtime_dir()))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

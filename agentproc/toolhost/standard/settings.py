@@ -1,0 +1,30 @@
+"""The standard tools, by category; all work offline but ``fetch``, which asks for each host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aios.tool import Tool
+from aios.toolhost.reach import Reach
+
+from . import compute, database, files, text, time, web
+
+
+def tools(config: dict[str, Any], reach: Reach) -> dict[str, Tool[..., Any]]:
+    """All of them. ``config``: ``folders`` (name → path), ``writable`` (names of those that may be
+    changed)."""
+    folders: dict[str, str] = config.get("folders", {})
+    made: list[Tool[..., Any]] = [
+        *compute.TOOLS,
+        *text.TOOLS,
+        *time.TOOLS,
+        *files.tools(folders),
+        *database.tools(folders, config.get("writable", [])),
+        *web.tools(reach),
+    ]
+    return {tool.spec.name: tool for tool in made}
+
+
+def names() -> list[str]:
+    """What they are called."""
+    return list(tools({}, lambda host: None))

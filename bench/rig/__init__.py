@@ -1,0 +1,1 @@
+"""What suites run on: kernels, fleets of agents, peers, reports."""

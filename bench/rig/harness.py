@@ -1,0 +1,146 @@
+"""A kernel of its own for a suite, in temporary folders, and agents started in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from aios.cli import daemonctl
+from aios.cli.trace import read_all
+from aios.hw.machine.environment import engine_environment
+from aios.syscalls import paths
+from aios.syscalls.client import Connection
+from aios.syscalls.trace_types import TraceReply
+from aios.syscalls.types import (
+    Empty,
+    ExitStatus,
+    KernelStatus,
+    RefRequest,
+    SchedRequest,
+    SpawnReply,
+    SpawnRequest,
+)
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+class Machine:
+    """A running kernel, seen by its operator."""
+
+    def __init__(self, connection: Connection, folder: Path) -> None:
+        self.connection, self.folder = connection, folder
+        self._outputs = 0
+
+    def spawn(
+        self, path: Path, *args: str, name: str | None = None, **more: Any
+    ) -> tuple[SpawnReply, Path]:
+        """Start an agent; its output goes to the file that is returned."""
+        self._outputs += 1
+        output = self.folder / f"out-{self._outputs}"
+        output.touch()
+        reply: SpawnReply = self.connection.call("proc.spawn", SpawnRequest(
+            path=str(path), args=list(args), cwd=str(self.folder), name=name,
+            env={k: v for k, v in os.environ.items() if k != "AIOS_RUNTIME_DIR"},
+            stdout=str(output), stderr=str(output), **more,
+        ))  # fmt: skip
+        return reply, output
+
+    def wait(self, agent: SpawnReply, output: Path) -> str:
+        """Wait for an agent's end; returns its output. Raises RuntimeError when it failed."""
+        status: ExitStatus = self.connection.call("proc.wait", RefRequest(str(agent.pid)))
+        text = output.read_text()
+        if status.exit_code:
+            raise RuntimeError(f"agent {agent.name} ended with {status.exit_code}:\n{text}")
+        return text
+
+    def schedule(
+        self,
+        policy: str,
+        quantum: int | None = None,
+        width: int | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        """Change the scheduler."""
+        self.connection.call("sched.set", SchedRequest(policy, quantum, width, chunk))
+
+    def trace(self) -> TraceReply:
+        """What has happened since the last call."""
+        return read_all(self.connection, clear=True)
+
+    def status(self) -> KernelStatus:
+        """The kernel's state."""
+        reply: KernelStatus = self.connection.call("kernel.status", Empty())
+        return reply
+
+
+@contextlib.contextmanager
+def kernel(
+    flags: Sequence[str] = (), *, tuned: bool = False, data: Path | None = None
+) -> Iterator[Machine]:
+    """A kernel in temporary folders whose model is loaded; ended afterwards.
+
+    ``tuned``: with what ``aios model tune`` has found, rather than the model as it is. ``data``:
+    its XDG_DATA_HOME, when something is in it already.
+    """
+    with tempfile.TemporaryDirectory(prefix="aios-bench-") as name:
+        folder = Path(name)
+        home = {
+            "AIOS_RUNTIME_DIR": folder / "run", "XDG_STATE_HOME": folder / "state",
+            "XDG_CONFIG_HOME": folder / "config", "XDG_DATA_HOME": data or folder / "data",
+        }  # fmt: skip
+        saved = {key: os.environ.get(key) for key in home}
+        os.environ.update({key: str(path) for key, path in home.items()})
+        try:
+            daemonctl.start([*flags, "--tuned", "on" if tuned else "off"])
+            with daemonctl.operator() as connection:
+                machine = Machine(connection, folder)
+                warm, output = machine.spawn(WORKER, "--max-tokens", "1")
+                machine.wait(warm, output)
+                machine.trace()
+                yield machine
+        finally:
+            daemonctl.stop(folder / "run")
+            paths.audit_anchor(folder / "run").unlink(missing_ok=True)
+            for key, value in saved.items():
+                if value is None:
+                    os.environ.pop(key, None)
+                else:
+                    os.environ[key] = value
+
+
+@contextlib.contextmanager
+def bare_loop(seats: int) -> Iterator[Callable[[Sequence[str], int], dict[str, float]]]:
+    """The yardstick's process: (prompts, tokens of each) → its times in seconds."""
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "aios.bench.rig.rawloop", str(seats), str(paths.cache_dir())],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=engine_environment(),
+    )  # fmt: skip
+    assert process.stdin and process.stdout
+    stdin, stdout = process.stdin, process.stdout
+    try:
+        stdout.readline()
+
+        def measure(prompts: Sequence[str], tokens: int) -> dict[str, float]:
+            stdin.write(json.dumps({"prompts": list(prompts), "tokens": tokens}) + "\n")
+            stdin.flush()
+            times: dict[str, float] = json.loads(stdout.readline())
+            return times
+
+        yield measure
+    finally:
+        stdin.close()
+        process.wait()
+        stdout.close()
+
+
+def progress(text: str) -> None:
+    """A line about where a long suite is, for the person who waits."""
+    print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

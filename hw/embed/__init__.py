@@ -1,0 +1,1 @@
+"""The embedder process: texts to vectors of their meaning."""

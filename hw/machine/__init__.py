@@ -1,0 +1,1 @@
+"""The machine: shared memory, memory limits, the environment of processes."""

@@ -1,0 +1,1 @@
+"""Measured settings: exactness, calibration, and the search for the fastest weights."""

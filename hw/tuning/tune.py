@@ -1,0 +1,283 @@
+"""``aios model tune``: the fastest way to load a model here that is exact and predicts as well.
+
+``python -m aios.hw.tune MODEL --cache DIR --models DIR`` runs the search, each job in a process of
+its own, and keeps every result at once, so that an interrupted run goes on where it was. At the end
+the choice is kept as a profile, which the core reads when it loads the model. The original file is
+only read; all that is written lies in one folder of the cache, and ``--reset`` removes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from aios.hw.engine.engine import LoadError
+from aios.hw.engine.models import header_problem, model_hash, resolve
+from aios.hw.machine import cache
+
+from . import perplexity, profile
+from .calibrate import thread_counts
+from .candidate import FORMATS, ORIGINAL, Candidate, Job, Result
+from .exact import RUNGS
+from .search import Search, Trial, Unusable, Wish
+from .trial import NO_ROOM, Order, run_apart
+from .tuneshow import Progress, Report, complain, show
+
+_VERSION = "1"
+MOST_SEATS, MOST_PERCENT = 256, 100.0
+Do = Callable[[Job], Result]
+
+
+class TuneError(Exception):
+    """Why nothing was chosen, and what to do."""
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.hint = hint
+
+
+class Kept(msgspec.Struct):
+    """Results of one tuning, by the job's key."""
+
+    version: str = _VERSION
+    results: dict[str, Result] = {}
+
+
+class Journal:
+    """Results on disk. Written after every job, whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        kept = cache.read(path, Kept)
+        usable = kept is not None and kept.version == _VERSION
+        self.damaged = path.exists() and not usable
+        self._kept = kept if kept and usable else Kept()
+
+    def __len__(self) -> int:
+        return len(self._kept.results)
+
+    def get(self, job: Job) -> Result | None:
+        """What is known; a removal is always done again."""
+        return None if job.kind == "drop" else self._kept.results.get(job.key)
+
+    def keep(self, job: Job, result: Result) -> None:
+        """Remember it. Raises TuneError when it cannot be written."""
+        self._kept.results[job.key] = result
+        try:
+            cache.write(self._path, self._kept)
+        except OSError as error:
+            raise _cannot_write(self._path.parent, error) from None
+
+
+class Bench:
+    """Does jobs on one model: copies are files in ``home``, everything else is a child's work."""
+
+    def __init__(self, source: Path, home: Path, cache_dir: Path, seats: int) -> None:
+        self._source, self._home, self._cache_dir, self._seats = source, home, cache_dir, seats
+
+    def path(self, candidate: Candidate) -> Path:
+        """The file with the candidate's weights."""
+        if candidate.weights == ORIGINAL:
+            return self._source
+        return profile.copy_path(self._home, candidate.weights)
+
+    def do(self, job: Job) -> Result:
+        """Do it; a copy that is needed and was removed is made again. Raises TuneError."""
+        path = self.path(job.candidate)
+        if job.kind == "drop":
+            path.unlink(missing_ok=True)
+            return Result()
+        if job.kind != "copy" and not path.exists():
+            made = self.do(Job(kind="copy", candidate=job.candidate))
+            if made.failed:
+                return made
+        result = self._in_a_child(job, path)
+        if result.failed.startswith(NO_ROOM):
+            raise _cannot_write(self._home, OSError(result.failed.removeprefix(f"{NO_ROOM}: ")))
+        return result
+
+    def _in_a_child(self, job: Job, path: Path) -> Result:
+        order = Order(job=job, source=str(self._source), path=str(path), seats=self._seats,
+                      cache_dir=str(self._cache_dir))  # fmt: skip
+        try:
+            return run_apart(order)
+        finally:
+            path.with_suffix(".part").unlink(missing_ok=True)
+
+
+def tune(wish: Wish, journal: Journal, do: Do, progress: Progress) -> Search:
+    """Run the search to its end. Raises Unusable, TuneError."""
+    search = Search(wish)
+    steps = search.steps()
+    result: Result | None = None
+    with contextlib.suppress(StopIteration):
+        job = next(steps)
+        while True:
+            result = journal.get(job)
+            if result is None:
+                progress.begin(job)
+                result = do(job)
+                if job.kind != "drop":
+                    journal.keep(job, result)
+            progress.end(job, result)
+            job = steps.send(result)
+    return search
+
+
+def reset(home: Path) -> list[Path]:
+    """Remove all that tuning kept of a model; what was there. Raises TuneError."""
+    there = sorted(home.iterdir()) if home.is_dir() else []
+    try:
+        if there:
+            shutil.rmtree(home)
+    except OSError as error:
+        raise TuneError(f"cannot remove {home}: {error.strerror}") from None
+    return there
+
+
+@contextlib.contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """One tuning of a model at a time. Raises TuneError."""
+    path = home.with_suffix(".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise _cannot_write(path.parent, error) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TuneError("this model is being tuned already", "wait until that ends") from None
+        yield
+
+
+def _run(options: argparse.Namespace) -> Report:
+    cache_dir = Path(options.cache)
+    if options.model == "fake" or options.model.startswith("fake:"):
+        return Report(model=options.model, nothing="the fake model has nothing to tune")
+    source = _source(options)
+    home = profile.folder(cache_dir, model_hash(source))
+    with alone(home):
+        if options.reset:
+            return Report(model=str(source), removed=[str(path) for path in reset(home)])
+        from aios.hw.engine.llama_lib import build, device
+
+        place = device(-1)
+        name = cache.key(build(), cache.machine(), place, str(options.seats), perplexity.text())
+        journal = Journal(home / f"results-{name}.json")
+        wish = Wish(ladder=RUNGS, threads=_threads(), limit_percent=options.perplexity)
+        bench = Bench(source, home, cache_dir, options.seats)
+        for part in home.glob("*.part"):  # of a run that was killed
+            part.unlink()
+        known, start_s = len(journal), time.monotonic()
+        with Progress(source, len(FORMATS), quiet=options.json) as progress:
+            progress.start(known, journal.damaged)
+            search = tune(wish, journal, bench.do, progress)
+        entry = _entry(search, bench, options.seats)
+        try:
+            profile.add(home, build(), place, entry)
+        except OSError as error:
+            raise _cannot_write(home, error) from None
+        return Report.of(str(source), options.seats, options.perplexity, search,
+                         time.monotonic() - start_s)  # fmt: skip
+
+
+def _source(options: argparse.Namespace) -> Path:
+    try:
+        source = Path(resolve(options.model, Path(options.models)))
+    except LookupError as error:
+        raise TuneError(str(error.args[0]), "models: aios model ls") from None
+    problem = header_problem(source)
+    if problem:
+        raise TuneError(problem, "give a GGUF model, or a name from: aios model ls")
+    return source
+
+
+def _threads() -> tuple[int, ...]:
+    """Most first; where cores have two threads, all of them come before one for each core."""
+    usable = len(psutil.Process().cpu_affinity() or [0])
+    return tuple(sorted({usable, *thread_counts(None)}, reverse=True))
+
+
+def _entry(search: Search, bench: Bench, seats: int) -> profile.Entry:
+    """The outcome as it is kept; a chosen copy that has gone is made again."""
+
+    def choice(trial: Trial) -> profile.Choice:
+        path = bench.path(trial.candidate)
+        if not path.exists():
+            made = bench.do(Job(kind="copy", candidate=trial.candidate))
+            if made.failed:
+                raise TuneError(made.failed)
+        return profile.Choice(
+            candidate=trial.candidate, copy_hash=model_hash(path),
+            mix_tokens_per_s=trial.score, over_original=trial.score / search.baseline.score,
+            worse_percent=trial.worse_percent or 0.0,
+        )  # fmt: skip
+
+    return profile.Entry(seats=seats, exact=choice(search.exact), fastest=choice(search.fastest))
+
+
+def _cannot_write(folder: Path, error: OSError) -> TuneError:
+    reason = error.strerror or str(error)
+    return TuneError(
+        f"cannot write to {folder}: {reason}",
+        "make room there, or set XDG_CACHE_HOME to a folder with room; then tune again: it goes "
+        "on where it was",
+    )
+
+
+def _percent(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value) or not 0 <= value <= MOST_PERCENT:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {MOST_PERCENT:g} percent")
+    return value
+
+
+def _seats(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MOST_SEATS:
+        raise argparse.ArgumentTypeError(f"{text} is not from 1 to {MOST_SEATS} seats")
+    return value
+
+
+def main() -> int:
+    """0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="aios model tune",
+        usage="aios model tune [MODEL] [--perplexity PERCENT] [--seats N] [--reset] [--json]",
+    )
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--perplexity", type=_percent, default=1.0)
+    parser.add_argument("--seats", type=_seats, default=8)
+    parser.add_argument("--reset", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--cache", required=True)
+    parser.add_argument("--models", required=True)
+    options = parser.parse_args()
+    try:
+        show(_run(options), options.json)
+    except TuneError as error:
+        complain(str(error), error.hint)
+        return 1
+    except (Unusable, LoadError) as error:
+        complain(f"cannot tune {options.model}: {error}", "models: aios model ls")
+        return 1
+    except KeyboardInterrupt:
+        complain("interrupted; what was measured is kept", "go on with the same command")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,306 @@
+"""Approvals: questions to the operator about what cannot be undone, and the answers.
+
+A question is bound to one program (its name, its ancestors' names and its file), those on whose
+behalf it acts, one operation and the hash of its arguments. An answer is used once, and expires.
+The call that uses one has it until it ends, and gives it back when it has to ask for another.
+``now`` is passed in; who asks the operator at a terminal waits with ``next``. Questions and answers
+outlive the kernel (questions.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import msgpack
+
+from aios.syscalls.errors import ConfirmationRequired, NotFound, PermissionDenied, ResourceExhausted
+
+from .questions import Kept, QuestionFiles, complain
+from .rules import Request
+
+Answer = Literal["pending", "approved", "denied"]
+
+MOST_QUESTIONS = 1000
+MOST_OF_ONE = 32
+"""Questions that one program may have open."""
+PREVIEW_CHARACTERS = 400
+
+
+class Key(NamedTuple):
+    """What an answer holds for. ``who``: names from the top, and the program's file; ``behalf``:
+    those for whom it acts, each by the names from its top."""
+
+    who: str
+    behalf: str
+    kind: str
+    action: str
+    name: str
+    digest: str
+
+
+@dataclass(eq=False)
+class Question:
+    """One question. ``owner``: the host pid of the command that asks for it at a terminal, or 0;
+    ``pid``: 0 when nobody has asked since the kernel started."""
+
+    id: str
+    key: Key
+    pid: int
+    agent: str
+    effect: str
+    rule: str
+    preview: str
+    asked_unix: float
+    expires_s: float
+    owner: int
+    state: Answer = "pending"
+    shown: bool = False
+    saving: int = 0
+    """Answers on their way to the disk; until then there is none."""
+    on_answer: list[Callable[[], None]] = field(default_factory=list)
+
+
+class Approvals:
+    """All questions that have not expired. Without ``files`` they end with the kernel."""
+
+    def __init__(self, expire_s: float, files: QuestionFiles | None = None) -> None:
+        self.expire_s, self._files = expire_s, files
+        self._by_key: dict[Key, Question] = {}
+        self._by_id: dict[str, Question] = {}
+        self._waiting: dict[int, Callable[[Question], None]] = {}
+
+    def load(self, now: float, unix: float) -> None:
+        """Take up what an earlier kernel has left. Blocks."""
+        for kept in self._files.load(unix)[:MOST_QUESTIONS] if self._files else ():
+            key = Key(kept.who, kept.behalf, kept.kind, kept.action, kept.name, kept.digest)
+            expires_s = now + min(kept.expires_unix - unix, self.expire_s)
+            self._by_key[key] = self._by_id[kept.id] = Question(
+                kept.id, key, 0, kept.agent, kept.effect, kept.rule, kept.preview,
+                kept.asked_unix, expires_s, 0, kept.state,
+            )  # fmt: skip
+
+    # ------------------------------------------------------------------ the agent's side
+
+    def give_back(self, used: list[Question]) -> None:
+        """A call begins anew later, or does nothing: what it used holds once more."""
+        for question in used:
+            if question.key in self._by_key:  # asked anew meanwhile, by another call
+                self._remove(question)
+                continue
+            self._by_key[question.key] = self._by_id[question.id] = question
+            if self._files:
+                self._files.put_back(question.id)
+        used.clear()
+
+    def forget(self, used: list[Question]) -> None:
+        """A call has ended: what it used is gone."""
+        for question in used:
+            self._remove(question)
+        used.clear()
+
+    def use(self, key: Key, now: float, used: list[Question] | None) -> Question | None:
+        """The approval of this operation, used up by a call; None without one. ``used``: what
+        that call has used already; None: it is gone at once.
+
+        Raises PermissionDenied when the operator has said no, ResourceExhausted when its use
+        cannot be noted.
+        """
+        mine = next((question for question in used or () if question.key == key), None)
+        if mine:
+            return mine
+        question = self._by_key.get(key)
+        if question is None or self._expired(question, now) or question.state == "pending":
+            return None
+        if question.state == "denied":
+            raise PermissionDenied(
+                f"the operator has denied {key.kind}.{key.action} of {_shown(key.name)}",
+                f"ask the operator to think again: aios approvals approve {question.id}",
+            )
+        if self._files:
+            self._files.take(question.id)
+        del self._by_id[question.id], self._by_key[key]
+        if used is None:
+            self._remove(question)
+        else:
+            used.append(question)
+        return question
+
+    def ask(
+        self, key: Key, request: Request, *, pid: int, agent: str, rule: str, preview: str,
+        owner: int, now: float, unix: float,
+    ) -> ConfirmationRequired:  # fmt: skip
+        """Queue a question, or find it queued. Raises ResourceExhausted."""
+        question = self._by_key.get(key)
+        if question is None:
+            self._make_room(key, now)
+            question = Question(
+                secrets.token_hex(4), key, pid, agent, request.effect, rule, preview, unix,
+                now + self.expire_s, owner,
+            )  # fmt: skip
+            self._by_key[key] = self._by_id[question.id] = question
+            self._save(question, "pending", now, unix, complain)
+        if question.owner != owner:  # the command that showed it has ended without an answer
+            question.owner, question.shown = owner, False
+        question.pid = pid
+        self._show(question)
+        what = "cannot be undone" if request.effect == "irreversible" else "is asked for"
+        return ConfirmationRequired(
+            f"{key.kind}.{key.action} of {_shown(key.name)} {what}: the operator has to approve "
+            f"it (question {question.id})",
+            f"then try again; the operator approves with: aios approvals approve {question.id}",
+        )
+
+    def when_answered(self, number: str, then: Callable[[], None]) -> Callable[[], None]:
+        """Call ``then`` when the operator has answered; returns what calls that off."""
+        question = self._by_id[number]
+        question.on_answer.append(then)
+
+        def off() -> None:
+            if then in question.on_answer:
+                question.on_answer.remove(then)
+
+        return off
+
+    # ------------------------------------------------------------------ the operator's side
+
+    def open(self, now: float) -> list[Question]:
+        """All that have not expired, oldest first."""
+        self._drop_expired(now)
+        return list(self._by_id.values())
+
+    def find(self, number: str, now: float) -> Question:
+        """A question that can be answered. Raises NotFound."""
+        self._drop_expired(now)
+        question = self._by_id.get(number)
+        if question is None:
+            raise NotFound(
+                f"there is no question {number!r}: it has expired, was approved and used, or was "
+                "never asked", "list them with: aios approvals ls",
+            )  # fmt: skip
+        return question
+
+    def answer(
+        self, number: str, approve: bool, now: float, unix: float,
+        done: Callable[[Question | Exception], None] = lambda result: None,
+    ) -> None:  # fmt: skip
+        """Answer a question, or change the answer: it counts when it is kept, and then ``done``
+        gets it, or the error. ``tell`` tells those who wait for it. Raises as ``find`` does."""
+        question = self.find(number, now)
+        answer: Answer = "approved" if approve else "denied"
+        question.state, question.expires_s = "pending", now + self.expire_s
+        question.saving += 1
+
+        def kept(error: Exception | None) -> None:
+            question.saving -= 1
+            if error is None and not question.saving:
+                question.state = answer
+            done(error or question)
+
+        self._save(question, answer, now, unix, kept)
+
+    def tell(self, question: Question) -> None:
+        """Let the calls go on that wait for this answer."""
+        waiting, question.on_answer = question.on_answer, []
+        for then in waiting:
+            then()
+
+    def next(self, owner: int, then: Callable[[Question], None]) -> None:
+        """Hand the next question that this owner is to ask to ``then``."""
+        self._waiting[owner] = then
+        for question in list(self._by_id.values()):
+            if question.owner == owner and not question.shown and question.state == "pending":
+                self._show(question)
+                return
+
+    def leave(self, owner: int) -> None:
+        """The owner asks no more."""
+        self._waiting.pop(owner, None)
+
+    # ------------------------------------------------------------------ within
+
+    def _save(
+        self, question: Question, state: Answer, now: float, unix: float,
+        then: Callable[[Exception | None], None],
+    ) -> None:  # fmt: skip
+        if self._files is None:
+            then(None)
+            return
+        self._files.save(Kept(
+            question.id, *question.key, question.agent, question.effect, question.rule,
+            question.preview, question.asked_unix, unix + question.expires_s - now, state,
+        ), then)  # fmt: skip
+
+    def _show(self, question: Question) -> None:
+        then = self._waiting.pop(question.owner, None) if not question.shown else None
+        if then:
+            question.shown = True
+            then(question)
+
+    def _expired(self, question: Question, now: float) -> bool:
+        if now < question.expires_s:
+            return False
+        self._forget(question)
+        return True
+
+    def _forget(self, question: Question) -> None:
+        if self._by_id.pop(question.id, None):
+            del self._by_key[question.key]
+            self._remove(question)
+
+    def _remove(self, question: Question) -> None:
+        if self._files:
+            self._files.remove(question.id)
+
+    def _drop_expired(self, now: float) -> None:
+        for question in list(self._by_id.values()):
+            self._expired(question, now)
+
+    def _make_room(self, key: Key, now: float) -> None:
+        self._drop_expired(now)
+        of_one = sum(question.key[:2] == key[:2] for question in self._by_id.values())
+        if of_one >= MOST_OF_ONE or len(self._by_id) >= MOST_QUESTIONS:
+            raise ResourceExhausted(
+                f"{of_one} questions of this program to the operator are open "
+                f"(of all programs {len(self._by_id)}); the limits are {MOST_OF_ONE} and "
+                f"{MOST_QUESTIONS}",
+                "wait for answers: aios approvals ls",
+            )
+
+    def check(self) -> list[str]:
+        """What is wrong with the accounts."""
+        same = len(self._by_id) == len(self._by_key)
+        return [] if same else [f"{len(self._by_id)} ids for {len(self._by_key)} questions"]
+
+
+def digest(arguments: Any) -> str:
+    """The hash of an operation's arguments; equal values have equal hashes."""
+    return hashlib.sha256(msgpack.packb(_ordered(arguments))).hexdigest()
+
+
+def preview(arguments: Any) -> str:
+    """What the operator is shown of them: in the question's own file, never in a log."""
+    if arguments is None:
+        return ""
+    try:
+        text = json.dumps(arguments, ensure_ascii=True, default=repr)
+    except TypeError:  # keys that JSON has not
+        text = ascii(arguments)
+    return text if len(text) <= PREVIEW_CHARACTERS else text[: PREVIEW_CHARACTERS - 1] + "…"
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ["{", *([key, _ordered(value[key])] for key in sorted(value, key=repr))]
+    if isinstance(value, list | tuple):
+        return ["[", *(_ordered(item) for item in value)]
+    return value
+
+
+def _shown(name: str) -> str:
+    text = repr(name)
+    return text if len(text) <= 120 else f"{text[:117]}…'"

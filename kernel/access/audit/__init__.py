@@ -1,0 +1,1 @@
+"""The audit log: a chained record of every decision."""

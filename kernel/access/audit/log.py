@@ -1,0 +1,209 @@
+"""The audit log as the kernel's thread sees it: entries go in, replies wait until they are written.
+
+Entries are handed to a worker in batches (group commit), so the kernel never waits for a disk. An
+entry about a mutation is refused when there is no room left that the worker has reserved for it:
+then the mutation must not happen. Its reply is held back until its entry is written. Entries about
+reads are dropped without room, and counted; reading goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from aios.kernel.loop.loop import Loop, Timer
+from aios.kernel.loop.worker import Outcome, Worker
+from aios.syscalls.errors import AuditUnavailable
+
+from .file import AuditFile, Room
+from .records import MOST_HEAD_BYTES, Entry, text
+
+log = logging.getLogger("aios.audit")
+
+BATCH_S = 0.1
+"""Entries about reads wait so long for others."""
+SYNC_S = 1.0
+"""After so long, what was written is on the disk, too."""
+RETRY_S = 1.0
+
+
+class Line(NamedTuple):
+    """An entry as it is added: its text, the most bytes it takes, whether it is of a mutation."""
+
+    entry: Entry
+    text: bytes
+    size_bytes: int
+    mutates: bool
+
+
+def line(entry: Entry, *, mutates: bool) -> Line:
+    """Made once for decisions that are equal."""
+    written = text(entry)
+    return Line(entry, written, MOST_HEAD_BYTES + len(written), mutates)
+
+
+Held = Callable[[AuditUnavailable | None], None]
+
+
+class AuditLog:
+    """The log. ``worker`` runs nothing that takes long."""
+
+    def __init__(self, loop: Loop, worker: Worker, file: AuditFile) -> None:
+        self._loop, self._worker, self._file = loop, worker, file
+        self._room, self._reason = 0, "it is not open"
+        self._entries: list[tuple[float, bytes]] = []
+        self._bytes = 0
+        self._flying_bytes = 0
+        self._in_flight = self._broken = False
+        self._lost = 0
+        self._seq = self._due = self._written = 0
+        self._held: deque[tuple[int, Held]] = deque()
+        self._flush_timer: Timer | None = None
+        self._sync_timer: Timer | None = None
+
+    def open(self, first_words: str) -> None:
+        """Before the kernel serves. Without a log that can be written it serves reads only."""
+        try:
+            self._has_room(self._file.open(first_words))
+        except OSError as error:
+            self._failed(error)
+
+    def append(self, added: Line) -> None:
+        """Add an entry. Raises AuditUnavailable for a mutation that has no room in the log."""
+        _, written, size, mutates = added
+        if self._bytes + self._flying_bytes + size > self._room:
+            self._later(RETRY_S)
+            if mutates:
+                raise self.unavailable()
+            self._lost += 1
+            return
+        self._seq += 1
+        self._entries.append((time.time(), written))
+        self._bytes += size
+        if mutates:
+            self._due = self._seq
+        if self._flush_timer is None:
+            self._later(BATCH_S)
+
+    def unavailable(self) -> AuditUnavailable:
+        """Why nothing may be changed now."""
+        return AuditUnavailable(
+            f"the audit log cannot be written ({self._reason or 'it does not keep up'}), "
+            "so nothing may be changed",
+            "make room there (the log lies in: aios audit path); reading goes on",
+        )
+
+    def warnings(self) -> list[str]:
+        """For who looks at the kernel's state."""
+        if not self._reason:
+            return []
+        error = self.unavailable()
+        return [f"{error.message}; {error.hint}"]
+
+    @property
+    def settled(self) -> bool:
+        """Whether every mutation's entry is written."""
+        return self._written >= self._due
+
+    def kick(self) -> None:
+        """Write now what mutations have added."""
+        if self._written < self._due and not self._in_flight and not self._broken:
+            self._flush()
+
+    def hold(self, reply: Held) -> None:
+        """Call ``reply`` as soon as the mutations' entries so far are written, or could not be."""
+        if self._written >= self._due:
+            reply(None)
+            return
+        if self._broken:
+            reply(self.unavailable())
+            return
+        self._held.append((self._due, reply))
+        self.kick()
+
+    def close(self) -> None:
+        """Write what there is. The worker is closed afterwards."""
+        for timer in (self._flush_timer, self._sync_timer):
+            if timer:
+                timer.cancel()
+        if self._entries and not self._in_flight:
+            self._flush()
+        self._worker.submit(self._file.close, lambda outcome: None)
+
+    def check(self) -> list[str]:
+        """What is wrong with the accounts, or with the log; empty when all is well."""
+        problems = [f"audit log: {self._reason}"] if self._reason else []
+        if self._written > self._seq or self._due > self._seq:
+            problems.append(f"audit log: {self._written} of {self._seq} written, {self._due} due")
+        return problems
+
+    # ------------------------------------------------------------------ the worker's side
+
+    def _later(self, after_s: float) -> None:
+        if self._flush_timer is None:
+            self._flush_timer = self._loop.at(time.monotonic() + after_s, self._flush)
+
+    def _flush(self) -> None:
+        if self._flush_timer:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        if self._in_flight:
+            return  # what it leaves is written next
+        batch, self._entries = self._entries, []
+        self._flying_bytes, self._bytes = self._bytes, 0
+        lost, last = self._lost, self._seq
+        self._in_flight = True
+
+        def done(outcome: Outcome[Room]) -> None:
+            self._in_flight = False
+            try:
+                room = outcome.result()
+            except OSError as error:
+                self._entries = batch + self._entries
+                self._bytes += self._flying_bytes
+                self._flying_bytes = 0
+                self._failed(error)
+                return
+            self._flying_bytes = 0
+            self._lost -= lost
+            self._written = last
+            self._has_room(room)
+            self._release(None)
+            if self._entries:
+                self._flush() if self._written < self._due else self._later(BATCH_S)
+
+        self._worker.submit(lambda: self._file.append(batch, lost), done)
+
+    def _has_room(self, room: Room) -> None:
+        if room.reason and not self._reason:
+            log.error("no more room for the audit log: %s", room.reason)
+        self._room, self._reason = room
+        self._broken = False
+        if self._sync_timer is None:
+            self._sync_timer = self._loop.at(time.monotonic() + SYNC_S, self._sync)
+
+    def _sync(self) -> None:
+        self._sync_timer = None
+
+        def done(outcome: Outcome[None]) -> None:
+            if outcome.error:
+                log.error("the audit log could not be put on the disk: %s", outcome.error)
+
+        self._worker.submit(self._file.sync, done)
+
+    def _failed(self, error: OSError) -> None:
+        """Nothing more is promised until a try succeeds."""
+        log.error("the audit log cannot be written: %s", error)
+        self._broken = True
+        self._room, self._reason = 0, error.strerror or str(error)
+        if error.filename:
+            self._reason = f"{error.filename}: {self._reason}"
+        self._release(self.unavailable())
+        self._later(RETRY_S)
+
+    def _release(self, error: AuditUnavailable | None) -> None:
+        while self._held and (error or self._held[0][0] <= self._written):
+            self._held.popleft()[1](error)

@@ -1,0 +1,125 @@
+"""Questions to the operator on disk: one small file for each, so a restart forgets none.
+
+    ID.json     a question that is open, with its answer when it has one
+    ID.used     one whose answer is being used
+
+An answer counts when its file is synced. It is used by renaming the file, before anything is done
+and without waiting for the disk: a kernel that is killed at any moment finds no used answer again
+(a power cut may bring one back, for as long as the disk had not heard of it). Files are private to
+the user: they hold the beginning of the arguments, which is what the operator is shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from aios.kernel.loop.worker import Worker
+from aios.syscalls.errors import ResourceExhausted
+
+from .grants import write_whole
+
+log = logging.getLogger("aios.access")
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A question as it is kept; see approvals.py."""
+
+    id: str
+    who: str
+    behalf: str
+    kind: str
+    action: str
+    name: str
+    digest: str
+    agent: str
+    effect: str
+    rule: str
+    preview: str
+    asked_unix: float
+    expires_unix: float
+    state: Literal["pending", "approved", "denied"]
+    version: Annotated[int, Meta(ge=1, le=1)] = 1
+
+
+class QuestionFiles:
+    """The folder of one kernel's questions."""
+
+    def __init__(self, folder: Path, worker: Worker) -> None:
+        self._folder, self._worker = folder, worker
+
+    def load(self, unix: float) -> list[Kept]:
+        """Those that can still be answered or used, oldest first; the rest is deleted. Blocks."""
+        kept = []
+        for path in (*self._folder.glob("*.used"), *self._folder.glob("*.json")):
+            question = _read(path)
+            if path.suffix == ".used" or question is None or question.expires_unix <= unix:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            else:
+                kept.append(question)
+        return sorted(kept, key=lambda question: question.asked_unix)
+
+    def save(self, question: Kept, then: Callable[[Exception | None], None]) -> None:
+        """Write one, and tell when it is on the disk."""
+        path = self._path(question.id)
+
+        def write() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_whole(path, msgspec.json.encode(question))
+
+        self._worker.submit(write, lambda outcome: then(outcome.error))
+
+    def take(self, number: str) -> None:
+        """Its answer is being used. Raises ResourceExhausted when that cannot be noted."""
+        path = self._path(number)
+        try:
+            path.rename(path.with_suffix(".used"))
+        except FileNotFoundError:
+            pass  # then it cannot come back either
+        except OSError as error:
+            raise ResourceExhausted(
+                f"cannot note in {self._folder} that question {number} is used: {error.strerror}",
+                "mend the folder; nothing was done",
+            ) from None
+
+    def put_back(self, number: str) -> None:
+        """It was not used after all."""
+        path = self._path(number)
+        with contextlib.suppress(OSError):  # then it is asked again after a restart
+            path.with_suffix(".used").rename(path)
+
+    def remove(self, number: str) -> None:
+        """It is over."""
+        path = self._path(number)
+
+        def remove() -> None:
+            for each in (path, path.with_suffix(".used")):
+                each.unlink(missing_ok=True)
+
+        self._worker.submit(remove, lambda outcome: complain(outcome.error))
+
+    def _path(self, number: str) -> Path:
+        return self._folder / f"{number}.json"
+
+
+def complain(error: Exception | None) -> None:
+    """Into the log: what could not be kept holds until the kernel ends."""
+    if error:
+        log.error("a question to the operator could not be kept: %s", error)
+
+
+def _read(path: Path) -> Kept | None:
+    """None when it cannot be read, or is another's."""
+    try:
+        question = msgspec.json.decode(path.read_bytes(), type=Kept)
+    except (OSError, msgspec.MsgspecError) as error:
+        log.error("%s is no question: %s", path, error)
+        return None
+    return question if question.id == path.stem else None

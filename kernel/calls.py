@@ -1,0 +1,147 @@
+"""Calls on the kernel itself: ``kernel.*``, ``sched.set``, ``trace.read`` and ``cancel``."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from aios.kernel.access.manager import AccessManager
+from aios.kernel.context.store import KvStore
+from aios.kernel.memory.manager import MemoryManager
+from aios.kernel.model.info import describe
+from aios.kernel.model.model import Model
+from aios.kernel.model.models import Models
+from aios.kernel.process.table import ProcessTable
+from aios.kernel.scheduler import policy
+from aios.kernel.scheduler.scheduler import Settings
+from aios.kernel.trap.trap import Handler, Pending, Trap
+from aios.syscalls import types as t
+from aios.syscalls.trace_types import RequestRecord, SliceRecord, TraceReply, TraceRequest
+
+_PAGE_REQUESTS, _PAGE_UNITS = 8000, 300_000
+"""Of a trace in one message: requests, and rows of slices (16 bytes or so each)."""
+
+
+class KernelCalls:
+    """What the operator sees and sets; ``trap`` is there once the kernel is open."""
+
+    def __init__(
+        self,
+        table: ProcessTable,
+        settings: Settings,
+        models: Models,
+        store: KvStore,
+        memory: MemoryManager,
+        access: AccessManager,
+        shutdown: Callable[[], None],
+        runtime: Path,
+    ) -> None:
+        self._table, self._settings, self._models = table, settings, models
+        self._store, self._memory, self._access = store, memory, access
+        self._shutdown, self._runtime = shutdown, runtime
+        self._started_s = time.monotonic()
+        self.trap: Trap | None = None
+        self.checks: list[Callable[[], list[str]]] = []
+        """Of further accountants."""
+        self.warnings: list[Callable[[], list[str]]] = []
+        self.handlers: dict[str, Handler] = {
+            "cancel": self._cancel,
+            "kernel.status": self._status,
+            "kernel.shutdown": self._stop,
+            "kernel.check": self._check,
+            "sched.set": self._sched,
+            "trace.read": self._trace,
+        }
+
+    def _cancel(self, call: Pending, body: t.CancelRequest) -> t.Empty:
+        assert self.trap
+        self.trap.cancel(call, body.call_id)
+        return t.Empty()
+
+    def _status(self, _: Pending, __: t.Empty) -> t.KernelStatus:
+        assert self.trap
+        return t.KernelStatus(
+            version=release(),
+            os_pid=os.getpid(),
+            uptime_s=time.monotonic() - self._started_s,
+            runtime_dir=str(self._runtime),
+            policy=self._settings.policy.name,
+            quantum_tokens=self._settings.quantum_tokens or 0,
+            processes=len(self._table),
+            calls=self.trap.calls,
+            calls_refused=self.trap.refused,
+            models=[describe(model) for model in self._models],
+            warnings=[line for warn in self.warnings for line in warn()],
+        )
+
+    def _stop(self, call: Pending, _: t.Empty) -> t.Empty:
+        self._shutdown()
+        return t.Empty()
+
+    def _check(self, _: Pending, __: t.Empty) -> t.CheckReply:
+        problems = self._table.check() + self._store.check() + self._memory.check()
+        problems += self._access.audit.check() + self._access.approvals.check()
+        for model in self._models:
+            problems += model.check()
+        for check in self.checks:
+            problems += check()
+        return t.CheckReply(problems, len(os.listdir("/proc/self/fd")))
+
+    def _sched(self, _: Pending, body: t.SchedRequest) -> t.SchedReply:
+        settings = self._settings
+        chosen = policy.find(body.policy) if body.policy is not None else settings.policy
+        settings.policy = chosen
+        if body.quantum_tokens is not None:
+            settings.quantum_tokens = body.quantum_tokens or None
+        if body.chunk_tokens is not None:
+            settings.chunk_tokens = body.chunk_tokens or None
+        settings.width = body.width or settings.width
+        for model in self._models:
+            model.reconsider()
+        return t.SchedReply(
+            settings.policy.name, {name: p.promise for name, p in policy.POLICIES.items()},
+            settings.quantum_tokens or 0, settings.width, settings.chunk_tokens or 0,
+        )  # fmt: skip
+
+    def _trace(self, _: Pending, body: TraceRequest) -> TraceReply:
+        return trace_page(self._models, body)
+
+
+def trace_page(models: Iterable[Model], body: TraceRequest) -> TraceReply:
+    """What the models remember from where the reader left off, as much as one message carries."""
+    slices: list[SliceRecord] = []
+    requests: list[RequestRecord] = []
+    seen: dict[str, tuple[int, int]] = {}
+    more, dropped, room = False, 0, _PAGE_UNITS
+    for model in models:
+        ran, ended = model.scheduler.records, model.records
+        first_slice, first_request = body.seen.get(model.name, (0, 0))
+        found = ran.since(first_slice)
+        sizes = itertools.accumulate(8 + len(one.rows) + 4 * len(one.ops) for one in found)
+        fitting = [size for size in sizes if size <= room]
+        room -= fitting[-1] if fitting else 0
+        some = ended.since(first_request)
+        told = some[: _PAGE_REQUESTS - len(requests)]
+        seen[model.name] = (
+            ran.end - len(found) + len(fitting), ended.end - len(some) + len(told)
+        )  # fmt: skip
+        more |= seen[model.name] != (ran.end, ended.end)
+        slices += found[: len(fitting)]
+        requests += told
+        dropped += ran.dropped
+        if body.clear:
+            ran.forget(seen[model.name][0])
+            ended.forget(seen[model.name][1])
+    return TraceReply(requests, slices, dropped, more, seen)
+
+
+def release() -> str:
+    """The installed version."""
+    try:
+        return version("aiosd")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,1 @@
+"""The context manager: seats, images of parked sequences, shared prefixes, context windows."""

@@ -1,0 +1,1 @@
+"""Models: their requests, the core processes that compute them, and the calls on them."""

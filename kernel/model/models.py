@@ -1,0 +1,178 @@
+"""The models that the kernel serves: found by name, loaded on demand, unloaded when idle.
+
+Promises that the cores together stay within the memory budget as far as is known before loading:
+a model that does not fit waits until others are idle and have made room; one that could never fit
+is refused with both numbers. The default model is never unloaded for being idle.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from aios.hw.core.messages import Event
+from aios.hw.engine import models as gguf
+from aios.hw.engine.engine import EngineInfo
+from aios.kernel.context.store import KvStore
+from aios.kernel.loop.loop import Loop, Timer
+from aios.kernel.scheduler.scheduler import Settings
+from aios.syscalls.errors import IllegalState, ModelUnavailable
+
+from .core_life import Core, StartCore
+from .model import Model
+
+log = logging.getLogger("aios.models")
+
+_MOST_NAMES = 256
+"""From so many on, names of models that are not loaded are forgotten."""
+
+Start = Callable[[str, EngineInfo | None, Callable[[Event], None], Callable[[], None]], Core]
+"""Start a core for a path, as the one that it replaces was loaded; see corelife.StartCore."""
+
+
+class Models:
+    """All models that have been asked for, by every name they were asked for."""
+
+    def __init__(
+        self,
+        default: str,
+        folder: Path,
+        store: KvStore,
+        settings: Settings,
+        loop: Loop,
+        start: Start,
+        memory_bytes: int | None,
+        idle_unload_s: float,
+        core_timeout_s: float,
+    ) -> None:
+        self._default, self._folder = default, folder
+        self._store, self._settings, self._loop, self._start = store, settings, loop, start
+        self._memory_bytes, self._idle_unload_s = memory_bytes, idle_unload_s
+        self._core_timeout_s = core_timeout_s
+        self._by_name: dict[str, Model] = {}
+        self._idle_timers: dict[Model, Timer] = {}
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(dict.fromkeys(self._by_name.values()))
+
+    def find(self, name: str | None) -> Model:
+        """The model of this name or path, served from now on. Raises ModelUnavailable."""
+        name = name or self._default
+        model = self._by_name.get(name)
+        if model is None:
+            try:
+                path = gguf.resolve(name, self._folder)
+            except LookupError as error:
+                raise ModelUnavailable(str(error.args[0]), "models: aios model ls") from None
+            model = next((m for m in self if m.path == path), None) or self._new(name, path)
+            if len(self._by_name) >= _MOST_NAMES:
+                self._forget_unused()
+            self._by_name[name] = model
+        return model
+
+    def warnings(self) -> list[str]:
+        """What is wrong with the default model, as far as can be seen before it is loaded."""
+        if self._default in self._by_name:
+            return []  # it has a state of its own
+        try:
+            gguf.resolve(self._default, self._folder)
+        except LookupError as error:
+            return [f"{error.args[0]}; name another: aios daemon restart --model MODEL"]
+        return []
+
+    def holding(self, request_id: int) -> Model:
+        """The model that works on this request."""
+        return next(model for model in self if request_id in model.requests)
+
+    def unload(self, model: Model) -> None:
+        """At the operator's wish. Raises IllegalState while it has requests."""
+        if model.requests:
+            raise IllegalState(
+                f"model {model.name} has {len(model.requests)} requests",
+                "wait for them, or end their agents: aios ps",
+            )
+        model.unload()
+        self._serve_waiting()
+
+    def close(self) -> None:
+        """End all cores."""
+        for model in self:
+            model.shut()
+
+    def _new(self, name: str, path: str) -> Model:
+        def start(on_event: Callable[[Event], None], on_gone: Callable[[], None]) -> Core:
+            earlier = model.info if model.state == "restarting" else None
+            return self._start(path, earlier, on_event, on_gone)
+
+        starter: StartCore = start
+        model = Model(name, path, self._store, self._settings, self._loop, starter,
+                      self._core_timeout_s, self._may_load, self._on_idle)  # fmt: skip
+        return model
+
+    def _may_load(self, model: Model) -> bool:
+        """Make room for it, if idle models can give enough."""
+        if self._memory_bytes is None:
+            return True
+        if model.memory_bytes > self._memory_bytes:
+            raise ModelUnavailable(
+                f"model {model.name} needs {model.memory_bytes:,} bytes; the budget for models is "
+                f"{self._memory_bytes:,}", "raise it: aios daemon restart --memory N",
+            )  # fmt: skip
+        others = [other for other in self if other is not model and other.core.loaded]
+        excess = sum(m.memory_bytes for m in others) + model.memory_bytes - self._memory_bytes
+        victims = []
+        for idle in sorted((m for m in others if not m.wanted), key=lambda m: m.idle_since_s):
+            if excess > 0:
+                excess -= idle.memory_bytes
+                victims.append(idle)
+        if excess > 0:
+            return False
+        for victim in victims:
+            log.info("model %s makes room for %s", victim.name, model.name)
+            victim.unload()
+        return True
+
+    def _on_idle(self, model: Model) -> None:
+        self._loop.at(0.0, self._serve_waiting)
+        if self._idle_unload_s and model is not self._by_name.get(self._default):
+            before = self._idle_timers.pop(model, None)
+            if before:
+                before.cancel()
+            due_s = time.monotonic() + self._idle_unload_s
+            self._idle_timers[model] = self._loop.at(due_s, lambda: self._unload_idle(model))
+
+    def _unload_idle(self, model: Model) -> None:
+        del self._idle_timers[model]
+        if model.wanted and not model.requests:
+            self._on_idle(model)  # a context is being written
+        elif not model.requests and model.state == "ready":
+            log.info("model %s was idle for %g s: unloaded", model.name, self._idle_unload_s)
+            model.unload()
+            self._serve_waiting()
+
+    def _shed(self) -> None:
+        """What a model takes is known when it is loaded; idle ones may have to leave then."""
+        loaded = [model for model in self if model.core.loaded]
+        excess = sum(m.memory_bytes for m in loaded) - (self._memory_bytes or 1 << 62)
+        for idle in sorted((m for m in loaded if not m.wanted), key=lambda m: m.idle_since_s):
+            if excess > 0:
+                log.info("model %s leaves: the memory budget is exceeded", idle.name)
+                excess -= idle.memory_bytes
+                idle.unload()
+
+    def _serve_waiting(self) -> None:
+        self._shed()
+        for model in list(self):
+            if not model.wanted:
+                model.core.wait_no_more()
+            if model.state == "waiting":
+                try:
+                    model.core.load()
+                except ModelUnavailable as error:  # its file has grown
+                    model.core.give_up(error.message)
+
+    def _forget_unused(self) -> None:
+        kept = {self._by_name.get(self._default), *(m for m in self if m.core.loaded or m.wanted)}
+        self._by_name = {name: model for name, model in self._by_name.items() if model in kept}

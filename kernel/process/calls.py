@@ -1,0 +1,224 @@
+"""Calls on processes and their messages: ``proc.*``, ``ipc.*`` and ``getpid``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgpack
+import psutil
+
+from aios.kernel.access.manager import ACCOUNTS, AccessManager
+from aios.kernel.model.models import Models
+from aios.kernel.scheduler import policy
+from aios.kernel.trap.trap import Caller, Handler, Pending
+from aios.syscalls import types as t
+from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ResourceExhausted
+
+from .mail import Letter, Receiver
+from .supervisor import Supervisor
+from .table import OPERATOR, Process, ProcessTable
+
+MAX_MESSAGE_BYTES = 1 << 20
+
+
+class ProcessCalls:
+    """Agents, seen and acted on; ``callers`` are the kernel's, by user."""
+
+    def __init__(
+        self,
+        table: ProcessTable,
+        access: AccessManager,
+        supervisor: Supervisor,
+        models: Models,
+        callers: dict[str, Caller],
+        waits_of: Callable[[int], list[str]],
+    ) -> None:
+        self._table, self._access, self._supervisor = table, access, supervisor
+        self._models, self._callers, self._waits_of = models, callers, waits_of
+        self.handlers: dict[str, Handler] = {
+            "getpid": self._getpid,
+            "proc.ps": self._ps,
+            "proc.spawn": self._spawn,
+            "proc.wait": self._wait,
+            "proc.signal": self._signal,
+            "proc.renice": self._renice,
+            "proc.log": self._log,
+            "ipc.send": self._send,
+            "ipc.recv": self._recv,
+        }
+
+    def _getpid(self, call: Pending, _: t.Empty) -> t.Pid:
+        if call.caller.pid == OPERATOR:
+            return t.Pid(OPERATOR, "operator", OPERATOR)
+        process = self._table.caller(call.caller.pid)
+        return t.Pid(process.pid, process.name, process.parent)
+
+    def _ps(self, _: Pending, body: t.PsRequest) -> t.ProcessList:
+        chosen = self._table.all() if body.all else self._table.living()
+        return t.ProcessList([self._row(process) for process in chosen])
+
+    def _row(self, process: Process) -> t.ProcessInfo:
+        cpu_s, rss_bytes = _host_usage(process)
+        until_s = process.ended_s or time.monotonic()
+        requests = process.requests.values()
+        return t.ProcessInfo(
+            pid=process.pid, parent=process.parent, name=process.name, state=_shown(process),
+            klass=process.klass, nice=process.nice, os_pid=process.os_pid,
+            started_unix=process.started_unix, age_s=until_s - process.started_s,
+            calls=self._calls_of(process), tokens_in=process.tokens_in,
+            tokens_out=process.tokens_out, max_tokens=process.max_tokens,
+            context_tokens=sum(len(r.tokens) for r in requests) or process.held_tokens,
+            window_tokens=process.window_tokens, weight=process.account.weight,
+            quota_tokens=process.account.quota_tokens, quota_cells=process.account.quota_cells,
+            requests=len(requests), parks=process.parks + sum(r.parks for r in requests),
+            notes=process.notes, note_bytes=process.note_bytes,
+            cpu_s=cpu_s, rss_bytes=rss_bytes, exit_code=process.exit_code,
+            reason=process.reason, command=process.command, model=process.model,
+            group=self._access.group_of(process),
+            waits=self._waits_of(process.pid) if process.living else [],
+        )  # fmt: skip
+
+    def _calls_of(self, process: Process) -> int:
+        caller = self._callers.get(str(process.pid))
+        return caller.calls if caller else process.calls
+
+    def _spawn(self, call: Pending, body: t.SpawnRequest) -> None:
+        def started(result: t.SpawnReply | AiosError) -> None:
+            if isinstance(result, AiosError):
+                call.fail(result)
+            else:
+                call.reply(result)
+
+        self._access.check_spawn(call.asker, body)
+        self._check_quotas(body.quota_tokens, body.quota_cells)
+        call.defer(lambda error: None)
+        behalf = tuple(self._table.caller(pid) for pid in call.asker.behalf if pid != OPERATOR)
+        self._supervisor.spawn(call.caller.pid, call.caller.os_pid, body, started, behalf)
+
+    def _wait(self, call: Pending, body: t.RefRequest) -> t.ExitStatus | None:
+        process = self._table.resolve(body.ref)
+        if not process.living:
+            return process.status()
+        tell: Callable[[t.ExitStatus], None] = call.reply
+        call.defer(lambda error: process.on_exit.remove(tell))
+        process.on_exit.append(tell)
+        return None
+
+    def _signal(self, call: Pending, body: t.SignalRequest) -> t.Empty:
+        process = self._target(call, body.ref)
+        match body.action:
+            case "kill":
+                self._supervisor.kill(process, _by(call, "killed"))
+            case "stop":
+                self._supervisor.stop(process, body.grace_s, _by(call, "stopped"))
+            case "pause":
+                self._supervisor.pause(process)
+                for pending in self._pending_of(process):
+                    pending.freeze()
+            case "resume":
+                paused_s = self._supervisor.resume(process)
+                for pending in self._pending_of(process):
+                    pending.thaw(paused_s)
+        return t.Empty()
+
+    def _pending_of(self, process: Process) -> list[Pending]:
+        caller = self._callers.get(str(process.pid))
+        return list(caller.pending.values()) if caller else []
+
+    def _renice(self, call: Pending, body: t.ReniceRequest) -> t.Empty:
+        given = (body.nice, body.klass, body.weight, body.quota_tokens, body.quota_cells)
+        if all(value is None for value in given):
+            raise InvalidArgument(
+                "renice changes nothing", "give a nice value, a class, a weight or a quota"
+            )
+        process = self._target(call, body.ref)
+        wanted = any(value is not None for value in given[2:])
+        self._access.check_operator(call.caller.pid, wanted, ACCOUNTS, "use: aios renice")
+        self._check_quotas(body.quota_tokens or None, body.quota_cells or None)
+        account = process.account
+        account.weight = body.weight or account.weight
+        if body.quota_tokens is not None:
+            account.quota_tokens = body.quota_tokens or None
+        if body.quota_cells is not None:
+            account.quota_cells = body.quota_cells or None
+        process.nice = process.nice if body.nice is None else body.nice
+        process.klass = body.klass or process.klass
+        for request in process.requests.values():
+            request.nice, request.rank = process.nice, policy.RANKS[process.klass]
+        for model in self._models:
+            model.reconsider()
+        return t.Empty()
+
+    def _check_quotas(self, tokens: int | None, cells: int | None) -> None:
+        """Refuse a quota smaller than a slice: the program could never run again."""
+        quantum = max((model.scheduler.quantum for model in self._models), default=1)
+        for name, value in (("quota_tokens", tokens), ("quota_cells", cells)):
+            if value is not None and value < quantum:
+                raise InvalidArgument(
+                    f"{name} = {value} is less than one quantum of {quantum} tokens",
+                    "give more, or make the quantum smaller: aios sched set --quantum N",
+                )
+
+    def _log(self, call: Pending, body: t.RefRequest) -> t.LogReply:
+        process = self._target(call, body.ref)
+        if process.guest:
+            raise NotFound(f"pid {process.pid} was started by hand; its output is where it runs")
+        return t.LogReply(process.pid, process.log, process.living)
+
+    def _target(self, call: Pending, ref: str) -> Process:
+        process = self._table.resolve(ref)
+        action = call.call.name.removeprefix("proc.")
+        self._access.check_agent(call.asker, action, process, call.call.effect)
+        return process
+
+    def _send(self, call: Pending, body: t.SendRequest) -> t.Empty:
+        to = self._table.resolve(body.to, dead=False)
+        self._access.check_agent(call.asker, "send", to, call.call.effect, body.body)
+        size = len(msgpack.packb(body.body))
+        if size > MAX_MESSAGE_BYTES:
+            raise ResourceExhausted(
+                f"a message of {size:,} bytes exceeds the limit of {MAX_MESSAGE_BYTES:,}",
+                "send it in parts, or a file's path",
+            )
+        sender = self._table.get(call.caller.pid)
+        name = sender.name if sender else "operator"
+        to.mailbox.put(Letter(call.caller.pid, name, body.body, size))
+        return t.Empty()
+
+    def _recv(self, call: Pending, body: t.RecvRequest) -> None:
+        process = self._table.caller(call.caller.pid)
+        sender = self._table.resolve(body.sender).pid if body.sender else None
+
+        def deliver(letter: Letter) -> None:
+            call.reply(t.MailReply(letter.sender, letter.sender_name, letter.body))
+
+        receiver = Receiver(sender, deliver)
+        call.defer(lambda error: process.mailbox.leave(receiver))
+        process.mailbox.take(receiver)
+
+
+def _by(call: Pending, verb: str) -> str:
+    return f"{verb} by " + (f"pid {call.caller.pid}" if call.caller.pid else "the operator")
+
+
+def _shown(process: Process) -> t.ProcessState:
+    """The state that ``aios ps`` shows: its life, and while it lives what the model does for it."""
+    if process.life != "alive":
+        return process.life
+    phases = {request.phase for request in process.requests.values()}
+    if "running" in phases:
+        return "running"
+    return "ready" if phases else "idle"
+
+
+def _host_usage(process: Process) -> tuple[float, int]:
+    """CPU seconds and resident bytes of the agent's own host process; zeros when it is gone."""
+    if not process.living or not process.os_pid:
+        return 0.0, 0
+    try:
+        host = psutil.Process(process.os_pid)
+        times = host.cpu_times()
+        return times.user + times.system, host.memory_info().rss
+    except psutil.Error:
+        return 0.0, 0

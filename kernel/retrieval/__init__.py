@@ -1,0 +1,1 @@
+"""Retrieval: what search in notes and search in files have in common."""

@@ -1,0 +1,1 @@
+"""The database below storage: its schema, shared commits, and what damage costs."""

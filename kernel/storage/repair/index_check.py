@@ -1,0 +1,102 @@
+"""Whether index.db says what it was told: damage that SQLite reads over gives wrong hits silently.
+
+Looks at a copy, so no search waits meanwhile: that the words are those of the passages, that each
+passage and vector is of the document that it says it is of, and that documents are the files in
+meta.db as they are. All of it can be computed again, so it is mended by making the index anew.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from aios.kernel.storage.db.schema import reading, remove
+
+ANEW = "the index of search is made anew from the files"
+_LENGTH_OFF = 1e-3
+"""Of a vector's length, which is 1 (or 0, of a text that means nothing)."""
+_STRAYS = (
+    "SELECT count(*) FROM {table} AS it LEFT JOIN document ON document.file = it.file"
+    " WHERE document.owner IS NOT it.owner OR it.{row} < first OR it.{row} >= first + count"
+)
+
+
+class IndexFindings(NamedTuple):
+    """``damaged``: it is to be made anew; else the problems are why it could not be looked at."""
+
+    problems: tuple[str, ...] = ()
+    damaged: bool = False
+
+
+def examine(index: Path, files: sqlite3.Connection) -> IndexFindings:
+    """What is wrong with the index of these files. Blocks, and needs room for a copy."""
+    if not index.exists():
+        return IndexFindings()
+    copy = index.with_name("index.check")
+    try:
+        remove(copy)
+        with closing(reading(index)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+            found = tuple(f"the index of search: {line}" for line in _look(target, files))
+            return IndexFindings(found, bool(found))
+    except (sqlite3.Error, OSError) as error:
+        code = int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+        damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        return IndexFindings((f"the index of search cannot be looked at: {error}",), damaged)
+    finally:
+        remove(copy)
+
+
+def _look(index: sqlite3.Connection, files: sqlite3.Connection) -> Iterator[str]:
+    run = index.execute
+    if not run("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        return  # it is being made
+    for (line,) in run("PRAGMA quick_check(1)"):
+        if line != "ok":
+            yield str(line)
+            return
+    try:
+        run("INSERT INTO passage(passage) VALUES ('integrity-check')")
+    except sqlite3.DatabaseError:
+        yield "its words are not those of the passages"
+    for table, row in (("passage", "rowid"), ("vector", "passage")):
+        (strays,) = run(_STRAYS.format(table=table, row=row)).fetchone()
+        if strays:
+            yield f"{strays} rows of {table} are of no document"
+    counts = "SELECT (SELECT sum(count) FROM document), (SELECT count(*) FROM passage)"
+    said, there = run(counts).fetchone()
+    if (said or 0) != there:
+        yield f"{there} passages are there, of {said}"
+    with np.errstate(all="ignore"):
+        wrong = sum(_is_wrong(data) for (data,) in run("SELECT data FROM vector"))
+    if wrong:
+        yield f"{wrong} vectors are not what was computed"
+    outdated = sum(1 for _ in _outdated(index, files))
+    if outdated:
+        yield f"{outdated} documents are not the files that they are said to be"
+
+
+def _is_wrong(data: bytes) -> bool:
+    length = float(np.linalg.norm(np.frombuffer(data, np.float32))) if len(data) % 4 == 0 else 2.0
+    return not (length == 0.0 or abs(length - 1.0) < _LENGTH_OFF)
+
+
+def _outdated(index: sqlite3.Connection, files: sqlite3.Connection) -> Iterator[int]:
+    """Those that would be taken for up to date: with others, the index has only not caught up."""
+    known = {
+        number: (owner, version, changed)
+        for number, owner, version, changed in files.execute(
+            "SELECT id, owner, version, changed FROM file WHERE live = 1 AND kind = 'file'"
+        )
+    }
+    for number, owner, version, stamp in index.execute(
+        "SELECT file, owner, version, stamp FROM document WHERE file >= 0"
+    ):
+        file = known.get(number)
+        if file and file[2] == stamp and file[:2] != (owner, version):
+            yield number

@@ -1,0 +1,1 @@
+"""Search in files: the index of passages, and how it follows homes and mounts."""

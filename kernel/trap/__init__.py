@@ -1,0 +1,1 @@
+"""The trap: frames become calls, results and errors become replies."""

@@ -1,0 +1,48 @@
+"""The command line as a whole: what every command has."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from aios.cli import main
+from aios.syscalls.table import CALLS
+
+NO_JSON = {
+    "aios storage cat": "writes a file's bytes",
+    "aios config": "parsed by the kernel's program",
+    "aios bench": "parsed by the benchmarks' program",
+    "aios audit": "parsed by the log's program",
+}
+
+
+def test_every_command_can_speak_json() -> None:
+    missing = {
+        name
+        for name, command in _commands(main.parser(), "aios")
+        if "--json" not in command.format_help()
+    }
+    assert missing == set(NO_JSON)
+
+
+def test_version_and_list_of_calls_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["version", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"version"}
+    assert main.main(["call", "--list", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [each["call"] for each in told] == [call.name for call in CALLS]
+
+
+def _commands(
+    parser: argparse.ArgumentParser, name: str
+) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Those that do something, by their whole names."""
+    choices = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not choices:
+        yield name, parser
+    for each in choices:
+        for word, command in each.items():
+            yield from _commands(command, f"{name} {word}")

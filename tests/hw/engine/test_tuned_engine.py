@@ -1,0 +1,130 @@
+"""Engines as tuning sees them: speed, the text, and a copy of the real model in force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import xxhash
+
+from aios.hw.engine import models
+from aios.hw.engine.engine import EngineInfo, EngineSettings, Row, Rung
+from aios.hw.engine.fake import FakeEngine
+from aios.hw.engine.image import identity
+from aios.hw.tuning import measure, perplexity, profile, trial
+from aios.hw.tuning.calibrate import thread_counts
+from aios.hw.tuning.candidate import FORMATS, Candidate
+from aios.hw.tuning.exact import RUNGS, open_engine
+
+
+def _fake(options: str = "", seats: int = 3) -> FakeEngine:
+    return FakeEngine(EngineSettings(path=f"fake:ctx=768{options}", seats=seats))
+
+
+def test_a_look_measures_and_leaves_no_trace() -> None:
+    engine = _fake(",step_ms=1")
+    look = measure.look(engine)
+    assert look.alone < look.together < 3 * 1000 and look.prefill > look.together
+    assert [engine.length(seat) for seat in range(3)] == [0, 0, 0]
+
+
+def test_a_look_at_one_request_at_a_time_does_not_batch() -> None:
+    engine = _fake(",step_ms=1")
+    engine._info = _with_rung(engine.info, RUNGS[-1])
+    look = measure.look(engine)
+    assert look.together == look.alone
+
+
+def test_a_look_at_a_model_that_cannot_be_parked() -> None:
+    assert measure.look(_fake(",frozen=1")).together > 0
+
+
+def test_threads_that_tuning_found_are_one_more_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 8)
+    monkeypatch.setattr("psutil.Process.cpu_affinity", lambda self: list(range(16)))
+    assert thread_counts(None) == [8, 4, 1]
+    assert thread_counts(None, 16) == [16, 8, 4, 1]
+    assert thread_counts(None, 6) == [8, 6, 4, 1]
+    assert thread_counts(None, 1) == [8, 4, 1], "tuning while others were busy must not bind"
+    assert thread_counts(2, 6) == [2]
+
+
+def _with_rung(info: EngineInfo, rung: Rung) -> EngineInfo:
+    return msgspec.structs.replace(info, rung=rung)
+
+
+def test_the_text_is_read_to_the_end_unless_it_is_clear() -> None:
+    engine = _fake()
+    windows, tokens = perplexity.read(engine)
+    assert len(windows) == len(tokens) > 10 and engine.length(0) == 0
+    again, _ = perplexity.read(engine, windows, 1.0)
+    assert again == windows
+    better = [value * 0.9 for value in windows]
+    assert len(perplexity.read(engine, better, 1.0)[0]) == 1
+
+
+@pytest.mark.real
+def test_a_copy_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = Path(models.resolve("default", tmp_path))
+    before = xxhash.xxh3_64_hexdigest(source.read_bytes())
+    home = profile.folder(tmp_path, models.model_hash(source))
+    copy = profile.copy_path(home, "Q8_0")
+    candidate = Candidate("Q8_0", Rung("q8_0/f16 KV", kv_type="q8_0/f16"), 1, 256)
+    from aios.hw.tuning.requantise import requantise
+
+    assert requantise(source, copy, FORMATS["Q8_0"], 2) == copy.stat().st_size
+    assert [path.name for path in home.iterdir()] == ["Q8_0.gguf"]
+    from aios.hw.engine import llama_lib
+
+    choice = profile.Choice(
+        candidate=candidate, copy_hash=models.model_hash(copy), mix_tokens_per_s=1.0,
+        over_original=1.0, worse_percent=0.0,
+    )  # fmt: skip
+    entry = profile.Entry(seats=2, exact=choice, fastest=choice)
+    profile.add(home, llama_lib.build(), llama_lib.device(-1), entry)
+
+    settings = EngineSettings(
+        path=str(source), context_tokens=256, seats=2, exact=False, cache_dir=str(tmp_path)
+    )
+    engine = open_engine(settings)
+    assert engine.info.tuned and engine.info.description.endswith("tuned: Q8_0, ubatch 256")
+    assert engine.info.rung == candidate.rung and engine.info.threads == 1
+    tokens = engine.tokenize_text("The capital of France is")
+    told = engine.log_likelihoods(0, tokens)
+    engine.trim(0, 0)
+    logits = engine.decode([Row(0, 0, tokens[:-1], True)])[0].astype(np.float64)
+    expected = logits[tokens[-1]] - np.log(np.exp(logits - logits.max()).sum()) - logits.max()
+    assert told.shape == (len(tokens) - 1,) and told[-1] == pytest.approx(expected, abs=1e-3)
+    for _ in range(3):
+        token = np.array([logits.argmax()], np.int32)
+        logits = engine.decode([Row(0, engine.length(0), token, True)])[0]
+    tuned_identity = identity(engine.info)
+    engine.close()
+
+    with copy.open("r+b") as file:
+        file.truncate(copy.stat().st_size // 2)
+    engine = open_engine(msgspec.structs.replace(settings, exact=True))  # tests one rung, not all
+    assert engine.info.tuned is None and "not as tuned" in engine.info.description
+    assert "loaded as it is" in caplog.text
+    assert identity(engine.info) != tuned_identity
+    engine.close()
+    assert xxhash.xxh3_64_hexdigest(source.read_bytes()) == before
+
+
+def test_a_trial_is_told_of_a_process_that_is_gone() -> None:
+    import subprocess
+    import sys
+
+    from aios.hw.tuning.candidate import Job
+
+    order = trial.Order(
+        job=Job(kind="look", candidate=Candidate("original", RUNGS[0], 1)), source="x", path="x",
+        seats=1, cache_dir="/nowhere", parent=1,
+    )  # fmt: skip
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "aios.hw.tuning.trial"], input=msgspec.json.encode(order),
+        capture_output=True,
+    )  # fmt: skip
+    assert ended.returncode == 1 and not ended.stdout

@@ -1,0 +1,21 @@
+"""The environment of processes that run an engine."""
+
+from __future__ import annotations
+
+import pytest
+
+from aios.hw.machine.environment import engine_environment
+
+
+@pytest.mark.parametrize(("users", "ours"), [
+    (None, "glibc.malloc.hugetlb=1"),
+    ("glibc.malloc.perturb=3", "glibc.malloc.perturb=3:glibc.malloc.hugetlb=1"),
+    ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+])  # fmt: skip
+def test_large_blocks_are_in_huge_pages_unless_the_user_has_decided(
+    users: str | None, ours: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if users:
+        monkeypatch.setenv("GLIBC_TUNABLES", users)
+    assert engine_environment()["GLIBC_TUNABLES"] == ours

@@ -1,0 +1,169 @@
+"""A core that hangs is found out by its silence, and replaced like one that died."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from aios.hw.core import core
+from aios.hw.core.messages import Command, Event, Yield
+from aios.kernel.loop.loop import Loop, Timer
+from aios.kernel.model import watchdog
+from aios.kernel.model.core_life import CoreLife
+from aios.kernel.model.watchdog import Watchdog
+from aios.syscalls.errors import ModelUnavailable
+from tests.kernel.rig import Rig, open_rig
+
+QUIET_S = 0.05
+
+
+def _let_pass(rig: Rig, until: Callable[[], bool]) -> None:
+    """The core does nothing meanwhile."""
+    end_s = time.monotonic() + 20
+    while not until():
+        assert time.monotonic() < end_s
+        rig.loop.turn(20)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_a_core_that_hangs_is_replaced_and_the_request_goes_on(tmp_path: Path, steps: int) -> None:
+    with open_rig(tmp_path, chunk=4, core_timeout_s=QUIET_S) as rig:
+        request = rig.ask("a story", tokens=200)
+        for _ in range(steps):
+            rig.step()
+        _let_pass(rig, lambda: len(rig.cores) == 2)
+        assert not rig.cores[0].alive
+        rig.wait(lambda: request.id in rig.outcomes)
+        assert rig.reply(request).tokens == rig.alone(request)
+        assert rig.model.core.restarts == 1
+
+
+def test_what_hangs_every_core_is_told_why_it_fails(tmp_path: Path) -> None:
+    with open_rig(tmp_path, chunk=4, core_timeout_s=QUIET_S) as rig:
+        request = rig.ask("a story")
+        _let_pass(rig, lambda: request.id in rig.outcomes)
+        error = rig.outcomes[request.id]
+        assert isinstance(error, ModelUnavailable)
+        assert "(it hung: it said nothing for " in str(error)
+
+
+def test_a_core_without_work_may_be_silent(tmp_path: Path) -> None:
+    with open_rig(tmp_path, chunk=4, core_timeout_s=QUIET_S) as rig:
+        request = rig.ask("a story")
+        rig.run()
+        end_s = time.monotonic() + 2 * rig.model._patience_s()
+        _let_pass(rig, lambda: time.monotonic() > end_s)
+        assert rig.reply(request) and len(rig.cores) == 1 and rig.core.alive
+
+
+def test_nothing_is_watched_when_the_timeout_is_0(tmp_path: Path) -> None:
+    with open_rig(tmp_path) as rig:
+        rig.ask("a story")
+        rig.step()
+        assert not rig.loop._timers
+        rig.run()
+
+
+def test_a_core_shows_life_while_it_computes_a_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "SIGN_OF_LIFE_S", 0.0)
+    with open_rig(tmp_path, chunk=4) as rig:
+        empty = []
+        on_step = rig.model.scheduler.on_step
+
+        def seen(rows: list, now: float):  # type: ignore[no-untyped-def, type-arg]
+            empty.append(not rows)
+            return on_step(rows, now)
+
+        rig.model.scheduler.on_step = seen  # type: ignore[method-assign]
+        request = rig.ask("a rather long story " * 5)
+        rig.run()
+        assert sum(empty) >= 5
+        assert rig.reply(request).tokens == rig.alone(request)
+
+
+class _Clock:
+    """A loop and a clock of its own."""
+
+    now = 100.0
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(watchdog.time, "monotonic", lambda: self.now)
+        self._timers: list[Timer] = []
+
+    def at(self, due_s: float, callback: Callable[[], None]) -> Timer:
+        self._timers.append(Timer(due_s, callback))
+        return self._timers[-1]
+
+    def go_to(self, now: float, late_s: float = 0.0) -> None:
+        while due := [t for t in self._timers if not t.cancelled and t.due_s <= now]:
+            self.now = due[0].due_s + late_s
+            due[0].run()
+        self.now = max(now, self.now)
+
+
+def test_silence_is_counted_from_what_was_said_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, hung = _Clock(monkeypatch), list[float]()
+    dog = Watchdog(cast(Loop, clock), lambda: 10.0, hung.append)
+    dog.begin()
+    clock.go_to(106)
+    dog.heard()
+    dog.begin()  # more work changes nothing
+    clock.go_to(115)
+    assert hung == []
+    clock.go_to(116)
+    assert hung == [10.0]
+    dog.begin()
+    dog.rest()
+    clock.go_to(200)
+    dog.begin()
+    clock.go_to(209)
+    assert hung == [10.0]
+    clock.go_to(210)
+    assert hung == [10.0, 10.0]
+
+
+def test_time_in_which_nothing_ran_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, hung = _Clock(monkeypatch), list[float]()
+    dog = Watchdog(cast(Loop, clock), lambda: 10.0, hung.append)
+    dog.begin()
+    clock.go_to(110, late_s=3600)
+    assert hung == []
+    clock.go_to(clock.now + 10)
+    assert hung == [10.0]
+
+
+def test_a_core_that_is_found_dead_is_not_waited_for() -> None:
+    loop, deaths = Loop(), list[str]()
+
+    class Dead:
+        os_pid = 1
+
+        def __init__(self, on_event: Callable[[Event], None], on_gone: Callable[[], None]) -> None:
+            self._on_gone = on_gone
+
+        def send(self, command: Command) -> None:
+            self._on_gone()
+
+        def kill(self) -> None:
+            raise AssertionError("it is dead")
+
+        def end(self) -> str:
+            return "signal 9"
+
+    life = CoreLife(
+        "m", loop, Dead, lambda: True, works=lambda: True, patience_s=lambda: QUIET_S,
+        on_event=lambda event: None, on_death=deaths.append, on_failure=lambda error: None,
+    )  # fmt: skip
+    life.load()
+    life.ready()
+    life.send(Yield(1))
+    assert deaths == ["signal 9"] and life.state == "restarting"
+    assert life._watchdog._timer is None
+    life.end()
+    loop.close()

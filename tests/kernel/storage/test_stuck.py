@@ -1,0 +1,249 @@
+"""Folders and stores that do not answer: who waits for them, and who does not."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aios.kernel.loop import lanes
+from aios.kernel.loop.lanes import Lanes
+from aios.kernel.loop.loop import Loop
+from aios.kernel.loop.worker import Outcome
+from aios.kernel.storage.files import mount
+from aios.kernel.storage.files.blobs import LocalBlobs, RemoteBlobs
+from aios.kernel.storage.files.paths import resolve
+from aios.kernel.storage.search import walk
+from aios.syscalls import storage_types as s
+from aios.syscalls.errors import StorageUnavailable
+
+from .rig import Rig, rig
+from .test_storage import BIG
+
+
+class _Gate:
+    """What is asked behind it waits until it is opened."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.reached = threading.Event()
+
+    def wait(self) -> None:
+        self.reached.set()
+        assert self.open.wait(30)
+
+
+@pytest.fixture
+def gate() -> Iterator[_Gate]:
+    made = _Gate()
+    yield made
+    made.open.set()
+
+
+@pytest.fixture
+def store(tmp_path: Path, gate: _Gate, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    """``bob`` has two folders of the host, of which ``dead`` does not answer."""
+    whole = mount.root
+
+    @contextlib.contextmanager
+    def root(folder: str) -> Iterator[int]:
+        if folder.endswith("/dead"):
+            gate.wait()
+        with whole(folder) as fd:
+            yield fd
+
+    for module in (mount, walk.hosts):
+        monkeypatch.setattr(module, "root", root)
+    with rig(tmp_path / "s") as made:
+        for name in ("dead", "live"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "f").write_text(f"kiwi of {name}")
+            made.mount("bob", name, tmp_path / name, writable=True)
+        yield made
+        gate.open.set()
+
+
+def _read(store: Rig, path: str, outcomes: list[Outcome[s.FsData]]) -> None:
+    store.storage.read(resolve(path, "bob"), "bob", s.FsRead(path), outcomes.append)
+
+
+def test_a_folder_that_does_not_answer_keeps_nobody_but_those_who_use_it(
+    store: Rig, gate: _Gate
+) -> None:
+    stuck: list[Outcome[s.FsData]] = []
+    _read(store, "/mnt/dead/f", stuck)
+    store.write("bob", "big.txt", b"a home's kiwi" + b" plum" * 28_000)
+    assert gate.reached.wait(10)
+    assert len(store.read("bob", "big.txt")) == 140_013
+    assert store.read("bob", "/mnt/live/f") == b"kiwi of live"
+    store.write("bob", "/mnt/live/g", b"more")
+    upload = store.ask(lambda done: store.storage.uploads.begin(
+        "u", resolve("/mnt/live/h", "bob"), "bob", None, done))  # fmt: skip
+    store.ask(lambda done: store.storage.uploads.part("u", upload, BIG, done))
+    assert store.ask(lambda done: store.storage.uploads.end("u", upload, done)).size_bytes
+    assert store.names("bob", "/mnt/live") == ["/mnt/live/f", "/mnt/live/g", "/mnt/live/h"]
+    assert store.search("bob", "kiwi", "/mnt/live").note == ""
+    assert len(store.search("bob", "kiwi", "/big.txt").hits) == 1
+    found = store.search("bob", "kiwi", within_s=0.0)
+    assert {hit.path for hit in found.hits} == {"/big.txt", "/mnt/live/f"}
+    assert found.note.startswith("/mnt/dead: it is being indexed; what is not read yet is not")
+    store.mount("bob", "dead", None)
+    assert not stuck
+    gate.open.set()
+    store.ask(lambda done: store.storage.in_lane("/", lambda: None, done))
+    while not stuck:
+        store.loop.turn(1000)
+    assert stuck[0].result().data == b"kiwi of dead"
+
+
+def test_the_operator_is_told_what_does_not_answer(
+    store: Rig, gate: _Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store.storage.warnings() == []
+    monkeypatch.setattr(lanes, "_LATE_S", 0.0)
+    _read(store, "/mnt/dead/f", outcomes := [])
+    assert store.read("bob", "/mnt/live/f")
+    assert gate.reached.wait(10)
+    (warning,) = store.storage.warnings()
+    assert warning.startswith(f"{tmp_path / 'dead'} has not answered for 0 s; calls that need it")
+    gate.open.set()
+    while not outcomes:
+        store.loop.turn(1000)
+    assert store.storage.warnings() == []
+
+
+def test_a_kernel_ends_though_a_folder_does_not_answer(
+    store: Rig, gate: _Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aios.kernel.storage.manager.CLOSE_S", 0.1)
+    _read(store, "/mnt/dead/f", outcomes := [])
+    store.search("bob", "kiwi", within_s=0.0)
+    assert gate.reached.wait(10)
+    store.write("bob", "own", b"kept")
+    store.storage.close()
+    assert not outcomes
+    with rig(store.storage.folder) as again:
+        assert again.read("bob", "own") == b"kept"
+    store.storage.close = lambda: None  # type: ignore[method-assign]
+
+
+def test_a_mute_store_keeps_no_small_files_no_search_and_no_other_store(
+    tmp_path: Path, gate: _Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fsspec")
+    with rig(tmp_path / "s") as made:
+        made.write("bob", "local", BIG)
+        made.write("bob", "small.txt", b"a small kiwi")
+
+    def mute(*_: Any) -> None:
+        gate.wait()
+        raise StorageUnavailable("it does not answer")
+
+    monkeypatch.setattr(RemoteBlobs, "put", mute)
+    (tmp_path / "host").mkdir()
+    with rig(tmp_path / "s", url=f"file://{tmp_path}/remote") as store:
+        store.mount("bob", "h", tmp_path / "host", writable=True)
+        outcomes: list[Outcome[s.FileInfo]] = []
+        body = s.FsWrite("big", BIG)
+        store.storage.write(resolve("big", "bob"), "bob", body, outcomes.append)
+        assert gate.reached.wait(10)
+        store.write("bob", "small.txt", b"another small kiwi")
+        assert store.read("bob", "small.txt") and store.read("bob", "local") == BIG
+        store.write("bob", "/mnt/h/f", BIG)
+        assert len(store.search("bob", "kiwi").hits) == 1 and not outcomes
+        gate.open.set()
+        while not outcomes:
+            store.loop.turn(1000)
+        with pytest.raises(StorageUnavailable):
+            outcomes[0].result()
+
+
+def test_garbage_of_a_mute_store_does_not_keep_that_of_others(
+    tmp_path: Path, gate: _Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fsspec")
+    with rig(tmp_path / "s", keep=1) as made:
+        made.write("bob", "local", BIG)
+    monkeypatch.setattr(RemoteBlobs, "delete", lambda *_: gate.wait())
+    with rig(tmp_path / "s", url="memory://garbage", keep=1) as store:
+        store.write("bob", "remote", BIG[::-1])
+        store.write("bob", "remote", b"small")
+        while not gate.reached.is_set():
+            store.loop.turn(10)
+        blobs = tmp_path / "s" / "blobs"
+        assert any(path.is_file() for path in blobs.rglob("*"))
+        store.write("bob", "local", b"small")
+        while any(path.is_file() for path in blobs.rglob("*")):
+            store.loop.turn(10)
+        gate.open.set()
+
+
+def test_a_search_in_a_home_does_not_wait_for_a_text_that_does_not_come(
+    tmp_path: Path, gate: _Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = LocalBlobs.get
+
+    def get(self: LocalBlobs, key: str) -> bytes:
+        gate.wait()
+        return whole(self, key)
+
+    with rig(tmp_path / "s") as store:
+        store.write("bob", "small", b"a small kiwi")
+        assert len(store.search("bob", "kiwi").hits) == 1
+        monkeypatch.setattr(LocalBlobs, "get", get)
+        store.write("bob", "big", b"a large kiwi " * 10_000)
+        found = store.search("bob", "kiwi", within_s=0.1)
+        assert [hit.path for hit in found.hits] == ["/small"]
+        assert found.note == "/: it is being indexed; what is not read yet is not found"
+        gate.open.set()
+        assert len(store.search("bob", "kiwi", limit=100).hits) > 1
+
+
+# ------------------------------------------------------------------------------ lanes alone
+
+
+def _drain(loop: Loop, outcomes: Sequence[object], count: int) -> None:
+    while len(outcomes) < count:
+        loop.turn(1000)
+
+
+def test_only_so_many_wait_for_one_thing(gate: _Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "MOST_WAITING", 3)
+    loop = Loop()
+    made = Lanes(loop, "test")
+    outcomes: list[Outcome[None]] = []
+    for _ in range(5):
+        made.submit("there", gate.wait, outcomes.append)
+    assert [type(outcome.error) for outcome in outcomes] == [StorageUnavailable] * 2
+    made.submit("elsewhere", lambda: None, outcomes.append)
+    _drain(loop, outcomes, 3)
+    gate.open.set()
+    _drain(loop, outcomes, 6)
+    made.submit("there", lambda: None, outcomes.append)
+    _drain(loop, outcomes, 7)
+    assert not any(outcome.error for outcome in outcomes[2:])
+    made.close(time.monotonic() + 10)
+    loop.close()
+
+
+def test_a_lane_without_work_ends_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "_IDLE_S", 0.0)
+    loop = Loop()
+    made = Lanes(loop, "idle-lane")
+    seen: list[Outcome[None]] = []
+    for count in range(1, 4):
+        made.submit("there", lambda: None, seen.append)
+        _drain(loop, seen, count)
+    while any(thread.name == "idle-lane" for thread in threading.enumerate()):
+        loop.turn(10)
+    made.submit("there", lambda: None, seen.append)
+    _drain(loop, seen, 4)
+    made.close(time.monotonic() + 10)
+    made.submit("there", lambda: None, seen.append)
+    loop.close()
+    assert len(seen) == 4, "nothing is begun any more"
