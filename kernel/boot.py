@@ -34,7 +34,8 @@ from aios.kernel.access.rules import Rule
 from aios.kernel.context.saved import SavedContexts
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.worker import Outcome, Worker
+from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.worker import Worker
 from aios.kernel.memory.calls import MemoryCalls
 from aios.kernel.memory.manager import MemoryManager, Quotas
 from aios.kernel.memory.recall import Recall
@@ -57,7 +58,8 @@ from aios.kernel.tools.host import ToolHost
 from aios.kernel.tools.manager import ToolCalls
 from aios.kernel.tools.registry import Registry
 from aios.kernel.trap.doors import AGENTS, OPERATORS, Doors
-from aios.kernel.trap.trap import Handler, Trap
+from aios.kernel.trap.pending import Handler
+from aios.kernel.trap.trap import Counts, Trap
 from aios.syscalls import paths
 from aios.syscalls.errors import InvalidArgument, ModelUnavailable
 
@@ -87,14 +89,13 @@ class Kernel:
         self._callers = Callers(self._table, self._supervisor, self._storage.forget)
         self._supervisor.on_buried = self._forget
         self._supervisor.on_killed = self._callers.silence
-        kernel_calls = self._kernel_calls()
-        self._trap = kernel_calls.trap = Trap(
-            self.loop, self._access, self._audit, self._callers.by_user.get,
-            self._tool_calls.served_for, kernel_calls.handlers | self._handlers(),
+        self._doors = Doors(self.loop, self._callers.admit, self._callers.give_up)
+        counts = Counts()
+        handlers = self._kernel_calls(counts).handlers | self._handlers()
+        self._trap = Trap(
+            self.loop, self._doors, self._access, self._audit, self._callers.by_user.get,
+            self._tool_calls.served_for, handlers, counts,
         )  # fmt: skip
-        self._doors = self._trap.doors = Doors(
-            self.loop, self._callers.admit, self._trap.on_frame, self._callers.give_up
-        )
 
     def _later(self, job: Callable[[], None]) -> None:
         """Do it in a thread that may block; a failure is logged."""
@@ -197,10 +198,10 @@ class Kernel:
             self._tool_worker,
         )  # fmt: skip
 
-    def _kernel_calls(self) -> KernelCalls:
+    def _kernel_calls(self, counts: Counts) -> KernelCalls:
         calls = KernelCalls(
             self._table, self._settings, self._models, self._store, self._memory, self._access,
-            self.loop.stop, self._runtime,
+            self.loop.stop, self._runtime, counts, self.loop.clock,
         )  # fmt: skip
         calls.checks.append(self._tool_calls.check)
         calls.warnings += [self._storage.warnings, self._memory.chores.warnings,
@@ -242,8 +243,8 @@ class Kernel:
         except ModelUnavailable as error:
             log.error("%s", error)
         self._remove_sockets()
-        self._doors.open(AGENTS, paths.agents_endpoint(self._runtime))
-        self._doors.open(OPERATORS, paths.operator_endpoint(self._runtime))
+        self._doors.open(AGENTS, paths.agents_endpoint(self._runtime), self._trap.on_frame)
+        self._doors.open(OPERATORS, paths.operator_endpoint(self._runtime), self._trap.on_frame)
 
     def _forget(self, process: Process) -> None:
         """The agent is gone: whoever keeps something for it lets go of it."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from aios.kernel.access.manager import AccessManager
 from aios.kernel.context.store import KvStore
+from aios.kernel.loop.clock import Clock
 from aios.kernel.memory.manager import MemoryManager
 from aios.kernel.model.info import describe
 from aios.kernel.model.model import Model
@@ -18,8 +18,10 @@ from aios.kernel.model.models import Models
 from aios.kernel.process.table import ProcessTable
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.scheduler import Settings
-from aios.kernel.trap.trap import Handler, Pending, Trap
+from aios.kernel.trap.pending import Handler, Pending
+from aios.kernel.trap.trap import Counts
 from aios.syscalls import types as t
+from aios.syscalls.errors import Cancelled
 from aios.syscalls.trace_types import RequestRecord, SliceRecord, TraceReply, TraceRequest
 
 _PAGE_REQUESTS, _PAGE_UNITS = 8000, 300_000
@@ -27,7 +29,7 @@ _PAGE_REQUESTS, _PAGE_UNITS = 8000, 300_000
 
 
 class KernelCalls:
-    """What the operator sees and sets; ``trap`` is there once the kernel is open."""
+    """What the operator sees and sets."""
 
     def __init__(
         self,
@@ -39,12 +41,14 @@ class KernelCalls:
         access: AccessManager,
         shutdown: Callable[[], None],
         runtime: Path,
+        counts: Counts,
+        clock: Clock,
     ) -> None:
+        self._counts, self._clock = counts, clock
         self._table, self._settings, self._models = table, settings, models
         self._store, self._memory, self._access = store, memory, access
         self._shutdown, self._runtime = shutdown, runtime
-        self._started_s = time.monotonic()
-        self.trap: Trap | None = None
+        self._started_s = clock.now()
         self.checks: list[Callable[[], list[str]]] = []
         """Of further accountants."""
         self.warnings: list[Callable[[], list[str]]] = []
@@ -58,22 +62,23 @@ class KernelCalls:
         }
 
     def _cancel(self, call: Pending, body: t.CancelRequest) -> t.Empty:
-        assert self.trap
-        self.trap.cancel(call, body.call_id)
+        """Cancel one of the caller's own calls on the same connection."""
+        target = call.caller.pending.get((call.peer.route, body.call_id))
+        if target:
+            target.cancel(Cancelled("cancelled by its caller"))
         return t.Empty()
 
     def _status(self, _: Pending, __: t.Empty) -> t.KernelStatus:
-        assert self.trap
         return t.KernelStatus(
             version=release(),
             os_pid=os.getpid(),
-            uptime_s=time.monotonic() - self._started_s,
+            uptime_s=self._clock.now() - self._started_s,
             runtime_dir=str(self._runtime),
             policy=self._settings.policy.name,
             quantum_tokens=self._settings.quantum_tokens or 0,
             processes=len(self._table),
-            calls=self.trap.calls,
-            calls_refused=self.trap.refused,
+            calls=self._counts.calls,
+            calls_refused=self._counts.refused,
             models=[describe(model) for model in self._models],
             warnings=[line for warn in self.warnings for line in warn()],
         )

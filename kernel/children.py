@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from aios.hw.core.messages import Command, Event, Start, decode_event
+from aios.hw.core.messages import Command, Event, Start, encode, take_event
 from aios.hw.embed import messages
 from aios.hw.embed.messages import Embed, EmbedderEvent
 from aios.hw.engine.engine import EngineSettings
 from aios.hw.machine.arena import Arena
 from aios.hw.machine.environment import engine_environment
+from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop
-from aios.kernel.process.link import Link
 from aios.kernel.retrieval.embedder import Embedder, EmbedderProcess
 
 _CORE_EXIT_TIMEOUT_S = 0.1
@@ -49,7 +49,9 @@ class CoreProcess:
                 pass_fds=fds, stdin=subprocess.DEVNULL, env=engine_environment(),
             )  # fmt: skip
         self.os_pid = self._process.pid
-        self._link = Link(loop, ours, on_event, on_gone, decode_event)
+        self._link: Link[Command | Start, Event] = Link(
+            loop, ours, on_event, on_gone, encode, take_event
+        )
         self._link.send(Start(settings, arena.size_bytes))
 
     def send(self, command: Command) -> None:
@@ -98,7 +100,9 @@ class EmbedderChild:
                 env={**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"},
             )  # fmt: skip
         self.os_pid = self._process.pid
-        self._link = Link(loop, ours, on_event, on_gone, messages.decode_event)
+        self._link: Link[Embed, EmbedderEvent] = Link(
+            loop, ours, on_event, on_gone, encode, messages.take_event
+        )
 
     def send(self, command: Embed) -> None:
         """Send, never blocking."""

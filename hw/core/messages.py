@@ -223,9 +223,24 @@ def encode(message: msgspec.Struct) -> bytes:
     return LENGTH.pack(len(payload)) + payload
 
 
-def decode_event(payload: bytes) -> Event:
-    """What a core said. Raises msgspec.DecodeError."""
-    return _event_decoder.decode(payload)
+def take_event(buffer: bytearray) -> Event | None:
+    """Take the first whole event out of a buffer. Raises ValueError, msgspec.DecodeError."""
+    payload = take_frame(buffer)
+    return None if payload is None else _event_decoder.decode(payload)
+
+
+def take_frame(buffer: bytearray) -> bytes | None:
+    """Take the first whole message's payload out of a buffer. Raises ValueError."""
+    if len(buffer) < LENGTH.size:
+        return None
+    (size,) = LENGTH.unpack_from(buffer)
+    if size > MAX_MESSAGE_BYTES:
+        raise ValueError(f"a message of {size:,} bytes exceeds the limit of {MAX_MESSAGE_BYTES:,}")
+    if len(buffer) - LENGTH.size < size:
+        return None
+    payload = bytes(memoryview(buffer)[LENGTH.size : LENGTH.size + size])
+    del buffer[: LENGTH.size + size]
+    return payload
 
 
 def read_command(sock: socket.socket) -> Command | None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from aios.hw.core.messages import read_frame
+from aios.hw.core.messages import read_frame, take_frame
 
 TextKind = Literal["passage", "query"]
 """What is looked for, and what looks for it: models are told which."""
@@ -50,9 +50,10 @@ _command: msgspec.msgpack.Decoder[Embed] = msgspec.msgpack.Decoder(Embed)
 _event: msgspec.msgpack.Decoder[EmbedderEvent] = msgspec.msgpack.Decoder(EmbedderEvent)
 
 
-def decode_event(payload: bytes) -> EmbedderEvent:
-    """What an embedder said. Raises msgspec.DecodeError."""
-    return _event.decode(payload)
+def take_event(buffer: bytearray) -> EmbedderEvent | None:
+    """Take the first whole event out of a buffer. Raises ValueError, msgspec.DecodeError."""
+    payload = take_frame(buffer)
+    return None if payload is None else _event.decode(payload)
 
 
 def read_command(sock: socket.socket) -> Embed | None:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from aios.kernel.loop.worker import Outcome, Worker
-from aios.kernel.trap.trap import Handler, Pending
+from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.worker import Worker
+from aios.kernel.trap.pending import Handler, Pending
 from aios.syscalls import access_types as a
 from aios.syscalls import types as t
 from aios.syscalls.errors import AiosError, InvalidArgument, ResourceExhausted

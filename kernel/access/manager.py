@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from aios.kernel.access.audit.log import AuditLog, line
 from aios.kernel.access.audit.records import Entry
 from aios.kernel.process.table import OPERATOR, Process, ProcessTable
+from aios.kernel.trap.asker import Asker
 from aios.syscalls.errors import (
     AuditUnavailable,
     IllegalState,
@@ -42,7 +43,7 @@ from .grants import Grant
 from .groups import Policy
 from .names import OPERATORS
 from .rules import Decision, Request, Rule, RuleSet, Verdict
-from .standing import Asker, Standing, decide
+from .standing import Standing, decide
 
 MOST_SETS = 1000
 """Compiled sets of rules that are kept."""
@@ -203,6 +204,20 @@ class AccessManager:
         """Whether somebody sits at a terminal to be asked for this caller."""
         process = self._table.get(caller_pid)
         return process is not None and process.top.asker_os_pid != 0
+
+    def ask_operator(
+        self, asker: Asker, question: str, answered: Callable[[], None]
+    ) -> Callable[[], None] | None:
+        """Let a call wait for the answer to a question. Return a function that calls it off; None
+        when no operator sits at the caller's terminal."""
+        self.approvals.give_back(asker.used or [])
+        if not self.asked_at_terminal(asker.pid):
+            return None
+        return self.approvals.when_answered(question, answered)
+
+    def call_ended(self, asker: Asker) -> None:
+        """The approvals that the call has used are gone."""
+        self.approvals.forget(asker.used or [])
 
     # ------------------------------------------------------------------ what is changed
 

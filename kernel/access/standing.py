@@ -7,33 +7,21 @@ with their lines for the log, so that asking again costs next to nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aios.kernel.access.audit.log import Line, line
 from aios.kernel.access.audit.records import Entry
 from aios.kernel.process.table import OPERATOR
+from aios.kernel.trap.gatekeeper import CONTINUING
 
 from . import rules
-from .approvals import Question
 from .rules import Decision, Request, RuleSet
 
 MOST_CACHED = 250
 """Decisions remembered for one process."""
-CONTINUING = frozenset({"tool.next", "tool.answer"})
-"""Calls that hand on, or end, a call of a tool, whose own entry says that it was allowed."""
 _ENDING = frozenset({("call", "proc.signal"), ("call", "kernel.shutdown"), ("call", "cancel"),
                      *(("call", name) for name in CONTINUING)})  # fmt: skip
 """Calls that end things; they and the operator's signals go on while the log cannot be written."""
-
-
-class Asker(NamedTuple):
-    """Who asks: the caller, those on whose behalf it acts, what it has called with, and the
-    approvals that this call has used."""
-
-    pid: int
-    behalf: tuple[int, ...] = ()
-    body: Any = None
-    used: list[Question] | None = None
 
 
 class Decided(NamedTuple):

@@ -21,7 +21,8 @@ from typing import TypeVar
 
 import msgspec
 
-from aios.kernel.loop.worker import Outcome, Worker
+from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.worker import Worker
 from aios.kernel.model.model import Model
 from aios.syscalls.chat_types import ContextReply, Message, NamedContext
 from aios.syscalls.errors import AiosError, NotFound, ResourceExhausted

@@ -8,7 +8,6 @@ one is told that nothing is answered there. All but the jobs runs in the kernel'
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,7 +15,8 @@ from typing import TypeVar
 from aios.syscalls.errors import StorageUnavailable
 
 from .loop import Loop, Timer
-from .worker import Outcome, Worker
+from .task import Outcome, Promise
+from .worker import Worker
 
 T = TypeVar("T")
 
@@ -61,21 +61,28 @@ class Lanes:
         if lane.idle:
             lane.idle.cancel()
         if not lane.waiting:
-            lane.since_s = time.monotonic()
+            lane.since_s = self._loop.now()
         lane.waiting += 1
 
         def ended(outcome: Outcome[T]) -> None:
             lane.waiting -= 1
-            lane.since_s = time.monotonic()
+            lane.since_s = self._loop.now()
             if not lane.waiting and not self._closed:
                 lane.idle = self._loop.at(lane.since_s + _IDLE_S, lambda: self._end(where))
             done(outcome)
 
         lane.worker.submit(job, ended)
 
+    def run(self, where: str, job: Callable[[], T]) -> Promise[T]:
+        """Run ``job`` in the thread for ``where``; the promise gets its outcome, or
+        StorageUnavailable at once when too many jobs wait there."""
+        promise: Promise[T] = Promise()
+        self.submit(where, job, promise.settle)
+        return promise
+
     def late(self) -> list[str]:
         """What has not answered for long."""
-        now = time.monotonic()
+        now = self._loop.now()
         return [
             f"{where} has not answered for {now - lane.since_s:.0f} s"
             for where, lane in self._lanes.items()
@@ -89,7 +96,7 @@ class Lanes:
         for lane in self._lanes.values():
             if lane.idle:
                 lane.idle.cancel()
-            lane.worker.close(max(0.0, until_s - time.monotonic()))
+            lane.worker.close(max(0.0, until_s - self._loop.now()))
 
     def _open(self, where: str) -> _Lane:
         lane = self._lanes[where] = _Lane(Worker(self._loop, self._name))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import select
-import time
 from collections.abc import Callable
 from typing import Any
 
 import zmq
+
+from .clock import Clock
 
 _MOST_MS = 3_600_000
 
@@ -46,7 +47,9 @@ class Timer:
 class Loop:
     """Calls back when something is readable, writable or due."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock()
+        self.now = self.clock.now
         self._poller = zmq.Poller()
         self._epoll = select.epoll()
         self._poller.register(self._epoll.fileno(), zmq.POLLIN)
@@ -73,7 +76,7 @@ class Loop:
         self._epoll.register(fd, select.EPOLLIN)
 
     def want_write(self, fd: int, wanted: bool) -> None:
-        """Whether to call back when it is writable, too."""
+        """Also call back when the descriptor is writable, or no longer."""
         self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
 
     def unwatch(self, fd: int) -> None:
@@ -82,7 +85,7 @@ class Loop:
         self._epoll.unregister(fd)
 
     def at(self, due_s: float, callback: Callable[[], None]) -> Timer:
-        """Run a callback at a time on the monotonic clock."""
+        """Run a callback at a time on the loop's clock."""
         timer = Timer(due_s, callback)
         heapq.heappush(self._timers, (due_s, next(self._order), timer))
         if len(self._timers) > self._compact_at:
@@ -90,6 +93,10 @@ class Loop:
             heapq.heapify(self._timers)
             self._compact_at = max(64, 2 * len(self._timers))
         return timer
+
+    def after(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """Run a callback after a delay; 0: in this turn or the next, not within this call."""
+        return self.at(self.now() + delay_s, callback)
 
     def stop(self) -> None:
         """End ``run`` after the callback under way."""
@@ -102,7 +109,7 @@ class Loop:
             self.turn(_MOST_MS)
 
     def turn(self, most_ms: int) -> None:
-        """Wait for events for at most so long, and handle what there is."""
+        """Wait for events, at most ``most_ms``, and handle those that there are."""
         for source, _ in self._poller.poll(self._patience_ms(most_ms)):
             callback = self._sockets.get(source)
             if callback:
@@ -116,7 +123,7 @@ class Loop:
             heapq.heappop(self._timers)
         if not self._timers:
             return most_ms
-        left_s = self._timers[0][0] - time.monotonic()
+        left_s = self._timers[0][0] - self.now()
         return max(0, min(most_ms, int(left_s * 1000) + 1))
 
     def _serve_files(self) -> None:
@@ -126,7 +133,7 @@ class Loop:
                 handler(events)
 
     def _serve_timers(self) -> None:
-        now = time.monotonic()
+        now = self.now()
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2].run()
 

@@ -1,8 +1,7 @@
 """A thread for work that blocks (files, SQLite), so that the kernel's own thread never does.
 
-Jobs run one after another in the order they were submitted; each outcome is handed back in the
-kernel's thread, in that order too. Jobs must not touch kernel state: what they need is given to
-them, what they find out is returned.
+Jobs run one after another, in the order of submission; outcomes come back in the kernel's thread in
+the same order. A job must not touch kernel state: it gets what it needs and returns what it found.
 """
 
 from __future__ import annotations
@@ -12,24 +11,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Generic, NamedTuple, TypeVar
+from typing import TypeVar
 
 from .loop import Loop
+from .task import Outcome, Promise
 
 T = TypeVar("T")
-
-
-class Outcome(NamedTuple, Generic[T]):
-    """What a job returned, or what it raised. Exactly one of both counts."""
-
-    value: T | None
-    error: Exception | None
-
-    def result(self) -> T:
-        """The value. Raises what the job raised."""
-        if self.error is not None:
-            raise self.error
-        return self.value  # type: ignore[return-value]  # None only where T allows it
 
 
 class Worker:
@@ -57,9 +44,18 @@ class Worker:
 
         self._jobs.put(work)
 
+    def run(self, job: Callable[[], T]) -> Promise[T]:
+        """Run ``job`` in the thread; the promise gets its outcome."""
+        promise: Promise[T] = Promise()
+        self.submit(job, promise.settle)
+        return promise
+
     def close(self, patience_s: float | None = None) -> None:
-        """Do what is queued, hand back the outcomes, end the thread. One that has not ended after
-        so long is left behind, its outcomes lost; it ends with the process."""
+        """Finish the queued jobs, hand back the outcomes, end the thread.
+
+        A thread that has not ended after ``patience_s`` is left behind and its outcomes are lost;
+        it ends with the process.
+        """
         self._jobs.put(None)
         self._thread.join(patience_s)
         left = self._thread.is_alive()

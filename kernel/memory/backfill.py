@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from aios.kernel.loop.loop import Loop, Timer
-from aios.kernel.loop.worker import Outcome, Worker
+from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.worker import Worker
 from aios.kernel.retrieval.embedder import BATCH_TEXTS, Embedder
 
 from .file import lasting

@@ -14,10 +14,10 @@ from typing import TypeVar
 import msgspec
 
 from aios.kernel.access.manager import AccessManager
-from aios.kernel.access.standing import Asker
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.kernel.process.table import OPERATOR, Process, ProcessTable
-from aios.kernel.trap.trap import Handler, Pending
+from aios.kernel.trap.asker import Asker
+from aios.kernel.trap.pending import Handler, Pending
 from aios.syscalls import memory_types as m
 from aios.syscalls import types as t
 from aios.syscalls.errors import (

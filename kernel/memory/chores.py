@@ -12,7 +12,8 @@ from pathlib import Path
 
 from aios.kernel.loop.lanes import CLOSE_S, Lanes
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.worker import Outcome, Worker
+from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.worker import Worker
 from aios.kernel.retrieval.embedder import Embedder
 from aios.syscalls.memory_types import MemoryReport
 

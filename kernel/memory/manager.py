@@ -22,7 +22,8 @@ from time import time
 from typing import NamedTuple, TypeVar
 
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.worker import Outcome, Worker
+from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.worker import Worker
 from aios.kernel.process.table import Process
 from aios.kernel.retrieval.embedder import Embedder
 from aios.syscalls.errors import AiosError

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from aios.kernel.loop.worker import Outcome
-from aios.kernel.trap.trap import Pending
+from aios.kernel.loop.task import Outcome
+from aios.kernel.trap.pending import Pending
 from aios.syscalls.chat_types import ChatRequest, Message, Recalled
 from aios.syscalls.errors import InvalidArgument
 from aios.syscalls.memory_types import MAX_HITS, MAX_QUERY_CHARS, Hit, SearchReply, SearchRequest

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from aios.kernel.loop.worker import Outcome, Worker
+from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.worker import Worker
 from aios.kernel.retrieval.embedder import Embedder
 from aios.syscalls.memory_types import Hit, Note, SearchMode, SearchReply, SearchRequest
 

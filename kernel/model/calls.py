@@ -13,14 +13,14 @@ from aios.hw.core import messages as core
 from aios.hw.engine.engine import Message
 from aios.kernel.access.manager import AccessManager
 from aios.kernel.context.saved import SavedContexts
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.kernel.memory.manager import MemoryManager
 from aios.kernel.memory.recall import Recall, WithNotes
 from aios.kernel.process.table import OPERATOR, Process, ProcessTable
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.budget import Budget
 from aios.kernel.scheduler.request import Request
-from aios.kernel.trap.trap import Handler, Pending
+from aios.kernel.trap.pending import Handler, Pending
 from aios.syscalls import types as t
 from aios.syscalls.chat_types import (
     ChatReply,

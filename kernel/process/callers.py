@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 
 from aios.kernel.trap.doors import OPERATORS, Claim, Peer
-from aios.kernel.trap.trap import Caller
+from aios.kernel.trap.pending import Caller
 from aios.syscalls.errors import Cancelled, PermissionDenied
 
 from .supervisor import Supervisor

@@ -11,7 +11,7 @@ import psutil
 from aios.kernel.access.manager import ACCOUNTS, AccessManager
 from aios.kernel.model.models import Models
 from aios.kernel.scheduler import policy
-from aios.kernel.trap.trap import Caller, Handler, Pending
+from aios.kernel.trap.pending import Caller, Handler, Pending
 from aios.syscalls import types as t
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ResourceExhausted
 

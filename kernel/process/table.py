@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 
 from aios.kernel.access.names import OPERATORS, Names
 from aios.kernel.access.rules import Rule
+from aios.kernel.loop.states import step
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import InvalidArgument, NotFound, ResourceExhausted
 from aios.syscalls.types import Class, ExitStatus, SpawnRequest
 
 from .mail import Mailbox
-from .states import Life, next_life
+from .states import LIVES, Life
 
 OPERATOR = 0
 """The pid that stands for the operator: parent of what the command line starts."""
@@ -118,7 +119,7 @@ class Process:
 
     def move(self, life: Life) -> None:
         """Go on to another state of life. Raises IllegalTransition."""
-        self.life = next_life(self.life, life)
+        self.life = step(LIVES, "process", self.life, life)
 
     def status(self) -> ExitStatus:
         """How it ended."""

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from aios.hw.embed.messages import Embed, EmbedderEvent, Ready, TextKind, Unusable, Vectors
 from aios.kernel.loop.loop import Loop, Timer
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.syscalls.errors import AiosError, ModelUnavailable, ResourceExhausted
 
 log = logging.getLogger("aios.embedder")

@@ -14,13 +14,14 @@ import xxhash
 from aios.hw.core.messages import SamplingParams
 from aios.hw.engine.engine import Message
 from aios.kernel.context.store import Image
-from aios.kernel.process.states import Phase, next_phase
+from aios.kernel.loop.states import step
 from aios.syscalls.chat_types import ChatReply, Timing, Usage, WindowReport
 from aios.syscalls.errors import AiosError
 from aios.syscalls.trace_types import RequestRecord
 
 from .account import Account
 from .budget import Budget
+from .phases import PHASES, Phase
 
 
 @dataclass(eq=False)
@@ -113,7 +114,7 @@ class Request:
 
     def move(self, phase: Phase, now: float) -> None:
         """Go to a phase; time spent runnable but not running is counted as ready time."""
-        following = next_phase(self.phase, phase)
+        following = step(PHASES, "request", self.phase, phase)
         if self.phase in ("preparing", "ready"):
             self.ready_s += now - self.phase_since_s
         self.phase, self.phase_since_s = following, now

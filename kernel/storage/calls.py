@@ -17,11 +17,11 @@ import msgpack
 import msgspec
 
 from aios.kernel.access.manager import AccessManager
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.kernel.process.table import OPERATOR, ProcessTable
 from aios.kernel.storage.db.commit import Done
 from aios.kernel.storage.files.paths import Place, resolve
-from aios.kernel.trap.trap import Handler, Pending
+from aios.kernel.trap.pending import Handler, Pending
 from aios.syscalls import paths
 from aios.syscalls import storage_types as s
 from aios.syscalls import types as t

@@ -10,7 +10,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.db.commit import Done
 from aios.kernel.storage.db.schema import reading
 from aios.kernel.storage.repair import backup, check, index_check

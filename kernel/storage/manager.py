@@ -18,7 +18,8 @@ from typing import TypeVar
 
 from aios.kernel.loop.lanes import CLOSE_S, Lanes
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.worker import Outcome, Worker
+from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.worker import Worker
 from aios.kernel.storage.db.commit import Committer, Done, Opened, Work
 from aios.kernel.storage.db.damage import KnownDamage
 from aios.kernel.storage.files import kv, versions, views

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import msgspec
 
 from aios.kernel.access.manager import AccessManager
-from aios.kernel.loop.worker import Outcome, Worker
+from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.worker import Worker
 from aios.kernel.process.table import ProcessTable
-from aios.kernel.trap.trap import Handler, Pending
+from aios.kernel.trap.pending import Handler, Pending
 from aios.syscalls import tool_types as tt
 from aios.syscalls import types as t
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ToolUnavailable

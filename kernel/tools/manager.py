@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aios.kernel.loop.loop import Loop, Timer
-from aios.kernel.trap.trap import Pending
+from aios.kernel.trap.pending import Pending
 from aios.syscalls.errors import (
     BY_CODE,
     AiosError,

@@ -8,7 +8,6 @@ than one frame of it; and that a reply is delivered or its receiver is given up,
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,9 +22,9 @@ log = logging.getLogger("aios.doors")
 
 AGENTS, OPERATORS = "agents", "operators"
 _BATCH = 64
-"""Frames taken from one socket before others get their turn."""
-_MOST_QUEUED_BYTES = 16 << 20
-"""Replies kept for a peer that does not read them; with more it is given up."""
+"""Frames taken from one socket in a turn of the loop."""
+_MAX_QUEUED_BYTES = 16 << 20
+"""Limit on queued replies per peer; a peer that exceeds it is given up."""
 _RETRY_S = 0.02
 
 
@@ -51,6 +50,10 @@ Admit = Callable[[Claim], str]
 """Returns the user that a claim stands for. Raises AiosError to refuse it."""
 
 
+OnFrame = Callable[[Peer, bytes, bool], None]
+"""Gets a frame, and whether it is a whole message."""
+
+
 class _Backlog:
     """Replies that a slow reader has not taken yet."""
 
@@ -66,11 +69,10 @@ class Doors:
         self,
         loop: Loop,
         admit: Admit,
-        on_frame: Callable[[Peer, bytes, bool], None],
         on_stuck: Callable[[Peer], None],
     ) -> None:
-        self._loop, self._admit, self._on_frame = loop, admit, on_frame
-        self._on_stuck = on_stuck
+        """``on_stuck`` is told of a peer that does not read its replies."""
+        self._loop, self._admit, self._on_stuck = loop, admit, on_stuck
         self._context: zmq.Context[Any] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 4096)
         self._guard = self._context.socket(zmq.ROUTER)
@@ -80,8 +82,8 @@ class Doors:
         self._backlogs: dict[Peer, _Backlog] = {}
         self._retry: Timer | None = None
 
-    def open(self, door: str, endpoint: str) -> None:
-        """Bind a door. Raises zmq.ZMQError."""
+    def open(self, door: str, endpoint: str, on_frame: OnFrame) -> None:
+        """Bind a door; ``on_frame`` gets its frames. Raises zmq.ZMQError."""
         sock = self._context.socket(zmq.ROUTER)
         sock.linger = 500
         sock.maxmsgsize = MAX_FRAME_BYTES
@@ -94,7 +96,7 @@ class Doors:
             sock.plain_server = True
         sock.bind(endpoint)
         self._sockets[door] = sock
-        self._loop.watch_socket(sock, lambda: self._on_readable(door, sock))
+        self._loop.watch_socket(sock, lambda: self._on_readable(door, sock, on_frame))
 
     def send(self, peer: Peer, frame: bytes) -> None:
         """Send a reply now, or as soon as the peer takes it."""
@@ -105,13 +107,13 @@ class Doors:
             backlog = self._backlogs[peer] = _Backlog()
         backlog.frames.append(frame)
         backlog.size_bytes += len(frame)
-        if backlog.size_bytes > _MOST_QUEUED_BYTES:
+        if backlog.size_bytes > _MAX_QUEUED_BYTES:
             log.warning("user %s does not read its replies; it is given up", peer.user)
             del self._backlogs[peer]
             self._on_stuck(peer)
             return
         if self._retry is None:
-            self._retry = self._loop.at(time.monotonic() + _RETRY_S, self._flush)
+            self._retry = self._loop.after(_RETRY_S, self._flush)
 
     def close(self) -> None:
         """Close all sockets, giving queued replies half a second."""
@@ -143,9 +145,9 @@ class Doors:
             if not backlog.frames:
                 del self._backlogs[peer]
         if self._backlogs:
-            self._retry = self._loop.at(time.monotonic() + _RETRY_S, self._flush)
+            self._retry = self._loop.after(_RETRY_S, self._flush)
 
-    def _on_readable(self, door: str, sock: zmq.Socket[Any]) -> None:
+    def _on_readable(self, door: str, sock: zmq.Socket[Any], on_frame: OnFrame) -> None:
         for _ in range(_BATCH):
             try:
                 route = sock.recv(zmq.NOBLOCK)
@@ -156,7 +158,7 @@ class Doors:
             while frame.more:
                 frame = sock.recv(copy=False)
             user = frame.get("User-Id")
-            self._on_frame(Peer(door, route, str(user)), frame.bytes, whole)
+            on_frame(Peer(door, route, str(user)), frame.bytes, whole)
 
     def _on_claim(self) -> None:
         for _ in range(_BATCH):

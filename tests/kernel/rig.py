@@ -26,8 +26,8 @@ from aios.hw.core.messages import (
     Op,
     OpResult,
     SamplingParams,
-    decode_event,
     encode,
+    take_event,
 )
 from aios.hw.engine.engine import (
     Engine,
@@ -42,10 +42,10 @@ from aios.hw.engine.engine import (
 from aios.hw.engine.fake import FakeEngine
 from aios.hw.machine.arena import Arena
 from aios.kernel.context.store import KvStore
+from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop
 from aios.kernel.model.model import Model
 from aios.kernel.model.models import Models
-from aios.kernel.process.link import Link
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.request import Request
@@ -74,7 +74,7 @@ class InlineCore:
     ) -> None:
         ours, self._socket = socket.socketpair()
         self.path, self.alive, self.ops = path, True, list[tuple[Op, OpResult]]()
-        self._link = Link(rig.loop, ours, on_event, on_gone, decode_event)
+        self._link = Link(rig.loop, ours, on_event, on_gone, encode, take_event)
         self._core: CoreLoop | None = None
         self.engine: Engine | None = None
         try:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from aios.kernel.loop.loop import Loop, Timer
-from aios.kernel.loop.worker import Outcome, Worker
+from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.worker import Worker
 from aios.syscalls.errors import AuditUnavailable
 
 from .file import AuditFile, Room

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.worker import Outcome, Worker
+from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.worker import Worker
 from aios.syscalls.errors import AiosError, DiskFull, StorageDamaged, StorageUnavailable
 
 from .damage import CleanMark, damage, mend_derived

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, TypeVar
 
 from aios.kernel.loop.lanes import Lanes
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.db.commit import Committer, Done
 from aios.kernel.storage.db.schema import FILE_HINT
 from aios.syscalls.errors import AiosError, StorageDamaged

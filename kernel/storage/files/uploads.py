@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from aios.kernel.loop.lanes import Lanes
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.db.commit import Committer, Done
 from aios.syscalls.errors import AiosError, IllegalState, NotFound, ResourceExhausted
 from aios.syscalls.storage_types import FileInfo, MountInfo

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from aios.kernel.loop.loop import Loop, Timer
-from aios.kernel.loop.worker import Outcome, Worker
+from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.worker import Worker
 from aios.kernel.storage.db.commit import Committer, Done
 from aios.kernel.storage.files import chunks
 from aios.kernel.storage.files import tree as files

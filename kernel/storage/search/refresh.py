@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from aios.kernel.loop.lanes import Lanes
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.db.commit import Done
 from aios.kernel.storage.files import mount as hosts
 from aios.syscalls.storage_types import MountInfo

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.db.commit import Committer, Done
 from aios.kernel.storage.files import shares as grants
 from aios.kernel.storage.files import tree as files

@@ -18,11 +18,12 @@ from aios.kernel.access.audit.records import Entry
 from aios.kernel.access.grants import Grant, GrantFile
 from aios.kernel.access.manager import AccessManager, spawn_rules
 from aios.kernel.access.rules import Request
-from aios.kernel.access.standing import Asker
 from aios.kernel.loop.loop import Loop
 from aios.kernel.process.table import OPERATOR, Process, ProcessTable
+from aios.kernel.trap.asker import Asker
 from aios.kernel.trap.doors import Peer
-from aios.kernel.trap.trap import Caller, Pending, Trap
+from aios.kernel.trap.pending import Caller, Pending
+from aios.kernel.trap.trap import Counts, Trap
 from aios.syscalls import codec
 from aios.syscalls.errors import (
     AuditUnavailable,
@@ -418,10 +419,11 @@ def test_a_call_that_has_to_ask_later_on_asks_each_question_once(world: World) -
 
     audit: Any = SimpleNamespace(kick=lambda: None, settled=True)
     caller = Caller(str(a.pid), a.pid, 0)
-    trap = Trap(Loop(), world.access, audit, lambda user: caller, lambda pid, work: (),
-                dict.fromkeys(BY_NAME, handler))  # fmt: skip
     doors: Any = SimpleNamespace(send=lambda peer, frame: sent.append(codec.decode_reply(frame)))
-    trap.doors = doors
+    trap = Trap(
+        Loop(), doors, world.access, audit, lambda user: caller, lambda pid, work: (),
+        dict.fromkeys(BY_NAME, handler), Counts(),
+    )  # fmt: skip
     frame = codec.encode_request(BY_NAME["tool.call"].number, 1, None, ToolCall("rm", "{}"))
     trap.on_frame(Peer("agents", b"a", str(a.pid)), frame, True)
     assert approve_next() == "rm" and len(begun) == 1

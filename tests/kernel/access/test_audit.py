@@ -23,7 +23,8 @@ from aios.kernel.access.audit.records import Entry, Verifier, read, text
 from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.worker import Worker
 from aios.kernel.trap.doors import Peer
-from aios.kernel.trap.trap import Caller, Pending, Trap
+from aios.kernel.trap.pending import Caller, Pending
+from aios.kernel.trap.trap import Counts, Trap
 from aios.syscalls import codec
 from aios.syscalls.errors import AuditUnavailable
 from aios.syscalls.table import BY_NAME
@@ -251,7 +252,7 @@ def test_room_is_taken_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     log = Log(tmp_path)
     file = log.file()
     room = file.open("test")
-    assert room.size_bytes >= file.RESERVE_BYTES // 2 and not room.reason
+    assert room.size_bytes >= file_module.RESERVE_BYTES // 2 and not room.reason
     monkeypatch.setattr(file_module, "_fallocate", lambda fd, at, size: errno.ENOSPC)
     before = room.size_bytes
     while room.size_bytes > 4096:
@@ -373,9 +374,9 @@ def test_what_could_not_be_written_is_no_success(bench: Bench) -> None:
 
 def test_work_for_an_offered_tool_is_handed_on_whatever_the_log_does(bench: Bench) -> None:
     sent: list[codec.Reply] = []
-    none: Any = SimpleNamespace()
-    trap = Trap(bench.loop, none, bench.log, none, none, dict.fromkeys(BY_NAME, none))
-    trap.doors = none
+    none: Any = SimpleNamespace(call_ended=lambda asker: None)
+    handlers = dict.fromkeys(BY_NAME, none)
+    trap = Trap(bench.loop, none, none, bench.log, none, none, handlers, Counts())
     none.send = lambda peer, frame: sent.append(codec.decode_reply(frame))
     peer, caller = Peer("agents", b"a", "3"), Caller("3", 3, 0)
     bench.file.error = OSError(errno.EIO, "Input/output error")

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.worker import Outcome, Worker
+from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.worker import Worker
 
 
 def test_jobs_run_in_order_and_come_back_to_the_callers_thread() -> None:

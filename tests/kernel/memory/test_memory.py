@@ -20,7 +20,7 @@ from aios.hw.embed.embedder import MODELS, FakeModel
 from aios.hw.embed.messages import Embed, Ready, Unusable, Vectors
 from aios.kernel.loop import lanes
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.kernel.memory import chores, tool
 from aios.kernel.memory import manager as managing
 from aios.kernel.memory.file import new_file

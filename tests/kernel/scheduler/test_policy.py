@@ -15,9 +15,11 @@ from aios.hw.engine.fake import FakeEngine
 from aios.hw.machine.arena import Arena
 from aios.kernel.context.manager import ContextManager
 from aios.kernel.context.store import KvStore
-from aios.kernel.process.states import PHASES, IllegalTransition, next_life, next_phase
+from aios.kernel.loop.states import IllegalTransition, step
+from aios.kernel.process.states import LIVES
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
+from aios.kernel.scheduler.phases import PHASES
 from aios.kernel.scheduler.request import Request
 from aios.kernel.scheduler.scheduler import Scheduler, Settings
 from aios.syscalls.errors import InvalidArgument
@@ -222,6 +224,6 @@ def test_transitions_that_are_not_in_the_table_change_nothing() -> None:
     assert request.phase == "preparing"
     for state in PHASES:
         with pytest.raises(IllegalTransition):
-            next_phase("done", state)
+            step(PHASES, "request", "done", state)
     with pytest.raises(IllegalTransition):
-        next_life("dead", "alive")
+        step(LIVES, "process", "dead", "alive")

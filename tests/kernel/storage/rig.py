@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.chores import Chores
 from aios.kernel.storage.files.paths import resolve
 from aios.kernel.storage.files.quota import Limits

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from aios.kernel.access.manager import AccessManager
-from aios.kernel.access.standing import Asker
 from aios.kernel.process.table import ProcessTable
 from aios.kernel.storage.calls import StorageCalls
+from aios.kernel.trap.asker import Asker
 from aios.syscalls import storage_types as s
 from aios.syscalls.errors import AiosError, PermissionDenied
 from aios.syscalls.table import BY_NAME, Effect

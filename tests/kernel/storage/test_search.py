@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.repair import index_check
 from aios.kernel.storage.search import refresh, walk
 from aios.syscalls import storage_types as s

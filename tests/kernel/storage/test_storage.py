@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.db import commit, damage, wal
 from aios.kernel.storage.db.damage import Damage
 from aios.kernel.storage.db.schema import Lock

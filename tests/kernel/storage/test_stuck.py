@@ -14,7 +14,7 @@ import pytest
 from aios.kernel.loop import lanes
 from aios.kernel.loop.lanes import Lanes
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.worker import Outcome
+from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.files import mount
 from aios.kernel.storage.files.blobs import LocalBlobs, RemoteBlobs
 from aios.kernel.storage.files.paths import resolve
