@@ -1,6 +1,6 @@
 """Boot: makes the kernel's parts in order and joins them. The only place that names concrete parts.
 
-loop → process table → audit, access → supervisor + zygote → models + cores → storage → embedder →
+loop → process table → audit, access → models + cores → supervisor + zygote → storage → embedder →
 memory → tools → calls → trap → doors
 
 Child processes are started in children.py; who may connect is decided in callers.py.
@@ -79,16 +79,16 @@ class Kernel:
         self._config, self._runtime = config, runtime
         self.loop = Loop()
         self._audit_worker = Worker(self.loop, "audit")
-        self._table = ProcessTable(config.max_agents, Names(paths.names_file(), self._later))
+        self._table = ProcessTable(
+            config.max_agents, Names(paths.names_file(), self._later), self.loop.clock
+        )
         self._make_access()
-        self._make_supervisor()
         self._make_models()
+        self._make_supervisor()
         self._make_storage()
         self._make_memory()
         self._make_tools()
         self._callers = Callers(self._table, self._supervisor, self._storage.forget)
-        self._supervisor.on_buried = self._forget
-        self._supervisor.on_killed = self._callers.silence
         self._doors = Doors(self.loop, self._callers.admit, self._callers.give_up)
         counts = Counts()
         handlers = self._kernel_calls(counts).handlers | self._handlers()
@@ -119,18 +119,26 @@ class Kernel:
             policy_file.approval_s,
             QuestionFiles(paths.questions_dir(self._runtime), self._audit_worker),
         )
-        questions.load(time.monotonic(), time.time())
+        questions.load(self.loop.now(), self.loop.clock.unix())
         self._access = AccessManager(
             self._table, policy_file, self._grants.load(), self._audit, questions,
-            _hosts(self._config),
+            _hosts(self._config), self.loop.clock,
         )  # fmt: skip
 
     def _make_supervisor(self) -> None:
-        self._supervisor = Supervisor(self.loop, self._table, _fresh_log_dir(), self._runtime)
+        self._supervisor = Supervisor(
+            self.loop, self._table, _fresh_log_dir(), self._runtime, self._models,
+            self._own_children, lambda process: self._callers.silence(process), self._forget,
+        )  # fmt: skip
         self._launcher = self._supervisor.launcher = Launcher(
             self.loop, lambda theirs: children.start_zygote(theirs, self._runtime),
             self._supervisor.on_report, self._supervisor.on_zygote_lost,
         )  # fmt: skip
+
+    def _own_children(self) -> set[int]:
+        """Host pids of children that are no agents; 0 for one that does not run."""
+        cores = {model.core.os_pid for model in self._models}
+        return cores | {self._embedder.os_pid, self._tool_host.os_pid}
 
     def _make_models(self) -> None:
         config = self._config
@@ -142,7 +150,7 @@ class Kernel:
             Arena(config.kv_ram), _own_cache("kv", self._runtime), config.kv_disk,
             lambda path: self._worker.submit(lambda: os.unlink(path), lambda outcome: None),
         )  # fmt: skip
-        self._models = self._supervisor.models = Models(
+        self._models = Models(
             config.model, paths.data_dir() / "models", self._store, self._settings, self.loop,
             self._start_core, config.memory, config.idle_unload, config.core_timeout,
         )  # fmt: skip
@@ -170,7 +178,6 @@ class Kernel:
             Limits(config.storage_quota, config.storage_versions),
         )  # fmt: skip
         self._embedder = children.embedder(self.loop, config.embedder)
-        self._supervisor.spared.append(lambda: self._embedder.os_pid)
         if self._embedder.unavailable() is None:
             self._storage.use_embedder(self._embedder)
 
@@ -188,7 +195,6 @@ class Kernel:
             self.loop, children.start_toolhost,
             lambda report: self._tool_handlers.on_changed(report), self._supervisor.reap_strays,
         )  # fmt: skip
-        self._supervisor.spared.append(lambda: self._tool_host.os_pid)
         self._tool_calls = ToolCalls(self.loop, self._tool_host)
         self._tool_worker = Worker(self.loop, "tools")
         files = ToolFiles()
@@ -213,7 +219,7 @@ class Kernel:
         table, access = self._table, self._access
         memory_calls = MemoryCalls(table, access, self._memory)
         process_calls = ProcessCalls(
-            table, access, self._supervisor, self._models, self._callers.by_user,
+            table, access, self._supervisor, self._models, self.loop.clock, self._callers.by_user,
             self._tool_calls.waits_of,
         )  # fmt: skip
         model_calls = ModelCalls(
@@ -221,7 +227,9 @@ class Kernel:
             self._memory, Recall(memory_calls, self._memory),
         )  # fmt: skip
         storage_calls = StorageCalls(table, access, self._storage, self._runtime)
-        access_calls = AccessCalls(access, self._audit_worker, self._grants, paths.policy_file())
+        access_calls = AccessCalls(
+            access, self._audit_worker, self._grants, paths.policy_file(), self.loop.clock
+        )
         return (
             process_calls.handlers
             | model_calls.handlers

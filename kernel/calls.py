@@ -105,8 +105,7 @@ class KernelCalls:
         if body.chunk_tokens is not None:
             settings.chunk_tokens = body.chunk_tokens or None
         settings.width = body.width or settings.width
-        for model in self._models:
-            model.reconsider()
+        self._models.reconsider()
         return t.SchedReply(
             settings.policy.name, {name: p.promise for name, p in policy.POLICIES.items()},
             settings.quantum_tokens or 0, settings.width, settings.chunk_tokens or 0,

@@ -17,9 +17,10 @@ from aios.kernel.access.audit.file import AuditFile
 from aios.kernel.access.audit.log import AuditLog
 from aios.kernel.access.grants import Grant
 from aios.kernel.access.manager import AccessManager
+from aios.kernel.access.principals import OPERATOR
 from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.worker import Worker
-from aios.kernel.process.table import OPERATOR, ProcessTable
+from aios.kernel.process.table import ProcessTable
 from aios.kernel.trap.asker import Asker
 
 CHECKS = 5000

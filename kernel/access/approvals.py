@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgpack
 
+from aios.kernel.loop.task import Promise, start
 from aios.syscalls.errors import ConfirmationRequired, NotFound, PermissionDenied, ResourceExhausted
 
 from .questions import Kept, QuestionFiles, complain
@@ -72,7 +73,7 @@ class Approvals:
         self.expire_s, self._files = expire_s, files
         self._by_key: dict[Key, Question] = {}
         self._by_id: dict[str, Question] = {}
-        self._waiting: dict[int, Callable[[Question], None]] = {}
+        self._waiting: dict[int, Promise[Question]] = {}
 
     def load(self, now: float, unix: float) -> None:
         """Take up what an earlier kernel has left. Blocks."""
@@ -143,7 +144,7 @@ class Approvals:
                 now + self.expire_s, owner,
             )  # fmt: skip
             self._by_key[key] = self._by_id[question.id] = question
-            self._save(question, "pending", now, unix, complain)
+            start(self._save(question, "pending", now, unix)).then(complain)
         if question.owner != owner:  # the command that showed it has ended without an answer
             question.owner, question.shown = owner, False
         question.pid = pid
@@ -184,24 +185,20 @@ class Approvals:
             )  # fmt: skip
         return question
 
-    def answer(
-        self, number: str, approve: bool, now: float, unix: float,
-        done: Callable[[Question | Exception], None] = lambda result: None,
-    ) -> None:  # fmt: skip
-        """Answer a question, or change the answer: it counts when it is kept, and then ``done``
-        gets it, or the error. ``tell`` tells those who wait for it. Raises as ``find`` does."""
+    async def answer(self, number: str, approve: bool, now: float, unix: float) -> Question:
+        """Answer a question, or change the answer. It counts when it is kept; ``tell`` tells those
+        who wait for it. Raises as ``find`` does, and OSError when it cannot be kept."""
         question = self.find(number, now)
         answer: Answer = "approved" if approve else "denied"
         question.state, question.expires_s = "pending", now + self.expire_s
         question.saving += 1
-
-        def kept(error: Exception | None) -> None:
+        try:
+            await self._save(question, answer, now, unix)
+        finally:
             question.saving -= 1
-            if error is None and not question.saving:
-                question.state = answer
-            done(error or question)
-
-        self._save(question, answer, now, unix, kept)
+        if not question.saving:
+            question.state = answer
+        return question
 
     def tell(self, question: Question) -> None:
         """Let the calls go on that wait for this answer."""
@@ -209,13 +206,14 @@ class Approvals:
         for then in waiting:
             then()
 
-    def next(self, owner: int, then: Callable[[Question], None]) -> None:
-        """Hand the next question that this owner is to ask to ``then``."""
-        self._waiting[owner] = then
+    def next(self, owner: int) -> Promise[Question]:
+        """The next question that this owner is to ask."""
+        promise = self._waiting[owner] = Promise[Question]()
         for question in list(self._by_id.values()):
             if question.owner == owner and not question.shown and question.state == "pending":
                 self._show(question)
-                return
+                break
+        return promise
 
     def leave(self, owner: int) -> None:
         """The owner asks no more."""
@@ -223,23 +221,18 @@ class Approvals:
 
     # ------------------------------------------------------------------ within
 
-    def _save(
-        self, question: Question, state: Answer, now: float, unix: float,
-        then: Callable[[Exception | None], None],
-    ) -> None:  # fmt: skip
-        if self._files is None:
-            then(None)
-            return
-        self._files.save(Kept(
-            question.id, *question.key, question.agent, question.effect, question.rule,
-            question.preview, question.asked_unix, unix + question.expires_s - now, state,
-        ), then)  # fmt: skip
+    async def _save(self, question: Question, state: Answer, now: float, unix: float) -> None:
+        if self._files:
+            await self._files.save(Kept(
+                question.id, *question.key, question.agent, question.effect, question.rule,
+                question.preview, question.asked_unix, unix + question.expires_s - now, state,
+            ))  # fmt: skip
 
     def _show(self, question: Question) -> None:
-        then = self._waiting.pop(question.owner, None) if not question.shown else None
-        if then:
+        waiting = self._waiting.pop(question.owner, None) if not question.shown else None
+        if waiting:
             question.shown = True
-            then(question)
+            waiting.resolve(question)
 
     def _expired(self, question: Question, now: float) -> bool:
         if now < question.expires_s:

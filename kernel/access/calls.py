@@ -6,32 +6,29 @@ or not at all.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
-from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.clock import Clock
 from aios.kernel.loop.worker import Worker
 from aios.kernel.trap.pending import Handler, Pending
 from aios.syscalls import access_types as a
 from aios.syscalls import types as t
-from aios.syscalls.errors import AiosError, InvalidArgument, ResourceExhausted
+from aios.syscalls.errors import InvalidArgument, ResourceExhausted
 
 from . import groups, rules
 from .approvals import Question
 from .grants import Grant, GrantFile
 from .manager import AccessManager
 
-T = TypeVar("T")
-
 
 class AccessCalls:
     """The policy, grants, explanations and approvals."""
 
     def __init__(
-        self, access: AccessManager, worker: Worker, grants: GrantFile, policy: Path
+        self, access: AccessManager, worker: Worker, grants: GrantFile, policy: Path, clock: Clock
     ) -> None:
+        self._clock = clock
         self._access, self._worker, self._grants, self._path = access, worker, grants, policy
         self.handlers: dict[str, Handler] = {
             "access.policy": lambda call, body: self._policy(),
@@ -56,57 +53,44 @@ class AccessCalls:
             grants=[self._info(grant) for grant in self._access.grants],
         )  # fmt: skip
 
-    def _reload(self, call: Pending, _: t.Empty) -> None:
+    async def _reload(self, _: Pending, __: t.Empty) -> a.PolicyReply:
         def read() -> tuple[groups.Policy, tuple[Grant, ...]]:
             return groups.load(self._path), self._grants.load()
 
-        def done(loaded: tuple[groups.Policy, tuple[Grant, ...]]) -> a.PolicyReply:
-            self._access.use(*loaded)
-            return self._policy()
-
         self._access.note("reload", str(self._path), "ok")
-        self._work(call, read, done)
+        self._access.use(*await self._worker.run(read))
+        return self._policy()
 
-    def _grant(self, call: Pending, body: a.GrantRequest) -> None:
+    async def _grant(self, _: Pending, body: a.GrantRequest) -> a.GrantInfo:
         rule = str(rules.parse(body.rule, "allow"))
         if body.subject.startswith("@"):
             self._access.policy.find(body.subject[1:])
         elif "@" in body.subject:
             raise InvalidArgument(f"{body.subject!r}: a grant is to an agent's name or to @GROUP")
         self._access.note("grant", f"{body.subject}: {rule}", "ok")
-        self._work(call, lambda: self._grants.add(body.subject, rule), self._changed)
+        return await self._change(lambda: self._grants.add(body.subject, rule))
 
-    def _revoke(self, call: Pending, body: a.RevokeRequest) -> None:
+    async def _revoke(self, _: Pending, body: a.RevokeRequest) -> a.GrantInfo:
         found = next((g for g in self._access.grants if g.id == body.id), None)
         named = f"{found.subject}: {found.rule}" if found else "unknown"
         self._access.note("revoke", f"{body.id} ({named})", "ok")
-        self._work(call, lambda: self._grants.remove(body.id), self._changed)
+        return await self._change(lambda: self._grants.remove(body.id))
 
-    def _changed(self, changed: tuple[Grant, tuple[Grant, ...]]) -> a.GrantInfo:
-        grant, grants = changed
+    async def _change(self, write: Callable[[], tuple[Grant, tuple[Grant, ...]]]) -> a.GrantInfo:
+        """Write the grants, then put them in force."""
+        try:
+            grant, grants = await self._worker.run(write)
+        except OSError as error:
+            raise ResourceExhausted(
+                f"cannot write the grants: {error.strerror}",
+                "make room, or mend the folder's rights",
+            ) from None
         self._access.use(self._access.policy, grants)
         return self._info(grant)
 
     def _info(self, grant: Grant) -> a.GrantInfo:
         unused = self._access.unused(grant.subject)
         return a.GrantInfo(grant.id, grant.subject, grant.rule, grant.unix, unused)
-
-    def _work(self, call: Pending, job: Callable[[], T], done: Callable[[T], object]) -> None:
-        """Do what blocks in the worker, and answer with what ``done`` makes of it."""
-
-        def finish(outcome: Outcome[T]) -> None:
-            try:
-                reply = done(outcome.result())
-            except AiosError as error:
-                call.fail(error)
-            except OSError as error:
-                call.fail(ResourceExhausted(f"cannot write the grants: {error.strerror}",
-                                            "make room, or mend the folder's rights"))  # fmt: skip
-            else:
-                call.reply(reply)  # type: ignore[arg-type]
-
-        call.defer(lambda error: None)
-        self._worker.submit(job, finish)
 
     def _explain(self, _: Pending, body: a.ExplainRequest) -> a.ExplainReply:
         rule = rules.parse(body.operation, "allow")
@@ -124,33 +108,28 @@ class AccessCalls:
         ])  # fmt: skip
 
     def _approvals(self, _: Pending, __: t.Empty) -> a.ApprovalList:
-        now = time.monotonic()
+        now = self._clock.now()
         return a.ApprovalList([_approval(q, now) for q in self._access.approvals.open(now)])
 
-    def _answer(self, call: Pending, body: a.AnswerRequest) -> None:
-        now = time.monotonic()
-        self._access.approvals.find(body.id, now)
+    async def _answer(self, _: Pending, body: a.AnswerRequest) -> a.Approval:
+        approvals, now = self._access.approvals, self._clock.now()
+        approvals.find(body.id, now)
         self._access.note("answer", body.id, "approved" if body.approve else "denied")
+        try:
+            question = await approvals.answer(body.id, body.approve, now, self._clock.unix())
+        except OSError as error:
+            raise ResourceExhausted(
+                f"the answer cannot be kept, so it does not count: {error}",
+                "make room, and answer again",
+            ) from None
+        approvals.tell(question)
+        return _approval(question, now)
 
-        def done(result: Question | Exception) -> None:
-            if isinstance(result, Exception):
-                call.fail(ResourceExhausted(
-                    f"the answer cannot be kept, so it does not count: {result}",
-                    "make room, and answer again",
-                ))  # fmt: skip
-                return
-            call.reply(_approval(result, now))
-            self._access.approvals.tell(result)
-
-        call.defer(lambda error: None)
-        self._access.approvals.answer(body.id, body.approve, now, time.time(), done)
-
-    def _next(self, call: Pending, _: t.Empty) -> None:
+    async def _next(self, call: Pending, _: t.Empty) -> a.Approval:
         owner = call.caller.os_pid
-        call.defer(lambda error: self._access.approvals.leave(owner))
-        self._access.approvals.next(
-            owner, lambda question: call.reply(_approval(question, time.monotonic()))
-        )
+        call.on_end(lambda error: self._access.approvals.leave(owner))
+        question = await self._access.approvals.next(owner)
+        return _approval(question, self._clock.now())
 
 
 def _approval(q: Question, now: float) -> a.Approval:

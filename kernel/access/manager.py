@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from aios.kernel.access.audit.log import AuditLog, line
 from aios.kernel.access.audit.records import Entry
-from aios.kernel.process.table import OPERATOR, Process, ProcessTable
+from aios.kernel.loop.clock import Clock
 from aios.kernel.trap.asker import Asker
 from aios.syscalls.errors import (
     AuditUnavailable,
@@ -42,6 +41,7 @@ from .approvals import Approvals, Key
 from .grants import Grant
 from .groups import Policy
 from .names import OPERATORS
+from .principals import OPERATOR, Principal, Principals
 from .rules import Decision, Request, Rule, RuleSet, Verdict
 from .standing import Standing, decide
 
@@ -69,15 +69,17 @@ class AccessManager:
 
     def __init__(
         self,
-        table: ProcessTable,
+        table: Principals,
         policy: Policy,
         grants: Sequence[Grant],
         audit: AuditLog,
         questions: Approvals,
         hosts: Sequence[Rule] = (ANY_HOST,),
+        clock: Clock | None = None,
     ) -> None:
         """``hosts``: what anybody may reach at most, whatever groups and grants say."""
         self._table, self.audit, self.approvals = table, audit, questions
+        self._clock = clock or Clock()
         self._bounds = _bounds(hosts)
         self._standings: dict[int, Standing] = {}
         self._sets: dict[tuple[Rule, ...], RuleSet] = {}
@@ -142,7 +144,7 @@ class AccessManager:
         return may
 
     def check_agent(
-        self, asker: Asker, action: str, target: Process, effect: Effect, arguments: Any = None
+        self, asker: Asker, action: str, target: Principal, effect: Effect, arguments: Any = None
     ) -> None:
         """Whether a caller may act on a process. Raises as ``check`` does."""
         requests = [
@@ -158,7 +160,7 @@ class AccessManager:
         """Whether a caller may start this, with what it gives it. Raises as ``check`` does."""
         if spec.group is not None:
             self.policy.find(spec.group)
-        spawn_rules(spec)
+        rules.of_spawn(spec)
         whole = spec.path[:1] == "/" != spec.path[1:2] and spec.path == os.path.normpath(spec.path)
         if not whole or "\0" in spec.path:
             raise InvalidArgument(
@@ -191,11 +193,11 @@ class AccessManager:
         if caller_pid != OPERATOR and wanted:
             raise PermissionDenied(why, hint)
 
-    def relation(self, caller_pid: int, target: Process) -> str:
+    def relation(self, caller_pid: int, target: Principal) -> str:
         """What a process is to a caller: one of ``rights.RELATIONS``."""
         if caller_pid == target.pid:
             return "self"
-        if self._table.descends(target, caller_pid):
+        if self._table.started(caller_pid, target.pid):
             return "own"
         caller = self._table.get(caller_pid)
         return "kin" if caller and caller.top is target.top else "other"
@@ -240,7 +242,7 @@ class AccessManager:
         self._standings.clear()
         self._sets.clear()
 
-    def forget(self, process: Process) -> None:
+    def forget(self, process: Principal) -> None:
         """It has ended."""
         self._standings.pop(process.pid, None)
 
@@ -275,7 +277,7 @@ class AccessManager:
         return decision, [Step(who, group, *rules.judge(request))
                           for who, group, rules in principals]  # fmt: skip
 
-    def _named(self, process: Process, request: Request) -> Request:
+    def _named(self, process: Principal, request: Request) -> Request:
         """An agent that is named alone gets its relation to the process that would act on it."""
         if request.kind != "agent" or request.action == "spawn" or "/" in request.name:
             return request
@@ -286,7 +288,7 @@ class AccessManager:
         """Whether what is given to a subject is for one name, and nobody has used that yet."""
         return subject[:1] != "@" and "*" not in subject and self._table.names.root(subject) is None
 
-    def group_of(self, process: Process) -> str:
+    def group_of(self, process: Principal) -> str:
         """The privilege group that a process is in."""
         return process.group or (self.policy.guest if process.guest else self.policy.default)
 
@@ -324,7 +326,7 @@ class AccessManager:
         self, asker: Asker, request: Request, rule: str, arguments: Any, behalf: str
     ) -> None:
         standing = self._standings[asker.pid]
-        now, process = time.monotonic(), self._table.caller(asker.pid)
+        now, process = self._clock.now(), self._table.caller(asker.pid)
         if arguments is None:
             arguments = asker.body
         key = Key(f"{self._line_of(asker.pid)} {process.program}",
@@ -345,7 +347,7 @@ class AccessManager:
         error = self.approvals.ask(
             key, request, pid=asker.pid, agent=standing.name, rule=rule,
             preview=approvals.preview(arguments), owner=process.top.asker_os_pid, now=now,
-            unix=time.time(),
+            unix=self._clock.unix(),
         )  # fmt: skip
         self.audit.append(standing.line(request, f"asked ({error.approval})", rule, behalf))
         raise error
@@ -370,7 +372,7 @@ class AccessManager:
         )
         return standing
 
-    def _rules_of(self, process: Process) -> RuleSet:
+    def _rules_of(self, process: Principal) -> RuleSet:
         """One process's own rules; those of equal rules are shared."""
         group = self.group_of(process)
         base = process.rights
@@ -398,28 +400,9 @@ def _bounds(hosts: Sequence[Rule]) -> tuple[RuleSet, ...]:
     return (RuleSet([*hosts, *others]),)
 
 
-def spawn_rules(spec: SpawnRequest) -> tuple[tuple[Rule, ...] | None, tuple[Rule, ...]]:
-    """The rules in a request to start something: instead of its group's, and beside them.
-
-    Calls are implied by ``rights``, unless these name calls. Raises InvalidArgument.
-    """
-    instead: tuple[Rule, ...] | None = None
-    if spec.rights is not None:
-        instead = tuple(rules.parse(text, "trust", "spawn rights") for text in spec.rights)
-        if not any(rule.kind in ("*", "call") for rule in instead):
-            instead = (*instead, Rule("trust", "call", "*", "*", "spawn rights"))
-    beside = [rules.parse(text, "allow", "spawn allow") for text in spec.allow]
-    for text in spec.deny:
-        rule = rules.parse(text, "deny", "spawn deny")
-        if rule.verb != "deny":
-            raise InvalidArgument(f"deny: rule {text!r} says {rule.verb!r} itself")
-        beside.append(rule)
-    return instead, tuple(beside)
-
-
-def _chain(process: Process) -> Iterable[Process]:
+def _chain(process: Principal) -> Iterable[Principal]:
     """The process, those who started it, and those on whose behalf they did; each once."""
-    found: dict[int, Process] = {}
+    found: dict[int, Principal] = {}
     todo = [process]
     while todo:
         at = todo.pop()

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from aios.kernel.loop.task import Outcome, Promise
 from aios.kernel.loop.worker import Worker
 from aios.syscalls.errors import ResourceExhausted
 
@@ -66,15 +66,15 @@ class QuestionFiles:
                 kept.append(question)
         return sorted(kept, key=lambda question: question.asked_unix)
 
-    def save(self, question: Kept, then: Callable[[Exception | None], None]) -> None:
-        """Write one, and tell when it is on the disk."""
+    def save(self, question: Kept) -> Promise[None]:
+        """Write one; settled when it is on the disk."""
         path = self._path(question.id)
 
         def write() -> None:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_whole(path, msgspec.json.encode(question))
 
-        self._worker.submit(write, lambda outcome: then(outcome.error))
+        return self._worker.run(write)
 
     def take(self, number: str) -> None:
         """Its answer is being used. Raises ResourceExhausted when that cannot be noted."""
@@ -103,16 +103,16 @@ class QuestionFiles:
             for each in (path, path.with_suffix(".used")):
                 each.unlink(missing_ok=True)
 
-        self._worker.submit(remove, lambda outcome: complain(outcome.error))
+        self._worker.submit(remove, complain)
 
     def _path(self, number: str) -> Path:
         return self._folder / f"{number}.json"
 
 
-def complain(error: Exception | None) -> None:
-    """Into the log: what could not be kept holds until the kernel ends."""
-    if error:
-        log.error("a question to the operator could not be kept: %s", error)
+def complain(outcome: Outcome[None]) -> None:
+    """Log an error: what could not be kept holds until the kernel ends."""
+    if outcome.error:
+        log.error("a question to the operator could not be kept: %s", outcome.error)
 
 
 def _read(path: Path) -> Kept | None:

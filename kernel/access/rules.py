@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple, get_args
 
 from aios.syscalls.errors import InvalidArgument
 from aios.syscalls.table import Effect
+from aios.syscalls.types import SpawnRequest
 
 Verb = Literal["deny", "trust", "ask", "allow"]
 Verdict = Literal["deny", "ask", "allow"]
@@ -242,3 +243,22 @@ def decide(principals: Sequence[RuleSet], request: Request) -> Decision:
             if not severity:
                 break
     return decided
+
+
+def of_spawn(spec: SpawnRequest) -> tuple[tuple[Rule, ...] | None, tuple[Rule, ...]]:
+    """The rules in a request to start something: instead of its group's, and beside them.
+
+    Calls are implied by ``rights``, unless these name calls. Raises InvalidArgument.
+    """
+    instead: tuple[Rule, ...] | None = None
+    if spec.rights is not None:
+        instead = tuple(parse(text, "trust", "spawn rights") for text in spec.rights)
+        if not any(rule.kind in ("*", "call") for rule in instead):
+            instead = (*instead, Rule("trust", "call", "*", "*", "spawn rights"))
+    beside = [parse(text, "allow", "spawn allow") for text in spec.allow]
+    for text in spec.deny:
+        rule = parse(text, "deny", "spawn deny")
+        if rule.verb != "deny":
+            raise InvalidArgument(f"deny: rule {text!r} says {rule.verb!r} itself")
+        beside.append(rule)
+    return instead, tuple(beside)

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from aios.kernel.access.audit.log import Line, line
 from aios.kernel.access.audit.records import Entry
-from aios.kernel.process.table import OPERATOR
 from aios.kernel.trap.gatekeeper import CONTINUING
 
 from . import rules
+from .principals import OPERATOR
 from .rules import Decision, Request, RuleSet
 
 MOST_CACHED = 250

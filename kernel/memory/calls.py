@@ -14,8 +14,9 @@ from typing import TypeVar
 import msgspec
 
 from aios.kernel.access.manager import AccessManager
+from aios.kernel.access.principals import OPERATOR
 from aios.kernel.loop.task import Outcome
-from aios.kernel.process.table import OPERATOR, Process, ProcessTable
+from aios.kernel.process.table import Process, ProcessTable
 from aios.kernel.trap.asker import Asker
 from aios.kernel.trap.pending import Handler, Pending
 from aios.syscalls import memory_types as m

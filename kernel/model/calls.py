@@ -12,11 +12,12 @@ import msgspec
 from aios.hw.core import messages as core
 from aios.hw.engine.engine import Message
 from aios.kernel.access.manager import AccessManager
+from aios.kernel.access.principals import OPERATOR
 from aios.kernel.context.saved import SavedContexts
 from aios.kernel.loop.task import Outcome
 from aios.kernel.memory.manager import MemoryManager
 from aios.kernel.memory.recall import Recall, WithNotes
-from aios.kernel.process.table import OPERATOR, Process, ProcessTable
+from aios.kernel.process.table import Process, ProcessTable
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.budget import Budget
 from aios.kernel.scheduler.request import Request

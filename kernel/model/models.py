@@ -17,8 +17,9 @@ from aios.hw.engine import models as gguf
 from aios.hw.engine.engine import EngineInfo
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.loop import Loop, Timer
+from aios.kernel.scheduler.request import Request
 from aios.kernel.scheduler.scheduler import Settings
-from aios.syscalls.errors import IllegalState, ModelUnavailable
+from aios.syscalls.errors import AiosError, IllegalState, ModelUnavailable
 
 from .core_life import Core, StartCore
 from .model import Model
@@ -85,6 +86,28 @@ class Models:
     def holding(self, request_id: int) -> Model:
         """The model that works on this request."""
         return next(model for model in self if request_id in model.requests)
+
+    @property
+    def quantum_tokens(self) -> int:
+        """The longest quantum of a model; 1 without models."""
+        return max((model.scheduler.quantum for model in self), default=1)
+
+    def cancel(self, request: Request, error: AiosError) -> None:
+        """End a request with an error."""
+        self.holding(request.id).cancel(request, error)
+
+    def hold(self, request: Request) -> None:
+        """Stop working on a request until ``unhold``."""
+        self.holding(request.id).hold(request)
+
+    def unhold(self, request: Request) -> None:
+        """Work on a request again."""
+        self.holding(request.id).unhold(request)
+
+    def reconsider(self) -> None:
+        """A weight, class, quota or setting has changed."""
+        for model in self:
+            model.reconsider()
 
     def unload(self, model: Model) -> None:
         """At the operator's wish. Raises IllegalState while it has requests."""

@@ -11,12 +11,13 @@ import hmac
 import os
 from collections.abc import Callable
 
+from aios.kernel.access.principals import OPERATOR
 from aios.kernel.trap.doors import OPERATORS, Claim, Peer
 from aios.kernel.trap.pending import Caller
 from aios.syscalls.errors import Cancelled, PermissionDenied
 
 from .supervisor import Supervisor
-from .table import OPERATOR, Process, ProcessTable
+from .table import Process, ProcessTable
 
 _OPERATOR_USER = "op:"
 

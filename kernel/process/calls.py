@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import msgpack
 import psutil
 
 from aios.kernel.access.manager import ACCOUNTS, AccessManager
-from aios.kernel.model.models import Models
+from aios.kernel.access.principals import OPERATOR
+from aios.kernel.loop.clock import Clock
+from aios.kernel.loop.task import Promise
 from aios.kernel.scheduler import policy
 from aios.kernel.trap.pending import Caller, Handler, Pending
 from aios.syscalls import types as t
-from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ResourceExhausted
+from aios.syscalls.errors import InvalidArgument, NotFound, ResourceExhausted
 
 from .mail import Letter, Receiver
 from .supervisor import Supervisor
-from .table import OPERATOR, Process, ProcessTable
+from .table import Process, ProcessTable
+from .work import Work
 
 MAX_MESSAGE_BYTES = 1 << 20
 
@@ -30,12 +32,14 @@ class ProcessCalls:
         table: ProcessTable,
         access: AccessManager,
         supervisor: Supervisor,
-        models: Models,
+        work: Work,
+        clock: Clock,
         callers: dict[str, Caller],
         waits_of: Callable[[int], list[str]],
     ) -> None:
         self._table, self._access, self._supervisor = table, access, supervisor
-        self._models, self._callers, self._waits_of = models, callers, waits_of
+        self._clock = clock
+        self._work, self._callers, self._waits_of = work, callers, waits_of
         self.handlers: dict[str, Handler] = {
             "getpid": self._getpid,
             "proc.ps": self._ps,
@@ -60,7 +64,7 @@ class ProcessCalls:
 
     def _row(self, process: Process) -> t.ProcessInfo:
         cpu_s, rss_bytes = _host_usage(process)
-        until_s = process.ended_s or time.monotonic()
+        until_s = process.ended_s or self._clock.now()
         requests = process.requests.values()
         return t.ProcessInfo(
             pid=process.pid, parent=process.parent, name=process.name, state=_shown(process),
@@ -83,27 +87,20 @@ class ProcessCalls:
         caller = self._callers.get(str(process.pid))
         return caller.calls if caller else process.calls
 
-    def _spawn(self, call: Pending, body: t.SpawnRequest) -> None:
-        def started(result: t.SpawnReply | AiosError) -> None:
-            if isinstance(result, AiosError):
-                call.fail(result)
-            else:
-                call.reply(result)
-
+    async def _spawn(self, call: Pending, body: t.SpawnRequest) -> t.SpawnReply:
         self._access.check_spawn(call.asker, body)
         self._check_quotas(body.quota_tokens, body.quota_cells)
-        call.defer(lambda error: None)
         behalf = tuple(self._table.caller(pid) for pid in call.asker.behalf if pid != OPERATOR)
-        self._supervisor.spawn(call.caller.pid, call.caller.os_pid, body, started, behalf)
+        return await self._supervisor.spawn(call.caller.pid, call.caller.os_pid, body, behalf)
 
-    def _wait(self, call: Pending, body: t.RefRequest) -> t.ExitStatus | None:
+    async def _wait(self, call: Pending, body: t.RefRequest) -> t.ExitStatus:
         process = self._table.resolve(body.ref)
         if not process.living:
             return process.status()
-        tell: Callable[[t.ExitStatus], None] = call.reply
-        call.defer(lambda error: process.on_exit.remove(tell))
-        process.on_exit.append(tell)
-        return None
+        ended: Promise[t.ExitStatus] = Promise()
+        process.on_exit.append(ended)
+        call.on_end(lambda error: process.on_exit.remove(ended))
+        return await ended
 
     def _signal(self, call: Pending, body: t.SignalRequest) -> t.Empty:
         process = self._target(call, body.ref)
@@ -146,13 +143,12 @@ class ProcessCalls:
         process.klass = body.klass or process.klass
         for request in process.requests.values():
             request.nice, request.rank = process.nice, policy.RANKS[process.klass]
-        for model in self._models:
-            model.reconsider()
+        self._work.reconsider()
         return t.Empty()
 
     def _check_quotas(self, tokens: int | None, cells: int | None) -> None:
         """Refuse a quota smaller than a slice: the program could never run again."""
-        quantum = max((model.scheduler.quantum for model in self._models), default=1)
+        quantum = self._work.quantum_tokens
         for name, value in (("quota_tokens", tokens), ("quota_cells", cells)):
             if value is not None and value < quantum:
                 raise InvalidArgument(
@@ -186,16 +182,14 @@ class ProcessCalls:
         to.mailbox.put(Letter(call.caller.pid, name, body.body, size))
         return t.Empty()
 
-    def _recv(self, call: Pending, body: t.RecvRequest) -> None:
+    async def _recv(self, call: Pending, body: t.RecvRequest) -> t.MailReply:
         process = self._table.caller(call.caller.pid)
         sender = self._table.resolve(body.sender).pid if body.sender else None
-
-        def deliver(letter: Letter) -> None:
-            call.reply(t.MailReply(letter.sender, letter.sender_name, letter.body))
-
-        receiver = Receiver(sender, deliver)
-        call.defer(lambda error: process.mailbox.leave(receiver))
+        receiver = Receiver(sender, Promise())
+        call.on_end(lambda error: process.mailbox.leave(receiver))
         process.mailbox.take(receiver)
+        letter = await receiver.letter
+        return t.MailReply(letter.sender, letter.sender_name, letter.body)
 
 
 def _by(call: Pending, verb: str) -> str:

@@ -7,9 +7,9 @@ nothing is dropped silently.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from aios.kernel.loop.task import Promise
 from aios.syscalls.errors import ResourceExhausted
 
 MOST_MESSAGES = 1000
@@ -26,10 +26,10 @@ class Letter(NamedTuple):
 
 
 class Receiver(NamedTuple):
-    """Somebody who waits; ``sender`` None takes a message from anybody."""
+    """A waiting call; ``sender`` None takes a message from anybody."""
 
     sender: int | None
-    deliver: Callable[[Letter], None]
+    letter: Promise[Letter]
 
 
 class Mailbox:
@@ -45,7 +45,7 @@ class Mailbox:
         for receiver in self._receivers:
             if receiver.sender in (None, letter.sender):
                 self._receivers.remove(receiver)
-                receiver.deliver(letter)
+                receiver.letter.resolve(letter)
                 return
         if len(self._letters) >= MOST_MESSAGES or self._bytes + letter.size_bytes > MOST_BYTES:
             raise ResourceExhausted(
@@ -62,7 +62,7 @@ class Mailbox:
             if receiver.sender in (None, letter.sender):
                 del self._letters[index]
                 self._bytes -= letter.size_bytes
-                receiver.deliver(letter)
+                receiver.letter.resolve(letter)
                 return True
         self._receivers.append(receiver)
         return False

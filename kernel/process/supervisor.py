@@ -11,16 +11,15 @@ import logging
 import os
 import signal
 import stat
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import psutil
 
-from aios.kernel.access.manager import spawn_rules
+from aios.kernel.access import rules
+from aios.kernel.access.principals import OPERATOR
 from aios.kernel.loop.loop import Loop, Timer
-from aios.kernel.model.model import Model
-from aios.kernel.model.models import Models
+from aios.kernel.loop.task import Promise
 from aios.kernel.scheduler import policy
 from aios.syscalls.errors import (
     AiosError,
@@ -34,46 +33,52 @@ from aios.syscalls.launch import Exited, Fork, Forked, ForkFailed, Report, Signa
 from aios.syscalls.types import SpawnReply, SpawnRequest
 
 from .launcher import Launcher
-from .table import OPERATOR, Process, ProcessTable
+from .table import Process, ProcessTable
+from .work import Work
 
 log = logging.getLogger("aios.supervisor")
 
 KILLED = 128 + signal.SIGKILL
 _MOST_ROUNDS = 100
 _STRAY_TIMEOUT_S = 1.0
-Started = Callable[[SpawnReply | AiosError], None]
 
 
 class Supervisor:
     """Acts on processes; the table remembers them."""
 
-    def __init__(self, loop: Loop, table: ProcessTable, log_dir: Path, runtime: Path) -> None:
-        self._loop, self._table = loop, table
+    def __init__(
+        self,
+        loop: Loop,
+        table: ProcessTable,
+        log_dir: Path,
+        runtime: Path,
+        work: Work,
+        spared: Callable[[], Collection[int]],
+        on_killed: Callable[[Process], None],
+        on_buried: Callable[[Process], None],
+    ) -> None:
+        """``spared``: host pids of the kernel's children that are no agents. ``on_killed`` is told
+        of a process that is about to be killed, ``on_buried`` of one that has ended."""
+        self._loop, self._table, self._work = loop, table, work
         self._log_dir, self._runtime = log_dir, runtime
+        self._spared, self._on_killed, self._on_buried = spared, on_killed, on_buried
         self.launcher: Launcher | None = None
-        self.models: Models | None = None
-        self.spared: list[Callable[[], int]] = []
-        """Functions that give the host pids of the kernel's other children, which ``reap_strays``
-        must not end; 0: none now."""
-        self._starting: dict[int, Started] = {}
+        self._starting: dict[int, Promise[SpawnReply]] = {}
         self._timers: dict[int, Timer] = {}
-        self.on_buried: Callable[[Process], None] = lambda process: None
-        self.on_killed: Callable[[Process], None] = lambda process: None
 
     # ------------------------------------------------------------------ birth
 
     def spawn(
-        self, parent: int, owner_os_pid: int, spec: SpawnRequest, started: Started,
-        behalf: tuple[Process, ...] = (),
-    ) -> None:  # fmt: skip
-        """Start an agent; ``started`` gets its pid or the reason why not. Raises AiosError.
+        self, parent: int, owner_os_pid: int, spec: SpawnRequest, behalf: tuple[Process, ...] = ()
+    ) -> Promise[SpawnReply]:
+        """Start an agent. Raises AiosError.
 
         ``owner_os_pid``: the host process of an operator; an agent whose output goes to a FIFO of
         its ends with it.
         """
         process = self._enter(parent, spec)
         process.behalf = behalf
-        self._starting[process.pid] = started
+        started = self._starting[process.pid] = Promise()
         attached = any(_is_fifo(path) for path in process.stdio[1:])
         stdin, stdout, stderr = process.stdio
         assert self.launcher
@@ -89,12 +94,13 @@ class Supervisor:
             self._bury(process, 125, str(error))
             raise InvalidArgument(str(error), "give it less, or pass a file's path") from None
         if spec.timeout_s is not None:
-            self._timers[process.pid] = self._loop.at(
-                time.monotonic() + spec.timeout_s, lambda: self._out_of_time(process)
+            self._timers[process.pid] = self._loop.after(
+                spec.timeout_s, lambda: self._out_of_time(process)
             )
         if attached and parent == OPERATOR:
             process.asker_os_pid = owner_os_pid if spec.asks else 0
             self.watch_host(owner_os_pid, lambda: self._owner_gone(process))
+        return started
 
     def _enter(self, parent: int, spec: SpawnRequest) -> Process:
         """Enter it in the process table, with what it inherits from its parent."""
@@ -109,7 +115,7 @@ class Supervisor:
             guest=False,
         )
         process.program, process.group = spec.path, spec.group or ""
-        process.rights, process.added = spawn_rules(spec)
+        process.rights, process.added = rules.of_spawn(spec)
         process.log = str(self._log_dir / f"{process.pid}-{process.name}.log")
         process.stdio = (spec.stdin, spec.stdout, spec.stderr)
         process.cwd = spec.cwd or (mother.cwd if mother else "/")
@@ -167,11 +173,13 @@ class Supervisor:
             case Forked():
                 self._table.born(process, report.os_pid)
                 if started:
-                    started(SpawnReply(process.pid, process.name, report.os_pid, process.log))
+                    started.resolve(
+                        SpawnReply(process.pid, process.name, report.os_pid, process.log)
+                    )
             case ForkFailed():
                 self._bury(process, 125, report.reason)
                 if started:
-                    started(ResourceExhausted(f"cannot start an agent: {report.reason}"))
+                    started.reject(ResourceExhausted(f"cannot start an agent: {report.reason}"))
             case Exited():
                 self._bury(process, report.exit_code, process.reason or _how(report.exit_code))
 
@@ -182,15 +190,13 @@ class Supervisor:
                 started = self._starting.pop(process.pid, None)
                 self._bury(process, KILLED, "the zygote died")
                 if started:
-                    started(ResourceExhausted("the zygote died; try again"))
+                    started.reject(ResourceExhausted("the zygote died; try again"))
         self.reap_strays()
 
     def reap_strays(self) -> None:
         """End host processes that a dead zygote or toolhost has left behind; they are the kernel's
         children now."""
-        known = {model.core.os_pid for model in self.models or ()}
-        known |= {os_pid() for os_pid in self.spared}
-        known |= {self.launcher.os_pid} if self.launcher else set()
+        known = {*self._spared(), *([self.launcher.os_pid] if self.launcher else [])}
         for _ in range(_MOST_ROUNDS):  # what they had started comes to us in turn
             strays = [child for child in psutil.Process().children() if child.pid not in known]
             if not strays:
@@ -214,7 +220,7 @@ class Supervisor:
         if process.life != "ending":
             process.move("ending")
             process.reason = reason
-        self.on_killed(process)  # before its requests end: it must not live to see that
+        self._on_killed(process)  # before its requests end: it must not live to see that
         self._cancel_work(process, Cancelled(f"pid {process.pid} was killed"))
         for child in list(process.children):
             other = self._table.get(child)
@@ -237,20 +243,20 @@ class Supervisor:
         if process.life != "alive":
             raise IllegalState(f"pid {process.pid} ({process.name}) is {process.life}, not alive")
         process.move("paused")
-        process.paused_s = time.monotonic()
+        process.paused_s = self._loop.now()
         self._signal(process, signal.SIGSTOP, tree=True)
         for request in list(process.requests.values()):
-            self._model_of(request.id).hold(request)
+            self._work.hold(request)
 
     def resume(self, process: Process) -> float:
         """Let it go on; returns for how long it was paused."""
         if process.life != "paused" or process.paused_s is None:
             raise IllegalState(f"pid {process.pid} ({process.name}) is {process.life}, not paused")
         process.move("alive")
-        paused_s, process.paused_s = time.monotonic() - process.paused_s, None
+        paused_s, process.paused_s = self._loop.now() - process.paused_s, None
         self._signal(process, signal.SIGCONT, tree=True)
         for request in list(process.requests.values()):
-            self._model_of(request.id).unhold(request)
+            self._work.unhold(request)
         return paused_s
 
     def end_all(self, reason: str) -> None:
@@ -279,7 +285,7 @@ class Supervisor:
         try:
             fd = os.pidfd_open(os_pid)
         except OSError:
-            self._loop.at(0.0, gone)
+            self._loop.after(0.0, gone)
             return
 
         def ended(_: int) -> None:
@@ -308,7 +314,7 @@ class Supervisor:
             if process.life != "dead":
                 callback()
 
-        self._timers[process.pid] = self._loop.at(time.monotonic() + after_s, due)
+        self._timers[process.pid] = self._loop.after(after_s, due)
 
     def _bury(self, process: Process, exit_code: int, reason: str) -> None:
         if process.life == "dead":
@@ -322,19 +328,14 @@ class Supervisor:
             if other and other.life != "ending":
                 self.kill(other, f"its parent, pid {process.pid}, ended")
         self._table.buried(process, exit_code, reason)
-        self.on_buried(process)
-        status = process.status()
-        for tell in process.on_exit:
-            tell(status)
-        process.on_exit.clear()
+        self._on_buried(process)
+        waiting, process.on_exit = process.on_exit, []
+        for promise in waiting:
+            promise.resolve(process.status())
 
     def _cancel_work(self, process: Process, error: AiosError) -> None:
         for request in list(process.requests.values()):
-            self._model_of(request.id).cancel(request, error)
-
-    def _model_of(self, request_id: int) -> Model:
-        assert self.models
-        return self.models.holding(request_id)
+            self._work.cancel(request, error)
 
 
 def _is_fifo(path: str | None) -> bool:

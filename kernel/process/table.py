@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import itertools
 import secrets
-import time
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from aios.kernel.access.names import OPERATORS, Names
+from aios.kernel.access.principals import OPERATOR, OPERATOR_NAME
 from aios.kernel.access.rules import Rule
+from aios.kernel.loop.clock import Clock
 from aios.kernel.loop.states import step
+from aios.kernel.loop.task import Promise
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import InvalidArgument, NotFound, ResourceExhausted
@@ -25,10 +27,6 @@ from aios.syscalls.types import Class, ExitStatus, SpawnRequest
 from .mail import Mailbox
 from .states import LIVES, Life
 
-OPERATOR = 0
-"""The pid that stands for the operator: parent of what the command line starts."""
-OPERATOR_NAME = "operator"
-"""As the log and mailboxes show it; no agent has this name."""
 MOST_DEAD = 1000
 """Processes that have ended and can still be asked about."""
 
@@ -71,8 +69,8 @@ class Process:
 
     life: Life = "starting"
     os_pid: int = 0
-    started_unix: float = field(default_factory=time.time)
-    started_s: float = field(default_factory=time.monotonic)
+    started_unix: float = 0.0
+    started_s: float = 0.0
     ended_s: float | None = None
     exit_code: int | None = None
     reason: str = ""
@@ -97,7 +95,7 @@ class Process:
     children: set[int] = field(default_factory=set)
     requests: dict[int, Request] = field(default_factory=dict)
     mailbox: Mailbox = field(default_factory=Mailbox)
-    on_exit: list[Callable[[ExitStatus], None]] = field(default_factory=list)
+    on_exit: list[Promise[ExitStatus]] = field(default_factory=list)
 
     @property
     def living(self) -> bool:
@@ -130,8 +128,10 @@ class Process:
 class ProcessTable:
     """All processes, by pid and by name."""
 
-    def __init__(self, most_living: int, names: Names | None = None) -> None:
-        self._most_living = most_living
+    def __init__(
+        self, most_living: int, names: Names | None = None, clock: Clock | None = None
+    ) -> None:
+        self._most_living, self._clock = most_living, clock or Clock()
         self.names = names or Names()
         self._pids = itertools.count(1)
         self._living: dict[int, Process] = {}
@@ -187,6 +187,8 @@ class ProcessTable:
             secret="" if guest else secrets.token_urlsafe(24),
             model=spec.model,
             max_tokens=spec.max_tokens,
+            started_unix=self._clock.unix(),
+            started_s=self._clock.now(),
         )
         self._living[process.pid] = process
         self._by_name[name] = process
@@ -206,7 +208,7 @@ class ProcessTable:
         """It has ended. Telling those who wait for it is up to the caller."""
         process.move("dead")
         process.exit_code, process.reason = exit_code, reason
-        process.ended_s = time.monotonic()
+        process.ended_s = self._clock.now()
         del self._living[process.pid]
         del self._by_name[process.name]
         if self._by_os_pid.get(process.os_pid) is process:
@@ -269,6 +271,11 @@ class ProcessTable:
                 return True
             at = self._living.get(at.parent) or self._dead.get(at.parent)
         return ancestor == OPERATOR
+
+    def started(self, ancestor: int, pid: int) -> bool:
+        """Whether the process of a pid descends from ``ancestor``, or is it."""
+        process = self._living.get(pid) or self._dead.get(pid)
+        return process is not None and self.descends(process, ancestor)
 
     def _by_prefix(self, ref: str, among: list[Process]) -> Process | None:
         matches = [process for process in among if process.name.startswith(ref)]

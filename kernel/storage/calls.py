@@ -17,8 +17,9 @@ import msgpack
 import msgspec
 
 from aios.kernel.access.manager import AccessManager
+from aios.kernel.access.principals import OPERATOR
 from aios.kernel.loop.task import Outcome
-from aios.kernel.process.table import OPERATOR, ProcessTable
+from aios.kernel.process.table import ProcessTable
 from aios.kernel.storage.db.commit import Done
 from aios.kernel.storage.files.paths import Place, resolve
 from aios.kernel.trap.pending import Handler, Pending

@@ -14,12 +14,13 @@ import psutil
 import pytest
 
 from aios.kernel import calls, config, daemon
+from aios.kernel.access.principals import OPERATOR
 from aios.kernel.calls import trace_page
 from aios.kernel.loop.loop import Loop
 from aios.kernel.model.model import Model
 from aios.kernel.process.mail import MOST_MESSAGES, Letter, Mailbox, Receiver
 from aios.kernel.process.supervisor import Supervisor
-from aios.kernel.process.table import OPERATOR, Process, ProcessTable
+from aios.kernel.process.table import Process, ProcessTable
 from aios.kernel.scheduler import scheduler
 from aios.syscalls import codec, paths
 from aios.syscalls.chat_types import ChatRequest

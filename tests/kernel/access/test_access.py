@@ -17,9 +17,11 @@ from aios.kernel.access.audit.log import Line
 from aios.kernel.access.audit.records import Entry
 from aios.kernel.access.grants import Grant, GrantFile
 from aios.kernel.access.manager import AccessManager, spawn_rules
+from aios.kernel.access.principals import OPERATOR
 from aios.kernel.access.rules import Request
 from aios.kernel.loop.loop import Loop
-from aios.kernel.process.table import OPERATOR, Process, ProcessTable
+from aios.kernel.loop.task import start
+from aios.kernel.process.table import Process, ProcessTable
 from aios.kernel.trap.asker import Asker
 from aios.kernel.trap.doors import Peer
 from aios.kernel.trap.pending import Caller, Pending
@@ -254,7 +256,7 @@ def _ask(world: World, process: Process, name: str = "rm", arguments: Any = None
 
 
 def _approve(world: World, number: str, approve: bool = True) -> None:
-    world.access.approvals.answer(number, approve, time.monotonic(), time.time())
+    start(world.access.approvals.answer(number, approve, time.monotonic(), time.time()))
 
 
 def test_an_approval_holds_once_for_one_agent_operation_and_arguments(world: World) -> None:
@@ -343,7 +345,7 @@ def test_an_answer_expires(world: World) -> None:
         _approve(world, number)
     world.access.approvals.expire_s = 60
     number = _ask(world, a)
-    world.access.approvals.answer(number, True, time.monotonic() - 100, time.time())
+    start(world.access.approvals.answer(number, True, time.monotonic() - 100, time.time()))
     assert _ask(world, a) != number
 
 
@@ -413,7 +415,7 @@ def test_a_call_that_has_to_ask_later_on_asks_each_question_once(world: World) -
 
     def approve_next() -> str:
         (question,) = [q for q in questions.open(time.monotonic()) if q.state == "pending"]
-        questions.answer(question.id, True, time.monotonic(), time.time())
+        start(questions.answer(question.id, True, time.monotonic(), time.time()))
         questions.tell(question)
         return question.key.name
 

@@ -11,7 +11,8 @@ import pytest
 
 from aios.kernel.access import names as module
 from aios.kernel.access.names import MOST_OF_ROOT, OPERATORS, Names
-from aios.kernel.process.table import OPERATOR, Process, ProcessTable
+from aios.kernel.access.principals import OPERATOR
+from aios.kernel.process.table import Process, ProcessTable
 from aios.syscalls.errors import ResourceExhausted
 from aios.syscalls.types import SpawnRequest
 

@@ -13,6 +13,7 @@ from aios.kernel.access.approvals import Approvals, Key, Question
 from aios.kernel.access.questions import QuestionFiles
 from aios.kernel.access.rules import Request
 from aios.kernel.loop.loop import Loop
+from aios.kernel.loop.task import Outcome, start
 from aios.kernel.loop.worker import Worker
 from aios.syscalls.errors import NotFound, PermissionDenied, ResourceExhausted
 
@@ -36,14 +37,15 @@ class Kernel:
         ).approval  # fmt: skip
 
     def answer(self, number: str, approve: bool = True) -> Question | Exception:
-        told: list[Question | Exception] = []
-        self.questions.answer(number, approve, time.monotonic(), time.time(), told.append)
+        told = start(self.questions.answer(number, approve, time.monotonic(), time.time()))
         assert self.questions.use(KEY, time.monotonic(), None) is None, (
             "not before it is on the disk"
         )
-        while not told:
+        while not told.settled:
             self.loop.turn(1000)
-        return told[0]
+        outcomes: list[Outcome[Question]] = []
+        told.then(outcomes.append)
+        return outcomes[0].error or outcomes[0].result()
 
     def use(self) -> Any:
         """As the trap does: used by a call, which then does something."""
@@ -118,10 +120,11 @@ def test_answers_in_quick_succession_end_with_the_last(folder: Path) -> None:
     """Nothing is used while an answer is on its way, so none comes back after its use."""
     kernel = Kernel(folder)
     number = kernel.ask()
-    told: list[object] = []
-    for approve in (False, True, False, True):
-        kernel.questions.answer(number, approve, time.monotonic(), time.time(), told.append)
-    while len(told) < 4:
+    told = [
+        start(kernel.questions.answer(number, approve, time.monotonic(), time.time()))
+        for approve in (False, True, False, True)
+    ]
+    while not all(promise.settled for promise in told):
         assert kernel.use() is None
         kernel.loop.turn(1000)
     assert kernel.use()

@@ -18,6 +18,7 @@ import pytest
 
 from aios.hw.embed.embedder import MODELS, FakeModel
 from aios.hw.embed.messages import Embed, Ready, Unusable, Vectors
+from aios.kernel.access.principals import OPERATOR
 from aios.kernel.loop import lanes
 from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.task import Outcome
@@ -32,7 +33,7 @@ from aios.kernel.memory.recall import MOST_NOTE_CHARS, Recall, chosen
 from aios.kernel.memory.search import fuse
 from aios.kernel.memory.store import NoteStore
 from aios.kernel.memory.vectors import ScopeVectors, pack
-from aios.kernel.process.table import OPERATOR, Process, ProcessTable
+from aios.kernel.process.table import Process, ProcessTable
 from aios.kernel.retrieval import embedder as embedding
 from aios.kernel.retrieval.embedder import Embedder
 from aios.syscalls.chat_types import ChatRequest, Message
