@@ -14,12 +14,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from aios.hw.core.messages import Command, Event, Start, encode, take_event
+from aios.hw.core.messages import Command, Event, Start, take_event
 from aios.hw.embed import messages
 from aios.hw.embed.messages import Embed, EmbedderEvent
 from aios.hw.engine.engine import EngineSettings
 from aios.hw.machine.arena import Arena
-from aios.hw.machine.environment import engine_environment
+from aios.hw.machine.framing import encode
+from aios.hw.machine.huge_pages import engine_environment
 from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop
 from aios.kernel.retrieval.embedder import Embedder, EmbedderProcess

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from aios.hw.machine.hostmemory import memory_bytes
+from aios.hw.machine.memory_limit import memory_bytes
 from aios.syscalls.errors import InvalidArgument
 
 

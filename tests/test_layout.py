@@ -31,10 +31,10 @@ MAY_IMPORT = {
 ENGINES = {
     "aios.hw.engine.llama",
     "aios.hw.engine.llama_lib",
-    "aios.hw.engine.grammar",
+    "aios.hw.engine.llama_grammar",
     "aios.hw.engine.fake",
     "aios.hw.core.core",
-    "aios.hw.tuning.exact",
+    "aios.hw.tuning.ladder",
 }
 FILES = [path for folder in PACKAGES for path in sorted((ROOT / folder).rglob("*.py"))]
 

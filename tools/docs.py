@@ -165,7 +165,7 @@ def figures() -> str:
 
 def rungs() -> str:
     """The rungs of exactness, and the speed of each over that of llama.cpp's own settings."""
-    from aios.hw.tuning.exact import RUNGS
+    from aios.hw.tuning.ladder import RUNGS
 
     path = DOCS / "bench" / "overhead.json"
     ratios = json.loads(path.read_text())["ratios"] if path.exists() else {}

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
-from aios.hw.engine import models
+from aios.hw.engine import model_files
 from aios.syscalls import paths
 from aios.syscalls.types import RefRequest, SignalRequest
 
@@ -137,7 +137,7 @@ def llama_server(
 ) -> Iterator[str]:
     """llama-server on the default model; yields host:port. ``kv``: its KV type, None its own;
     ``unified``: all slots share ``seats * context`` cells."""
-    wanted = {"model": models.resolve("default", Path()), "seats": seats, "context": context,
+    wanted = {"model": model_files.resolve("default", Path()), "seats": seats, "context": context,
               "threads": threads, "kv": kv, "unified": unified}  # fmt: skip
     process = subprocess.Popen(
         [str(peers_python()), str(SERVER), json.dumps(wanted)],

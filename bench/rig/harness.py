@@ -15,7 +15,7 @@ from typing import Any
 
 from aios.cli import daemonctl
 from aios.cli.trace import read_all
-from aios.hw.machine.environment import engine_environment
+from aios.hw.machine.huge_pages import engine_environment
 from aios.syscalls import paths
 from aios.syscalls.client import Connection
 from aios.syscalls.trace_types import TraceReply

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from aios.hw.core.messages import Op
-from aios.hw.core.operate import Operator
-from aios.hw.engine import models
+from aios.hw.core.seat_operations import SeatOperations
+from aios.hw.engine import model_files
 from aios.hw.engine.engine import EngineSettings, Row
 from aios.hw.engine.image import image_bytes
 from aios.hw.machine.arena import Arena
-from aios.hw.tuning.exact import open_engine
+from aios.hw.tuning.ladder import open_engine
 from aios.syscalls import paths
 
 CONTEXT_TOKENS, LOOPS = 768, 9
@@ -39,12 +39,12 @@ def main() -> None:
 
 def _measure(seed: int, repeats: int) -> None:
     settings = EngineSettings(
-        path=models.resolve("default", Path()), seats=2, context_tokens=1024,
+        path=model_files.resolve("default", Path()), seats=2, context_tokens=1024,
         cache_dir=str(paths.cache_dir()), look_up_tuned=False,
     )  # fmt: skip
     engine = open_engine(settings)
     arena = Arena(4 * image_bytes(engine.info, CONTEXT_TOKENS))
-    operator = Operator(engine, arena)
+    operations = SeatOperations(engine, arena)
     draw = np.random.default_rng(seed)
     tokens = draw.integers(1000, 20_000, CONTEXT_TOKENS).astype(np.int32)
     room = image_bytes(engine.info, CONTEXT_TOKENS)
@@ -60,20 +60,20 @@ def _measure(seed: int, repeats: int) -> None:
         for at in range(0, CONTEXT_TOKENS, 128):
             engine.decode([Row(0, at, tokens[at : at + 128], False)])
         figures: Figures = {"recompute": {"seconds": time.perf_counter() - start_s}}
-        size = operator.operate(save).size_bytes
+        size = operations.carry_out(save).size_bytes
         copy = functools.partial(np.copyto, target[:size], source[:size])
         times: dict[str, list[float]] = {"memcpy": [], "park": [], "restore": []}
         for _ in range(LOOPS):
             _timed(times["memcpy"], copy)
-            _timed(times["park"], lambda: operator.operate(save))
-            operator.wait()
+            _timed(times["park"], lambda: operations.carry_out(save))
+            operations.wait()
             engine.trim(1, 0)
-            _timed(times["restore"], lambda: operator.operate(load))
+            _timed(times["restore"], lambda: operations.carry_out(load))
         for arm, seconds in times.items():
             taken = statistics.median(seconds)
             figures[arm] = {"seconds": taken, "gigabytes_per_s": size / taken / 1e9}
         print(json.dumps(figures), flush=True)
-    operator.close()
+    operations.close()
     engine.close()
     arena.close()
 

@@ -12,20 +12,20 @@ import sys
 import time
 from pathlib import Path
 
-from aios.hw.engine import models
+from aios.hw.engine import model_files
 from aios.hw.engine.engine import EngineSettings, Message, Row, Tokens
 from aios.hw.engine.llama import LlamaEngine
 from aios.hw.engine.llama_lib import lib, logits_at
-from aios.hw.tuning import exact
+from aios.hw.tuning import ladder
 
 
 def main() -> None:
     """``python -m aios.bench.rawloop SEATS [CACHE]``."""
     settings = EngineSettings(
-        path=models.resolve("default", Path()), seats=int(sys.argv[1]),
+        path=model_files.resolve("default", Path()), seats=int(sys.argv[1]),
         cache_dir=sys.argv[2] if len(sys.argv) > 2 else None, look_up_tuned=False,
     )  # fmt: skip
-    engine = exact.open_engine(settings)
+    engine = ladder.open_engine(settings)
     assert isinstance(engine, LlamaEngine)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

@@ -14,8 +14,9 @@ from array import array
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from aios.hw.core.messages import OpResult, SamplingParams, Slice, SliceEnd, StepRow
+from aios.hw.core.messages import OpResult, Slice, SliceEnd, StepRow
 from aios.hw.engine.engine import EngineInfo, Rung
+from aios.hw.engine.sampling import SamplingParams
 from aios.hw.machine.arena import Arena
 from aios.kernel.context.manager import ContextManager
 from aios.kernel.context.store import KvStore

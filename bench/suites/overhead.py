@@ -15,11 +15,11 @@ from statistics import harmonic_mean
 
 from aios.bench.rig.harness import WORKER, Machine, bare_loop, kernel, progress
 from aios.bench.rig.report import Report
-from aios.hw.engine import models
+from aios.hw.engine import model_files
 from aios.hw.engine.engine import Rung
-from aios.hw.tuning.candidate import ORIGINAL, Candidate, Job, score
-from aios.hw.tuning.exact import RUNGS, UNTESTED
-from aios.hw.tuning.trial import Order, run_apart
+from aios.hw.tuning.candidate import ORIGINAL, Candidate, TuningJob, score
+from aios.hw.tuning.job_process import Order, run_apart
+from aios.hw.tuning.ladder import RUNGS, UNTESTED
 
 PROMPT = "Tell a long story about a river."
 TOKENS, SEATS = 96, 8
@@ -68,9 +68,9 @@ def _rungs(report: Report, threads: int) -> None:
 
 def _look(rung: Rung, threads: int) -> float:
     """Tokens/s of the mix, by an engine in a process of its own. Raises RuntimeError."""
-    path = models.resolve("default", Path())
+    path = model_files.resolve("default", Path())
     with tempfile.TemporaryDirectory(prefix="aios-rungs-") as cache:
-        job = Job(kind="look", candidate=Candidate(ORIGINAL, rung, threads))
+        job = TuningJob(kind="speed", candidate=Candidate(ORIGINAL, rung, threads))
         result = run_apart(Order(job=job, source=path, path=path, seats=SEATS, cache_dir=cache))
     if result.failed:
         raise RuntimeError(f"{rung.name}: {result.failed}")

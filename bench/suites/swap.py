@@ -20,7 +20,7 @@ from aios.bench.rig.fleet import Fleet, agents, chat, rate, words
 from aios.bench.rig.harness import Machine, kernel, progress
 from aios.bench.rig.moves import CONTEXT_TOKENS
 from aios.bench.rig.report import Report
-from aios.hw.machine.environment import engine_environment
+from aios.hw.machine.huge_pages import engine_environment
 
 AGENTS, SEATS, TOKENS, PROMPT_WORDS = 16, 4, 24, 100
 

@@ -1,4 +1,4 @@
-"""What kernel and core say to each other, and how it is framed on their socket pair.
+"""The messages between kernel and core; hw/machine/framing.py frames them.
 
 Both ends are of one version and trust one another; shapes are still checked when decoded.
 KV bytes never travel here: operations name a place in the arena.
@@ -7,32 +7,13 @@ KV bytes never travel here: operations name a place in the arena.
 from __future__ import annotations
 
 import socket
-import struct
 from typing import Literal
 
 import msgspec
 
 from aios.hw.engine.engine import EngineInfo, EngineSettings, Message
-
-
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """How to draw tokens. ``top_k=0`` and ``temperature=0`` mean all tokens and greedy."""
-
-    max_tokens: int
-    seed: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repeat_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    stop: tuple[str, ...] = ()
-    json_schema: str | None = None
-    grammar: str | None = None
-    max_context: int | None = None
-    """Prompt and reply together; None: the context window."""
-
+from aios.hw.engine.sampling import SamplingParams
+from aios.hw.machine.framing import read_frame, take_frame
 
 # -------------------------------------------------------------------------- kernel → core
 
@@ -89,10 +70,6 @@ class Op(msgspec.Struct, frozen=True):
     source: int = 0
     path: str = ""
     stamp: int = 0
-
-
-GRID_TOKENS = 64
-"""Where chunks may not be mixed with generating rows, prompts are cut at multiples of this."""
 
 
 class SliceRow(msgspec.Struct, frozen=True):
@@ -207,20 +184,8 @@ class SliceEnd(msgspec.Struct, frozen=True, tag=True):
 
 Event = Hello | Failed | Prepared | Refused | Step | Moved | SliceEnd
 
-# -------------------------------------------------------------------------- framing
-
-LENGTH = struct.Struct("<I")
-MAX_MESSAGE_BYTES = 1 << 28
-
-_encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
 _event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
-
-
-def encode(message: msgspec.Struct) -> bytes:
-    """A message with its length before it."""
-    payload = _encoder.encode(message)
-    return LENGTH.pack(len(payload)) + payload
 
 
 def take_event(buffer: bytearray) -> Event | None:
@@ -229,36 +194,7 @@ def take_event(buffer: bytearray) -> Event | None:
     return None if payload is None else _event_decoder.decode(payload)
 
 
-def take_frame(buffer: bytearray) -> bytes | None:
-    """Take the first whole message's payload out of a buffer. Raises ValueError."""
-    if len(buffer) < LENGTH.size:
-        return None
-    (size,) = LENGTH.unpack_from(buffer)
-    if size > MAX_MESSAGE_BYTES:
-        raise ValueError(f"a message of {size:,} bytes exceeds the limit of {MAX_MESSAGE_BYTES:,}")
-    if len(buffer) - LENGTH.size < size:
-        return None
-    payload = bytes(memoryview(buffer)[LENGTH.size : LENGTH.size + size])
-    del buffer[: LENGTH.size + size]
-    return payload
-
-
 def read_command(sock: socket.socket) -> Command | None:
-    """The next message from the kernel, waiting for it; None when the kernel is gone."""
+    """Wait for the kernel's next command; None when the kernel is gone."""
     payload = read_frame(sock)
     return None if payload is None else _command_decoder.decode(payload)
-
-
-def read_frame(sock: socket.socket) -> bytes | None:
-    """The payload of the next message, waiting for it; None when the other end is gone."""
-    head = sock.recv(LENGTH.size, socket.MSG_WAITALL)
-    if len(head) < LENGTH.size:
-        return None
-    (size,) = LENGTH.unpack(head)
-    payload = bytearray()
-    while len(payload) < size:
-        part = sock.recv(size - len(payload), socket.MSG_WAITALL)
-        if not part:
-            return None
-        payload += part
-    return bytes(payload)

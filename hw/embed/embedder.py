@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from aios.hw.core.messages import encode
-from aios.hw.machine.parent import die_with_parent
+from aios.hw.machine.framing import encode
+from aios.hw.machine.parent_death import die_with_parent
 
 from .messages import Ready, TextKind, Unusable, Vectors, read_command
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from aios.hw.core.messages import read_frame, take_frame
+from aios.hw.machine.framing import read_frame, take_frame
 
 TextKind = Literal["passage", "query"]
 """What is looked for, and what looks for it: models are told which."""

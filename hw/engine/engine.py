@@ -19,6 +19,9 @@ import numpy.typing as npt
 Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int32]
 
+GRID_TOKENS = 64
+"""Where chunks may not be mixed with generating rows, prompts are cut at multiples of this."""
+
 
 class Rung(msgspec.Struct, frozen=True):
     """One rung of the ladder of exactness: settings that trade speed for bit-exact batching."""

@@ -36,7 +36,7 @@ from .engine import (
     Rung,
     Tokens,
 )
-from .instances import instances
+from .schema_instances import instances
 
 VOCAB = 260
 BEGIN, END, TURN_START, TURN_END = 256, 257, 258, 259

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from aios.hw.machine.hostmemory import memory_bytes
+from aios.hw.machine.memory_limit import memory_bytes
 
-from .chat import ChatFormat
+from .chat_template import ChatFormat
 from .engine import (
     EngineInfo,
     EngineSettings,
@@ -32,10 +32,10 @@ from .engine import (
     Rung,
     Tokens,
 )
-from .grammar import LlamaGrammar
+from .llama_grammar import LlamaGrammar
 from .llama_lib import Batch, build, bytes_at, device, forget_errors, last_error, lib, logits_at
-from .models import header_problem, model_hash
-from .schema import schema_to_gbnf
+from .model_files import header_problem, model_hash
+from .schema_grammar import schema_to_gbnf
 
 BATCH_TOKENS = 2048
 _SCORED_TOKENS = 256

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
-
-from aios.hw.core.messages import SamplingParams
 
 from .engine import Grammar, InvalidInput, Logits, Tokens
 
@@ -27,6 +26,25 @@ _MARGIN = 1e-3
 """Of the shortcut for min-p, which is decided in double precision afterwards."""
 _BLOCK = 64
 _MASK64 = (1 << 64) - 1
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How to draw tokens. ``top_k=0`` and ``temperature=0`` mean all tokens and greedy."""
+
+    max_tokens: int
+    seed: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+    json_schema: str | None = None
+    grammar: str | None = None
+    max_context: int | None = None
+    """Prompt and reply together; None: the context window."""
 
 
 class Sampler:

@@ -1,1 +1,1 @@
-"""The machine: shared memory, memory limits, the environment of processes."""
+"""The machine: shared memory, limits, threads, files, and the processes of the kernel."""

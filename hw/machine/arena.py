@@ -1,8 +1,8 @@
 """The arena: anonymous shared memory that holds the images of parked seats.
 
-The kernel creates it (a memfd), owns the accounting and hands the descriptor to each core it
-starts, so images outlive the core that wrote them. Nothing of it has a name in a file system, so
-nothing is left behind. Bytes are seen through numpy views; no one else's memory is touched.
+The kernel creates it (a memfd), keeps its accounts and passes the descriptor to each core it
+starts, so images outlive the core that wrote them. It has no name in a file system, so nothing is
+left behind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PAGE_BYTES = 4096
 
 
 class Extent(NamedTuple):
-    """A place in the arena, both numbers multiples of the page size."""
+    """A place in the arena; both numbers are multiples of the page size."""
 
     offset: int
     size_bytes: int
@@ -33,7 +33,7 @@ class SharedMemory:
         self.view: npt.NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8)
 
     def at(self, offset: int, size_bytes: int) -> memoryview:
-        """Writable bytes of a place. Raises ValueError outside the arena."""
+        """Return the writable bytes of a place. Raises ValueError outside the arena."""
         if not 0 <= offset <= offset + size_bytes <= len(self.view):
             raise ValueError(
                 f"[{offset}, +{size_bytes}) lies outside an arena of {len(self.view)} bytes"
@@ -41,14 +41,14 @@ class SharedMemory:
         return self.view.data[offset : offset + size_bytes]
 
     def discard(self) -> None:
-        """Give all pages back to the system; the content is zero afterwards."""
+        """Return all pages to the system; the content is zero afterwards."""
         self._map.madvise(mmap.MADV_REMOVE)
 
 
 class Arena(SharedMemory):
-    """The kernel's side: first-fit allocation of extents, free neighbours merged.
+    """The kernel's side: first-fit allocation of extents; free neighbours are merged.
 
-    Memory is committed when it is first written, and stays warm until ``trim``.
+    The system provides a page when it is first written; the page stays until ``trim``.
     """
 
     def __init__(self, size_bytes: int) -> None:
@@ -66,7 +66,7 @@ class Arena(SharedMemory):
         self._warm = False
 
     def allocate(self, size_bytes: int) -> Extent | None:
-        """A place of at least this size, or None when no free one is large enough."""
+        """Allocate a place of at least this size; None if no free one is large enough."""
         wanted = max(PAGE_BYTES, -(-size_bytes // PAGE_BYTES) * PAGE_BYTES)
         index = next((i for i, h in enumerate(self._free) if h.size_bytes >= wanted), None)
         if index is None:
@@ -82,7 +82,7 @@ class Arena(SharedMemory):
         return Extent(hole.offset, wanted)
 
     def free(self, extent: Extent) -> None:
-        """Return a place. Raises KeyError when it is not in use (a bug of the caller's)."""
+        """Free a place. Raises KeyError if it is not allocated (a bug of the caller's)."""
         if self._used.get(extent.offset) != extent.size_bytes:
             raise KeyError(f"{extent} is not allocated")
         del self._used[extent.offset]
@@ -97,13 +97,13 @@ class Arena(SharedMemory):
         self._free.insert(index, Extent(start, end - start))
 
     def trim(self) -> None:
-        """Give the memory back when nothing is in use. Cheap when there is nothing to do."""
+        """Return all memory to the system if no place is in use; cheap if there is none."""
         if self._warm and not self._used:
             self.discard()
             self._warm = False
 
     def check(self) -> list[str]:
-        """What is wrong with the accounts; empty when all is well."""
+        """Return the errors in the accounts; empty if there are none."""
         problems = []
         places = sorted([*self._used.items(), *self._free])
         at = 0
@@ -121,7 +121,7 @@ class Arena(SharedMemory):
         return problems
 
     def close(self) -> None:
-        """Close the descriptor; the memory goes when the last core that maps it ends."""
+        """Close the descriptor; the memory is freed when the last core that maps it ends."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -1,7 +1,7 @@
-"""Candidates of tuning: what can be varied, what is measured of each, and the one score.
+"""Candidates of tuning, the jobs that test them, the jobs' results, and the score.
 
-The score is tokens/s of agents' mix: each of N agents gives the model a turn of ``TURN_PROMPT`` new
-prompt tokens and generates ``TURN_REPLY``, all seats busy. Pure data; nothing is measured here.
+The score is the rate of agents' mix in tokens/s: each of N agents, all seats busy, gives the model
+a turn of ``TURN_PROMPT`` new prompt tokens and generates ``TURN_REPLY``. Nothing is measured here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from aios.hw.engine.engine import Rung
 
 ORIGINAL = "original"
 TURN_PROMPT, TURN_REPLY = 128, 64
+"""Tokens of a turn."""
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -21,7 +22,7 @@ class Recipe(msgspec.Struct, frozen=True):
 
     ftype: int
     tensors: tuple[tuple[str, int], ...] = ()
-    """Pattern of names, and ggml's number for the type."""
+    """Pairs of a name pattern and ggml's number for the type."""
 
 
 _IQ4_NL = 20
@@ -32,7 +33,7 @@ FORMATS = {
     "Q4_K_M": Recipe(15),
     "Q6_K": Recipe(18),
 }
-"""In the order in which they are tried: the near-lossless first, then small ones."""
+"""Weight formats in the order of trial."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -46,7 +47,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """Names it among all candidates for one model."""
+        """A name that is unique among all candidates for one model."""
         rung, width = self.rung, self.rung.width or 0
         return (
             f"{self.weights} {rung.kv_type} {int(rung.mixed)}{int(rung.extra_buffers)}{width} "
@@ -54,29 +55,29 @@ class Candidate(msgspec.Struct, frozen=True):
         )
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class TuningJob(msgspec.Struct, frozen=True, kw_only=True):
     """One thing to do with a candidate, in a process of its own.
 
-    ``copy`` makes the file with its weights and ``drop`` removes it; ``look`` measures its speed;
-    ``perplexity`` reads the yardstick text; ``exact`` is the self-test.
+    ``copy`` makes the file with its weights; ``drop`` removes it; ``speed`` measures its speed;
+    ``perplexity`` reads the yardstick text; ``exact`` runs the self-test.
     """
 
-    kind: Literal["copy", "drop", "look", "perplexity", "exact"]
+    kind: Literal["copy", "drop", "speed", "perplexity", "exact"]
     candidate: Candidate
     round: int = 0
-    """A look of the final, interleaved ones: 1, 2, …"""
+    """Distinguishes repeated measurements: 1, 2, … in the finals, negative for close calls."""
     limit_percent: float = 0.0
     against: tuple[float, ...] = ()
-    """The original's log-likelihoods by window of the text: stop when it is clearly worse."""
+    """The original's log-likelihoods by window; reading stops if the candidate is clearly worse."""
 
     @property
     def key(self) -> str:
-        """The name under which its result is kept."""
+        """The name under which the result is kept."""
         match self.kind:
             case "copy" | "drop":
                 return f"{self.kind} {self.candidate.weights}"
-            case "look":
-                return f"look {self.candidate.label} {self.round}"
+            case "speed":
+                return f"speed {self.candidate.label} {self.round}"
             case "perplexity" if self.against:
                 return f"perplexity {self.candidate.label} {self.limit_percent:g}"
             case _:
@@ -84,28 +85,28 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a job. Rates in tokens/s."""
+    """The result of a job. Rates in tokens/s."""
 
     failed: str = ""
-    """Why nothing came of it."""
+    """The reason if the job failed."""
     seconds: float = 0.0
     prefill: float = 0.0
     alone: float = 0.0
-    """Generated with one seat busy."""
+    """Rate of generation with one seat busy."""
     together: float = 0.0
-    """Generated with all seats busy, the sum of them."""
+    """Rate of generation with all seats busy, all seats together."""
     exact: bool = False
     windows: tuple[float, ...] = ()
-    """Log-likelihood of the text, by window; fewer than the original's when it was stopped."""
+    """Log-likelihood of the text by window; fewer than the original's if reading was stopped."""
     tokens: tuple[int, ...] = ()
-    """Tokens that were predicted, by window."""
+    """Number of predicted tokens by window."""
     size_bytes: int = 0
     description: str = ""
 
 
-def score(look: Result) -> float:
-    """Tokens/s of the mix; higher is better."""
-    if look.failed or not look.prefill or not look.together:
+def score(speed: Result) -> float:
+    """Return the tokens/s of agents' mix; higher is better, 0 for a failure."""
+    if speed.failed or not speed.prefill or not speed.together:
         return 0.0
-    seconds = TURN_PROMPT / look.prefill + TURN_REPLY / look.together
+    seconds = TURN_PROMPT / speed.prefill + TURN_REPLY / speed.together
     return (TURN_PROMPT + TURN_REPLY) / seconds

@@ -1,8 +1,8 @@
-"""Perplexity on a text that comes with AIOS: how well a model predicts it, and who does worse.
+"""Perplexity: how well a model, or a copy of it, predicts the yardstick text.
 
-The text was written for this: prose, dialogue, instructions, code, JSON and agents' traces, so that
-no model has read it. It is cut into windows, and a copy is compared with the original window by
-window, so that one which is clearly worse need not read all of it.
+The text comes with AIOS and was written for this purpose, so no model was trained on it: prose,
+dialogue, instructions, code, JSON and agents' traces. It is cut into windows. A copy is compared
+with the original window by window, so a clearly worse one is not read to the end.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from aios.hw.engine.engine import Engine
 
 WINDOW_TOKENS = 384
 _LEAST_TOKENS = 32
-_CLEARLY = 4.0
-"""Times the limit: not worth reading on."""
-_CLEARLY_PERCENT = 2.0
+_CLEARLY_WORSE = 4.0
+"""Multiple of the limit from which reading stops."""
+_CLEARLY_WORSE_PERCENT = 2.0
+"""Minimum excess for that."""
 
 
 def text() -> str:
-    """The yardstick, 10 KB."""
+    """Return the yardstick text, 10 KB."""
     return Path(__file__).with_name("yardstick.txt").read_text(encoding="utf-8")
 
 
 def read(
     engine: Engine, against: Sequence[float] = (), limit_percent: float = 0.0
 ) -> tuple[list[float], list[int]]:
-    """Log-likelihood and number of the predicted tokens, for each window; leaves seat 0 empty.
+    """Return the log-likelihood and the number of predicted tokens of each window.
 
-    With the original's values in ``against``, stops after the window that settles it.
+    With the original's log-likelihoods in ``against``, stops after a window that shows the model
+    to be clearly worse. Leaves seat 0 empty.
     """
     tokens = engine.tokenize_text(text())
     size = min(WINDOW_TOKENS, engine.info.context_tokens)
@@ -43,7 +45,7 @@ def read(
         engine.trim(0, 0)
         windows.append(float(engine.log_likelihoods(0, part).sum()))
         counts.append(len(part) - 1)
-        enough = max(_CLEARLY * limit_percent, _CLEARLY_PERCENT)
+        enough = max(_CLEARLY_WORSE * limit_percent, _CLEARLY_WORSE_PERCENT)
         if against and worse_percent(windows, against, counts) > enough:
             break
     engine.trim(0, 0)
@@ -51,7 +53,7 @@ def read(
 
 
 def perplexity(windows: Sequence[float], counts: Sequence[int]) -> float:
-    """e to the mean loss; lower is better. Infinite when the model predicts nonsense."""
+    """Return e to the mean loss; lower is better, infinite if the model predicts nonsense."""
     mean = -sum(windows) / max(1, sum(counts))
     return math.exp(mean) if mean < 100 else math.inf
 
@@ -59,7 +61,7 @@ def perplexity(windows: Sequence[float], counts: Sequence[int]) -> float:
 def worse_percent(
     windows: Sequence[float], against: Sequence[float], counts: Sequence[int]
 ) -> float:
-    """By how much the perplexity exceeds the original's on the same windows, in percent."""
+    """Return the perplexity's excess over the original's on the same windows, in percent."""
     loss = sum(against[: len(windows)]) - sum(windows)
     mean = loss / max(1, sum(counts[: len(windows)]))
     return (math.exp(mean) - 1) * 100 if mean < 100 else math.inf

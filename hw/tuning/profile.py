@@ -1,10 +1,10 @@
-"""The profile: what ``aios model tune`` chose for a model on this machine, read when it is loaded.
+"""The profile: the settings that ``aios model tune`` chose, read when the model is loaded.
 
     CACHE/tune/MODEL_HASH/profile-….json   the choices, by build, CPU and device
     CACHE/tune/MODEL_HASH/FORMAT.gguf      the copy that a choice names
 
-Promises that a choice is used only with the copy it was measured with; one that is missing or
-damaged is reported and the original is loaded. What was asked for explicitly wins over a choice.
+A choice is used only with the copy it was measured with. If that copy is missing or damaged, this
+is reported and the original is loaded. Explicit settings win over a choice.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 import msgspec
 
 from aios.hw.engine.engine import EngineSettings, Tuned
-from aios.hw.engine.models import header_problem, model_hash
-from aios.hw.machine import cache
+from aios.hw.engine.model_files import header_problem, model_hash
+from aios.hw.machine import json_cache
 
 from .candidate import ORIGINAL, Candidate
 
 VERSION = 1
-RETUNE = "make it again: aios model tune"
+RETUNE = "make it again with: aios model tune"
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate that won. ``copy_hash`` is the model hash of its file."""
+    """A chosen candidate. ``copy_hash`` is the model hash of its file."""
 
     candidate: Candidate
     copy_hash: str
@@ -40,58 +40,58 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     seats: int
     exact: Choice
     fastest: Choice
-    """For ``--exact off``."""
+    """The choice for ``--exact off``."""
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was found for one model, build, CPU and device."""
+    """All choices for one model, build, CPU and device."""
 
     version: int
     entries: list[Entry]
 
     def nearest(self, seats: int) -> Entry | None:
-        """The entry for this number of seats, or the one that is least far from it."""
+        """Return the entry for the nearest number of seats, by ratio; None without entries."""
         return min(self.entries, key=lambda e: abs(math.log(max(1, e.seats) / seats)), default=None)
 
 
 def folder(cache_dir: Path, source_hash: str) -> Path:
-    """Everything that tuning keeps of one model."""
+    """Return the folder of everything that tuning keeps for one model."""
     return cache_dir / "tune" / source_hash
 
 
 def copy_path(home: Path, weights: str) -> Path:
-    """Where the copy in a format is."""
+    """Return the path of the copy in a format."""
     return home / f"{weights}.gguf"
 
 
 def profile_path(home: Path, build: str, device: str) -> Path:
-    """Where the choices for this build, CPU and device are."""
-    return home / f"profile-{cache.key(build, cache.machine(), device)}.json"
+    """Return the path of the profile for this build, CPU and device."""
+    return home / f"profile-{json_cache.key(build, json_cache.machine(), device)}.json"
 
 
 def read(home: Path, build: str, device: str) -> Profile | None:
-    """The profile, unless there is none that can be read."""
-    profile = cache.read(profile_path(home, build, device), Profile)
+    """Read the profile; None if there is none or it cannot be read."""
+    profile = json_cache.read(profile_path(home, build, device), Profile)
     return profile if profile and profile.version == VERSION else None
 
 
 def add(home: Path, build: str, device: str, entry: Entry) -> None:
-    """Keep the choices for a number of seats, in place of those there were. Raises OSError."""
+    """Keep the choices for a number of seats, replacing earlier ones. Raises OSError."""
     known = read(home, build, device)
     others = [e for e in known.entries if e.seats != entry.seats] if known else []
     profile = Profile(version=VERSION, entries=[*others, entry])
-    cache.write(profile_path(home, build, device), profile)
+    json_cache.write(profile_path(home, build, device), profile)
 
 
 def look_up(settings: EngineSettings, build: str, device: str) -> tuple[Tuned | None, str]:
-    """What is in force for this model, and what is wrong with a profile that is not."""
+    """Return the choice for this model, if any, and the problem if its profile is unusable."""
     if settings.tuned:
         return _usable(settings.tuned)
     if not settings.look_up_tuned or not settings.cache_dir:
         return None, ""
     source = Path(settings.path)
     if header_problem(source):
-        return None, ""  # loading it says so
+        return None, ""  # loading reports it
     home = folder(Path(settings.cache_dir), model_hash(source))
     path = profile_path(home, build, device)
     if not path.exists():
@@ -105,7 +105,7 @@ def look_up(settings: EngineSettings, build: str, device: str) -> tuple[Tuned | 
 
 
 def resolve(choice: Choice, source: Path, home: Path) -> Tuned:
-    """A choice with the path of its file."""
+    """Return the choice with the path of its file."""
     candidate = choice.candidate
     original = candidate.weights == ORIGINAL
     return Tuned(
@@ -116,7 +116,7 @@ def resolve(choice: Choice, source: Path, home: Path) -> Tuned:
 
 
 def _usable(tuned: Tuned) -> tuple[Tuned | None, str]:
-    """It, or why its file cannot be used."""
+    """Return the choice, or None and the reason why its file cannot be used."""
     path = Path(tuned.path)
     if not path.exists():
         return None, f"{path} is missing; {RETUNE}"
@@ -127,15 +127,15 @@ def _usable(tuned: Tuned) -> tuple[Tuned | None, str]:
 
 
 def apply(settings: EngineSettings, tuned: Tuned) -> EngineSettings:
-    """The settings with the choice in force; a thread count that was asked for stays."""
+    """Return the settings with the choice applied; an explicit thread count stays."""
     return msgspec.structs.replace(
         settings, path=tuned.path, threads=settings.threads or tuned.threads,
         ubatch_tokens=tuned.ubatch_tokens,
     )  # fmt: skip
 
 
-def says(tuned: Tuned) -> str:
-    """For people: what is in force."""
+def describe(tuned: Tuned) -> str:
+    """Describe the choice for people."""
     parts = ["original weights" if tuned.weights == ORIGINAL else tuned.weights]
     parts += [] if tuned.ubatch_tokens == EngineSettings(path="").ubatch_tokens else [
         f"ubatch {tuned.ubatch_tokens}"

@@ -1,12 +1,11 @@
 """Copies of a model with its weights in another format, made by llama.cpp.
 
-The original is only read. A copy is written beside its place and renamed when it is complete, so
-a file that has its name is whole; what an interrupted run leaves behind is removed by the next.
+The original is only read. A copy takes its name when it is complete, so a file with that name is
+whole.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import shutil
@@ -14,31 +13,27 @@ from pathlib import Path
 
 from aios.hw.engine.engine import LoadError
 from aios.hw.engine.llama_lib import forget_errors, last_error, lib
+from aios.hw.machine.durable import replacing
 
 from .candidate import Recipe
 
 _SMALL_BYTES = 32 << 20
 _END = 43
-"""GGML_TYPE_COUNT: ends the list of tensors."""
+"""GGML_TYPE_COUNT; ends the list of tensors."""
 
 
 class NoRoom(OSError):
-    """The disk is full; nothing was left there."""
+    """The disk is full; the incomplete copy was removed."""
 
 
 def requantise(source: Path, copy: Path, recipe: Recipe, threads: int) -> int:
-    """Make the copy; its bytes. Raises LoadError when llama.cpp cannot, NoRoom, and OSError."""
+    """Make the copy and return its size in bytes.
+
+    Raises LoadError if llama.cpp cannot convert the model, NoRoom, and OSError.
+    """
     copy.parent.mkdir(parents=True, exist_ok=True)
-    part = copy.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    try:
+    with replacing(copy) as part:
         _quantise(source, part, recipe, threads)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(copy)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
     return copy.stat().st_size
 
 

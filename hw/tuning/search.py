@@ -1,11 +1,11 @@
-"""The search for the best candidate: a procedure that asks for jobs and is told their results.
+"""The search for the best candidate: a generator that yields jobs and receives their results.
 
-It measures nothing itself, so it can be tested with made-up results; and since it asks for the
-same jobs when it is told the same results, an interrupted search goes on where it was by being told
-again what is known.
+It measures nothing itself, so tests can make up the results. It is deterministic: given the same
+results it yields the same jobs, so an interrupted search continues when it receives the known
+results again.
 
-threads → the original's exactness and perplexity → weight formats → settings for the best → finals,
-where what is left is measured in turns and medians decide.
+Stages: thread count → the original's exactness and perplexity → weight formats → settings for the
+best → finals, where the remaining candidates are measured in turns and medians decide.
 """
 
 from __future__ import annotations
@@ -19,23 +19,30 @@ import msgspec
 from aios.hw.engine.engine import Rung
 
 from . import perplexity
-from .candidate import FORMATS, ORIGINAL, Candidate, Job, Result, score
+from .candidate import (
+    FORMATS,
+    ORIGINAL,
+    Candidate,
+    Result,
+    TuningJob,
+    score,
+)
 
-Steps = Generator[Job, Result, bool]
+Steps = Generator[TuningJob, Result, bool]
 Change = Callable[[Candidate], Candidate | None]
 
-_PLAINLY = 0.93
-"""Below this share of the best so far, a candidate is not looked at again."""
-_BETTER = 1.02
-"""The least gain for which other settings are taken, or a copy in place of the original."""
+_COMPETITIVE = 0.93
+"""Share of the best score below which a candidate is dropped."""
 _CLOSE = 0.8
-"""Above this share, and below the other, one look does not settle it."""
+"""Share of the best score above which a candidate is measured again before it is dropped."""
+_GAIN = 1.02
+"""Minimum ratio of scores for which other settings, or a copy, are worth choosing."""
 ROUNDS = 3
 FINALISTS = 3
 
 
 def _kv(kv_type: str) -> Change:
-    """Other KV types: taken where the self-test passes, or where nobody asks for it."""
+    """Return the change to another KV type."""
     rung = Rung(f"{kv_type} KV, mixed batches", kv_type=kv_type)
 
     def change(candidate: Candidate) -> Candidate | None:
@@ -51,7 +58,7 @@ def _ubatch(tokens: int) -> Change:
 
 
 def _plain(candidate: Candidate) -> Candidate | None:
-    """Weights as they are in the file."""
+    """Use the weights as they are in the file, not repacked."""
     rung = candidate.rung
     if not rung.extra_buffers or candidate.weights == ORIGINAL:
         return None
@@ -65,7 +72,7 @@ CHANGES: tuple[Change, ...] = (
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What to search for. ``threads``: counts to try, most first."""
+    """What to search for. ``threads``: counts to try, in descending order."""
 
     ladder: tuple[Rung, ...]
     threads: tuple[int, ...]
@@ -75,57 +82,58 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(eq=False)
 class Trial:
-    """What is known of a candidate. ``worse_percent``: its perplexity over the original's."""
+    """What is known of a candidate. ``worse_percent``: perplexity in excess of the original's."""
 
     candidate: Candidate
-    look: Result
+    first: Result
+    """The first measurement of speed."""
     finals: list[Result] = field(default_factory=list)
     exact: bool | None = None
     worse_percent: float | None = None
     read_all: bool = True
-    """False: the text was not read to its end, because the outcome was clear."""
+    """False if reading the text was stopped because the outcome was clear."""
     note: str = ""
 
     @property
-    def best_known(self) -> Result:
-        """Medians of the final looks, or the only look."""
+    def speed(self) -> Result:
+        """The medians of the finals, or the first measurement if there were none."""
         if not self.finals:
-            return self.look
-        return msgspec.structs.replace(self.look, **{
+            return self.first
+        return msgspec.structs.replace(self.first, **{
             name: median(getattr(each, name) for each in self.finals)
             for name in ("prefill", "alone", "together")
         })  # fmt: skip
 
     @property
     def score(self) -> float:
-        """Tokens/s of the mix."""
-        return score(self.best_known)
+        """Tokens/s of agents' mix."""
+        return score(self.speed)
 
 
 class Unusable(Exception):
-    """The original itself cannot be loaded or measured; the text says why."""
+    """The original cannot be loaded or measured; the text gives the reason."""
 
 
 class Search:
-    """Run ``steps`` to its end; then ``trials`` and the two choices are there."""
+    """Run ``steps`` to the end; then ``trials`` and the two choices are set."""
 
     def __init__(self, wish: Wish) -> None:
         self._wish = wish
         self.trials: list[Trial] = []
         self.exact: Trial
-        """The best whose rung passed the self-test."""
+        """The choice: the best candidate whose rung passed the self-test."""
         self.fastest: Trial
-        """The best of all, for ``--exact off``."""
+        """The choice for ``--exact off``: the best candidate of all."""
         self._windows: tuple[float, ...] = ()
         self._base: Trial
         self._base_exact: Trial
         self._finalists: list[Trial] = []
 
     def steps(self) -> Steps:
-        """All of it. Raises Unusable."""
+        """Yield all jobs. Raises Unusable."""
         yield from self._original()
         for name in self._wish.formats:
-            if name not in self._base.look.description.split():
+            if name not in self._base.first.description.split():
                 yield from self._format(name)
         yield from self._settings(max(self._exact(), key=lambda trial: trial.score))
         yield from self._finals()
@@ -133,12 +141,12 @@ class Search:
         for trial in self.trials:
             kept = {self.exact.candidate.weights, self.fastest.candidate.weights, ORIGINAL}
             if trial.candidate.weights not in kept:
-                yield Job(kind="drop", candidate=trial.candidate)
+                yield TuningJob(kind="drop", candidate=trial.candidate)
         return True
 
     @property
     def baseline(self) -> Trial:
-        """The original as it is loaded without a profile, exact."""
+        """The original as it is loaded without a profile, with its first exact rung."""
         return self._base_exact
 
     # ------------------------------------------------------------------ stages
@@ -147,18 +155,18 @@ class Search:
         ladder = self._wish.ladder
         best: Trial | None = None
         for threads in self._wish.threads:
-            trial = yield from self._look(Candidate(ORIGINAL, ladder[0], threads))
+            trial = yield from self._measure(Candidate(ORIGINAL, ladder[0], threads))
             if trial.note:
                 raise Unusable(trial.note)
             if best and trial.score < best.score:
                 trial.note = "slower"
-                break  # fewer still will not be faster
+                break  # even fewer threads will not be faster
             if best:
                 best.note = "slower"
             best = trial
         assert best
         self._base, best.worse_percent = best, 0.0
-        result = yield Job(kind="perplexity", candidate=best.candidate)
+        result = yield TuningJob(kind="perplexity", candidate=best.candidate)
         if result.failed:
             raise Unusable(result.failed)
         self._windows = result.windows
@@ -166,39 +174,39 @@ class Search:
         return True
 
     def _format(self, name: str) -> Steps:
-        """A copy in this format: made, looked at, held against the text, then the self-test."""
+        """Try a copy in this format: make it, measure it, read the text, run the self-test."""
         candidate = msgspec.structs.replace(self._base.candidate, weights=name)
-        made = yield Job(kind="copy", candidate=candidate)
+        made = yield TuningJob(kind="copy", candidate=candidate)
         if made.failed:
             self.trials.append(Trial(candidate, made, note=made.failed))
             return False
-        trial = yield from self._look(candidate)
+        trial = yield from self._measure(candidate)
         worth_it = not trial.note and (yield from self._worth_it(trial))
         if worth_it and (yield from self._reads_well(trial)):
             yield from self._climb(trial)
         if not any(t.candidate.weights == name for t in self._passed()):
-            yield Job(kind="drop", candidate=candidate)
+            yield TuningJob(kind="drop", candidate=candidate)
         return True
 
     def _settings(self, best: Trial) -> Steps:
-        """Other settings for the best weights, one thing at a time, each on top of what helped."""
+        """Try other settings for the best weights, one at a time; keep each that helps."""
         for change in CHANGES:
             candidate = change(best.candidate)
             if candidate is None:
                 continue
-            trial = yield from self._look(candidate)
+            trial = yield from self._measure(candidate)
             if trial.note or not (yield from self._worth_it(trial)):
                 continue
             if candidate.rung.kv_type == best.candidate.rung.kv_type:
                 trial.worse_percent = best.worse_percent
             elif not (yield from self._reads_well(trial)):
                 continue
-            if (yield from self._test(trial)) and trial.score > _BETTER * best.score:
+            if (yield from self._test(trial)) and trial.score > _GAIN * best.score:
                 best = trial
         return True
 
     def _finals(self) -> Steps:
-        """What is left, in turns; the original always takes part."""
+        """Measure the remaining candidates in turns; the original always takes part."""
         ranked = sorted(self._passed(), key=lambda trial: -trial.score)
         field_ = [t for t in ranked if t.exact][:FINALISTS]
         field_ += [t for t in ranked if not t.exact and t.score > field_[0].score][:1]
@@ -206,35 +214,35 @@ class Search:
         field_ = list(dict.fromkeys(field_))
         for round_ in range(1, ROUNDS + 1):
             for trial in field_ if round_ % 2 else reversed(field_):
-                result = yield Job(kind="look", candidate=trial.candidate, round=round_)
+                result = yield TuningJob(kind="speed", candidate=trial.candidate, round=round_)
                 if not result.failed:
                     trial.finals.append(result)
         self._finalists = [trial for trial in field_ if trial.finals]
         return True
 
     def _choose(self) -> None:
-        """Simpler settings win unless others are faster by more than measuring errs."""
+        """Set the choices; the simpler candidate wins if the gain is within measuring error."""
         field_ = [trial for trial in self.trials if trial in self._finalists]
         self.exact = self._base_exact
         for trial in (t for t in field_ if t.exact):
-            if trial.score > _BETTER * self.exact.score:
+            if trial.score > _GAIN * self.exact.score:
                 self.exact = trial
         self.fastest = self.exact
         for trial in [self._base, *field_]:
-            if trial.score > _BETTER * self.fastest.score:
+            if trial.score > _GAIN * self.fastest.score:
                 self.fastest = trial
 
     # ------------------------------------------------------------------ steps
 
-    def _look(self, candidate: Candidate) -> Generator[Job, Result, Trial]:
-        result = yield Job(kind="look", candidate=candidate)
+    def _measure(self, candidate: Candidate) -> Generator[TuningJob, Result, Trial]:
+        result = yield TuningJob(kind="speed", candidate=candidate)
         trial = Trial(candidate, result, note=result.failed)
         self.trials.append(trial)
         return trial
 
     def _reads_well(self, trial: Trial) -> Steps:
         limit = self._wish.limit_percent
-        result = yield Job(kind="perplexity", candidate=trial.candidate, limit_percent=limit,
+        result = yield TuningJob(kind="perplexity", candidate=trial.candidate, limit_percent=limit,
                            against=self._windows)  # fmt: skip
         if result.failed:
             trial.note = result.failed
@@ -246,22 +254,22 @@ class Search:
         return not trial.note
 
     def _test(self, trial: Trial) -> Steps:
-        result = yield Job(kind="exact", candidate=trial.candidate)
+        result = yield TuningJob(kind="exact", candidate=trial.candidate)
         trial.exact = result.exact
         if not trial.exact:
             trial.note = result.failed or "not exact"
         return trial.exact
 
-    def _climb(self, trial: Trial) -> Generator[Job, Result, Trial]:
-        """Down the ladder to the first rung that passes; the last needs no test.
+    def _climb(self, trial: Trial) -> Generator[TuningJob, Result, Trial]:
+        """Try rungs until one passes; the last needs no test.
 
-        A lower rung is not worth a test when something else is exact and as fast.
+        A later rung is not tested if another exact candidate is as fast.
         """
         for rung in self._wish.ladder:
             if rung != trial.candidate.rung:
                 worse = trial.worse_percent
                 candidate = msgspec.structs.replace(trial.candidate, rung=rung)
-                trial = yield from self._look(candidate)
+                trial = yield from self._measure(candidate)
                 trial.worse_percent = worse
                 if trial.note:
                     continue
@@ -276,7 +284,7 @@ class Search:
         return trial
 
     def _passed(self) -> list[Trial]:
-        """Those that may be chosen, exact or not."""
+        """Return the trials that may be chosen, exact or not."""
         settled = [t for t in self.trials if t.exact is not None and t.worse_percent is not None]
         return [t for t in settled if t.note in ("", "not exact")]
 
@@ -284,19 +292,19 @@ class Search:
         return [trial for trial in self._passed() if trial.exact]
 
     def _worth_it(self, trial: Trial) -> Steps:
-        """Not plainly slower than the best that is exact, and so good for everything.
+        """Return False for a trial that is clearly slower than the best exact one.
 
-        A close call is measured once more, both in turn: the machine may have been busy.
+        In a close call both are measured once more: the machine may have been busy.
         """
         best = max(self._exact(), key=lambda other: other.score, default=None)
         if best is None or best is trial:
             return True
         share = trial.score / max(best.score, 1e-9)
-        if _CLOSE < share < _PLAINLY:
+        if _CLOSE < share < _COMPETITIVE:
             again = -len(self.trials)
-            mine = yield Job(kind="look", candidate=trial.candidate, round=again)
-            its = yield Job(kind="look", candidate=best.candidate, round=again)
+            mine = yield TuningJob(kind="speed", candidate=trial.candidate, round=again)
+            its = yield TuningJob(kind="speed", candidate=best.candidate, round=again)
             share = score(mine) / max(score(its), 1e-9)
-        if share < _PLAINLY:
+        if share < _COMPETITIVE:
             trial.note = "slower"
         return not trial.note

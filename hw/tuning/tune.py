@@ -1,9 +1,9 @@
-"""``aios model tune``: the fastest way to load a model here that is exact and predicts as well.
+"""``aios model tune``: find the fastest settings that are exact and do not predict worse.
 
-``python -m aios.hw.tune MODEL --cache DIR --models DIR`` runs the search, each job in a process of
-its own, and keeps every result at once, so that an interrupted run goes on where it was. At the end
-the choice is kept as a profile, which the core reads when it loads the model. The original file is
-only read; all that is written lies in one folder of the cache, and ``--reset`` removes it.
+``python -m aios.hw.tuning.tune MODEL --cache DIR --models DIR`` runs the search, each job in a
+process of its own, and keeps every result at once, so an interrupted run continues where it was. At
+the end it keeps the choice as a profile, which the core reads when it loads the model. The original
+file is only read. Everything is written to one folder of the cache; ``--reset`` removes it.
 """
 
 from __future__ import annotations
@@ -19,86 +19,86 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from aios.hw.engine.engine import LoadError
-from aios.hw.engine.models import header_problem, model_hash, resolve
-from aios.hw.machine import cache
+from aios.hw.engine.model_files import header_problem, model_hash, resolve
+from aios.hw.machine import json_cache
+from aios.hw.machine.threads import thread_counts, usable_cpus
 
 from . import perplexity, profile
-from .calibrate import thread_counts
-from .candidate import FORMATS, ORIGINAL, Candidate, Job, Result
-from .exact import RUNGS
+from .candidate import FORMATS, ORIGINAL, Candidate, Result, TuningJob
+from .job_process import NO_ROOM, Order, run_apart
+from .ladder import RUNGS
+from .progress import Progress
+from .report import Report, complain, show
 from .search import Search, Trial, Unusable, Wish
-from .trial import NO_ROOM, Order, run_apart
-from .tuneshow import Progress, Report, complain, show
 
-_VERSION = "1"
-MOST_SEATS, MOST_PERCENT = 256, 100.0
-Do = Callable[[Job], Result]
+_VERSION = "2"
+MAX_SEATS, MAX_PERCENT = 256, 100.0
+Do = Callable[[TuningJob], Result]
 
 
 class TuneError(Exception):
-    """Why nothing was chosen, and what to do."""
+    """Tuning cannot choose; the text gives the reason, ``hint`` the cure."""
 
     def __init__(self, text: str, hint: str = "") -> None:
         super().__init__(text)
         self.hint = hint
 
 
-class Kept(msgspec.Struct):
-    """Results of one tuning, by the job's key."""
+class _Kept(msgspec.Struct):
+    """The results of one tuning by job key."""
 
     version: str = _VERSION
     results: dict[str, Result] = {}
 
 
 class Journal:
-    """Results on disk. Written after every job, whole or not at all."""
+    """The results on disk, written after every job."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        kept = cache.read(path, Kept)
+        kept = json_cache.read(path, _Kept)
         usable = kept is not None and kept.version == _VERSION
         self.damaged = path.exists() and not usable
-        self._kept = kept if kept and usable else Kept()
+        self._kept = kept if kept and usable else _Kept()
 
     def __len__(self) -> int:
         return len(self._kept.results)
 
-    def get(self, job: Job) -> Result | None:
-        """What is known; a removal is always done again."""
+    def get(self, job: TuningJob) -> Result | None:
+        """Return the known result, if any; a removal is always done again."""
         return None if job.kind == "drop" else self._kept.results.get(job.key)
 
-    def keep(self, job: Job, result: Result) -> None:
-        """Remember it. Raises TuneError when it cannot be written."""
+    def keep(self, job: TuningJob, result: Result) -> None:
+        """Keep a result. Raises TuneError if it cannot be written."""
         self._kept.results[job.key] = result
         try:
-            cache.write(self._path, self._kept)
+            json_cache.write(self._path, self._kept)
         except OSError as error:
             raise _cannot_write(self._path.parent, error) from None
 
 
-class Bench:
-    """Does jobs on one model: copies are files in ``home``, everything else is a child's work."""
+class JobRunner:
+    """Runs the jobs on one model, each in a child process; copies are files in ``home``."""
 
     def __init__(self, source: Path, home: Path, cache_dir: Path, seats: int) -> None:
         self._source, self._home, self._cache_dir, self._seats = source, home, cache_dir, seats
 
     def path(self, candidate: Candidate) -> Path:
-        """The file with the candidate's weights."""
+        """Return the file with the candidate's weights."""
         if candidate.weights == ORIGINAL:
             return self._source
         return profile.copy_path(self._home, candidate.weights)
 
-    def do(self, job: Job) -> Result:
-        """Do it; a copy that is needed and was removed is made again. Raises TuneError."""
+    def do(self, job: TuningJob) -> Result:
+        """Do a job; make the copy it needs again if that was removed. Raises TuneError."""
         path = self.path(job.candidate)
         if job.kind == "drop":
             path.unlink(missing_ok=True)
             return Result()
         if job.kind != "copy" and not path.exists():
-            made = self.do(Job(kind="copy", candidate=job.candidate))
+            made = self.do(TuningJob(kind="copy", candidate=job.candidate))
             if made.failed:
                 return made
         result = self._in_a_child(job, path)
@@ -106,13 +106,13 @@ class Bench:
             raise _cannot_write(self._home, OSError(result.failed.removeprefix(f"{NO_ROOM}: ")))
         return result
 
-    def _in_a_child(self, job: Job, path: Path) -> Result:
+    def _in_a_child(self, job: TuningJob, path: Path) -> Result:
         order = Order(job=job, source=str(self._source), path=str(path), seats=self._seats,
                       cache_dir=str(self._cache_dir))  # fmt: skip
         try:
             return run_apart(order)
         finally:
-            path.with_suffix(".part").unlink(missing_ok=True)
+            remove_parts(self._home)
 
 
 def tune(wish: Wish, journal: Journal, do: Do, progress: Progress) -> Search:
@@ -134,8 +134,14 @@ def tune(wish: Wish, journal: Journal, do: Do, progress: Progress) -> Search:
     return search
 
 
+def remove_parts(home: Path) -> None:
+    """Delete incomplete files that a killed process left."""
+    for part in home.glob("*.part"):
+        part.unlink(missing_ok=True)
+
+
 def reset(home: Path) -> list[Path]:
-    """Remove all that tuning kept of a model; what was there. Raises TuneError."""
+    """Remove everything that tuning kept for a model; return its paths. Raises TuneError."""
     there = sorted(home.iterdir()) if home.is_dir() else []
     try:
         if there:
@@ -147,7 +153,7 @@ def reset(home: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def alone(home: Path) -> Iterator[None]:
-    """One tuning of a model at a time. Raises TuneError."""
+    """Lock the model against a second tuning at the same time. Raises TuneError."""
     path = home.with_suffix(".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +164,7 @@ def alone(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TuneError("this model is being tuned already", "wait until that ends") from None
+            raise TuneError("this model is already being tuned", "wait until that ends") from None
         yield
 
 
@@ -174,17 +180,18 @@ def _run(options: argparse.Namespace) -> Report:
         from aios.hw.engine.llama_lib import build, device
 
         place = device(-1)
-        name = cache.key(build(), cache.machine(), place, str(options.seats), perplexity.text())
+        name = json_cache.key(
+            build(), json_cache.machine(), place, str(options.seats), perplexity.text()
+        )
         journal = Journal(home / f"results-{name}.json")
         wish = Wish(ladder=RUNGS, threads=_threads(), limit_percent=options.perplexity)
-        bench = Bench(source, home, cache_dir, options.seats)
-        for part in home.glob("*.part"):  # of a run that was killed
-            part.unlink()
+        runner = JobRunner(source, home, cache_dir, options.seats)
+        remove_parts(home)  # of a run that was killed
         known, start_s = len(journal), time.monotonic()
         with Progress(source, len(FORMATS), quiet=options.json) as progress:
             progress.start(known, journal.damaged)
-            search = tune(wish, journal, bench.do, progress)
-        entry = _entry(search, bench, options.seats)
+            search = tune(wish, journal, runner.do, progress)
+        entry = _entry(search, runner, options.seats)
         try:
             profile.add(home, build(), place, entry)
         except OSError as error:
@@ -205,18 +212,17 @@ def _source(options: argparse.Namespace) -> Path:
 
 
 def _threads() -> tuple[int, ...]:
-    """Most first; where cores have two threads, all of them come before one for each core."""
-    usable = len(psutil.Process().cpu_affinity() or [0])
-    return tuple(sorted({usable, *thread_counts(None)}, reverse=True))
+    """Return the counts to try, in descending order; includes all hardware threads of the cores."""
+    return tuple(sorted({usable_cpus(), *thread_counts(None)}, reverse=True))
 
 
-def _entry(search: Search, bench: Bench, seats: int) -> profile.Entry:
-    """The outcome as it is kept; a chosen copy that has gone is made again."""
+def _entry(search: Search, runner: JobRunner, seats: int) -> profile.Entry:
+    """Make the profile's entry; a chosen copy that was removed is made again."""
 
     def choice(trial: Trial) -> profile.Choice:
-        path = bench.path(trial.candidate)
+        path = runner.path(trial.candidate)
         if not path.exists():
-            made = bench.do(Job(kind="copy", candidate=trial.candidate))
+            made = runner.do(TuningJob(kind="copy", candidate=trial.candidate))
             if made.failed:
                 raise TuneError(made.failed)
         return profile.Choice(
@@ -232,27 +238,27 @@ def _cannot_write(folder: Path, error: OSError) -> TuneError:
     reason = error.strerror or str(error)
     return TuneError(
         f"cannot write to {folder}: {reason}",
-        "make room there, or set XDG_CACHE_HOME to a folder with room; then tune again: it goes "
-        "on where it was",
+        "make room there, or set XDG_CACHE_HOME to a folder with room; then tune again: it "
+        "continues where it was",
     )
 
 
 def _percent(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value) or not 0 <= value <= MOST_PERCENT:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {MOST_PERCENT:g} percent")
+    if not math.isfinite(value) or not 0 <= value <= MAX_PERCENT:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {MAX_PERCENT:g} percent")
     return value
 
 
 def _seats(text: str) -> int:
     value = int(text)
-    if not 1 <= value <= MOST_SEATS:
-        raise argparse.ArgumentTypeError(f"{text} is not from 1 to {MOST_SEATS} seats")
+    if not 1 <= value <= MAX_SEATS:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and {MAX_SEATS} seats")
     return value
 
 
 def main() -> int:
-    """0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run the command; exit status 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="aios model tune",
         usage="aios model tune [MODEL] [--perplexity PERCENT] [--seats N] [--reset] [--json]",
@@ -274,7 +280,7 @@ def main() -> int:
         complain(f"cannot tune {options.model}: {error}", "models: aios model ls")
         return 1
     except KeyboardInterrupt:
-        complain("interrupted; what was measured is kept", "go on with the same command")
+        complain("interrupted; all results so far are kept", "continue with the same command")
         return 130
     return 0
 

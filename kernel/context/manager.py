@@ -11,8 +11,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection, Sequence
 
-from aios.hw.core.messages import GRID_TOKENS, Op, OpResult
-from aios.hw.engine.engine import EngineInfo
+from aios.hw.core.messages import Op, OpResult
+from aios.hw.engine.engine import GRID_TOKENS, EngineInfo
 from aios.hw.machine.arena import Extent
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.trace_types import OpRecord

@@ -15,8 +15,8 @@ from typing import Protocol
 
 import msgspec
 
-from aios.hw.core.messages import SamplingParams
 from aios.hw.engine.engine import EngineInfo, Message
+from aios.hw.engine.sampling import SamplingParams
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.chat_types import ChatReply, WindowReport
 from aios.syscalls.errors import AiosError, ContextOverflow

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from aios.hw.core import messages as core
 from aios.hw.engine.engine import Message
+from aios.hw.engine.sampling import SamplingParams
 from aios.kernel.access.manager import AccessManager
 from aios.kernel.access.principals import OPERATOR
 from aios.kernel.context.saved import SavedContexts
@@ -259,9 +259,9 @@ def _file_name(model: Model) -> str:
     return Path(model.path).stem if model.path.endswith(".gguf") else model.path
 
 
-def _sampling(body: ChatRequest, budget: int, cells: int | None) -> core.SamplingParams:
+def _sampling(body: ChatRequest, budget: int, cells: int | None) -> SamplingParams:
     seed = body.seed if body.seed is not None else int.from_bytes(os.urandom(7), "little")
-    return core.SamplingParams(
+    return SamplingParams(
         max_tokens=budget, seed=seed, temperature=body.temperature, top_p=body.top_p,
         top_k=body.top_k, min_p=body.min_p, repeat_penalty=body.repeat_penalty,
         presence_penalty=body.presence_penalty, frequency_penalty=body.frequency_penalty,

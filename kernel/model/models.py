@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from aios.hw.core.messages import Event
-from aios.hw.engine import models as gguf
+from aios.hw.engine import model_files as gguf
 from aios.hw.engine.engine import EngineInfo
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.loop import Loop, Timer

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import xxhash
 
-from aios.hw.core.messages import SamplingParams
 from aios.hw.engine.engine import Message
+from aios.hw.engine.sampling import SamplingParams
 from aios.kernel.context.store import Image
 from aios.kernel.loop.states import step
 from aios.syscalls.chat_types import ChatReply, Timing, Usage, WindowReport

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from aios.act_schema import longest, turn
 from aios.hw.engine.engine import InvalidInput
-from aios.hw.engine.instances import instances
-from aios.hw.engine.schema import schema_to_gbnf
+from aios.hw.engine.schema_grammar import schema_to_gbnf
+from aios.hw.engine.schema_instances import instances
 from aios.syscalls.errors import InvalidArgument
 from aios.syscalls.tool_types import ToolSpec
 from tests.odd_schemas import ODD

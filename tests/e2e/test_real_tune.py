@@ -12,25 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from aios.hw.engine.models import model_hash, resolve
-from aios.hw.machine import cache
+from aios.hw.engine.model_files import model_hash, resolve
+from aios.hw.machine import json_cache
 from aios.hw.tuning import perplexity, profile
-from aios.hw.tuning.candidate import ORIGINAL, Candidate, Job, Result
-from aios.hw.tuning.exact import RUNGS
+from aios.hw.tuning.candidate import ORIGINAL, Candidate, Result, TuningJob
+from aios.hw.tuning.ladder import RUNGS
+from aios.hw.tuning.progress import Progress
 from aios.hw.tuning.search import Wish
 from aios.hw.tuning.tune import Journal, _threads, tune
-from aios.hw.tuning.tuneshow import Progress
 from tests.conftest import Machine
 
 pytestmark = pytest.mark.real
 WEIGHTS, SEATS = "Q8_0", 2
 
 
-def _made_up(job: Job) -> Result:
+def _made_up(job: TuningJob) -> Result:
     """An original that is slow, and copies of which only one is worth it."""
     if job.kind == "copy" and job.candidate.weights != WEIGHTS:
         return Result(failed="made up: no such copy")
-    if job.kind == "look":
+    if job.kind == "speed":
         plain = job.candidate.rung == RUNGS[0] and job.candidate.ubatch_tokens == 512
         fast = job.candidate.threads * (4 if job.candidate.weights == WEIGHTS and plain else 1)
         return Result(prefill=10.0 * fast, alone=2.0 * fast, together=4.0 * fast)
@@ -43,16 +43,16 @@ def _interrupted(home: Path, source: Path) -> None:
     """Leave what an earlier run would have that had come to the copy."""
     from aios.hw.engine.llama_lib import build, device
 
-    name = cache.key(build(), cache.machine(), device(-1), str(SEATS), perplexity.text())
+    name = json_cache.key(build(), json_cache.machine(), device(-1), str(SEATS), perplexity.text())
     journal = Journal(home / f"results-{name}.json")
     wish = Wish(ladder=RUNGS, threads=_threads())
     with Progress(source, 5, quiet=True) as progress:
         tune(wish, journal, _made_up, progress)
     copy = Candidate(WEIGHTS, RUNGS[0], max(wish.threads))
-    jobs = [Job(kind=kind, candidate=copy) for kind in ("copy", "look", "exact")]
+    jobs = [TuningJob(kind=kind, candidate=copy) for kind in ("copy", "speed", "exact")]
     for job in jobs:
         del journal._kept.results[job.key]
-    cache.write(home / f"results-{name}.json", journal._kept)
+    json_cache.write(home / f"results-{name}.json", journal._kept)
 
 
 def test_tuned_used_by_the_next_kernel_and_reset(stopped: Machine) -> None:
@@ -63,7 +63,7 @@ def test_tuned_used_by_the_next_kernel_and_reset(stopped: Machine) -> None:
     _interrupted(home, source)
     got = stopped.aios("model", "tune", "--seats", str(SEATS))
     assert got.returncode == 0, got.stderr
-    assert "going on: " in got.stderr and f"converting to {WEIGHTS}" in got.stderr
+    assert "continuing: " in got.stderr and f"converting to {WEIGHTS}" in got.stderr
     table = got.stdout.splitlines()
     assert table[0].split()[:3] == ["weights", "kv", "ubatch"]
     (chosen,) = (line for line in table if line.endswith("chosen"))

@@ -25,8 +25,6 @@ from aios.hw.core.messages import (
     Hello,
     Op,
     OpResult,
-    SamplingParams,
-    encode,
     take_event,
 )
 from aios.hw.engine.engine import (
@@ -40,7 +38,9 @@ from aios.hw.engine.engine import (
     Rung,
 )
 from aios.hw.engine.fake import FakeEngine
+from aios.hw.engine.sampling import SamplingParams
 from aios.hw.machine.arena import Arena
+from aios.hw.machine.framing import encode
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop
@@ -89,8 +89,8 @@ class InlineCore:
             engine.declare(_with_rung(engine.info, rig.rung))
         self.engine = engine
         self._core = CoreLoop(self._socket, engine, rig.store.arena, [1])
-        operate = self._core._operator.operate
-        self._core._operator.operate = lambda op: self._note(op, operate(op))  # type: ignore[method-assign]
+        operate = self._core._seat_operations.carry_out
+        self._core._seat_operations.carry_out = lambda op: self._note(op, operate(op))  # type: ignore[method-assign]
         self._socket.sendall(encode(Hello(engine.info)))
 
     def _note(self, op: Op, result: OpResult) -> OpResult:
@@ -115,7 +115,7 @@ class InlineCore:
         if self.alive:
             self.alive = False
             if self._core:
-                self._core._operator.close()
+                self._core._seat_operations.close()
             self._socket.close()
 
     def end(self) -> str:
@@ -262,16 +262,16 @@ class Rig:
 
     def drawn_alone(self, request: Request, model: str) -> list[int]:
         """Also of a request that has no reply of its own."""
-        from aios.hw.core.core import Job
+        from aios.hw.core.generation import Generation
 
         engine = FakeEngine(EngineSettings(path=model, seats=1, context_tokens=self.window))
         prompt = np.array(request.tokens[: request.prompt_tokens], np.int32)
-        job = Job(engine, prompt, len(prompt), request.params, False)
+        generation = Generation(engine, prompt, len(prompt), request.params, False)
         drawn: list[int] = []
         while True:
-            pending = job.pending(engine.length(0))
+            pending = generation.pending(engine.length(0))
             row = Row(0, engine.length(0), pending, True)
-            result = job.draw(engine.decode([row])[0], 1)
+            result = generation.draw(engine.decode([row])[0], 1)
             if result.token >= 0:
                 drawn.append(result.token)
             if result.finish:

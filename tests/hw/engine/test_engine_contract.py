@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from aios.hw.engine import models
+from aios.hw.engine import model_files
 from aios.hw.engine.engine import (
     Engine,
     EngineSettings,
@@ -26,9 +26,10 @@ from aios.hw.engine.engine import (
 )
 from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.image import Images, image_bytes
-from aios.hw.tuning import exact
+from aios.hw.tuning import ladder
 from aios.hw.tuning.candidate import Result
-from aios.hw.tuning.exact import RUNGS, UNTESTED, open_engine, passes
+from aios.hw.tuning.exactness import is_exact
+from aios.hw.tuning.ladder import RUNGS, UNTESTED, open_engine
 
 SEATS = 4
 
@@ -40,7 +41,7 @@ def _open(path: str) -> Engine:
 
 @pytest.fixture(scope="module", params=["fake", pytest.param("default", marks=pytest.mark.real)])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    made = _open(models.resolve(request.param, Path()))
+    made = _open(model_files.resolve(request.param, Path()))
     yield made
     made.close()
 
@@ -196,7 +197,7 @@ class Leaky:
 
 def test_the_self_test_notices_one_bit() -> None:
     leaky = Leaky(_open("fake"))
-    assert not passes(leaky)  # type: ignore[arg-type]
+    assert not is_exact(leaky)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fine", [*range(len(RUNGS)), None])
@@ -215,10 +216,10 @@ def test_the_first_rung_that_passes_is_kept(
         return fine is not None and engine.info.rung == RUNGS[fine]
 
     monkeypatch.setattr("aios.hw.engine.llama.LlamaEngine", opened)
-    monkeypatch.setattr(exact, "passes", tried)
+    monkeypatch.setattr(ladder, "is_exact", tried)
     settings = EngineSettings(path="fake", seats=SEATS, cache_dir=str(tmp_path))
     for _ in range(2):  # the second time from what is kept
-        info = exact._climb(settings, RUNGS).info
+        info = ladder._climb(settings, RUNGS).info
         assert info.exact == (fine is not None)
         assert info.rung == RUNGS[-1 if fine is None else fine]
         assert ("not exact" in info.description) == (fine is None)
@@ -241,10 +242,10 @@ def test_without_exactness_the_fastest_is_measured_once(
         return Result(prefill=100.0, together=20.0 if engine.info.rung == fastest else 10.0)
 
     monkeypatch.setattr("aios.hw.engine.llama.LlamaEngine", opened)
-    monkeypatch.setattr(exact, "look", looked)
+    monkeypatch.setattr(ladder, "measure_speed", looked)
     settings = EngineSettings(path="fake", seats=SEATS, cache_dir=str(tmp_path), exact=False)
     for _ in range(2):  # the second time from what is kept
-        info = exact._fastest(settings).info
+        info = ladder._fastest(settings).info
         assert info.rung == fastest and not info.exact
     assert measured == list(UNTESTED)
 
@@ -253,7 +254,7 @@ def test_without_exactness_the_fastest_is_measured_once(
 def test_the_self_test_fits_every_rung(rung: Rung) -> None:
     engine = FakeEngine(EngineSettings(path="fake", seats=SEATS))
     engine.declare(msgspec.structs.replace(engine.info, rung=rung))
-    assert passes(engine)
+    assert is_exact(engine)
 
 
 ODD_TEXTS = ("it's", 'a"b', "a\\b", "line\nend", "\x01", "über", "😀", "日本", "\\u0041", "a]b", "")
@@ -314,7 +315,7 @@ def test_a_grammar_that_would_end_or_stop_the_core_is_refused(
 ) -> None:
     if engine.info.model_hash == "fake":
         pytest.skip("the fake engine's grammars do no harm")
-    monkeypatch.setattr("aios.hw.engine.grammar._MOST_S", 0.1)
+    monkeypatch.setattr("aios.hw.engine.llama_grammar._MOST_S", 0.1)
     with pytest.raises(InvalidInput, match=why):
         grammar = engine.grammar(gbnf=gbnf, json_schema=schema)
         grammar.mask(np.zeros(engine.info.vocab_size, np.float32))
@@ -344,7 +345,7 @@ def test_schemas_become_grammars_without_fetching_anything(engine: Engine) -> No
 @pytest.mark.real
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "truncated", "version", "window"])
 def test_a_model_that_cannot_be_loaded_says_why(kind: str, tmp_path: Path) -> None:
-    source = Path(models.resolve("default", tmp_path))
+    source = Path(model_files.resolve("default", tmp_path))
     path, context = tmp_path / "m.gguf", 512
     if kind == "window":
         path, context = source, 1 << 20

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aios.hw.core.messages import SamplingParams
 from aios.hw.engine.fake import LiteralGrammar
-from aios.hw.engine.sampling import Sampler, uniform
+from aios.hw.engine.sampling import Sampler, SamplingParams, uniform
 
 NONE = np.zeros(0, np.int32)
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import xxhash
 
-from aios.hw.engine import models
+from aios.hw.engine import model_files
 from aios.hw.engine.engine import EngineInfo, EngineSettings, Row, Rung
 from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.image import identity
-from aios.hw.tuning import measure, perplexity, profile, trial
-from aios.hw.tuning.calibrate import thread_counts
+from aios.hw.machine.threads import thread_counts
+from aios.hw.tuning import job_process, perplexity, profile, speed
 from aios.hw.tuning.candidate import FORMATS, Candidate
-from aios.hw.tuning.exact import RUNGS, open_engine
+from aios.hw.tuning.ladder import RUNGS, open_engine
 
 
 def _fake(options: str = "", seats: int = 3) -> FakeEngine:
@@ -25,7 +25,7 @@ def _fake(options: str = "", seats: int = 3) -> FakeEngine:
 
 def test_a_look_measures_and_leaves_no_trace() -> None:
     engine = _fake(",step_ms=1")
-    look = measure.look(engine)
+    look = speed.measure_speed(engine)
     assert look.alone < look.together < 3 * 1000 and look.prefill > look.together
     assert [engine.length(seat) for seat in range(3)] == [0, 0, 0]
 
@@ -33,12 +33,12 @@ def test_a_look_measures_and_leaves_no_trace() -> None:
 def test_a_look_at_one_request_at_a_time_does_not_batch() -> None:
     engine = _fake(",step_ms=1")
     engine._info = _with_rung(engine.info, RUNGS[-1])
-    look = measure.look(engine)
+    look = speed.measure_speed(engine)
     assert look.together == look.alone
 
 
 def test_a_look_at_a_model_that_cannot_be_parked() -> None:
-    assert measure.look(_fake(",frozen=1")).together > 0
+    assert speed.measure_speed(_fake(",frozen=1")).together > 0
 
 
 def test_threads_that_tuning_found_are_one_more_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,9 +67,9 @@ def test_the_text_is_read_to_the_end_unless_it_is_clear() -> None:
 
 @pytest.mark.real
 def test_a_copy_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = Path(models.resolve("default", tmp_path))
+    source = Path(model_files.resolve("default", tmp_path))
     before = xxhash.xxh3_64_hexdigest(source.read_bytes())
-    home = profile.folder(tmp_path, models.model_hash(source))
+    home = profile.folder(tmp_path, model_files.model_hash(source))
     copy = profile.copy_path(home, "Q8_0")
     candidate = Candidate("Q8_0", Rung("q8_0/f16 KV", kv_type="q8_0/f16"), 1, 256)
     from aios.hw.tuning.requantise import requantise
@@ -79,7 +79,7 @@ def test_a_copy_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     from aios.hw.engine import llama_lib
 
     choice = profile.Choice(
-        candidate=candidate, copy_hash=models.model_hash(copy), mix_tokens_per_s=1.0,
+        candidate=candidate, copy_hash=model_files.model_hash(copy), mix_tokens_per_s=1.0,
         over_original=1.0, worse_percent=0.0,
     )  # fmt: skip
     entry = profile.Entry(seats=2, exact=choice, fastest=choice)
@@ -117,14 +117,14 @@ def test_a_trial_is_told_of_a_process_that_is_gone() -> None:
     import subprocess
     import sys
 
-    from aios.hw.tuning.candidate import Job
+    from aios.hw.tuning.candidate import TuningJob
 
-    order = trial.Order(
-        job=Job(kind="look", candidate=Candidate("original", RUNGS[0], 1)), source="x", path="x",
-        seats=1, cache_dir="/nowhere", parent=1,
+    order = job_process.Order(
+        job=TuningJob(kind="speed", candidate=Candidate("original", RUNGS[0], 1)),
+        source="x", path="x", seats=1, cache_dir="/nowhere", parent_pid=1,
     )  # fmt: skip
     ended = subprocess.run(
-        [sys.executable, "-P", "-m", "aios.hw.tuning.trial"], input=msgspec.json.encode(order),
-        capture_output=True,
+        [sys.executable, "-P", "-m", "aios.hw.tuning.job_process"],
+        input=msgspec.json.encode(order), capture_output=True,
     )  # fmt: skip
     assert ended.returncode == 1 and not ended.stdout

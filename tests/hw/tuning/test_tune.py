@@ -11,12 +11,20 @@ import msgspec
 import pytest
 
 from aios.hw.engine.engine import EngineSettings, Rung
-from aios.hw.machine import cache
+from aios.hw.machine import json_cache
 from aios.hw.tuning import perplexity, profile, tune
-from aios.hw.tuning.candidate import FORMATS, ORIGINAL, Candidate, Job, Result, score
-from aios.hw.tuning.exact import RUNGS
+from aios.hw.tuning.candidate import (
+    FORMATS,
+    ORIGINAL,
+    Candidate,
+    Result,
+    TuningJob,
+    score,
+)
+from aios.hw.tuning.ladder import RUNGS
+from aios.hw.tuning.progress import Progress
+from aios.hw.tuning.report import Report, show
 from aios.hw.tuning.search import Search, Unusable, Wish
-from aios.hw.tuning.tuneshow import Progress, Report, show
 
 WISH = Wish(ladder=RUNGS, threads=(2, 1))
 TEXT = (-900.0, -900.0)
@@ -38,14 +46,14 @@ class World:
         self.inexact = inexact or {}
         """Weights → rungs of the ladder that fail."""
         self.crash = crash
-        self.asked: list[Job] = []
+        self.asked: list[TuningJob] = []
 
-    def __call__(self, job: Job) -> Result:
+    def __call__(self, job: TuningJob) -> Result:
         self.asked.append(job)
         weights = job.candidate.weights
         if self.crash and job.key.startswith(self.crash):
             return Result(failed="llama.cpp crashed (signal 6)")
-        if job.kind == "look":
+        if job.kind == "speed":
             return self._look(job.candidate)
         if job.kind == "perplexity":
             loss = 300 * self.worse.get(weights, 0.0) / 100
@@ -73,7 +81,7 @@ def quiet(tmp_path: Path) -> Progress:
 
 
 def _search(
-    world: Callable[[Job], Result], tmp_path: Path, quiet: Progress, wish: Wish = WISH
+    world: Callable[[TuningJob], Result], tmp_path: Path, quiet: Progress, wish: Wish = WISH
 ) -> Search:
     return tune.tune(wish, tune.Journal(tmp_path / "home" / "results.json"), world, quiet)
 
@@ -113,7 +121,7 @@ def test_a_lower_rung_counts_with_its_own_speed(tmp_path: Path, quiet: Progress)
 
 
 def test_a_candidate_that_crashes_costs_only_itself(tmp_path: Path, quiet: Progress) -> None:
-    for crash in ("copy Q4_0", "look Q4_0", "perplexity Q4_0", "exact Q4_0"):
+    for crash in ("copy Q4_0", "speed Q4_0", "perplexity Q4_0", "exact Q4_0"):
         world = World(crash=crash, worse={"Q4_0": 0.0})
         search = _search(world, tmp_path / crash.replace(" ", "-"), quiet)
         assert search.exact.candidate.weights == "Q8_0"
@@ -121,7 +129,7 @@ def test_a_candidate_that_crashes_costs_only_itself(tmp_path: Path, quiet: Progr
 
 
 def test_an_original_that_crashes_is_an_error(tmp_path: Path, quiet: Progress) -> None:
-    for number, crash in enumerate(("look original", "perplexity original")):
+    for number, crash in enumerate(("speed original", "perplexity original")):
         with pytest.raises(Unusable, match="crashed"):
             _search(World(crash=crash), tmp_path / str(number), quiet)
 
@@ -137,9 +145,9 @@ def test_fewer_threads_can_be_faster(tmp_path: Path, quiet: Progress) -> None:
 
 def test_a_close_call_is_measured_again(tmp_path: Path, quiet: Progress) -> None:
     class Noisy(World):
-        def __call__(self, job: Job) -> Result:
+        def __call__(self, job: TuningJob) -> Result:
             result = super().__call__(job)
-            if job.kind == "look" and job.candidate.weights == "Q6_K" and job.round == 0:
+            if job.kind == "speed" and job.candidate.weights == "Q6_K" and job.round == 0:
                 return msgspec.structs.replace(result, together=result.together * 0.7)
             return result
 
@@ -155,7 +163,7 @@ def test_interrupted_anywhere_it_goes_on_where_it_was(tmp_path: Path, quiet: Pro
     for cut in range(0, len(keys), 3):
         world, home = World(), tmp_path / str(cut)
 
-        def until(job: Job, world: World = world, cut: int = cut) -> Result:
+        def until(job: TuningJob, world: World = world, cut: int = cut) -> Result:
             if sum(asked.kind != "drop" for asked in world.asked) == cut and job.kind != "drop":
                 raise KeyboardInterrupt
             return world(job)
@@ -187,19 +195,19 @@ def _full(*_: object) -> None:
 def test_a_full_disk_ends_it_with_what_to_do(
     tmp_path: Path, quiet: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "write", _full)
+    monkeypatch.setattr(json_cache, "write", _full)
     with pytest.raises(tune.TuneError, match="No space left") as error:
         _search(World(), tmp_path, quiet)
     assert "XDG_CACHE_HOME" in error.value.hint
 
 
 def test_no_room_for_a_copy_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = tune.Bench(tmp_path / "model.gguf", tmp_path / "home", tmp_path, 8)
+    bench = tune.JobRunner(tmp_path / "model.gguf", tmp_path / "home", tmp_path, 8)
     monkeypatch.setattr(
         bench, "_in_a_child", lambda job, path: Result(failed="no room: for a copy")
     )
     with pytest.raises(tune.TuneError, match="for a copy"):
-        bench.do(Job(kind="copy", candidate=Candidate("Q8_0", RUNGS[0], 2)))
+        bench.do(TuningJob(kind="copy", candidate=Candidate("Q8_0", RUNGS[0], 2)))
 
 
 def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,8 +228,8 @@ def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_child_that_cannot_load_says_why(tmp_path: Path) -> None:
     source = tmp_path / "model.gguf"
     source.write_bytes(b"no model")
-    bench = tune.Bench(source, tmp_path / "home", tmp_path, 2)
-    result = bench.do(Job(kind="look", candidate=Candidate(ORIGINAL, RUNGS[0], 1)))
+    bench = tune.JobRunner(source, tmp_path / "home", tmp_path, 2)
+    result = bench.do(TuningJob(kind="speed", candidate=Candidate(ORIGINAL, RUNGS[0], 1)))
     assert "no GGUF model" in result.failed
 
 

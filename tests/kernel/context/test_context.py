@@ -387,7 +387,7 @@ def test_an_operation_on_a_full_device_fails_and_leaves_no_part(tmp_path: Path) 
         request = rig.ask(COMMON, tokens=2)
         rig.run()
         assert rig.core._core and request.id in rig.outcomes
-        result = rig.core._core._operator.operate(
+        result = rig.core._core._seat_operations.carry_out(
             Op("save", 0, size_bytes=1 << 16, path="/dev/full/x.kv")
         )
         assert not result.ok and result.reason

@@ -1,8 +1,8 @@
 """A day's worth of parks through the whole path of a context: nothing is left, none is wrong.
 
-Context manager, store and operations are the kernel's, the operator is the core's with the arena
-mapped a second time; only the choice of who runs is made here, at random. The fake engine's running
-hash of a seat's tokens tells KV that was lost, mixed up or restored wrongly.
+Context manager, store and operations are the kernel's, the seat operations are the core's with the
+arena mapped a second time; only the choice of who runs is made here, at random. The fake engine's
+running hash of a seat's tokens tells KV that was lost, mixed up or restored wrongly.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aios.hw.core.messages import SamplingParams
-from aios.hw.core.operate import Operator
+from aios.hw.core.seat_operations import SeatOperations
 from aios.hw.engine.engine import EngineSettings, Row
 from aios.hw.engine.fake import FakeEngine
+from aios.hw.engine.sampling import SamplingParams
 from aios.hw.machine.arena import PAGE_BYTES, Arena, Extent, SharedMemory
 from aios.kernel.context.manager import ContextManager
 from aios.kernel.context.store import KvStore
@@ -54,7 +54,7 @@ class _Day:
 
     def start_core(self) -> None:
         self.engine = FakeEngine(EngineSettings(path="fake", context_tokens=WINDOW, seats=SEATS))
-        self.operator = Operator(self.engine, self.memory)
+        self.operations = SeatOperations(self.engine, self.memory)
 
     def arrive(self) -> None:
         """A new request; most begin like others."""
@@ -88,7 +88,7 @@ class _Day:
         for op in ops:
             if op.kind == "load" and op.path and rng.random() < 0.02:
                 os.truncate(op.path, 100)  # a damaged file
-            results.append(self.operator.operate(op))
+            results.append(self.operations.carry_out(op))
             self._count(op.kind, op.path, results[-1].ok)
             if not results[-1].ok:
                 failed.add(op.seat)
@@ -135,8 +135,8 @@ class _Day:
         chosen = self.rng.sample(self.living, ROWS)
         ops = self.context.seat_all(chosen, lambda request: (request.id,))
         for op in ops[: self.rng.randint(0, len(ops))]:
-            self.operator.operate(op)
-        self.operator.close()
+            self.operations.carry_out(op)
+        self.operations.close()
         self.context.lost()
         self.start_core()
         self.seen["lost"] += 1
@@ -171,7 +171,7 @@ class _Day:
         assert self.store.arena._free == [Extent(0, self.store.arena.size_bytes)]
         assert (self.store.arena.used_bytes, self.store.disk_used_bytes) == (0, 0)
         assert list(self.folder.iterdir()) == []
-        self.operator.close()
+        self.operations.close()
         self.store.close()
 
 

@@ -8,10 +8,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from aios.hw.core.messages import SamplingParams, Slice, SliceEnd, StepRow
-from aios.hw.core.operate import Operator
+from aios.hw.core.messages import Slice, SliceEnd, StepRow
+from aios.hw.core.seat_operations import SeatOperations
 from aios.hw.engine.engine import EngineSettings, Row
 from aios.hw.engine.fake import FakeEngine
+from aios.hw.engine.sampling import SamplingParams
 from aios.hw.machine.arena import Arena
 from aios.kernel.context.manager import ContextManager
 from aios.kernel.context.store import KvStore
@@ -54,7 +55,7 @@ class Machine:
         self.settings = Settings(policy.find(name), quantum, width, 8)
         self.scheduler = Scheduler("fake", self.settings)
         self.scheduler.attach(self.context, self.engine.info)
-        self.operator = Operator(self.engine, self.arena)
+        self.operations = SeatOperations(self.engine, self.arena)
         self.now = 0.0
         self.living: dict[int, Request] = {}
         self.served: list[int] = []
@@ -68,7 +69,7 @@ class Machine:
         command = self.scheduler.next_slice(self.now)
         if command is None:
             return None
-        ops = [self.operator.operate(op) for op in command.ops]
+        ops = [self.operations.carry_out(op) for op in command.ops]
         steps = min(command.steps, most_steps)
         before = [self.engine.length(row.seat) for row in command.rows]
         for _ in range(steps):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aios.hw.machine.environment import engine_environment
+from aios.hw.machine.huge_pages import engine_environment
 
 
 @pytest.mark.parametrize(("users", "ours"), [

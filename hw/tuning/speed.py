@@ -1,6 +1,6 @@
-"""A look at an engine's speed: prompts, one seat generating, all seats generating.
+"""An engine's speed: rates of prefill, of one seat generating, and of all seats generating.
 
-Bounded in time, so that a slow model gets fewer repeats; medians of steps. Leaves all seats empty.
+Measured for a limited time, so a slow model gets fewer repeats; results are medians of steps.
 """
 
 from __future__ import annotations
@@ -10,8 +10,14 @@ from statistics import median
 
 import numpy as np
 
-from aios.hw.core.messages import GRID_TOKENS
-from aios.hw.engine.engine import Engine, ImageRejected, ImageTooLarge, Row, Tokens
+from aios.hw.engine.engine import (
+    GRID_TOKENS,
+    Engine,
+    ImageRejected,
+    ImageTooLarge,
+    Row,
+    Tokens,
+)
 from aios.hw.engine.image import image_bytes
 
 from .candidate import TURN_PROMPT, Result
@@ -19,15 +25,15 @@ from .candidate import TURN_PROMPT, Result
 _BATCH_SEATS = 4
 _WARM_TOKENS = 32
 _PREFILL_S, _DECODE_S = 1.2, 0.6
-"""Roughly how long prompts, and steps of each kind, are measured."""
-_LEAST_STEPS, _MOST_STEPS = 3, 24
+"""Approximate time to measure prefill, and each kind of step."""
+_MIN_STEPS, _MAX_STEPS = 3, 24
 
 
-def look(engine: Engine) -> Result:
-    """Prefill, alone and together, in tokens/s."""
+def measure_speed(engine: Engine) -> Result:
+    """Measure ``prefill``, ``alone`` and ``together`` in tokens/s; leaves all seats empty."""
     info = engine.info
-    prompt = min(TURN_PROMPT, info.context_tokens - _MOST_STEPS * 2 - 4)
-    prefill = _prefill(engine, prompt)
+    prompt = min(TURN_PROMPT, info.context_tokens - _MAX_STEPS * 2 - 4)
+    prefill = _prefill_rate(engine, prompt)
     _fill_seats(engine, prompt)
     alone = 1 / _step_s(engine, 1)
     width = min(info.rung.width or info.seats, info.seats)
@@ -42,8 +48,8 @@ def _prompt(engine: Engine, count: int) -> Tokens:
     return random.integers(vocab // 8, vocab // 2, count).astype(np.int32)
 
 
-def _prefill(engine: Engine, prompt: int) -> float:
-    """Tokens/s of prompts: several in a batch where they may share one, else in chunks."""
+def _prefill_rate(engine: Engine, prompt: int) -> float:
+    """Measure prefill in tokens/s: a batch of prompts if the rung allows it, else one in chunks."""
     _clear(engine)
     tokens = _prompt(engine, prompt)
     start_s = time.perf_counter()
@@ -67,7 +73,7 @@ def _prefill(engine: Engine, prompt: int) -> float:
 
 
 def _fill_seats(engine: Engine, prompt: int) -> None:
-    """The same prompt into every seat, as an image where that is possible."""
+    """Put the same prompt into every seat, from an image if the model allows that."""
     _clear(engine)
     tokens = _prompt(engine, prompt)
     engine.decode([Row(0, 0, tokens, True)])
@@ -84,17 +90,17 @@ def _fill_seats(engine: Engine, prompt: int) -> None:
 
 
 def _step_s(engine: Engine, rows: int) -> float:
-    """Median seconds of a step in which so many seats generate."""
+    """Measure the median time in seconds of a step in which ``rows`` seats generate."""
     token = _prompt(engine, 1)
     times: list[float] = []
     began_s = time.perf_counter()
-    while len(times) <= _LEAST_STEPS or (
-        len(times) < _MOST_STEPS and time.perf_counter() - began_s < _DECODE_S
+    while len(times) <= _MIN_STEPS or (
+        len(times) < _MAX_STEPS and time.perf_counter() - began_s < _DECODE_S
     ):
         start_s = time.perf_counter()
         engine.decode([Row(seat, engine.length(seat), token, True) for seat in range(rows)])
         times.append(time.perf_counter() - start_s)
-    return median(times[1:])  # the first builds the threads
+    return median(times[1:])  # the first step creates the threads
 
 
 def _clear(engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""How much memory there is for us: the machine's, or less where a container's limit is lower."""
+"""The memory available to us: the machine's, or the limit of our container if that is lower."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PROC, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def memory_bytes(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
-    """The least of the machine's memory and the limits of our control groups (versions 1 and 2)."""
+    """Return the least of the machine's memory and our cgroups' limits (versions 1 and 2)."""
     return min([psutil.virtual_memory().total, *_limits(proc, cgroups)])
 
 
@@ -19,7 +19,7 @@ def _limits(proc: Path, cgroups: Path) -> Iterator[int]:
     try:
         lines = proc.read_text("utf-8", "replace").splitlines()
     except OSError:
-        return  # no Linux
+        return  # not Linux
     for line in lines:
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
@@ -30,8 +30,10 @@ def _limits(proc: Path, cgroups: Path) -> Iterator[int]:
 
 
 def _up(mount: Path, group: str, name: str) -> Iterator[int]:
-    """The limits of a group and of all above it. In a container the mount may be the group
-    itself, so that its path does not exist there."""
+    """Yield the limits of a group and of all its ancestors.
+
+    In a container the mount may be the group itself; the group's path does not exist there.
+    """
     folder = mount / group.strip("/")
     for each in (folder, *folder.parents):
         if each.is_relative_to(mount):

@@ -1,6 +1,6 @@
-"""What was found out about a model with some settings on this machine, kept in files.
+"""Outcomes of tests and measurements of a model on this machine, kept in the cache.
 
-Found again by model, build, CPU, threads, device and seats (``MOST_SEATS`` stand for more).
+The key is model, build, CPU, threads, device and seats (``MAX_SEATS`` stand for more).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import TypeVar
 import msgspec
 
 from aios.hw.engine.engine import EngineInfo, EngineSettings, Rung
-from aios.hw.machine import cache
+from aios.hw.machine import json_cache
 
 TEST_VERSION = "5"
-"""Of the self-test: what an older one found is found out again."""
-MOST_SEATS = 8
+"""Version of the self-test; outcomes of an older one are not used."""
+MAX_SEATS = 8
 
 T = TypeVar("T")
 
@@ -27,31 +27,31 @@ class _Exact(msgspec.Struct, frozen=True):
 
 
 class Finding:
-    """What was found out about a model with these settings on this machine, kept in a file."""
+    """The cache file for one kind of outcome, with these settings on this machine."""
 
     def __init__(self, settings: EngineSettings, info: EngineInfo, kind: str, what: str) -> None:
         self._path: Path | None = None
         if settings.cache_dir:
-            key = cache.key(
-                info.model_hash, info.build, cache.machine(), str(info.threads),
-                str(min(info.seats, MOST_SEATS)), info.device, what,
+            key = json_cache.key(
+                info.model_hash, info.build, json_cache.machine(), str(info.threads),
+                str(min(info.seats, MAX_SEATS)), info.device, what,
                 str(settings.ubatch_tokens), TEST_VERSION,
             )  # fmt: skip
             self._path = Path(settings.cache_dir) / kind / f"{key}.json"
 
     def read(self, kind: type[T]) -> T | None:
-        """What was kept, if anything."""
-        return cache.read(self._path, kind) if self._path else None
+        """Return the outcome, or None if none is kept."""
+        return json_cache.read(self._path, kind) if self._path else None
 
     def write(self, value: object) -> None:
-        """Keep it; a cache that cannot be written is no error."""
+        """Keep the outcome; a cache that cannot be written is not an error."""
         if self._path:
             with contextlib.suppress(OSError):
-                cache.write(self._path, value)
+                json_cache.write(self._path, value)
 
 
 class Verdict:
-    """Whether a rung passed, kept in a file for each model, build, machine and settings."""
+    """The kept outcome of the self-test for one rung."""
 
     def __init__(self, settings: EngineSettings, info: EngineInfo, rung: Rung) -> None:
         self._rung, self._file = rung, Finding(settings, info, "exact", repr(rung))
@@ -60,7 +60,7 @@ class Verdict:
         """None: not tested yet."""
 
     def keep(self, exact: bool) -> None:
-        """Write it."""
+        """Keep the outcome unless one is kept already."""
         if self.exact is None:
             self.exact = exact
             self._file.write(_Exact(exact, self._rung.name))

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from aios.hw.core.compose import APART_STEPS, LEVEL_STEPS, TAIL_TOKENS, Composer, Waiting
-from aios.hw.core.messages import GRID_TOKENS, Slice
-from aios.hw.engine.engine import EngineInfo, EngineSettings, Row, Rung
+from aios.hw.core.batch import APART_STEPS, LEVEL_STEPS, TAIL_TOKENS, BatchComposer, Waiting
+from aios.hw.core.messages import Slice
+from aios.hw.engine.engine import GRID_TOKENS, EngineInfo, EngineSettings, Row, Rung
 from aios.hw.engine.fake import FakeEngine
 
 ROOM, LONE_ROOM = 32, 64
@@ -29,7 +29,7 @@ def _waiting(seat: int, pending: int, at: int = 0, streamed: bool = False) -> Wa
     return Waiting(100 + seat, Row(seat, at, np.zeros(pending, np.int32), True), streamed)
 
 
-def _shape(composer: Composer, waiting: Sequence[Waiting]) -> Shape:
+def _shape(composer: BatchComposer, waiting: Sequence[Waiting]) -> Shape:
     batch = composer.next_batch(COMMAND, waiting)
     seats = [row.seat for _, row in batch]
     assert seats == sorted(set(seats))
@@ -55,11 +55,11 @@ def _parts(shape: Shape) -> int:
 
 
 def test_those_that_generate_get_a_row_each() -> None:
-    assert _shape(Composer(_info()), [_waiting(5, 1), _waiting(2, 1)]) == {2: 1, 5: 1}
+    assert _shape(BatchComposer(_info()), [_waiting(5, 1), _waiting(2, 1)]) == {2: 1, 5: 1}
 
 
 def test_prompts_of_nearly_one_length_are_computed_in_equal_steps() -> None:
-    composer = Composer(_info())
+    composer = BatchComposer(_info())
     lengths = {seat: 20 + seat % 3 for seat in range(8)}
     shapes = []
     while any(n > 1 for n in lengths.values()):
@@ -75,35 +75,37 @@ def test_more_prompts_are_computed_together_while_nobody_generates() -> None:
     each = APART_STEPS * LONE_ROOM // 8 + 1
     assert 8 * each <= LEVEL_STEPS * LONE_ROOM
     prompts = [_waiting(seat, each) for seat in range(1, 9)]
-    shape = _shape(Composer(_info()), prompts)
+    shape = _shape(BatchComposer(_info()), prompts)
     assert len(shape) == 8 and _parts(shape) == 1
-    assert len(_shape(Composer(_info()), [_waiting(0, 1), *prompts])) < 8
+    assert len(_shape(BatchComposer(_info()), [_waiting(0, 1), *prompts])) < 8
     long = [_waiting(seat, LEVEL_STEPS * LONE_ROOM // 8 + 1) for seat in range(1, 9)]
-    assert len(_shape(Composer(_info()), long)) < 8
+    assert len(_shape(BatchComposer(_info()), long)) < 8
 
 
 def test_the_end_of_a_prompt_is_computed_beside_those_that_generate() -> None:
-    shape = _shape(Composer(_info()), [_waiting(0, 1), _waiting(1, TAIL_TOKENS), _waiting(2, 1)])
+    shape = _shape(
+        BatchComposer(_info()), [_waiting(0, 1), _waiting(1, TAIL_TOKENS), _waiting(2, 1)]
+    )
     assert shape == {0: 1, 1: 1, 2: 1}
 
 
 def test_the_end_of_a_prompt_whose_reply_is_read_does_not_wait() -> None:
     waiting = [_waiting(0, 1), _waiting(1, TAIL_TOKENS, streamed=True)]
-    assert _shape(Composer(_info()), waiting) == {1: TAIL_TOKENS}
+    assert _shape(BatchComposer(_info()), waiting) == {1: TAIL_TOKENS}
 
 
 def test_a_long_prompt_goes_on_beside_short_ones() -> None:
-    shape = _shape(Composer(_info()), [_waiting(0, 2), _waiting(1, 200)])
+    shape = _shape(BatchComposer(_info()), [_waiting(0, 2), _waiting(1, 200)])
     assert shape == {0: 2, 1: LONE_ROOM - 2}
 
 
 def test_nobody_waits_for_prompts_while_a_stream_is_read() -> None:
     waiting = [_waiting(0, 1, streamed=True), _waiting(1, 20), _waiting(2, 30)]
-    assert _shape(Composer(_info()), waiting) == {0: 1, 1: 20, 2: ROOM - 20}
+    assert _shape(BatchComposer(_info()), waiting) == {0: 1, 1: 20, 2: ROOM - 20}
 
 
 def test_those_that_generate_wait_a_few_steps_at_most() -> None:
-    composer = Composer(_info())
+    composer = BatchComposer(_info())
     waited = [0 not in _shape(composer, [_waiting(0, 1), _waiting(1, 90)]) for _ in range(20)]
     longest = max(len(run) for run in "".join("x" if w else " " for w in waited).split())
     assert longest == APART_STEPS
@@ -112,11 +114,11 @@ def test_those_that_generate_wait_a_few_steps_at_most() -> None:
 
 def test_those_that_generate_do_not_wait_for_long_prompts() -> None:
     waiting = [_waiting(0, 1), _waiting(1, APART_STEPS * LONE_ROOM + 1)]
-    assert _shape(Composer(_info()), waiting) == {0: 1, 1: LONE_ROOM}
+    assert _shape(BatchComposer(_info()), waiting) == {0: 1, 1: LONE_ROOM}
 
 
 def test_where_prompts_are_apart_they_keep_to_a_grid() -> None:
-    composer = Composer(_info(mixed=False))
+    composer = BatchComposer(_info(mixed=False))
     waiting = [_waiting(0, 1), _waiting(1, 200, at=GRID_TOKENS + 10)]
     shapes = [_shape(composer, waiting) for _ in range(4)]
     assert shapes == [{0: 1}, {1: GRID_TOKENS - 10}] * 2
@@ -126,7 +128,7 @@ def test_where_prompts_are_apart_they_keep_to_a_grid() -> None:
 @pytest.mark.parametrize("mixed", [True, False])
 def test_every_prompt_is_computed_once_and_in_bounded_time(seed: int, mixed: bool) -> None:
     rng = random.Random(seed)
-    composer = Composer(_info(mixed))
+    composer = BatchComposer(_info(mixed))
     seats = rng.sample(range(16), rng.randint(1, 16))
     streamed = {seat: rng.random() < 0.2 for seat in seats}
     left = {seat: rng.choice((1, 2, 5, 20, 22, 150)) for seat in seats}

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aios.hw.machine.hostmemory import memory_bytes
+from aios.hw.machine.memory_limit import memory_bytes
 
 TOTAL = psutil.virtual_memory().total
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from aios.hw.engine.engine import EngineInfo, Row
+from aios.hw.engine.engine import GRID_TOKENS, EngineInfo, Row
 
-from .messages import GRID_TOKENS, Slice
+from .messages import Slice
 
 APART_STEPS = 4
 """Most steps in a row, and most such chunks of prompt, that others wait for a prompt to be done."""
@@ -36,7 +36,7 @@ Batch = list[tuple[int, Row]]
 """Requests and their rows, in the order of seats."""
 
 
-class Composer:
+class BatchComposer:
     """Composes the batches of one core; remembers for how long it has let some wait."""
 
     def __init__(self, info: EngineInfo) -> None:

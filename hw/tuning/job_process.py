@@ -1,14 +1,12 @@
-"""One job of tuning, in a process of its own: what crashes llama.cpp costs one candidate.
+"""One tuning job in a process of its own: a crash of llama.cpp costs one candidate, not the run.
 
-``python -m aios.hw.trial`` reads an Order as JSON from its standard input and answers with a Result
-on its standard output. It ends with the process that started it.
+``python -m aios.hw.tuning.job_process`` reads an Order as JSON from standard input and writes a
+Result to standard output. It ends with the process that started it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,37 +15,38 @@ from pathlib import Path
 import msgspec
 
 from aios.hw.engine.engine import Engine, EngineSettings, LoadError
-from aios.hw.machine.environment import engine_environment
+from aios.hw.machine.huge_pages import engine_environment
+from aios.hw.machine.parent_death import die_with_parent
 
-from . import measure, perplexity
-from .candidate import FORMATS, ORIGINAL, Job, Result
-from .exact import passes
-from .verdict import Verdict
+from . import perplexity
+from .candidate import FORMATS, ORIGINAL, Result, TuningJob
+from .exactness import is_exact
+from .speed import measure_speed
+from .verdict_cache import Verdict
 
 WINDOW_TOKENS = 768
-"""Enough for the self-test, and for a window of the text."""
+"""Large enough for the self-test and for a window of the yardstick text."""
 NO_ROOM = "no room"
-"""How a Result says that the disk is full; it ends the tuning."""
-_PR_SET_PDEATHSIG = 1
+"""Prefix of a Result's failure when the disk is full; it ends the tuning."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """A job, and what all jobs of a tuning have in common."""
 
-    job: Job
+    job: TuningJob
     source: str
     path: str
-    """The candidate's file: the source, or its copy."""
+    """The candidate's file: the source or its copy."""
     seats: int
     cache_dir: str
     gpu_layers: int = -1
-    parent: int = msgspec.field(default_factory=os.getpid)
+    parent_pid: int = msgspec.field(default_factory=os.getpid)
 
 
 def do(order: Order) -> Result:
-    """Do the job. Raises LoadError, OSError."""
+    """Do the job in this process. Raises LoadError, OSError."""
     start_s = time.perf_counter()
-    result = _copy(order) if order.job.kind == "copy" else _measure(order)
+    result = _copy(order) if order.job.kind == "copy" else _test(order)
     return msgspec.structs.replace(result, seconds=time.perf_counter() - start_s)
 
 
@@ -64,7 +63,8 @@ def _copy(order: Order) -> Result:
     return Result(size_bytes=size)
 
 
-def _measure(order: Order) -> Result:
+def _test(order: Order) -> Result:
+    """Load the candidate and do the job with its engine."""
     from aios.hw.engine.llama import LlamaEngine
 
     candidate = order.job.candidate
@@ -76,27 +76,27 @@ def _measure(order: Order) -> Result:
     )  # fmt: skip
     engine = LlamaEngine(settings, candidate.rung)
     try:
-        return _asked(order.job, settings, engine)
+        return _tested(order.job, settings, engine)
     finally:
         engine.close()
 
 
-def _asked(job: Job, settings: EngineSettings, engine: Engine) -> Result:
-    if job.kind == "look":
-        return measure.look(engine)
+def _tested(job: TuningJob, settings: EngineSettings, engine: Engine) -> Result:
+    if job.kind == "speed":
+        return measure_speed(engine)
     if job.kind == "perplexity":
         windows, tokens = perplexity.read(engine, job.against, job.limit_percent)
         return Result(windows=tuple(windows), tokens=tuple(tokens))
     verdict = Verdict(settings, engine.info, job.candidate.rung)
-    exact = passes(engine) if verdict.exact is None else verdict.exact
+    exact = is_exact(engine) if verdict.exact is None else verdict.exact
     verdict.keep(exact)
     return Result(exact=exact)
 
 
 def run_apart(order: Order) -> Result:
-    """Have the job done in a process of its own; that it crashed is a result, too."""
+    """Have a child process do the job; a crash gives a failed Result."""
     child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "aios.hw.tuning.trial"],
+        [sys.executable, "-P", "-m", "aios.hw.tuning.job_process"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=engine_environment(),
     )  # fmt: skip
@@ -105,22 +105,18 @@ def run_apart(order: Order) -> Result:
     finally:
         child.kill()
         child.wait()
-    if child.returncode:
+    code = child.returncode
+    if code:
+        status = f"(signal {-code})" if code < 0 else f"(exit status {code})"
         last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
-        return Result(failed=" ".join(["llama.cpp crashed", _how(child.returncode), *last]))
+        return Result(failed=" ".join(["llama.cpp crashed", status, *last]))
     return msgspec.json.decode(out, type=Result)
 
 
-def _how(code: int) -> str:
-    return f"(signal {-code})" if code < 0 else f"(exit status {code})"
-
-
 def main() -> None:
-    """One order, one result; a job that cannot be done is a result, too."""
+    """Do one order; a job that fails gives a Result, too."""
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != order.parent:
-        raise SystemExit(1)
+    die_with_parent(order.parent_pid)
     try:
         result = do(order)
     except (LoadError, OSError) as error:

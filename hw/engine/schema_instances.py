@@ -11,7 +11,7 @@ import random
 import re
 from typing import Any
 
-from .schema import bounds
+from .schema_grammar import bounds
 
 _WORDS = ["sea", "sun", "tin", "oak", "ash", "elm", "ice", "map", "pen", "urn"]
 _FORMATS = {"date": "2025-03-01", "time": "12:00:00Z", "date-time": "2025-03-01T12:00:00Z",

@@ -1,12 +1,11 @@
-"""Operations on seats: save, load, copy, trim, and spilling images from the arena to files.
+"""The operations on seats: save, load, copy and trim, and spilling images from the arena to files.
 
-A slice's operations are done in order. One that fails leaves its seat empty, or its place without
-an image; it never ends the core, and the others go on.
+A slice's operations are carried out in order. One that fails leaves its seat empty or its place
+without an image. It never ends the core, and the operations after it are still carried out.
 """
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import time
@@ -15,11 +14,12 @@ from pathlib import Path
 from aios.hw.engine.engine import Engine, ImageRejected, ImageTooLarge
 from aios.hw.engine.image import Images, image_bytes
 from aios.hw.machine.arena import SharedMemory
+from aios.hw.machine.durable import replace_file
 
 from .messages import Op, OpResult
 
 
-class Operator:
+class SeatOperations:
     """Carries out the operations that come with slices."""
 
     def __init__(self, engine: Engine, memory: SharedMemory) -> None:
@@ -27,8 +27,8 @@ class Operator:
         self._images = Images(engine)
         self._scratch = mmap.mmap(-1, mmap.PAGESIZE)
 
-    def operate(self, op: Op) -> OpResult:
-        """Do one; the result says how it went and how long it took."""
+    def carry_out(self, op: Op) -> OpResult:
+        """Carry out one operation; the result gives its outcome and duration."""
         start_s = time.perf_counter()
         try:
             size = self._do(op)
@@ -39,14 +39,15 @@ class Operator:
             return OpResult(False, 0, str(error))
 
     def wait(self) -> None:
-        """Until all images are complete."""
+        """Wait until all images are complete."""
         self._images.wait()
 
     def close(self) -> None:
-        """Free what it holds. Idempotent."""
+        """End the thread of checksums. Idempotent."""
         self._images.close()
 
     def _do(self, op: Op) -> int:
+        """Carry out the operation; return the bytes moved."""
         match op.kind:
             case "save":
                 if op.path:
@@ -86,7 +87,7 @@ class Operator:
         return image
 
     def _copy(self, op: Op) -> int:
-        """Through memory of our own: llama.cpp's copy takes whole buffers, not a beginning."""
+        """Copy through scratch memory: llama.cpp's own copy moves whole buffers, not a prefix."""
         engine = self._engine
         room = image_bytes(engine.info, engine.length(op.source))
         try:
@@ -99,11 +100,11 @@ class Operator:
         self._keep(op, engine.length(op.seat))
         return size
 
-    def _keep(self, op: Op, there: int) -> None:
-        """Cut to what is wanted. A model that can only drop all of it has an empty seat then."""
-        if there < op.tokens or self._engine.trim(op.seat, op.tokens) != op.tokens:
+    def _keep(self, op: Op, length: int) -> None:
+        """Trim the seat to the wanted tokens; empty it if the model cannot keep exactly these."""
+        if length < op.tokens or self._engine.trim(op.seat, op.tokens) != op.tokens:
             self._engine.trim(op.seat, 0)
-            raise ImageRejected(f"the seat holds {there} tokens, {op.tokens} are wanted")
+            raise ImageRejected(f"the seat holds {length} tokens, {op.tokens} are wanted")
 
     def _spill(self, op: Op) -> int:
         self._images.wait()
@@ -122,16 +123,7 @@ class Operator:
         return self._scratch
 
 
-def _write(name: str, data: memoryview) -> int:
-    """The file whole, or not at all."""
-    path = Path(name)
-    part = path.with_suffix(".part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-        part.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
-    return len(data)
+def _write(path: str, image: memoryview) -> int:
+    """Write an image file. It is not synced: an image that a power cut damages is recomputed."""
+    replace_file(Path(path), image, durable=False)
+    return len(image)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aios.hw.engine.text import TextStream
+from aios.hw.engine.text_stream import TextStream
 
 
 def _reference(data: bytes, stop: list[str]) -> str:

@@ -1,8 +1,7 @@
-"""The environment of processes that run an engine: how the C library gives them memory.
+"""Huge pages for processes that run an engine, asked of the C library in their environment.
 
-Seats are large blocks that are read and written as a whole, when a context is parked and restored
-and at each step: in huge pages both are faster (``aios bench swap``). Where the system has none
-to give, it is as without.
+Seats are large blocks that are read and written whole, when a context is parked or restored and at
+each step; huge pages speed up both (``aios bench swap``). A system without them ignores the wish.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ _NAME, _HUGE_PAGES = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 
 
 def engine_environment() -> dict[str, str]:
-    """Ours, and huge pages for large blocks unless the user has decided about them."""
+    """Return our environment with huge pages switched on, unless the user has set them."""
     tunables = [each for each in os.environ.get(_NAME, "").split(":") if each]
     if not any(each.startswith(f"{_HUGE_PAGES}=") for each in tunables):
         tunables.append(f"{_HUGE_PAGES}=1")

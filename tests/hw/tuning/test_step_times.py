@@ -9,8 +9,9 @@ import pytest
 
 from aios.hw.engine.engine import EngineSettings, Logits, Row
 from aios.hw.engine.fake import FakeEngine
-from aios.hw.tuning import calibrate
-from aios.hw.tuning.calibrate import ThreadWatch, thread_counts
+from aios.hw.machine.threads import thread_counts
+from aios.hw.tuning import step_times, thread_watch
+from aios.hw.tuning.thread_watch import ThreadWatch
 
 
 class Clocked(FakeEngine):
@@ -29,7 +30,7 @@ class Clocked(FakeEngine):
 def _calibrated(monkeypatch: pytest.MonkeyPatch, cost: Callable[[int, int, int], float]) -> Clocked:
     engine = Clocked(cost)
     monkeypatch.setattr(time, "perf_counter", lambda: engine.now)
-    calibrate.calibrate(engine, [4, 2, 1])
+    step_times.calibrate(engine, [4, 2, 1])
     return engine
 
 
@@ -75,7 +76,7 @@ def test_a_passing_disturbance_changes_nothing() -> None:
     engine = Clocked(lambda threads, rows, tokens: {4: 0.1, 2: 0.15, 1: 0.25}[threads])
     watch = ThreadWatch(engine, [4, 2, 1])
     _drive(watch, engine, 60)
-    for _ in range(calibrate._WINDOW):
+    for _ in range(thread_watch._WINDOW_STEPS):
         watch.after(4, 0.9)  # the last of them starts the look
     _drive(watch, engine, 30)
     assert engine.info.threads == 4

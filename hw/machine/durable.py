@@ -1,0 +1,57 @@
+"""Replacing a file: the new content stands there whole, or the old content stays.
+
+The content is first written to a temporary file beside the target, ``.NAME.THREAD.part``, which is
+then renamed. A failure removes that file. A kill may leave it; whoever owns the folder removes
+``*.part`` when it starts. Threads and processes may replace the same file at the same time: the
+last rename wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def replace_file(
+    path: Path, data: str | bytes | memoryview, *, mode: int = 0o600, durable: bool = True
+) -> None:
+    """Replace the file, or create it; text is written as UTF-8.
+
+    With ``durable`` it survives a power cut once this returns: file and folder are synced. Raises
+    OSError; the old content is then still there, unless only syncing the folder failed.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    with replacing(path, durable=durable) as part:
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Give the block a path to write a new file at; the file replaces ``path`` after the block.
+
+    Raises OSError, as ``replace_file`` does.
+    """
+    part = path.with_name(f".{path.name}.{threading.get_native_id()}.part")
+    try:
+        yield part
+        if durable:
+            _sync(part)
+        part.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    if durable:
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
