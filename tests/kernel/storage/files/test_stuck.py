@@ -21,9 +21,7 @@ from aios.kernel.storage.files.paths import resolve
 from aios.kernel.storage.search import walk
 from aios.syscalls import storage_types as s
 from aios.syscalls.errors import StorageUnavailable
-
-from .rig import Rig, rig
-from .test_storage import BIG
+from tests.kernel.storage.rig import BIG, Rig, rig
 
 
 class _Gate:

@@ -16,8 +16,7 @@ from aios.kernel.storage.files import mount as hosts
 from aios.kernel.storage.search import walk
 from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, PermissionDenied
 from aios.syscalls.storage_types import MountInfo
-
-from .rig import Rig, rig
+from tests.kernel.storage.rig import Rig, rig
 
 SECRET = b"outside"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
