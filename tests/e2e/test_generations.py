@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
 
 from aios.syscalls.chat_types import ChatReply, ChatRequest, Chunk
@@ -21,6 +23,7 @@ def test_a_stream_is_the_reply_in_pieces(guest: Connection) -> None:
     whole: ChatReply = guest.call("llm.chat", CHAT)
     streamed = ChatRequest(prompt="hello", max_tokens=30, temperature=0.9, seed=3, stream=True)
     *pieces, last = guest.stream("llm.chat", streamed)
+    assert isinstance(last, ChatReply)
     assert all(isinstance(piece, Chunk) for piece in pieces) and len(pieces) > 5
     assert "".join(piece.text for piece in pieces) == whole.text == last.text
     assert last.tokens == whole.tokens and len(whole.tokens) == 30
@@ -56,7 +59,7 @@ def test_a_deadline_ends_the_call_and_frees_the_seat(machine: Machine, guest: Co
 
 def test_leaving_a_stream_cancels_it(guest: Connection) -> None:
     stream = guest.stream("llm.chat", ChatRequest(prompt="x", max_tokens=4000, stream=True))
-    assert next(stream).text
+    assert isinstance(stream, Generator) and next(stream).text
     stream.close()
     assert guest.call("model.list", Empty()).models[0].seats_used == 0
 

@@ -171,5 +171,16 @@ def test_questions_are_bounded(world: World) -> None:
 
 def test_equal_arguments_have_equal_hashes() -> None:
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
-    different = [None, {}, [], "", 0, {"a": 1}, [["a", 1]], ["{", ["a", 1]], {"a": "1"}, [[]]]
+    different: list[Any] = [
+        None,
+        {},
+        [],
+        "",
+        0,
+        {"a": 1},
+        [["a", 1]],
+        ["{", ["a", 1]],
+        {"a": "1"},
+        [[]],
+    ]
     assert len({digest(value) for value in different}) == len(different)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from typing import Any
 
 import pytest
 
@@ -121,13 +122,17 @@ def test_relations(world: World) -> None:
 
 
 def test_rights_that_are_none_are_refused_before_anything_starts(world: World) -> None:
-    for wrong in (
+    malformed: list[dict[str, Any]] = [
         {"group": "agnt"}, {"rights": ["tol:x"]}, {"allow": ["path:x"]}, {"deny": ["allow tool:x"]},
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for wrong in malformed:
         with pytest.raises(InvalidArgument):
             world.start("x", **wrong)
     a = world.start("a")
-    for wrong in ({"weight": 2.0}, {"quota_cells": 9999}, {"asks": True}, {"stdout": "/x"}):
+    of_the_operator: list[dict[str, Any]] = [
+        {"weight": 2.0}, {"quota_cells": 9999}, {"asks": True}, {"stdout": "/x"},
+    ]  # fmt: skip
+    for wrong in of_the_operator:
         with pytest.raises(PermissionDenied, match="operator's"):
             world.start("x", a, **wrong)
 

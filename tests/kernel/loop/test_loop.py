@@ -9,14 +9,14 @@ from aios.kernel.loop.loop import Loop
 
 
 def test_the_loop_runs_timers_in_order_and_wakes_for_descriptors() -> None:
-    loop, seen = Loop(), []
+    loop, seen = Loop(), list[str]()
     now = time.monotonic()
     loop.at(now + 0.02, lambda: seen.append("second"))
     loop.at(now + 0.01, lambda: seen.append("first"))
     loop.at(now, lambda: seen.append("never")).cancel()
     reader, writer = os.pipe()
-    loop.watch(reader, lambda events: (os.read(reader, 9), seen.append("read")))
-    os.write(writer, b"x")
+    loop.watch(reader, lambda events: seen.append(os.read(reader, 9).decode()))
+    os.write(writer, b"read")
     loop.at(now + 0.03, loop.stop)
     loop.run()
     assert seen == ["read", "first", "second"]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from aios.kernel.loop.task import Outcome
 from aios.kernel.memory.manager import MemoryManager, Quotas, session_of
 from aios.kernel.process.table import OPERATOR, Process, ProcessTable
-from aios.syscalls.memory_types import Note, SearchReply, SearchRequest
+from aios.syscalls.memory_types import Note, NoteList, SearchReply, SearchRequest
 from tests.kernel.retrieval.rig import Rig
-
-T = TypeVar("T")
 
 
 class Memory:
@@ -41,9 +39,9 @@ class Memory:
         self.table.buried(process, 0, "")
         self.manager.forget(process)
 
-    def wait(self, begin: Callable[[Callable[[Outcome[T]], None]], None]) -> T:
+    def wait(self, begin: Callable[[Callable[[Outcome[Any]], None]], None]) -> Any:
         """Begin something and wait for its outcome."""
-        got: list[Outcome[T]] = []
+        got: list[Outcome[Any]] = []
         begin(got.append)
         self.rig.until(lambda: got)
         return got[0].result()
@@ -51,20 +49,37 @@ class Memory:
     def add(self, process: Process, text: str, scope: str | None = None) -> Note:
         """A note of the session, or of a scope."""
         named = scope or session_of(process)
-        return self.wait(lambda done: self.manager.add(process, named, text, done))
+        note: Note = self.wait(lambda done: self.manager.add(process, named, text, done))
+        return note
 
     def get(self, id_: str, process: Process) -> Note:
         """A note by id."""
-        return self.wait(lambda done: self.manager.get(id_, process, done))
+        note: Note = self.wait(lambda done: self.manager.get(id_, process, done))
+        return note
+
+    def update(self, note: Note, process: Process, text: str) -> Note:
+        """Change the text of a note."""
+        new: Note = self.wait(lambda done: self.manager.update(note, process, text, done))
+        return new
+
+    def remove(self, note: Note) -> None:
+        """Remove a note."""
+        self.wait(lambda done: self.manager.remove(note, done))
+
+    def clear(self, scope: str) -> int:
+        """Remove all notes of a scope; their number."""
+        count: int = self.wait(lambda done: self.manager.clear(scope, done))
+        return count
 
     def search(self, query: str, *scopes: str, **options: Any) -> SearchReply:
         """The best notes."""
         request = SearchRequest(query, **options)
-        return self.wait(lambda done: self.manager.search(request, scopes, done))
+        reply: SearchReply = self.wait(lambda done: self.manager.search(request, scopes, done))
+        return reply
 
     def texts(self, scope: str, log: bool = False) -> list[str]:
         """All texts of a scope."""
-        page = self.wait(lambda done: self.manager.page(scope, None, 1000, log, done))
+        page: NoteList = self.wait(lambda done: self.manager.page(scope, None, 1000, log, done))
         return [note.text for note in page.notes]
 
     def close(self) -> None:

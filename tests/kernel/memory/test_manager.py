@@ -121,15 +121,15 @@ def test_update_remove_and_clear_reach_every_place(memory: Memory) -> None:
     for scope in (session_of(agent), "agent:a", "shared:s"):
         note = memory.add(agent, "an apple", scope)
         assert memory.search("apple", scope, mode="semantic").hits[0].note == note
-        new = memory.wait(lambda d, n=note: memory.manager.update(n, agent, "a pear", d))
+        new = memory.update(note, agent, "a pear")
         assert memory.get(note.id, agent) == new and new.text == "a pear"
         assert memory.search("pear", scope).hits[0].note == new
         assert memory.search("apple", scope, mode="keyword").hits == []
-        memory.wait(lambda d, n=new: memory.manager.remove(n, lambda o: d(Outcome(1, o.error))))
+        memory.remove(new)
         assert memory.search("pear", scope).hits == [] == memory.texts(scope)
         for number in range(5):
             memory.add(agent, f"number {number}", scope)
-        assert memory.wait(lambda d, s=scope: memory.manager.clear(s, d)) == 5
+        assert memory.clear(scope) == 5
         assert memory.texts(scope) == [] and memory.search("number", scope).hits == []
     assert (agent.notes, agent.note_bytes) == (0, 0)
 

@@ -13,7 +13,7 @@ def _letter(sender: int, body: object = None, size: int = 1) -> Letter:
 
 
 def test_mail_goes_to_who_waits_for_it() -> None:
-    box, got = Mailbox(), []
+    box, got = Mailbox(), list[Letter]()
     picky = Receiver(7, got.append)
     assert not box.take(picky)
     box.put(_letter(1, "kept"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from aios.kernel.process.table import OPERATOR, Process, ProcessTable
@@ -9,7 +11,7 @@ from aios.syscalls.errors import InvalidArgument, NotFound, ResourceExhausted
 from aios.syscalls.types import SpawnRequest
 
 
-def _create(table: ProcessTable, stem: str, parent: int = OPERATOR, **spec: str) -> Process:
+def _create(table: ProcessTable, stem: str, parent: int = OPERATOR, **spec: Any) -> Process:
     given = SpawnRequest(path=f"/x/{stem}.py", **spec) if spec else None
     return table.create(parent=parent, stem=stem, command=stem, spec=given, guest=False)
 

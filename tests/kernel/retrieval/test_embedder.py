@@ -29,7 +29,12 @@ def test_vectors_come_in_order_and_queries_first(rig: Rig) -> None:
     order: list[str] = []
     texts = [f"text {n}" for n in range(50)]
     got: list[Outcome[list[bytes]]] = []
-    rig.embedder.embed(texts, lambda outcome: (got.append(outcome), order.append("all")))
+
+    def embedded(outcome: Outcome[list[bytes]]) -> None:
+        got.append(outcome)
+        order.append("all")
+
+    rig.embedder.embed(texts, embedded)
     rig.embedder.embed(["what"], lambda _: order.append("query"), kind="query")
     rig.until(lambda: len(order) == 2)
     assert order == ["query", "all"] and rig.started == 1

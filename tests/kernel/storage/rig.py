@@ -120,6 +120,23 @@ class Rig:
         )
         return found
 
+    def set_value(self, agent: str, key: str, value: bytes, expect: int | None = None) -> s.KvEntry:
+        found: s.KvEntry = self.ask(
+            lambda done: self.storage.set_value(agent, key, value, expect, done)
+        )
+        return found
+
+    def value(self, agent: str, key: str) -> s.KvEntry:
+        found: s.KvEntry = self.ask(lambda done: self.storage.get_value(agent, key, done))
+        return found
+
+    def begin_upload(self, agent: str, path: str, owner: str) -> s.FsUpload:
+        place = resolve(path, agent)
+        found: s.FsUpload = self.ask(
+            lambda done: self.storage.uploads.begin(owner, place, agent, None, done)
+        )
+        return found
+
     def check(self, repair: bool = False) -> s.StorageReport:
         found: s.StorageReport = self.ask(lambda done: self.chores.check(True, repair, done))
         return found

@@ -16,7 +16,6 @@ from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.db import wal
 from aios.kernel.storage.db.damage import Damage
 from aios.kernel.storage.db.schema import Lock
-from aios.kernel.storage.files.paths import resolve
 from aios.syscalls.errors import (
     DiskFull,
     StorageDamaged,
@@ -46,8 +45,7 @@ def test_writes_that_damage_refuses_leave_no_blobs(
             with pytest.raises(StorageDamaged, match="twice used"):
                 store.write("bob", "b", BIG)
             with pytest.raises(StorageDamaged, match="twice used"):
-                store.ask(lambda done, store=store: store.storage.uploads.begin(
-                    "3", resolve("b", "bob"), "bob", None, done))  # fmt: skip
+                store.begin_upload("bob", "b", "3")
             before = len(_blobs(tmp_path))
             assert store.storage.content.blobs
             pieces = store.storage.content.blobs.cut(BIG)  # of a file for a mount
@@ -87,7 +85,12 @@ def test_what_cannot_be_read_fails_who_reads_it_and_a_failed_commit_everybody(
             store.ask(lambda done: committer.view(read, done))
         outcomes: list[Outcome[Any]] = []
         hold, held = threading.Event(), threading.Event()
-        committer.view(lambda _: (held.set(), hold.wait()), lambda _: None)
+
+        def wait(_: sqlite3.Connection) -> None:
+            held.set()
+            hold.wait()
+
+        committer.view(wait, lambda _: None)
         held.wait()
         storage.set_value("bob", "k", b"\1", None, outcomes.append)  # these two share a commit
         storage.change(read, outcomes.append)

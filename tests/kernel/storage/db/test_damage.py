@@ -104,7 +104,7 @@ def test_damaged_rows_stop_those_who_touch_them_and_nobody_else(tmp_path: Path) 
         store.mount("bob", "m", tmp_path)
         store.mount("bob", "n", tmp_path)
         for key in ("k", "l"):
-            store.ask(lambda done, key=key: store.storage.set_value("bob", key, b"\1", None, done))
+            store.set_value("bob", key, b"\1")
     change(
         tmp_path,
         "UPDATE file SET size = 9 WHERE name = 'b'",
@@ -158,11 +158,11 @@ def test_damaged_rows_stop_those_who_touch_them_and_nobody_else(tmp_path: Path) 
         with pytest.raises(StorageDamaged, match="mount m of bob"):
             store.names("bob", "/mnt/m")
         with pytest.raises(StorageDamaged, match="'k'") as error:
-            store.ask(lambda done: storage.get_value("bob", "k", done))
+            store.value("bob", "k")
         assert "set it anew" in error.value.hint
-        store.ask(lambda done: storage.set_value("bob", "k", b"\3", None, done))
-        assert store.ask(lambda done: storage.get_value("bob", "k", done)).value == 3
-        assert store.ask(lambda done: storage.get_value("bob", "l", done)).value == 1
+        store.set_value("bob", "k", b"\3")
+        assert store.value("bob", "k").value == 3
+        assert store.value("bob", "l").value == 1
 
         assert store.check(repair=True).mended and store.check().problems == []
         assert store.storage.warnings() == []

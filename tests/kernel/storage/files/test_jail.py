@@ -33,7 +33,7 @@ class _Yard:
         self.secret = self.outside / "secret"
         self.secret.write_bytes(SECRET)
         (self.inside / "real" / "ok").write_bytes(b"fine")
-        links = {
+        links: dict[str, str | Path] = {
             "abs": self.secret, "rel": "../outside/secret", "dir": self.outside,
             "up": "..", "root": "/", "chain": "dir", "proc": "/proc/self/root",
             "self": "/proc/self/cwd", "loop": "loop", "dangling": self.outside / "new",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from aios.syscalls import storage_types as s
 from aios.syscalls.errors import (
     NotFound,
     PermissionDenied,
@@ -42,13 +41,11 @@ def test_shares_hold_for_what_they_name_and_end_when_taken_back(store: Rig) -> N
 
 
 def test_values(store: Rig) -> None:
-    storage = store.storage
-    entry: s.KvEntry = store.ask(lambda done: storage.set_value("bob", "k", b"\x01", None, done))
-    assert entry.version == 1
+    assert store.set_value("bob", "k", b"\1").version == 1
     with pytest.raises(VersionConflict):
-        store.ask(lambda done: storage.set_value("bob", "k", b"\x02", 0, done))
-    assert store.ask(lambda done: storage.get_value("bob", "k", done)).value == 1
+        store.set_value("bob", "k", b"\2", 0)
+    assert store.value("bob", "k").value == 1
     with pytest.raises(NotFound):
-        store.ask(lambda done: storage.get_value("eve", "k", done))
-    store.ask(lambda done: storage.delete_value("bob", "k", 1, done))
+        store.value("eve", "k")
+    store.ask(lambda done: store.storage.delete_value("bob", "k", 1, done))
     assert store.usage("bob").used_bytes == 0

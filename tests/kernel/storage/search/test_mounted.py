@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from aios.kernel.storage.files import mount
 from aios.kernel.storage.search import refresh, walk
 from aios.syscalls.errors import NotFound, PermissionDenied
 from tests.kernel.storage.rig import Rig
@@ -163,14 +164,14 @@ def test_what_cannot_be_opened_is_left_out_until_it_can(
 ) -> None:
     store.search("bob", "x")
     (yard / "kiwi.md").write_text("a changed kiwi")
-    whole = walk.hosts.read_all
+    whole = mount.read_all
 
     def broken(fd: int, offset: int, length: int) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(walk.hosts, "read_all", broken)
+    monkeypatch.setattr(mount, "read_all", broken)
     assert paths(store.search("bob", "kiwi")) == ["/mnt/y/sub/deep/kiwis.md"]
-    monkeypatch.setattr(walk.hosts, "read_all", whole)
+    monkeypatch.setattr(mount, "read_all", whole)
     assert len(store.search("bob", "kiwi").hits) == 2
 
 
