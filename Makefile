@@ -33,7 +33,9 @@ types: setup
 	@ln -s $(CURDIR)/agentproc/*.py $(CURDIR)/agentproc/py.typed $(TREE)/aios/
 	@for part in boot cli toolhost; do ln -s $(CURDIR)/agentproc/$$part $(TREE)/aios/$$part; done
 	@for part in bench examples hw kernel syscalls; do ln -s $(CURDIR)/$$part $(TREE)/aios/$$part; done
-	cd $(TREE) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p aios
+	@ln -s $(CURDIR)/tests $(CURDIR)/tools $(TREE)/
+	cd $(TREE) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p aios -p tests
+	cd $(TREE) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml tools/*.py
 
 docs: setup
 	$(BIN)/python tools/docs.py

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from aios import fs
+from aios import fs, session
 from aios.syscalls import storage_types as s
 from aios.syscalls.errors import IllegalState, NotFound
 
@@ -43,7 +43,7 @@ class _Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> _Kernel:
     made = _Kernel()
-    monkeypatch.setattr(fs.session, "call", made.call)
+    monkeypatch.setattr(session, "call", made.call)
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -30,21 +31,23 @@ for seed in range(options.pop("runs")):
 print(json.dumps(out))
 """
 
+KINDS: dict[str, dict[str, type]] = {
+    "calculate": {"expression": str},
+    "note": {"text": str, "level": int},
+}
 
-def _act(machine: Machine, **options: object) -> list[dict]:  # type: ignore[type-arg]
+
+def _act(machine: Machine, **options: object) -> list[dict[str, Any]]:
     got = machine.aios("run", machine.agent("actor", AGENT), "--", json.dumps(options))
     assert got.returncode == 0, got.stderr
-    runs = json.loads(got.stdout)
+    runs: list[dict[str, Any]] = json.loads(got.stdout)
     for run in runs:
         for step in run["steps"]:
             said = json.loads(step["text"])
             calls = [[c["tool"], c["arguments"]] for c in said.get("calls", [])]
             assert calls == [use[:2] for use in step["uses"]] and len(calls) <= 4
             for tool, arguments, _, _ in step["uses"]:
-                kinds = {"calculate": {"expression": str}, "note": {"text": str, "level": int}}[
-                    tool
-                ]
-                assert all(isinstance(v, kinds[k]) for k, v in arguments.items())
+                assert all(isinstance(v, KINDS[tool][k]) for k, v in arguments.items())
     return runs
 
 

@@ -12,7 +12,7 @@ import zmq
 
 from aios.syscalls import codec, paths
 from aios.syscalls.client import Connection, Credentials, on_behalf, open_socket
-from aios.syscalls.errors import InvalidArgument, PermissionDenied, from_body
+from aios.syscalls.errors import ErrorBody, InvalidArgument, PermissionDenied, from_body
 from aios.syscalls.storage_types import FsWrite
 from aios.syscalls.table import BY_NAME
 from aios.syscalls.tool_types import AnswerRequest, OfferRequest, ToolCall, ToolSpec
@@ -156,7 +156,7 @@ def test_work_that_is_no_number(machine: Machine, context: zmq.Context[Any], wor
                      if work != 1 << 64 else b"\x95\x01\x07\x00\x80\xcf" + b"\xff" * 8)  # fmt: skip
         assert reply.kind == codec.ERROR and reply.call_id == 7
         with pytest.raises(InvalidArgument, match="work"):
-            raise from_body(msgspec.convert(reply.body, codec.ErrorBody))
+            raise from_body(msgspec.convert(reply.body, ErrorBody))
         reply = _raw(sock, msgpack.packb([BY_NAME["getpid"].number, 8, 0, {}, 0, 0]))
         assert reply.kind == codec.ERROR
     finally:

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ except aios.AiosError as error:
     print(json.dumps([error.code, error.message, error.hint]))
 """
 ALL = [["/a"], 1, ["a note"], ["plan"]]
-NOTHING = [[], None, [], []]
+NOTHING: list[Any] = [[], None, [], []]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ except aios.AiosError as error:
 
 class _Pages(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        port = self.server.server_address[1]  # type: ignore[attr-defined]
+        port = self.connection.getsockname()[1]
         self.send_response(302 if self.path == "/away" else 200)
         self.send_header("Location", f"http://localhost:{port}/")
         self.send_header("Content-Length", "5")
@@ -102,10 +102,10 @@ def test_the_configuration_bounds_what_is_granted(stopped: Machine, web: str) ->
     got = stopped.aios("daemon", "up", *FAKE, "--web-allow", "a:80")
     assert got.returncode == 1 and "network:a:80" in got.stderr, got
     stopped.start(*FAKE, "--web-allow", "*.example.org, localhost")
-    got = _run(stopped, "fetch", "--group", "trusted", url=web)
-    assert got.startswith("PERMISSION_DENIED") and "[of the setting web_allow]" in got, got
-    got = _run(stopped, "fetch", "--group", "trusted", url=web.replace("127.0.0.1", "localhost"))
-    assert json.loads(got)["text"] == "hello"
+    said = _run(stopped, "fetch", "--group", "trusted", url=web)
+    assert said.startswith("PERMISSION_DENIED") and "[of the setting web_allow]" in said, said
+    said = _run(stopped, "fetch", "--group", "trusted", url=web.replace("127.0.0.1", "localhost"))
+    assert json.loads(said)["text"] == "hello"
     explained = stopped.aios("perm", "explain", "@trusted", "network.connect:127.0.0.1")
     assert explained.returncode == 1 and "denied: the setting web_allow" in explained.stdout
     explained = stopped.aios("perm", "explain", "@trusted", "network.connect:www.example.org")

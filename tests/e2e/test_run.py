@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def _until(path: Path, text: str) -> str:
     raise AssertionError(f"{text!r} never came to {path}")
 
 
-def _ps(machine: Machine, *words: str) -> dict[str, dict[str, object]]:
+def _ps(machine: Machine, *words: str) -> dict[str, dict[str, Any]]:
     rows = json.loads(machine.aios("ps", "--json", *words).stdout)
     return {row["name"]: row for row in rows}
 

@@ -74,7 +74,7 @@ class InlineCore:
     ) -> None:
         ours, self._socket = socket.socketpair()
         self.path, self.alive, self.ops = path, True, list[tuple[Op, OpResult]]()
-        self._link = Link(rig.loop, ours, on_event, on_gone, encode, take_event)
+        self._link: Link[Any, Event] = Link(rig.loop, ours, on_event, on_gone, encode, take_event)
         self._core: CoreLoop | None = None
         self.engine: Engine | None = None
         try:
@@ -98,7 +98,7 @@ class InlineCore:
         return result
 
     def send(self, command: object) -> None:
-        self._link.send(command)  # type: ignore[arg-type]
+        self._link.send(command)
 
     def work(self) -> bool:
         """Do one command, if there is one."""

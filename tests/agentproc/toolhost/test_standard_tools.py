@@ -198,7 +198,7 @@ def test_an_endless_statement_ends_and_is_undone(
 
 class _Pages(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        port = self.server.server_address[1]  # type: ignore[attr-defined]
+        port = self.connection.getsockname()[1]
         place = {"/away": "http://example.org/", "/round": "/round", "/on": "/page",
                  "/local": f"http://localhost:{port}/page"}.get(self.path)  # fmt: skip
         self.send_response(302 if place else 200)

@@ -101,8 +101,12 @@ def test_greedy_takes_the_first_of_equals() -> None:
 def test_penalties_push_down_what_was_said() -> None:
     logits = np.array([1.0, 0.9, -1.0], np.float32)
     history = np.array([0, 0, 2], np.int32)
-    for extra in ({"repeat_penalty": 1.5}, {"presence_penalty": 0.5}, {"frequency_penalty": 0.5}):
-        sampler = Sampler(SamplingParams(max_tokens=1, seed=0, **extra), None)
+    for params in (
+        SamplingParams(max_tokens=1, seed=0, repeat_penalty=1.5),
+        SamplingParams(max_tokens=1, seed=0, presence_penalty=0.5),
+        SamplingParams(max_tokens=1, seed=0, frequency_penalty=0.5),
+    ):
+        sampler = Sampler(params, None)
         assert sampler.sample(logits, 3, history) == 1
     assert logits[0] == 1.0, "the engine's logits are not changed"
 

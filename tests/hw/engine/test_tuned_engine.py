@@ -99,7 +99,7 @@ def test_a_copy_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert told.shape == (len(tokens) - 1,) and told[-1] == pytest.approx(expected, abs=1e-3)
     for _ in range(3):
         token = np.array([logits.argmax()], np.int32)
-        logits = engine.decode([Row(0, engine.length(0), token, True)])[0]
+        logits = engine.decode([Row(0, engine.length(0), token, True)])[0].astype(np.float64)
     tuned_identity = identity(engine.info)
     engine.close()
 

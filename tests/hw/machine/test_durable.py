@@ -49,7 +49,7 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(
     path = tmp_path / "file"
     replace_file(path, b"old")
     with monkeypatch.context() as patch:
-        patch.setattr(*((Path, step) if step == "replace" else (os, step)), _full)
+        patch.setattr(Path if step == "replace" else os, step, _full)
         with pytest.raises(OSError, match="No space left"):
             replace_file(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

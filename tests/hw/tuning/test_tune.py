@@ -6,11 +6,13 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from aios.hw.engine.engine import EngineSettings, Rung
+from aios.hw.engine.model_files import model_hash
 from aios.hw.machine import json_cache
 from aios.hw.tuning import perplexity, profile, tune
 from aios.hw.tuning.candidate import (
@@ -247,22 +249,22 @@ def _gguf(path: Path, content: bytes = b"") -> Path:
 def tuned(tmp_path: Path) -> tuple[EngineSettings, Path]:
     """A model with a profile: a copy for 8 seats, the original's weights for 1."""
     source = _gguf(tmp_path / "model.gguf", b"original")
-    home = profile.folder(tmp_path, profile.model_hash(source))
+    home = profile.folder(tmp_path, model_hash(source))
     copy = _gguf(profile.copy_path(home, "Q8_0"), b"copy")
-    choices = [
+    copied, original = (
         profile.Choice(
-            candidate=Candidate(weights, RUNGS[0], 3, 256), copy_hash=profile.model_hash(path),
+            candidate=Candidate(weights, RUNGS[0], 3, 256), copy_hash=model_hash(path),
             mix_tokens_per_s=1.0, over_original=1.0, worse_percent=0.0,
         )
         for weights, path in (("Q8_0", copy), (ORIGINAL, source))
-    ]  # fmt: skip
-    for seats, exact, fastest in ((8, *choices), (1, *reversed(choices))):
+    )  # fmt: skip
+    for seats, exact, fastest in ((8, copied, original), (1, original, copied)):
         entry = profile.Entry(seats=seats, exact=exact, fastest=fastest)
         profile.add(home, "build", "CPU", entry)
     return EngineSettings(path=str(source), cache_dir=str(tmp_path)), home
 
 
-def _found(settings: EngineSettings, **changes: object) -> tuple[str, str]:
+def _found(settings: EngineSettings, **changes: Any) -> tuple[str, str]:
     settings = msgspec.structs.replace(settings, **changes)
     tuned, problem = profile.look_up(settings, "build", "CPU")
     return (tuned.weights if tuned else ""), problem

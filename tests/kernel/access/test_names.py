@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from aios.kernel.access import names as module
 from aios.kernel.access.names import MOST_OF_ROOT, OPERATORS, Names
 from aios.kernel.access.principals import OPERATOR
 from aios.kernel.process.table import Process, ProcessTable
@@ -160,10 +160,10 @@ def test_a_crash_loses_only_lines_that_were_not_written(tmp_path: Path) -> None:
 def test_a_full_disk_is_told_of_and_harms_no_other_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, write = tmp_path / "names", module.os.write
+    path, write = tmp_path / "names", os.write
     names = Names(path, _now)
     names.take("one", "a")
-    monkeypatch.setattr(module.os, "write", lambda fd, data: write(fd, data[:2]))
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:2]))
     with pytest.raises(OSError, match="no room for the name"):
         names.take("two", "a")
     monkeypatch.undo()

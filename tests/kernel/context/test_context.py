@@ -18,6 +18,7 @@ from aios.hw.machine.arena import Arena
 from aios.kernel.context.prefix import BLOCK, PrefixIndex
 from aios.kernel.context.store import Image, KvStore
 from aios.kernel.model.info import describe
+from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import Cancelled
 from tests.kernel.rig import GRID, open_rig
 
@@ -256,7 +257,11 @@ def test_a_hundred_thousand_parks_leave_nothing_behind(tmp_path: Path) -> None:
     """Accounts under random operations of the store alone. Seed 7."""
     rng, folder = random.Random(7), tmp_path / "kv"
     files: dict[str, int] = {}
-    store = KvStore(Arena(1 << 20), folder, 1 << 20, lambda path: files.pop(path, None))
+
+    def delete(path: str) -> None:
+        files.pop(path, None)
+
+    store = KvStore(Arena(1 << 20), folder, 1 << 20, delete)
     index: PrefixIndex[Image] = PrefixIndex()
     home = type("Home", (), {"forget": staticmethod(index.remove)})()
     parked, under_way = list[Image](), list[Image]()
@@ -360,10 +365,12 @@ def test_a_context_is_written_when_the_slice_is_over(tmp_path: Path) -> None:
     """The reply is there before the slice's end; the whole of it is saved all the same."""
     with open_rig(tmp_path, seats=2, quantum=50, ram=1 << 22) as rig:
         got: list[tuple[int, int]] = []
-        save = lambda: rig.model.save_context(  # noqa: E731
-            first.tokens, str(tmp_path / "a.kv"), lambda *told: got.append(told)
-        )
-        first = rig.ask(COMMON, tokens=20, after=lambda: save())
+
+        def save() -> None:
+            path = str(tmp_path / "a.kv")
+            rig.model.save_context(first.tokens, path, lambda *told: got.append(told))
+
+        first: Request = rig.ask(COMMON, tokens=20, after=save)
         rig.ask("another, who keeps the slice going", tokens=40)
         rig.run()
         assert got[0][0] >= (len(first.tokens) - 1) // BLOCK * BLOCK

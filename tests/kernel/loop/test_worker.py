@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_jobs_run_in_order_and_come_back_to_the_callers_thread() -> None:
             loop.stop()
 
     for number in range(100):
-        worker.submit(threading.get_ident, lambda outcome, n=number: done(n, outcome))
+        worker.submit(threading.get_ident, partial(done, number))
     loop.run()
     worker.close()
     loop.close()

@@ -32,11 +32,11 @@ ONE = 2 * 512 * 64
 def test_a_model_unloaded_in_its_last_slice_serves_again(tmp_path: Path) -> None:
     """The last request's reply comes before its slice ends; by then the model may be gone."""
     with open_rig(tmp_path, A, quantum=50) as rig:
-        first = rig.ask("x", tokens=3, after=lambda: rig.loop.at(0.0, unload))
 
-        def unload() -> None:
-            rig.models.unload(rig.model)
+        def unload_next() -> None:
+            rig.loop.at(0.0, lambda: rig.models.unload(rig.model))
 
+        first = rig.ask("x", tokens=3, after=unload_next)
         rig.run()
         assert first.id in rig.outcomes and rig.model.state == "unloaded"
         second = rig.ask("x", tokens=3)
@@ -80,7 +80,7 @@ def test_one_that_waits_is_told_so_and_may_give_up(tmp_path: Path) -> None:
         busy = rig.ask("x", A, tokens=100)
         waiting = rig.ask("x", B, tokens=3)
         model = rig.models.find(B)
-        assert model.state == "waiting" and "memory" in describe(model).reason
+        assert describe(model).state == "waiting" and "memory" in describe(model).reason
         model.cancel(waiting, Cancelled("its deadline passed"))
         assert isinstance(rig.outcomes[waiting.id], Cancelled)
         cores = len(rig.cores)

@@ -12,7 +12,6 @@ import pytest
 from aios.hw.core import core
 from aios.hw.core.messages import Command, Event, Yield
 from aios.kernel.loop.loop import Loop, Timer
-from aios.kernel.model import watchdog
 from aios.kernel.model.core_life import CoreLife
 from aios.kernel.model.watchdog import Watchdog
 from aios.syscalls.errors import ModelUnavailable
@@ -93,7 +92,7 @@ class _Clock:
     now = 100.0
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(watchdog.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
         self._timers: list[Timer] = []
 
     def at(self, due_s: float, callback: Callable[[], None]) -> Timer:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from aios.hw.core.messages import Slice, SliceEnd, StepRow
+from aios.hw.core.messages import Op, Slice, SliceEnd, StepRow
 from aios.hw.core.seat_operations import SeatOperations
 from aios.hw.engine.engine import EngineSettings, Row
 from aios.hw.engine.fake import FakeEngine
@@ -83,6 +84,12 @@ class Machine:
         assert self.context.check(self.living.values()) == [] == self.store.check()
         return command
 
+    def ops(self) -> list[Op]:
+        """Run a slice; its operations on seats."""
+        command = self.slice()
+        assert command
+        return command.ops
+
     def _step(self, number: int, seat: int) -> StepRow | None:
         request = self.living.get(number)
         if request is None:
@@ -148,10 +155,10 @@ def test_seats_are_kept_until_needed() -> None:
     machine = Machine("rr", seats=3, width=1)
     for number in (1, 2, 3):
         machine.add(make_request(number))
-    kinds = [op.kind for _ in range(9) for op in machine.slice().ops]
+    kinds = [op.kind for _ in range(9) for op in machine.ops()]
     assert kinds == ["trim"] * 3, "three seats for three: nobody is parked"
     machine.add(make_request(4))
-    kinds = [op.kind for _ in range(8) for op in machine.slice().ops]
+    kinds = [op.kind for _ in range(8) for op in machine.ops()]
     assert "save" in kinds and "load" in kinds
 
 
@@ -188,10 +195,20 @@ def test_any_schedule_gives_the_tokens_of_running_alone(seed: int, arena: int) -
     assert machine.arena.used_bytes == 0
 
 
+def _spy(looked: list[int], key: Callable[[policy.Job], tuple[float, ...]]) -> policy.Key:
+    """The key of a policy that counts how often it is asked for."""
+
+    def counted(job: policy.Job, now: float) -> tuple[float, ...]:
+        looked.append(1)
+        return key(job)
+
+    return counted
+
+
 def test_work_per_slice_does_not_grow_with_those_who_cannot_run() -> None:
     machine = Machine("rr", seats=2)
     looked: list[int] = []
-    spy = policy.Policy("spy", "", lambda j, now: looked.append(1) or (0, j.turn))
+    spy = policy.Policy("spy", "", _spy(looked, lambda j: (0, j.turn)))
     machine.settings.policy = spy
     machine.add(make_request(1))
     for number in range(2, 500):
@@ -206,7 +223,7 @@ def test_work_per_arrival_does_not_grow_with_equals_that_wait() -> None:
     for number in range(1, 500):
         machine.add(make_request(number))
     assert machine.scheduler.next_slice(0.0)
-    spy = policy.Policy("spy", "", lambda j, now: looked.append(1) or (j.rank, j.turn))
+    spy = policy.Policy("spy", "", _spy(looked, lambda j: (j.rank, j.turn)))
     machine.settings.policy = spy
     assert machine.scheduler.should_yield(0.0) is None and not looked
     machine.add(make_request(500, rank=0))

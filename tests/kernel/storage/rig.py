@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from aios.kernel.storage.files.paths import resolve
 from aios.kernel.storage.files.quota import Limits
 from aios.kernel.storage.manager import Storage
 from aios.syscalls import storage_types as s
+
+BIG = random.Random(1).randbytes(3_000_000)
 
 
 class Rig:
@@ -116,6 +120,23 @@ class Rig:
         )
         return found
 
+    def set_value(self, agent: str, key: str, value: bytes, expect: int | None = None) -> s.KvEntry:
+        found: s.KvEntry = self.ask(
+            lambda done: self.storage.set_value(agent, key, value, expect, done)
+        )
+        return found
+
+    def value(self, agent: str, key: str) -> s.KvEntry:
+        found: s.KvEntry = self.ask(lambda done: self.storage.get_value(agent, key, done))
+        return found
+
+    def begin_upload(self, agent: str, path: str, owner: str) -> s.FsUpload:
+        place = resolve(path, agent)
+        found: s.FsUpload = self.ask(
+            lambda done: self.storage.uploads.begin(owner, place, agent, None, done)
+        )
+        return found
+
     def check(self, repair: bool = False) -> s.StorageReport:
         found: s.StorageReport = self.ask(lambda done: self.chores.check(True, repair, done))
         return found
@@ -133,3 +154,18 @@ def rig(folder: Path, **more: Any) -> Iterator[Rig]:
         yield made
     finally:
         made.close()
+
+
+def flip(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 0x41]))
+
+
+def change(folder: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(folder / "meta.db")) as database:
+        for statement in statements:
+            database.execute(statement)
+        database.commit()

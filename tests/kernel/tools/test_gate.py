@@ -86,7 +86,7 @@ def test_what_begins_may_end_at_once() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_random_calls_never_exceed_a_limit_and_all_get_their_turn(seed: int) -> None:
     rng = random.Random(seed)
-    scene, entered, left = Scene(), 0, set()
+    scene, entered, left = Scene(), 0, set[str]()
     while len(left) < 300:
         running = [n for n, t in scene.tickets.items() if t.running]
         if entered < 300 and rng.random() < 0.6:

@@ -97,9 +97,9 @@ def _forker(machine: Machine) -> Iterator[Callable[[], int]]:
     """Starts kernels on one machine's folders; each must have been ended before the next."""
     log = machine.folder / "kernels.log"
     with log.open("ab") as output, subprocess.Popen(
-        [sys.executable, "-m", "tests.kernel.storage.kernel_forker"], env=machine.env, text=True,
+        [sys.executable, "-m", "tests.kernel.storage.db.kernel_forker"], env=machine.env, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, bufsize=1,
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[4],
     ) as helper:  # fmt: skip
         stdin, stdout = helper.stdin, helper.stdout
         assert stdin and stdout

@@ -16,8 +16,7 @@ from aios.kernel.storage.files import mount as hosts
 from aios.kernel.storage.search import walk
 from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, PermissionDenied
 from aios.syscalls.storage_types import MountInfo
-
-from .rig import Rig, rig
+from tests.kernel.storage.rig import Rig, rig
 
 SECRET = b"outside"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -34,7 +33,7 @@ class _Yard:
         self.secret = self.outside / "secret"
         self.secret.write_bytes(SECRET)
         (self.inside / "real" / "ok").write_bytes(b"fine")
-        links = {
+        links: dict[str, str | Path] = {
             "abs": self.secret, "rel": "../outside/secret", "dir": self.outside,
             "up": "..", "root": "/", "chain": "dir", "proc": "/proc/self/root",
             "self": "/proc/self/cwd", "loop": "loop", "dangling": self.outside / "new",

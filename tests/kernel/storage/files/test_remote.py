@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 
 from aios.syscalls.errors import InvalidArgument, StorageUnavailable
-
-from .rig import Rig, rig
-from .test_storage import BIG
+from tests.kernel.storage.rig import BIG, Rig, rig
 
 moto_server = pytest.importorskip("moto.server")
 fsspec = pytest.importorskip("fsspec")

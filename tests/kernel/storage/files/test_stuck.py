@@ -18,12 +18,9 @@ from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.files import mount
 from aios.kernel.storage.files.blobs import LocalBlobs, RemoteBlobs
 from aios.kernel.storage.files.paths import resolve
-from aios.kernel.storage.search import walk
 from aios.syscalls import storage_types as s
 from aios.syscalls.errors import StorageUnavailable
-
-from .rig import Rig, rig
-from .test_storage import BIG
+from tests.kernel.storage.rig import BIG, Rig, rig
 
 
 class _Gate:
@@ -57,8 +54,7 @@ def store(tmp_path: Path, gate: _Gate, monkeypatch: pytest.MonkeyPatch) -> Itera
         with whole(folder) as fd:
             yield fd
 
-    for module in (mount, walk.hosts):
-        monkeypatch.setattr(module, "root", root)
+    monkeypatch.setattr(mount, "root", root)
     with rig(tmp_path / "s") as made:
         for name in ("dead", "live"):
             (tmp_path / name).mkdir()
@@ -106,7 +102,8 @@ def test_the_operator_is_told_what_does_not_answer(
 ) -> None:
     assert store.storage.warnings() == []
     monkeypatch.setattr(lanes, "_LATE_S", 0.0)
-    _read(store, "/mnt/dead/f", outcomes := [])
+    outcomes: list[Outcome[s.FsData]] = []
+    _read(store, "/mnt/dead/f", outcomes)
     assert store.read("bob", "/mnt/live/f")
     assert gate.reached.wait(10)
     (warning,) = store.storage.warnings()
@@ -121,7 +118,8 @@ def test_a_kernel_ends_though_a_folder_does_not_answer(
     store: Rig, gate: _Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aios.kernel.storage.manager.CLOSE_S", 0.1)
-    _read(store, "/mnt/dead/f", outcomes := [])
+    outcomes: list[Outcome[s.FsData]] = []
+    _read(store, "/mnt/dead/f", outcomes)
     store.search("bob", "kiwi", within_s=0.0)
     assert gate.reached.wait(10)
     store.write("bob", "own", b"kept")

@@ -1,0 +1,194 @@
+"""Callers: malformed frames, forged names, and calls that are refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import zmq
+
+from aios.syscalls import codec, paths
+from aios.syscalls.chat_types import ChatRequest
+from aios.syscalls.client import Connection, Credentials
+from aios.syscalls.errors import (
+    AiosError,
+    DeadlineExceeded,
+    InvalidArgument,
+    KernelUnavailable,
+    ModelUnavailable,
+    NotFound,
+    PermissionDenied,
+)
+from aios.syscalls.table import CALLS
+from aios.syscalls.types import Empty, RefRequest, SchedRequest, SendRequest, SignalRequest
+from tests.conftest import Machine, operator
+
+
+def test_every_call_checks_its_body(guest: Connection) -> None:
+    us = str(guest.call("getpid", Empty()).pid)
+    for call in CALLS:
+        with pytest.raises((InvalidArgument, PermissionDenied)):
+            guest.call(call.name, SendRequest(us, "no such field in most"), 5.0)
+            raise InvalidArgument("ipc.send takes it")
+
+
+def test_malformed_frames_are_answered_and_the_kernel_stays(
+    machine: Machine, context: zmq.Context[Any], guest: Connection
+) -> None:
+    """2,000 frames, seed 4; each is answered by its deadline, though not each at once."""
+    rng = random.Random(4)
+    sock = guest._socket
+    good = codec.encode_request(1, 5, 3.0, Empty())
+    for _ in range(2000):
+        frame = bytearray(good)
+        frame[rng.randrange(len(frame))] = rng.randrange(256)
+        sock.send(bytes(frame[: rng.randint(0, len(frame))]))
+    sock.send_multipart([good, b"more", b"frames"])
+    sock.send(msgpack.packb([9999, 100_000, 0, {}]))
+    replies = [codec.decode_reply(sock.recv()) for _ in range(2002)]
+    (last,) = (reply for reply in replies if reply.call_id == 100_000)
+    assert last.body["code"] == "NOT_FOUND"
+    assert sum(reply.kind == codec.ERROR for reply in replies) > 1000
+    assert guest.call("getpid", Empty()).name
+
+
+def test_a_frame_that_is_too_large_cuts_the_peer_off_and_nobody_else(
+    machine: Machine, context: zmq.Context[Any], guest: Connection
+) -> None:
+    with Connection(context, Credentials(machine.runtime)) as other:
+        other._socket.send(b"x" * (codec.MAX_FRAME_BYTES + 1))
+        with pytest.raises(DeadlineExceeded):
+            other._receive(0.0)
+    assert guest.call("getpid", Empty()).name
+
+
+def test_who_calls_is_known_from_the_connection(machine: Machine, guest: Connection) -> None:
+    for call in ("kernel.shutdown", "kernel.check", "trace.read", "sched.set"):
+        with pytest.raises(PermissionDenied, match="operator"):
+            guest.call(call, Empty())
+    path = machine.agent("idle", "import time; time.sleep(1000)")
+    machine.aios("run", "-d", "--name", "victim", path)
+    with pytest.raises(PermissionDenied, match="what it has started"):
+        guest.call("proc.signal", SignalRequest("victim", "kill"))
+    with pytest.raises(PermissionDenied):
+        guest.call("proc.log", RefRequest("victim"))
+
+
+@pytest.mark.parametrize("user", ["1", "999999", "op:1", "x" * 200, "０"])
+def test_a_forged_name_is_refused(machine: Machine, context: zmq.Context[Any], user: str) -> None:
+    machine.aios("run", "-d", machine.agent("idle", "import time; time.sleep(1000)"))
+    if user.isdecimal():
+        with pytest.raises(KernelUnavailable, match="refused"):
+            Connection(context, Credentials(machine.runtime, user, "guess"))
+    else:  # not the name of an agent: a guest, whatever it calls itself
+        with Connection(context, Credentials(machine.runtime, user[:200], "guess")) as connection:
+            assert connection.call("getpid", Empty()).parent == 0
+
+
+def test_a_forged_routing_id_gets_nothing_of_the_victims(
+    machine: Machine, context: zmq.Context[Any], guest: Connection
+) -> None:
+    """A second peer that claims the routing id of the first is not heard in its name."""
+    pid = guest.call("getpid", Empty()).pid
+    code = f"""
+import os, zmq
+from pathlib import Path
+context = zmq.Context()
+sock = context.socket(zmq.DEALER)
+sock.plain_username, sock.plain_password = b"guest", b"-"
+sock.routing_id = {guest._socket.routing_id!r} or b"same"
+sock.connect({paths.agents_endpoint(machine.runtime)!r})
+import msgpack
+sock.send(msgpack.packb([1, 1, 0, {{}}]))
+sock.poll(2000)
+print(msgpack.unpackb(sock.recv())[2].get("pid"))
+"""
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert int(got.stdout) != pid
+    assert guest.call("getpid", Empty()).pid == pid
+
+
+def test_an_agent_is_not_the_operator(machine: Machine) -> None:
+    code = (
+        "import subprocess, sys\n"
+        "got = subprocess.run([sys.executable, '-P', '-m', 'aios.cli', 'ps'],"
+        " capture_output=True, text=True)\n"
+        "print(got.returncode, got.stderr)\n"
+    )
+    got = machine.aios("run", machine.agent("sneaky", code))
+    assert got.stdout.startswith("1 aios: the kernel refused")
+
+
+def test_children_messages_and_errors_between_agents(machine: Machine) -> None:
+    machine.agent(
+        "kid",
+        "import aios\nletter = aios.recv(timeout=30)\n"
+        "aios.send(letter.sender, [letter.body, aios.getppid()])",
+    )
+    code = """
+import aios
+kid = aios.spawn(__file__.replace("mum", "kid"), name="kid")
+aios.send("kid", {"n": 1})
+print(aios.recv(timeout=30, sender=kid.pid).body == [{"n": 1}, aios.getpid()])
+print(kid.wait().exit_code)
+for call in (lambda: aios.send("nobody", 1), lambda: aios.recv(timeout=0.05), kid.pause,
+             lambda: aios.chat("x", max_tokens=-1), lambda: aios.chat("x", temprature=1)):
+    try:
+        call()
+    except aios.AiosError as error:
+        print(type(error).__name__)
+"""
+    got = machine.aios("run", machine.agent("mum", code))
+    assert got.stdout.split() == [
+        "True", "0", "NotFound", "DeadlineExceeded", "IllegalState",
+        "InvalidArgument", "InvalidArgument",
+    ], got.stderr  # fmt: skip
+
+
+def test_an_agent_that_reads_no_replies_is_ended_and_nobody_else(machine: Machine) -> None:
+    code = """
+import time, zmq, aios
+from aios import session
+from aios.syscalls import codec, paths
+from aios.syscalls.types import SendRequest, RecvRequest
+mine, me = session.current().credentials, str(aios.getpid())
+sock = zmq.Context().socket(zmq.DEALER)
+sock.rcvhwm = 1
+sock.plain_username, sock.plain_password = mine.user.encode(), mine.secret.encode()
+sock.connect(paths.agents_endpoint(mine.runtime))
+for n in range(300):
+    sock.send(codec.encode_request(30, 2 * n, None, SendRequest(me, b"x" * 900_000)))
+    sock.send(codec.encode_request(31, 2 * n + 1, None, RecvRequest()))
+time.sleep(1000)
+"""
+    machine.aios("run", "-d", "--name", "deaf", machine.agent("deaf", code))
+    assert machine.aios("wait", "deaf").returncode == 137
+    rows = json.loads(machine.aios("ps", "-a", "--json").stdout)
+    assert next(r for r in rows if r["name"] == "deaf")["reason"] == "it did not read its replies"
+
+
+def test_settings_can_change_while_it_runs(machine: Machine) -> None:
+    with operator(machine) as connection:
+        before = connection.call("sched.set", SchedRequest())
+        changed = connection.call("sched.set", SchedRequest("fifo", 9, 2))
+        assert (changed.policy, changed.quantum_tokens, changed.width) == ("fifo", 9, 2)
+        restore = SchedRequest(before.policy, before.quantum_tokens, before.width)
+        connection.call("sched.set", restore)
+        for bad in (SchedRequest("rrr"), SchedRequest(quantum_tokens=-1)):
+            with pytest.raises(InvalidArgument):
+                connection.call("sched.set", bad)
+
+
+def test_errors_are_all_typed(guest: Connection) -> None:
+    with pytest.raises(NotFound):
+        guest.call("proc.wait", RefRequest("nobody"))
+    with pytest.raises(ModelUnavailable):
+        guest.call("llm.chat", ChatRequest(prompt="x", model="nonexistent"))
+    assert issubclass(ModelUnavailable, AiosError)
+    assert Path(paths.lock_file(Path("/x"))) == Path("/x/aiosd.lock")

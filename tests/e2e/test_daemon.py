@@ -1,0 +1,119 @@
+"""The kernel's life: start, restart, end, and settings that keep it from starting."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from tests.conftest import TIMEOUT_S, Machine
+
+from .rig import gone
+
+
+def test_up_status_down_and_twice_of_each(stopped: Machine) -> None:
+    assert stopped.aios("daemon", "status").returncode == 3
+    assert stopped.aios("daemon", "down").returncode == 0
+    assert stopped.aios("daemon", "up", "--model", "fake").returncode == 0
+    again = stopped.aios("daemon", "up")
+    assert again.returncode == 0 and "already" in again.stdout
+    second = subprocess.run(
+        [sys.executable, "-P", "-m", "aios.kernel.daemon"],
+        env=stopped.env,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert second.returncode == 1 and "already" in second.stderr
+    status = json.loads(stopped.aios("daemon", "status", "--json").stdout)
+    assert status["models"][0]["name"] == "fake"
+    family = [p.pid for p in psutil.Process(status["os_pid"]).children(recursive=True)]
+    assert len(family) == 2, "zygote and core"
+    assert stopped.aios("daemon", "restart", "--model", "fake").returncode == 0
+    for os_pid in family:
+        gone(os_pid)
+    assert stopped.aios("daemon", "down").returncode == 0
+    assert [p.name for p in stopped.runtime.iterdir()] == ["aiosd.lock"]
+
+
+def test_a_killed_kernel_leaves_no_process_and_its_sockets_do_not_matter(stopped: Machine) -> None:
+    os_pid = stopped.start("--model", "fake")
+    path = stopped.agent("a", "import aios\nwhile True: aios.chat('x')")
+    stopped.aios("run", "-d", path)
+    family = [p.pid for p in psutil.Process(os_pid).children(recursive=True)]
+    assert len(family) == 3
+    os.kill(os_pid, signal.SIGKILL)
+    for each in (os_pid, *family):
+        gone(each)
+    assert stopped.aios("daemon", "status").returncode == 1
+    assert stopped.aios("ps").returncode == 1
+    stopped.start("--model", "fake")
+    assert stopped.aios("daemon", "status").returncode == 0
+
+
+def test_run_starts_the_kernel(stopped: Machine) -> None:
+    (stopped.folder / "config.toml").write_text('model = "fake"\n')
+    got = stopped.aios("run", stopped.agent("a", "import aios; print(aios.getpid())"))
+    assert (got.returncode, got.stdout) == (0, "1\n") and "starting the kernel" in got.stderr
+
+
+def test_by_hand_without_a_kernel_says_how_to_start_one(stopped: Machine) -> None:
+    path = stopped.agent("a", "import aios; aios.getpid()")
+    got = subprocess.run(
+        [sys.executable, path], env=stopped.env, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert got.returncode == 1 and "aios daemon up" in got.stderr
+
+
+def test_settings_that_are_wrong_keep_it_from_starting(stopped: Machine) -> None:
+    (stopped.folder / "config.toml").write_text("seets = 3\n")
+    got = stopped.aios("daemon", "up")
+    assert got.returncode == 1 and "did you mean 'seats'" in got.stderr
+    (stopped.folder / "config.toml").write_text('policy = "rrr"\n')
+    got = stopped.aios("daemon", "up")
+    assert got.returncode == 1 and "did you mean 'rr'" in got.stderr
+    (stopped.folder / "config.toml").unlink()
+    for flags, said in ((["--seets", "3"], "'seats'"), (["--seats"], "needs a value")):
+        got = stopped.aios("daemon", "up", *flags)
+        assert got.returncode == 1 and said in got.stderr
+    assert stopped.aios("daemon", "status").returncode == 3
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
+def test_a_full_runtime_folder_is_told(stopped: Machine) -> None:
+    stopped.runtime.mkdir()
+    options = "size=4k,nr_inodes=2"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(stopped.runtime)])
+    if mounted.returncode:
+        pytest.skip("this machine does not let us mount")
+    try:
+        (stopped.runtime / "filler").touch()
+        got = stopped.aios("daemon", "up", "--model", "fake")
+        assert got.returncode == 1 and "No space left" in got.stderr
+        assert stopped.aios("daemon", "status").returncode == 3
+    finally:
+        subprocess.run(["umount", str(stopped.runtime)], check=True)
+
+
+def test_a_runtime_folder_that_is_too_long_is_told(stopped: Machine) -> None:
+    stopped.env["AIOS_RUNTIME_DIR"] = str(stopped.folder / ("x" * 100))
+    got = stopped.aios("daemon", "up")
+    assert got.returncode == 1 and "AIOS_RUNTIME_DIR" in got.stderr
+
+
+def test_a_restart_with_wrong_settings_leaves_the_kernel_alone(stopped: Machine) -> None:
+    os_pid = stopped.start("--model", "fake")
+    got = stopped.aios("daemon", "restart", "--core-timeout", "abc")
+    assert got.returncode == 1 and "core_timeout = 'abc'" in got.stderr
+    policy = stopped.folder / "policy.toml"
+    policy.write_text("no policy")
+    got = stopped.aios("daemon", "restart")
+    assert got.returncode == 1 and f"policy {policy}" in got.stderr
+    policy.unlink()
+    status = stopped.aios("daemon", "status")
+    assert status.returncode == 0 and f"pid {os_pid}," in status.stdout

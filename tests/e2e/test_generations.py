@@ -1,0 +1,107 @@
+"""Generations from outside: streams, limits, cancellation, and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from aios.syscalls.chat_types import ChatReply, ChatRequest, Chunk
+from aios.syscalls.client import Connection
+from aios.syscalls.errors import (
+    ContextOverflow,
+    DeadlineExceeded,
+    InvalidArgument,
+)
+from aios.syscalls.types import Empty
+from tests.conftest import Machine
+
+CHAT = ChatRequest(prompt="hello", max_tokens=30, temperature=0.9, seed=3)
+
+
+def test_a_stream_is_the_reply_in_pieces(guest: Connection) -> None:
+    whole: ChatReply = guest.call("llm.chat", CHAT)
+    streamed = ChatRequest(prompt="hello", max_tokens=30, temperature=0.9, seed=3, stream=True)
+    *pieces, last = guest.stream("llm.chat", streamed)
+    assert isinstance(last, ChatReply)
+    assert all(isinstance(piece, Chunk) for piece in pieces) and len(pieces) > 5
+    assert "".join(piece.text for piece in pieces) == whole.text == last.text
+    assert last.tokens == whole.tokens and len(whole.tokens) == 30
+
+
+def test_limits_stops_and_grammars(guest: Connection) -> None:
+    text = guest.call("llm.chat", CHAT).text
+    stop = text[4:6]
+    cut = guest.call(
+        "llm.chat", ChatRequest(prompt="hello", temperature=0.9, seed=3, max_tokens=30, stop=[stop])
+    )
+    assert cut.finish == "stop" and cut.text == text[: text.index(stop)]
+    choice = guest.call("llm.chat", ChatRequest(prompt="?", grammar='root ::= "yes" | "no"'))
+    assert choice.text in ("yes", "no") and choice.finish == "stop"
+    with pytest.raises(ContextOverflow, match=r"4,\d\d\d tokens.*4,096"):
+        guest.call("llm.chat", ChatRequest(prompt="x" * 4200))
+    for bad in (
+        ChatRequest(),
+        ChatRequest(prompt="a", messages=[]),
+        ChatRequest(prompt="a", grammar="nonsense"),
+        ChatRequest(prompt="a", grammar="g", json_schema="{}"),
+    ):
+        with pytest.raises(InvalidArgument):
+            guest.call("llm.chat", bad)
+
+
+def test_a_deadline_ends_the_call_and_frees_the_seat(machine: Machine, guest: Connection) -> None:
+    with pytest.raises(DeadlineExceeded, match=r"0\.2 s"):
+        guest.call("llm.chat", ChatRequest(prompt="x", max_tokens=4000), 0.2)
+    model = guest.call("model.list", Empty()).models[0]
+    assert (model.seats_used, model.running, model.ready) == (0, 0, 0)
+
+
+def test_leaving_a_stream_cancels_it(guest: Connection) -> None:
+    stream = guest.stream("llm.chat", ChatRequest(prompt="x", max_tokens=4000, stream=True))
+    assert isinstance(stream, Generator) and next(stream).text
+    stream.close()
+    assert guest.call("model.list", Empty()).models[0].seats_used == 0
+
+
+def test_async_calls_share_one_connection(machine: Machine) -> None:
+    code = """
+import asyncio, aios
+async def main():
+    alone = [(await aios.achat(f"q{n}", max_tokens=20)).text for n in range(12)]
+    together = await asyncio.gather(*(aios.achat(f"q{n}", max_tokens=20) for n in range(12)))
+    print(alone == [reply.text for reply in together])
+    pieces = [piece async for piece in await aios.astream("q0", max_tokens=20)]
+    print("".join(pieces) == alone[0])
+    task = asyncio.create_task(aios.achat("x", max_tokens=4000))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        print("cancelled")
+asyncio.run(main())
+"""
+    got = machine.aios("run", machine.agent("a", code))
+    assert got.stdout.split() == ["True", "True", "cancelled"], got.stderr
+
+
+def test_threads_have_connections_of_their_own(machine: Machine) -> None:
+    code = """
+import threading, aios
+out = {}
+def work(n): out[n] = aios.chat(f"q{n}", max_tokens=10).text
+threads = [threading.Thread(target=work, args=(n,)) for n in range(10)]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(all(out[n] == aios.chat(f"q{n}", max_tokens=10).text for n in range(10)))
+"""
+    assert machine.aios("run", machine.agent("a", code)).stdout == "True\n"
+
+
+def test_a_higher_class_goes_first_and_a_full_house_waits(machine: Machine) -> None:
+    forever = machine.agent("long", "import aios\nwhile True: aios.chat('x', max_tokens=2000)")
+    for number in range(5):
+        machine.aios("run", "-d", "--class", "batch", "--name", f"batch{number}", forever)
+    code = "import aios; t = aios.chat('x', max_tokens=5).timing; print(t.first_token_s < 1.0)"
+    got = machine.aios("run", "--class", "interactive", machine.agent("quick", code))
+    assert got.stdout == "True\n"

@@ -1,0 +1,215 @@
+"""The files of the audit log: what verifying finds, and what a full disk and a kill leave."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aios.kernel.access.audit import file
+from aios.kernel.access.audit import file as file_module
+from aios.kernel.access.audit.records import read
+
+from .rig import Log, entry_text
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Log:
+    """Start, 20 entries: 21 records."""
+    log = Log(tmp_path)
+    log.fill(20)
+    return log
+
+
+def test_a_log_that_nobody_touched_is_sound(written: Log) -> None:
+    result = written.verify()
+    assert (result.problem, result.first, result.n) == ("", 1, 21)
+    assert written.key.stat().st_mode & 0o777 == 0o600
+    written.fill(5)
+    assert written.verify().n == 27, "the next kernel goes on in the chain"
+    assert len(file.files(written.folder)) == 1
+    records = [read(line) for line in written.path().read_bytes().splitlines()]
+    assert [r.n for r in records] == list(range(1, 28))
+    assert [r.action for r in records if r.kind == "audit"] == ["start", "start"]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("edited", "record 8 .*edited"),
+        ("deleted", "record 8 is not where it was"),
+        ("inserted", "record 7 .*stands after record 7"),
+        ("forged", "record 8 .*edited or put in"),
+        ("reordered", "record 8 is not where it was"),
+        ("cut", "record 19 is missing: the log's end was cut off .it had 21"),
+        ("begun late", "record 1 is not where it was"),
+        ("emptied", "record 1 is missing"),
+        ("garbled", "record 8 .*no record"),
+    ],
+)
+def test_the_first_bad_record_is_named(written: Log, how: str, message: str) -> None:
+    path = written.path()
+    lines = path.read_bytes().splitlines(keepends=True)
+    match how:
+        case "edited":
+            lines[7] = lines[7].replace(b'"allowed"', b'"denied" ')
+        case "deleted":
+            del lines[7]
+        case "inserted":
+            lines.insert(7, lines[6])
+        case "forged":
+            lines[7] = lines[7].replace(b"/6", b"/7")
+        case "reordered":
+            lines[7], lines[8] = lines[8], lines[7]
+        case "cut":
+            del lines[18:]
+        case "begun late":
+            del lines[:5]
+        case "emptied":
+            lines = []
+        case "garbled":
+            lines[7] = b"\xff{}\n"
+    path.write_bytes(b"".join(lines))
+    assert re.search(message, written.verify().problem), written.verify().problem
+
+
+def test_any_changed_byte_is_found(written: Log) -> None:
+    """Every byte of the log that is changed is found, at its record. 300 of them, seed 3."""
+    rng = random.Random(3)
+    path = written.path()
+    data = path.read_bytes()
+    for _ in range(300):
+        at = rng.randrange(len(data) - 1)
+        changed = bytearray(data)
+        changed[at] ^= 1 << rng.randrange(7)
+        path.write_bytes(changed)
+        problem = written.verify().problem
+        line = data[:at].count(b"\n") + 1
+        assert f"record {line} " in problem or f"line {line}" in problem, (at, problem)
+
+
+def test_a_forged_anchor_and_a_removed_log_are_found(written: Log) -> None:
+    good = written.anchor.read_bytes()
+    written.anchor.write_bytes(good.replace(b'"n":21', b'"n":12'))
+    with pytest.raises(ValueError, match="not what was written"):
+        written.verify()
+    written.anchor.write_bytes(good)
+    written.path().unlink()
+    assert "record 1 is missing" in written.verify().problem
+
+
+def test_the_next_kernel_sees_that_the_log_was_cut(written: Log) -> None:
+    data = written.path().read_bytes().splitlines(keepends=True)
+    written.path().write_bytes(b"".join(data[:10]))
+    written.fill(1)
+    first = read(written.path().read_bytes().splitlines()[0])
+    assert first.n == 22 and first.outcome.startswith("broken: the log ends with record 10")
+    assert "record 11 is not where it was" in written.verify().problem
+
+
+@pytest.mark.parametrize(
+    ("harm", "said", "missing"),
+    [
+        (lambda path: path.unlink(), "deleted", "record 1 is not"),
+        (lambda path: path.rename(path.with_suffix(".old")), "moved", "record 1 is not"),
+        (lambda path: os.truncate(path, 0), "cut", "record 1 is not"),
+        (lambda path: os.truncate(path, 700), "cut", "is no record"),
+        (lambda path: shutil.rmtree(path.parent), "deleted", "record 1 is not"),
+    ],
+)
+def test_a_log_that_is_harmed_while_it_is_written_goes_on_and_says_so(
+    tmp_path: Path, harm: Callable[[Path], None], said: str, missing: str
+) -> None:
+    """What is acknowledged must be in a file that is there."""
+    log = Log(tmp_path)
+    file = log.file()
+    file.open("test")
+    file.append([(1e9, entry_text(f"/{number}")) for number in range(9)], 0)
+    harm(log.path())
+    file.sync()
+    file.append([(1e9, entry_text("/after"))], 0)
+    file.sync()
+    file.append([(1e9, entry_text("/later"))], 0)
+    file.close()
+    start, after, later = map(read, log.path().read_bytes().splitlines()[-3:])
+    assert f"broken: the file that ended with record 10 has been {said}" in start.outcome
+    assert [start.n, after.n, later.n] == [11, 12, 13]
+    assert (after.name, later.name) == ("/after", "/later")
+    assert missing in log.verify().problem
+
+
+def test_a_record_torn_by_a_kill_is_cut_off(written: Log) -> None:
+    with written.path().open("ab") as file:
+        file.write(b'{"n":22,"t":17')
+    assert written.verify().problem == "", "it may be being written"
+    written.fill(1)
+    assert written.verify().problem == "" and written.verify().n == 23
+
+
+def test_rotation_carries_the_chain_and_old_files_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_module, "FILE_BYTES", 4096)
+    log = Log(tmp_path)
+    file = log.file(3 * 4096)
+    file.open("test")
+    for number in range(200):
+        file.append([(1e9, entry_text(f"/{number}"))], 0)
+    file.close()
+    kept = file_module.files(log.folder)
+    assert len(kept) == 3 and int(kept[0].stem) > 1
+    result = log.verify()
+    assert result.problem == "" and result.first == int(kept[0].stem) and result.n > 200
+    again = log.file(3 * 4096)
+    again.open("test")
+    again.close()
+    assert log.verify().problem == ""
+    kept[1].unlink()
+    assert f"record {int(kept[1].stem)} is not where it was" in log.verify().problem
+    kept[0].unlink()
+    assert log.verify().problem, "the oldest file that should be there is missing"
+
+
+def test_half_a_batch_is_never_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log(tmp_path)
+    file = log.file()
+    file.open("test")
+    pwrite, calls = os.pwrite, []
+
+    def full_soon(fd: int, data: bytes, at: int) -> int:
+        calls.append(at)
+        if len(calls) % 2 == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(fd, bytes(data)[:100], at)
+
+    monkeypatch.setattr(os, "pwrite", full_soon)
+    with pytest.raises(OSError, match="No space"):
+        file.append([(1e9, entry_text()), (1e9, entry_text())], 0)
+    monkeypatch.undo()
+    file.append([(1e9, entry_text("/after"))], 4)
+    file.close()
+    assert log.verify().problem == "" and log.verify().n == 3
+    assert b"4 records of reads" in log.path().read_bytes()
+
+
+def test_room_is_taken_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk the promised room is all there is, and it is enough for what is written."""
+    log = Log(tmp_path)
+    file = log.file()
+    room = file.open("test")
+    assert room.size_bytes >= file_module.RESERVE_BYTES // 2 and not room.reason
+    monkeypatch.setattr(file_module, "_fallocate", lambda fd, at, size: errno.ENOSPC)
+    before = room.size_bytes
+    while room.size_bytes > 4096:
+        room = file.append([(1e9, entry_text("x" * 400))] * 4, 0)
+        assert room.size_bytes < before
+        before = room.size_bytes
+    assert room.reason == os.strerror(errno.ENOSPC)
+    file.close()
+    assert log.verify().problem == ""

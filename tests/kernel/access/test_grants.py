@@ -1,0 +1,36 @@
+"""The file of grants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aios.kernel.access.grants import GrantFile
+from aios.syscalls.errors import (
+    InvalidArgument,
+    NotFound,
+)
+
+
+def test_grants_last(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "grants.json"
+    first, _ = GrantFile(path).add("mail*", "allow network:*")
+    same, all_ = GrantFile(path).add("mail*", "allow network:*")
+    assert same.id == first.id == 1 and len(all_) == 1
+    GrantFile(path).add("@agent", "deny tool:rm")
+    assert [g.id for g in GrantFile(path).load()] == [1, 2]
+    removed, left = GrantFile(path).remove(1)
+    assert removed.subject == "mail*" and [g.id for g in left] == [2]
+    with pytest.raises(NotFound, match="aios perm ls"):
+        GrantFile(path).remove(1)
+    assert GrantFile(path).add("x", "allow tool:y")[0].id == 3, "a number is not used twice"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_damaged_grants_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "grants.json"
+    for text in ("", "{", '{"version":2}', '{"grants":[{"id":"x"}]}', "\xff"):
+        path.write_bytes(text.encode("latin-1"))
+        with pytest.raises(InvalidArgument, match=r"grants.*damaged"):
+            GrantFile(path).load()

@@ -1,0 +1,39 @@
+"""Recall: which notes are added to a prompt."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from aios.kernel.loop.task import Outcome
+from aios.kernel.memory.recall import MOST_NOTE_CHARS, Recall, chosen
+from aios.syscalls.chat_types import ChatRequest, Message
+from aios.syscalls.memory_types import Hit, Note, SearchReply
+
+
+def _hit(text: str) -> Hit:
+    return Hit(Note("n1", "agent:a", "note", text, 0.0, 0.0), 1.0, 1, None)
+
+
+def test_a_note_is_judged_by_what_the_prompt_gets_of_it() -> None:
+    body = ChatRequest(recall=2, recall_min=0.3)
+    hits = [
+        _hit("my dog is called Rex"),
+        _hit("x " * MOST_NOTE_CHARS + "dog called"),
+        _hit("the dog"),
+    ]
+    found = chosen("what is my dog called?", hits, "", body)
+    assert [(note.text, note.score) for note in found] == [
+        ("my dog is called Rex", 0.8), ("the dog", 0.4)
+    ]  # fmt: skip
+
+
+def test_nothing_is_judged_for_a_call_that_has_ended() -> None:
+    call: Any = SimpleNamespace(asker=None, ended=True)
+    reply = Outcome(SearchReply([_hit("a dog")], "keyword"), None)
+    memory: Any = SimpleNamespace(search=lambda request, scopes, done: done(reply))
+    calls: Any = SimpleNamespace(scope=lambda *_: "agent:a")
+    body = ChatRequest(messages=[Message("user", "dog")], recall=1)
+    Recall(calls, memory).into(call, body, lambda outcome: pytest.fail("it was judged"))

@@ -1,0 +1,41 @@
+"""The supervisor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from aios.kernel.loop.loop import Loop
+from aios.kernel.process.supervisor import Supervisor
+from aios.kernel.process.table import ProcessTable
+
+
+def test_a_stray_that_does_not_die_does_not_end_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process in an uninterruptible wait of its host's does not."""
+
+    class Host:
+        pid, killed = 1, 0
+
+        def children(self) -> list[Host]:
+            return [self]
+
+        def kill(self) -> None:
+            Host.killed += 1
+
+        def wait(self, timeout: float) -> None:
+            raise psutil.TimeoutExpired(timeout, self.pid)
+
+    monkeypatch.setattr(psutil, "Process", Host)
+    loop = Loop()
+    nothing: Any = lambda *_: ()  # noqa: E731
+    supervisor = Supervisor(
+        loop, ProcessTable(1), tmp_path, tmp_path, nothing, nothing, nothing, nothing
+    )
+    supervisor.reap_strays()
+    assert Host.killed == 1
+    loop.close()
