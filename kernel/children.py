@@ -23,6 +23,7 @@ from aios.hw.machine.environment import engine_environment
 from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop
 from aios.kernel.retrieval.embedder import Embedder, EmbedderProcess
+from aios.syscalls import exits
 
 _CORE_EXIT_TIMEOUT_S = 0.1
 _TOOL_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "AIOS_CONFIG")
@@ -70,7 +71,7 @@ class CoreProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        return _how(code)
+        return exits.describe(code)
 
 
 class EmbedderChild:
@@ -116,7 +117,7 @@ class EmbedderChild:
         """Make sure that it is gone, without waiting for it to finish; returns how it ended."""
         self._link.close()
         self._process.kill()  # it holds nothing that could be lost
-        return _how(self._process.wait())
+        return exits.describe(self._process.wait())
 
 
 def embedder(loop: Loop, name: str) -> Embedder:
@@ -155,7 +156,3 @@ def start_toolhost(theirs: socket.socket) -> subprocess.Popen[bytes]:
         [sys.executable, "-P", "-m", "aios.toolhost", str(fd)],
         pass_fds=(fd,), stdin=subprocess.DEVNULL, env=kept, cwd="/",
     )  # fmt: skip
-
-
-def _how(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit status {code}"

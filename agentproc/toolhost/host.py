@@ -23,6 +23,7 @@ import msgspec
 
 from aios.boot.child import follow
 from aios.boot.tree import end_strays, signal_tree
+from aios.syscalls import exits
 from aios.syscalls.toolwire import (
     Changed,
     Describe,
@@ -318,11 +319,8 @@ class Host:
 
 
 def _how(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"its process was killed by {signal.Signals(-code).name}"
-    return f"its process ended with exit code {code} during the call"
+    how = exits.describe(os.waitstatus_to_exitcode(status))
+    return f"its process ended during the call: {how}"
 
 
 def main() -> None:

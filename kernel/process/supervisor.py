@@ -22,6 +22,7 @@ from aios.kernel.loop.loop import Loop, Timer
 from aios.kernel.model.model import Model
 from aios.kernel.model.models import Models
 from aios.kernel.scheduler import policy
+from aios.syscalls import exits
 from aios.syscalls.errors import (
     AiosError,
     Cancelled,
@@ -345,12 +346,7 @@ def _is_fifo(path: str | None) -> bool:
 
 
 def _how(exit_code: int) -> str:
-    if exit_code > 128:
-        try:
-            return f"killed by {signal.Signals(exit_code - 128).name}"
-        except ValueError:
-            return f"killed by signal {exit_code - 128}"
-    return "ended" if exit_code == 0 else f"exit code {exit_code}"
+    return exits.describe(exits.return_code(exit_code)) if exit_code else "ended"
 
 
 def _ancestors(os_pid: int) -> list[int]:

@@ -48,7 +48,7 @@ def _shell(machine: Machine, line: str, *words: str) -> subprocess.CompletedProc
         (("run", ""), 127, "'': no such file"),
         (("run", "."), 126, ". cannot be run: it is a folder"),
         (("run", "/dev/zero"), 126, "/dev/zero cannot be run: it is no ordinary file"),
-        (("config", "get", "nosuch"), 2, "unknown key 'nosuch'; valid keys"),
+        (("config", "get", "nosuch"), 2, "unknown key 'nosuch' (valid keys"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_reason(
