@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aios.syscalls.errors import InvalidArgument
-from aios.syscalls.tool_types import ToolSpec
+from aios.syscalls.types.tool import ToolSpec
 
 from .reference import target
 

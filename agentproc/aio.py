@@ -19,11 +19,11 @@ import msgspec
 import zmq.asyncio
 
 from aios.syscalls import codec, paths
-from aios.syscalls.chat_types import Chunk
 from aios.syscalls.client import GRACE_S, open_socket, served
 from aios.syscalls.errors import AiosError, DeadlineExceeded, KernelUnavailable, from_body
 from aios.syscalls.table import BY_NAME, Call
-from aios.syscalls.types import CancelRequest
+from aios.syscalls.types.chat import Chunk
+from aios.syscalls.types.kernel import CancelRequest
 
 from .session import Session
 

@@ -27,7 +27,8 @@ from aios.syscalls.errors import (
     NotFound,
     ToolFailed,
 )
-from aios.syscalls.tool_types import (
+from aios.syscalls.types.common import MAX_TIMEOUT_S, Empty
+from aios.syscalls.types.tool import (
     AnswerRequest,
     OfferRequest,
     ToolCall,
@@ -37,7 +38,6 @@ from aios.syscalls.tool_types import (
     ToolReply,
     ToolWork,
 )
-from aios.syscalls.types import MAX_TIMEOUT_S, Empty
 
 from . import session
 from .tool import Tool, tool

@@ -23,10 +23,10 @@ import msgspec
 import zmq
 
 from . import codec, paths
-from .chat_types import Chunk
 from .errors import DeadlineExceeded, KernelUnavailable, from_body
 from .table import BY_NAME, Call
-from .types import CancelRequest
+from .types.chat import Chunk
+from .types.kernel import CancelRequest
 
 CONNECT_TIMEOUT_S = 10.0
 GRACE_S = 5.0

@@ -14,9 +14,9 @@ import msgpack
 import msgspec
 
 from .errors import ErrorBody, InvalidArgument, ResourceExhausted
-from .memory_types import NOTE_ID_PATTERN, SCOPE_PATTERN
-from .tool_types import SOURCE_PATTERN, TOOL_PATTERN
-from .types import MAX_TIMEOUT_S, NAME_PATTERN
+from .types.common import MAX_TIMEOUT_S, NAME_PATTERN
+from .types.memory import NOTE_ID_PATTERN, SCOPE_PATTERN
+from .types.tool import SOURCE_PATTERN, TOOL_PATTERN
 
 MAX_FRAME_BYTES = 8 << 20
 """Largest request or reply frame. The kernel's socket drops a peer that sends a larger one."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from .tool_types import ToolSpec
+from .types.tool import ToolSpec
 
 LENGTH = struct.Struct("<I")
 MAX_MESSAGE_BYTES = 16 << 20

@@ -6,7 +6,9 @@ import argparse
 import sys
 
 from aios.syscalls import codec
-from aios.syscalls.access_types import (
+from aios.syscalls.client import Connection
+from aios.syscalls.errors import AiosError, InvalidArgument, NotFound
+from aios.syscalls.types.access import (
     AnswerRequest,
     Approval,
     ExplainReply,
@@ -16,9 +18,7 @@ from aios.syscalls.access_types import (
     PolicyReply,
     RevokeRequest,
 )
-from aios.syscalls.client import Connection
-from aios.syscalls.errors import AiosError, InvalidArgument, NotFound
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
 
 from . import daemonctl, out
 from .out import plain

@@ -12,9 +12,9 @@ import os
 import termios
 
 from aios.aio import AsyncConnection
-from aios.syscalls.access_types import AnswerRequest, Approval
 from aios.syscalls.errors import AiosError, DeadlineExceeded
-from aios.syscalls.types import Empty
+from aios.syscalls.types.access import AnswerRequest, Approval
+from aios.syscalls.types.common import Empty
 
 from .access import who
 from .out import plain

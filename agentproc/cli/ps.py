@@ -14,7 +14,7 @@ from typing import Any
 from aios.syscalls import codec, inotify
 from aios.syscalls.client import Connection
 from aios.syscalls.errors import AiosError, InvalidArgument
-from aios.syscalls.types import (
+from aios.syscalls.types.process import (
     ExitStatus,
     LogReply,
     ProcessInfo,

@@ -38,7 +38,6 @@ from aios.syscalls.errors import (
     ToolFailed,
     ToolUnavailable,
 )
-from aios.syscalls.tool_types import MAX_JSON_BYTES, MAX_TOOLS, McpServer, ToolSpec
 from aios.syscalls.toolwire import (
     Changed,
     Describe,
@@ -51,6 +50,7 @@ from aios.syscalls.toolwire import (
     encode,
     take,
 )
+from aios.syscalls.types.tool import MAX_JSON_BYTES, MAX_TOOLS, McpServer, ToolSpec
 
 from . import mcp_transport
 from .schema import Check, compiled

@@ -19,7 +19,7 @@ from aios.reference import target
 from aios.syscalls import codec
 from aios.syscalls.errors import InvalidArgument, ResourceExhausted, ToolFailed
 from aios.syscalls.errors import ToolUnavailable as Unusable
-from aios.syscalls.tool_types import MAX_JSON_BYTES, ToolSpec
+from aios.syscalls.types.tool import MAX_JSON_BYTES, ToolSpec
 
 from .document import load
 from .reach import Reach, one_name

@@ -29,7 +29,6 @@ from aios.syscalls.errors import (
     ToolUnavailable,
     from_body,
 )
-from aios.syscalls.tool_types import MAX_TOOLS, ToolSpec
 from aios.syscalls.toolwire import (
     Describe,
     Described,
@@ -42,6 +41,7 @@ from aios.syscalls.toolwire import (
     encode,
     read,
 )
+from aios.syscalls.types.tool import MAX_TOOLS, ToolSpec
 from aios.tool import Tool
 
 from .reach import Reach as Ask

@@ -24,7 +24,8 @@ from aios.bench.rig.report import Report
 from aios.syscalls import codec
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.table import BY_NAME
-from aios.syscalls.types import Empty, Pid, RefRequest, SignalRequest
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.process import Pid, RefRequest, SignalRequest
 
 CALLS = 1000
 """Round trips of each arm in a repeat."""

@@ -14,9 +14,9 @@ from typing import TypeVar
 from aios.kernel.loop.task import Outcome
 from aios.kernel.loop.worker import Worker
 from aios.kernel.trap.pending import Handler, Pending
-from aios.syscalls import access_types as a
-from aios.syscalls import types as t
 from aios.syscalls.errors import AiosError, InvalidArgument, ResourceExhausted
+from aios.syscalls.types import access as a
+from aios.syscalls.types.common import Empty
 
 from . import groups, rules
 from .approvals import Question
@@ -56,7 +56,7 @@ class AccessCalls:
             grants=[self._info(grant) for grant in self._access.grants],
         )  # fmt: skip
 
-    def _reload(self, call: Pending, _: t.Empty) -> None:
+    def _reload(self, call: Pending, _: Empty) -> None:
         def read() -> tuple[groups.Policy, tuple[Grant, ...]]:
             return groups.load(self._path), self._grants.load()
 
@@ -123,7 +123,7 @@ class AccessCalls:
             for step in steps
         ])  # fmt: skip
 
-    def _approvals(self, _: Pending, __: t.Empty) -> a.ApprovalList:
+    def _approvals(self, _: Pending, __: Empty) -> a.ApprovalList:
         now = time.monotonic()
         return a.ApprovalList([_approval(q, now) for q in self._access.approvals.open(now)])
 
@@ -145,7 +145,7 @@ class AccessCalls:
         call.defer(lambda error: None)
         self._access.approvals.answer(body.id, body.approve, now, time.time(), done)
 
-    def _next(self, call: Pending, _: t.Empty) -> None:
+    def _next(self, call: Pending, _: Empty) -> None:
         owner = call.caller.os_pid
         call.defer(lambda error: self._access.approvals.leave(owner))
         self._access.approvals.next(

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, get_args
 
 from aios.syscalls.errors import InvalidArgument
 from aios.syscalls.suggest import did_you_mean
-from aios.syscalls.table import Effect
+from aios.syscalls.types.common import Effect
 
 Verb = Literal["deny", "trust", "ask", "allow"]
 Verdict = Literal["deny", "ask", "allow"]

@@ -12,8 +12,23 @@ from aios.kernel.access.manager import ACCOUNTS, AccessManager
 from aios.kernel.model.models import Models
 from aios.kernel.scheduler import policy
 from aios.kernel.trap.pending import Caller, Handler, Pending
-from aios.syscalls import types as t
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ResourceExhausted
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.mail import MailReply, RecvRequest, SendRequest
+from aios.syscalls.types.process import (
+    ExitStatus,
+    LogReply,
+    Pid,
+    ProcessInfo,
+    ProcessList,
+    ProcessState,
+    PsRequest,
+    RefRequest,
+    ReniceRequest,
+    SignalRequest,
+    SpawnReply,
+    SpawnRequest,
+)
 
 from .mail import Letter, Receiver
 from .supervisor import Supervisor
@@ -48,21 +63,21 @@ class ProcessCalls:
             "ipc.recv": self._recv,
         }
 
-    def _getpid(self, call: Pending, _: t.Empty) -> t.Pid:
+    def _getpid(self, call: Pending, _: Empty) -> Pid:
         if call.caller.pid == OPERATOR:
-            return t.Pid(OPERATOR, "operator", OPERATOR)
+            return Pid(OPERATOR, "operator", OPERATOR)
         process = self._table.caller(call.caller.pid)
-        return t.Pid(process.pid, process.name, process.parent)
+        return Pid(process.pid, process.name, process.parent)
 
-    def _ps(self, _: Pending, body: t.PsRequest) -> t.ProcessList:
+    def _ps(self, _: Pending, body: PsRequest) -> ProcessList:
         chosen = self._table.all() if body.all else self._table.living()
-        return t.ProcessList([self._row(process) for process in chosen])
+        return ProcessList([self._row(process) for process in chosen])
 
-    def _row(self, process: Process) -> t.ProcessInfo:
+    def _row(self, process: Process) -> ProcessInfo:
         cpu_s, rss_bytes = _host_usage(process)
         until_s = process.ended_s or time.monotonic()
         requests = process.requests.values()
-        return t.ProcessInfo(
+        return ProcessInfo(
             pid=process.pid, parent=process.parent, name=process.name, state=_shown(process),
             klass=process.klass, nice=process.nice, os_pid=process.os_pid,
             started_unix=process.started_unix, age_s=until_s - process.started_s,
@@ -83,8 +98,8 @@ class ProcessCalls:
         caller = self._callers.get(str(process.pid))
         return caller.calls if caller else process.calls
 
-    def _spawn(self, call: Pending, body: t.SpawnRequest) -> None:
-        def started(result: t.SpawnReply | AiosError) -> None:
+    def _spawn(self, call: Pending, body: SpawnRequest) -> None:
+        def started(result: SpawnReply | AiosError) -> None:
             if isinstance(result, AiosError):
                 call.fail(result)
             else:
@@ -96,16 +111,16 @@ class ProcessCalls:
         behalf = tuple(self._table.caller(pid) for pid in call.asker.behalf if pid != OPERATOR)
         self._supervisor.spawn(call.caller.pid, call.caller.os_pid, body, started, behalf)
 
-    def _wait(self, call: Pending, body: t.RefRequest) -> t.ExitStatus | None:
+    def _wait(self, call: Pending, body: RefRequest) -> ExitStatus | None:
         process = self._table.resolve(body.ref)
         if not process.living:
             return process.status()
-        tell: Callable[[t.ExitStatus], None] = call.reply
+        tell: Callable[[ExitStatus], None] = call.reply
         call.defer(lambda error: process.on_exit.remove(tell))
         process.on_exit.append(tell)
         return None
 
-    def _signal(self, call: Pending, body: t.SignalRequest) -> t.Empty:
+    def _signal(self, call: Pending, body: SignalRequest) -> Empty:
         process = self._target(call, body.ref)
         match body.action:
             case "kill":
@@ -120,13 +135,13 @@ class ProcessCalls:
                 paused_s = self._supervisor.resume(process)
                 for pending in self._pending_of(process):
                     pending.thaw(paused_s)
-        return t.Empty()
+        return Empty()
 
     def _pending_of(self, process: Process) -> list[Pending]:
         caller = self._callers.get(str(process.pid))
         return list(caller.pending.values()) if caller else []
 
-    def _renice(self, call: Pending, body: t.ReniceRequest) -> t.Empty:
+    def _renice(self, call: Pending, body: ReniceRequest) -> Empty:
         given = (body.nice, body.klass, body.weight, body.quota_tokens, body.quota_cells)
         if all(value is None for value in given):
             raise InvalidArgument(
@@ -148,7 +163,7 @@ class ProcessCalls:
             request.nice, request.rank = process.nice, policy.RANKS[process.klass]
         for model in self._models:
             model.reconsider()
-        return t.Empty()
+        return Empty()
 
     def _check_quotas(self, tokens: int | None, cells: int | None) -> None:
         """Refuse a quota smaller than a slice: the program could never run again."""
@@ -160,11 +175,11 @@ class ProcessCalls:
                     "give more, or make the quantum smaller: aios sched set --quantum N",
                 )
 
-    def _log(self, call: Pending, body: t.RefRequest) -> t.LogReply:
+    def _log(self, call: Pending, body: RefRequest) -> LogReply:
         process = self._target(call, body.ref)
         if process.guest:
             raise NotFound(f"pid {process.pid} was started by hand; its output is where it runs")
-        return t.LogReply(process.pid, process.log, process.living)
+        return LogReply(process.pid, process.log, process.living)
 
     def _target(self, call: Pending, ref: str) -> Process:
         process = self._table.resolve(ref)
@@ -172,7 +187,7 @@ class ProcessCalls:
         self._access.check_agent(call.asker, action, process, call.call.effect)
         return process
 
-    def _send(self, call: Pending, body: t.SendRequest) -> t.Empty:
+    def _send(self, call: Pending, body: SendRequest) -> Empty:
         to = self._table.resolve(body.to, dead=False)
         self._access.check_agent(call.asker, "send", to, call.call.effect, body.body)
         size = len(msgpack.packb(body.body))
@@ -184,14 +199,14 @@ class ProcessCalls:
         sender = self._table.get(call.caller.pid)
         name = sender.name if sender else "operator"
         to.mailbox.put(Letter(call.caller.pid, name, body.body, size))
-        return t.Empty()
+        return Empty()
 
-    def _recv(self, call: Pending, body: t.RecvRequest) -> None:
+    def _recv(self, call: Pending, body: RecvRequest) -> None:
         process = self._table.caller(call.caller.pid)
         sender = self._table.resolve(body.sender).pid if body.sender else None
 
         def deliver(letter: Letter) -> None:
-            call.reply(t.MailReply(letter.sender, letter.sender_name, letter.body))
+            call.reply(MailReply(letter.sender, letter.sender_name, letter.body))
 
         receiver = Receiver(sender, deliver)
         call.defer(lambda error: process.mailbox.leave(receiver))
@@ -202,7 +217,7 @@ def _by(call: Pending, verb: str) -> str:
     return f"{verb} by " + (f"pid {call.caller.pid}" if call.caller.pid else "the operator")
 
 
-def _shown(process: Process) -> t.ProcessState:
+def _shown(process: Process) -> ProcessState:
     """The state that ``aios ps`` shows: its life, and while it lives what the model does for it."""
     if process.life != "alive":
         return process.life

@@ -32,7 +32,7 @@ from aios.syscalls.errors import (
     ResourceExhausted,
 )
 from aios.syscalls.launch import Exited, Fork, Forked, ForkFailed, Report, Signal
-from aios.syscalls.types import SpawnReply, SpawnRequest
+from aios.syscalls.types.process import SpawnReply, SpawnRequest
 
 from .launcher import Launcher
 from .table import OPERATOR, Process, ProcessTable

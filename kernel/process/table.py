@@ -20,7 +20,7 @@ from aios.kernel.loop.states import step
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import InvalidArgument, NotFound, ResourceExhausted
-from aios.syscalls.types import Class, ExitStatus, SpawnRequest
+from aios.syscalls.types.process import Class, ExitStatus, SpawnRequest
 
 from .mail import Mailbox
 from .states import LIVES, Life

@@ -25,8 +25,8 @@ from aios.syscalls.errors import (
     ToolFailed,
     ToolUnavailable,
 )
-from aios.syscalls.tool_types import ToolReply, ToolWork
 from aios.syscalls.toolwire import Described, Done
+from aios.syscalls.types.tool import ToolReply, ToolWork
 
 from .gate import Gate, Ticket
 from .host import ToolHost

@@ -15,8 +15,8 @@ import msgspec
 
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ToolUnavailable
 from aios.syscalls.suggest import did_you_mean
-from aios.syscalls.tool_types import McpServer, SourceRequest, ToolSpec
 from aios.syscalls.toolwire import Described, Done, Source
+from aios.syscalls.types.tool import McpServer, SourceRequest, ToolSpec
 
 from .files import Pin, ToolFiles, config_digest, problem
 from .host import ToolHost

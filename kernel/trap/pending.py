@@ -18,7 +18,6 @@ from aios.kernel.loop.loop import Loop, Timer
 from aios.kernel.loop.states import step
 from aios.kernel.loop.task import Outcome, Task
 from aios.syscalls import codec
-from aios.syscalls.chat_types import Chunk
 from aios.syscalls.errors import (
     AiosError,
     ConfirmationRequired,
@@ -28,6 +27,7 @@ from aios.syscalls.errors import (
     ResourceExhausted,
 )
 from aios.syscalls.table import Call
+from aios.syscalls.types.chat import Chunk
 
 from .asker import Asker
 from .doors import Peer

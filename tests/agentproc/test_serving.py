@@ -21,8 +21,8 @@ from aios.syscalls.errors import (
     ResourceExhausted,
 )
 from aios.syscalls.table import BY_NAME
-from aios.syscalls.tool_types import AnswerRequest, ToolWork
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.tool import AnswerRequest, ToolWork
 
 WORK = ToolWork(7, "greet", "{}", 3, "buyer", 0.0)
 

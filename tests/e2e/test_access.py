@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import zmq
 
-from aios.syscalls.access_types import AnswerRequest
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import PermissionDenied
-from aios.syscalls.types import Empty, RefRequest, SignalRequest
+from aios.syscalls.types.access import AnswerRequest
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.process import RefRequest, SignalRequest
 from tests.conftest import FAKE, IDLE, TIMEOUT_S, Machine, operator
 
 

@@ -13,10 +13,10 @@ import zmq
 from aios.syscalls import codec, paths
 from aios.syscalls.client import Connection, Credentials, on_behalf, open_socket
 from aios.syscalls.errors import InvalidArgument, PermissionDenied, from_body
-from aios.syscalls.storage_types import FsWrite
 from aios.syscalls.table import BY_NAME
-from aios.syscalls.tool_types import AnswerRequest, OfferRequest, ToolCall, ToolSpec
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.storage import FsWrite
+from aios.syscalls.types.tool import AnswerRequest, OfferRequest, ToolCall, ToolSpec
 from tests.conftest import Machine
 
 FAKE = ("--model", "fake:step_ms=1,end=0")

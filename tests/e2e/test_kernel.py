@@ -19,7 +19,6 @@ import pytest
 import zmq
 
 from aios.syscalls import codec, paths
-from aios.syscalls.chat_types import ChatReply, ChatRequest, Chunk
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import (
     AiosError,
@@ -32,7 +31,11 @@ from aios.syscalls.errors import (
     PermissionDenied,
 )
 from aios.syscalls.table import CALLS
-from aios.syscalls.types import Empty, RefRequest, SchedRequest, SendRequest, SignalRequest
+from aios.syscalls.types.chat import ChatReply, ChatRequest, Chunk
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import SchedRequest
+from aios.syscalls.types.mail import SendRequest
+from aios.syscalls.types.process import RefRequest, SignalRequest
 from tests.conftest import TIMEOUT_S, Machine, operator
 
 CHAT = ChatRequest(prompt="hello", max_tokens=30, temperature=0.9, seed=3)

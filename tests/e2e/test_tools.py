@@ -27,7 +27,10 @@ from aios.syscalls.errors import (
     ToolFailed,
     ToolUnavailable,
 )
-from aios.syscalls.tool_types import (
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import CheckReply
+from aios.syscalls.types.process import PsRequest
+from aios.syscalls.types.tool import (
     AnswerRequest,
     OfferRequest,
     SecretRequest,
@@ -37,7 +40,6 @@ from aios.syscalls.tool_types import (
     ToolRef,
     ToolSpec,
 )
-from aios.syscalls.types import CheckReply, Empty, PsRequest
 from tests.conftest import TIMEOUT_S, Machine, operator, shared_kernel
 from tests.conftest import call_tool as _call
 

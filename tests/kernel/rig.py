@@ -50,8 +50,8 @@ from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.request import Request
 from aios.kernel.scheduler.scheduler import Settings
-from aios.syscalls.chat_types import ChatReply
 from aios.syscalls.errors import AiosError
+from aios.syscalls.types.chat import ChatReply
 
 GRID = Rung("prefill apart", mixed=False)
 

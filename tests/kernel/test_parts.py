@@ -22,10 +22,12 @@ from aios.kernel.process.supervisor import Supervisor
 from aios.kernel.process.table import OPERATOR, Process, ProcessTable
 from aios.kernel.scheduler import scheduler
 from aios.syscalls import codec, paths
-from aios.syscalls.chat_types import ChatRequest
 from aios.syscalls.errors import BY_CODE, InvalidArgument, NotFound, ResourceExhausted, from_body
-from aios.syscalls.trace_types import SliceRecord, TraceRequest
-from aios.syscalls.types import Empty, SendRequest, SpawnRequest
+from aios.syscalls.types.chat import ChatRequest
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.mail import SendRequest
+from aios.syscalls.types.process import SpawnRequest
+from aios.syscalls.types.trace import SliceRecord, TraceRequest
 
 from .rig import open_rig
 

@@ -35,8 +35,9 @@ from aios.syscalls.errors import (
     ResourceExhausted,
 )
 from aios.syscalls.table import BY_NAME, CALLS
-from aios.syscalls.tool_types import ToolCall
-from aios.syscalls.types import Empty, SpawnRequest
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.process import SpawnRequest
+from aios.syscalls.types.tool import ToolCall
 
 
 class FakeAudit:

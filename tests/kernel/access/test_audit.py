@@ -28,7 +28,7 @@ from aios.kernel.trap.trap import Counts, Trap
 from aios.syscalls import codec
 from aios.syscalls.errors import AuditUnavailable
 from aios.syscalls.table import BY_NAME
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
 
 
 def _entry(name: str = "/a", effect: str = "read") -> Entry:

@@ -35,7 +35,6 @@ from aios.kernel.memory.vectors import ScopeVectors, pack
 from aios.kernel.process.table import OPERATOR, Process, ProcessTable
 from aios.kernel.retrieval import embedder as embedding
 from aios.kernel.retrieval.embedder import Embedder
-from aios.syscalls.chat_types import ChatRequest, Message
 from aios.syscalls.errors import (
     AiosError,
     IllegalState,
@@ -44,7 +43,8 @@ from aios.syscalls.errors import (
     NotFound,
     ResourceExhausted,
 )
-from aios.syscalls.memory_types import Hit, MemoryReport, Note, SearchReply, SearchRequest
+from aios.syscalls.types.chat import ChatRequest, Message
+from aios.syscalls.types.memory import Hit, MemoryReport, Note, SearchReply, SearchRequest
 
 T = TypeVar("T")
 LIMITS = Limits(1000, 1 << 20)

@@ -14,8 +14,8 @@ import pytest
 from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.repair import index_check
 from aios.kernel.storage.search import refresh, walk
-from aios.syscalls import storage_types as s
 from aios.syscalls.errors import NotFound, PermissionDenied, StorageUnavailable
+from aios.syscalls.types import storage as s
 
 from .rig import Rig, rig
 

@@ -22,7 +22,6 @@ from aios.kernel.storage.db.damage import Damage
 from aios.kernel.storage.db.schema import Lock
 from aios.kernel.storage.files.paths import resolve
 from aios.kernel.storage.repair import backup
-from aios.syscalls import storage_types as s
 from aios.syscalls.errors import (
     AiosError,
     DiskFull,
@@ -35,6 +34,7 @@ from aios.syscalls.errors import (
     StorageUnavailable,
     VersionConflict,
 )
+from aios.syscalls.types import storage as s
 
 from .rig import Rig, rig
 

@@ -19,8 +19,8 @@ from aios.kernel.storage.files import mount
 from aios.kernel.storage.files.blobs import LocalBlobs, RemoteBlobs
 from aios.kernel.storage.files.paths import resolve
 from aios.kernel.storage.search import walk
-from aios.syscalls import storage_types as s
 from aios.syscalls.errors import StorageUnavailable
+from aios.syscalls.types import storage as s
 
 from .rig import Rig, rig
 from .test_storage import BIG

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from .types import Path
+from .common import Effect, Path
 
 MAX_JSON_BYTES = 1 << 20
 """Longest arguments or result of one tool call, as JSON text."""
@@ -24,7 +24,6 @@ SOURCE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_-]*\Z"
 SourceName = Annotated[str, Meta(min_length=1, max_length=64, pattern=SOURCE_PATTERN)]
 SecretName = SourceName
 Json = Annotated[str, Meta(min_length=1, max_length=MAX_JSON_BYTES)]
-Effect = Literal["read", "reversible", "irreversible"]
 
 
 class ToolSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from .memory_types import Scopes
-from .types import Name, Text
+from .common import Name, Text
+from .memory import Scopes
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 ContextRef = Annotated[str, Meta(max_length=129, pattern=rf"^({_NAME}/)?{_NAME}\Z")]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from .types import Name
+from .common import Name
 
 MAX_PART_BYTES = 4 << 20
 """Most content in one call; larger files go in several."""

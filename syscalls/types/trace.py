@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .chat_types import Timing
+from .chat import Timing
 
 
 class TraceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from .common import Effect
+
 RuleText = Annotated[str, Meta(min_length=3, max_length=512)]
 Subject = Annotated[str, Meta(min_length=1, max_length=65, pattern=r"^@?[A-Za-z0-9_.*-]+\Z")]
-Effect = Literal["read", "reversible", "irreversible"]
 Verdict = Literal["deny", "ask", "allow"]
 
 

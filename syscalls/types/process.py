@@ -1,40 +1,19 @@
-"""Request and reply types of the calls on processes, messages, models and the kernel.
-
-All are frozen. Limits are part of the type, so the boundary checks them before a handler runs.
-Times are seconds on the kernel's monotonic clock unless the name says otherwise.
-"""
+"""Request and reply types of ``proc.*``: processes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-MAX_TEXT_BYTES = 4 << 20
-"""Longest text in one field (characters). Longer prompts cannot fit any context window served."""
-MAX_ARGS = 1024
-MAX_TIMEOUT_S = 7 * 24 * 3600.0
+from .common import MAX_ARGS, MAX_TIMEOUT_S, Name, Path, Ref, Rules, Text
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z"
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=NAME_PATTERN)]
-Ref = Annotated[str, Meta(min_length=1, max_length=128)]
-Text = Annotated[str, Meta(max_length=MAX_TEXT_BYTES)]
-Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 Nice = Annotated[int, Meta(ge=-20, le=19)]
 Weight = Annotated[float, Meta(gt=0, le=1000)]
 Quota = Annotated[int, Meta(ge=1, le=1 << 40)]
-Rules = Annotated[list[Annotated[str, Meta(min_length=1, max_length=512)]], Meta(max_length=64)]
-"""Rights as text: ``[VERB] KIND[.ACTION]:NAME``."""
 Class = Literal["interactive", "normal", "batch"]
 ProcessState = Literal["starting", "idle", "ready", "running", "paused", "ending", "dead"]
-
-
-class Empty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A request or reply without content."""
-
-
-# ------------------------------------------------------------------------------ processes
 
 
 class Pid(msgspec.Struct, frozen=True):
@@ -189,124 +168,3 @@ class LogReply(msgspec.Struct, frozen=True):
     pid: int
     path: str
     alive: bool
-
-
-# ------------------------------------------------------------------------------ messages
-
-
-class SendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A message to another agent: any value that msgpack can carry, 1 MiB packed at most."""
-
-    to: Ref
-    body: Any
-
-
-class RecvRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Wait for the next message; ``sender`` restricts it to one process."""
-
-    sender: Ref | None = None
-
-
-class MailReply(msgspec.Struct, frozen=True):
-    """One message; ``sender`` is set by the kernel and cannot be forged."""
-
-    sender: int
-    sender_name: str
-    body: Any
-
-
-# ------------------------------------------------------------------------------ the kernel
-
-
-class CancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Cancel one of the caller's own calls on the same connection. It ends with CANCELLED."""
-
-    call_id: int
-
-
-class ModelInfo(msgspec.Struct, frozen=True):
-    """One model that the kernel knows. Sizes in bytes, lengths in tokens."""
-
-    name: str
-    path: str
-    state: Literal["unloaded", "waiting", "loading", "ready", "failed", "restarting"]
-    reason: str
-    description: str
-    context_tokens: int
-    seats: int
-    seats_used: int
-    running: int
-    ready: int
-    kv_type: str
-    exact: str
-    threads: int
-    device: str
-    core_os_pid: int
-    core_restarts: int
-    arena_bytes: int
-    arena_used_bytes: int
-    images: int
-    file_bytes: int
-    memory_bytes: int
-    quantum_tokens: int
-    chunk_tokens: int
-    restorable: bool
-
-
-class KernelStatus(msgspec.Struct, frozen=True):
-    """What ``aios daemon status`` shows."""
-
-    version: str
-    os_pid: int
-    uptime_s: float
-    runtime_dir: str
-    policy: str
-    quantum_tokens: int
-    processes: int
-    calls: int
-    calls_refused: int
-    models: list[ModelInfo]
-    warnings: list[str] = []
-    """What the operator should look into."""
-
-
-class ModelList(msgspec.Struct, frozen=True):
-    """Models in the order they were first asked for."""
-
-    models: list[ModelInfo]
-
-
-class ModelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A model by name or path."""
-
-    name: Annotated[str, Meta(min_length=1, max_length=4096)]
-
-
-class SchedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Change the policy, the quantum, the chunk or the batch width; ``None`` leaves one as it is.
-
-    ``width``: how many requests may share one decode step (at most the number of seats).
-    ``quantum_tokens`` and ``chunk_tokens``: 0 lets the measured speed of the machine decide.
-    """
-
-    policy: Annotated[str, Meta(max_length=64)] | None = None
-    quantum_tokens: Annotated[int, Meta(ge=0, le=65536)] | None = None
-    width: Annotated[int, Meta(ge=1, le=256)] | None = None
-    chunk_tokens: Annotated[int, Meta(ge=0, le=4096)] | None = None
-
-
-class SchedReply(msgspec.Struct, frozen=True):
-    """The scheduler's settings in force; 0: decided by each model's measured speed."""
-
-    policy: str
-    policies: dict[str, str]
-    quantum_tokens: int
-    width: int
-    chunk_tokens: int
-
-
-class CheckReply(msgspec.Struct, frozen=True):
-    """What every accountant of the kernel found wrong with itself; empty when all is well."""
-
-    problems: list[str]
-    open_files: int
