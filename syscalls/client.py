@@ -130,7 +130,7 @@ class Connection:
         self._kernel_end = select.poll()
         self._kernel_end.register(self._kernel_fd, select.POLLIN)
         self._call_ids = itertools.count(1)
-        self._streams: dict[int, deque[codec.Reply]] = {}
+        self._streams: dict[int, deque[codec.ReplyFrame]] = {}
         self._closed = False
 
     def __enter__(self) -> Connection:
@@ -159,7 +159,7 @@ class Connection:
             raise
         return _result(row, reply)
 
-    def _reply_to(self, call_id: int, deadline_s: float) -> codec.Reply:
+    def _reply_to(self, call_id: int, deadline_s: float) -> codec.ReplyFrame:
         while True:
             reply = self._receive(deadline_s)
             if reply.call_id == call_id and reply.kind != codec.CHUNK:
@@ -213,7 +213,7 @@ class Connection:
 
     def _send(self, row: Call, body: msgspec.Struct, timeout_s: float | None) -> int:
         call_id = next(self._call_ids)
-        frame = codec.encode_request(row.number, call_id, timeout_s, body, served())
+        frame = codec.encode_call(row.number, call_id, timeout_s, body, served())
         if self._kernel_end.poll(0):
             raise self._kernel_ended()
         try:
@@ -225,12 +225,12 @@ class Connection:
             ) from None
         return call_id
 
-    def _keep(self, reply: codec.Reply) -> None:
+    def _keep(self, reply: codec.ReplyFrame) -> None:
         """A reply to another call: a stream that is under way finds it later."""
         if reply.call_id in self._streams:
             self._streams[reply.call_id].append(reply)
 
-    def _receive(self, deadline_s: float) -> codec.Reply:
+    def _receive(self, deadline_s: float) -> codec.ReplyFrame:
         left_ms = max(0, int((deadline_s - time.monotonic()) * 1000))
         ready = dict(self._poller.poll(left_ms))
         if self._socket in ready:
@@ -252,7 +252,7 @@ class Connection:
 
     def _cancel(self, call_id: int) -> None:
         if not self._closed:
-            frame = codec.encode_request(
+            frame = codec.encode_call(
                 BY_NAME["cancel"].number, next(self._call_ids), None, CancelRequest(call_id)
             )
             try:
@@ -265,7 +265,7 @@ def _deadline(row: Call, timeout_s: float | None) -> float:
     return time.monotonic() + (row.timeout_s if timeout_s is None else timeout_s) + GRACE_S
 
 
-def _result(row: Call, reply: codec.Reply) -> Any:
+def _result(row: Call, reply: codec.ReplyFrame) -> Any:
     if reply.kind == codec.ERROR:
         raise from_body(codec.convert_error(reply.body))
     return codec.convert(reply.body, row.reply)

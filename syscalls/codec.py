@@ -39,7 +39,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 _MALFORMED = (ValueError, TypeError, OverflowError, RecursionError, MemoryError)
 
 
-class Request(NamedTuple):
+class CallFrame(NamedTuple):
     """A request as decoded: shape checked, body not yet."""
 
     number: int
@@ -50,7 +50,7 @@ class Request(NamedTuple):
     """The call of an offered tool, by its ``ToolWork.work``, for whose caller this is; or 0."""
 
 
-class Reply(NamedTuple):
+class ReplyFrame(NamedTuple):
     """A reply as decoded: shape checked, body not yet."""
 
     call_id: int
@@ -58,7 +58,7 @@ class Reply(NamedTuple):
     body: dict[str, Any]
 
 
-def encode_request(
+def encode_call(
     number: int, call_id: int, timeout_s: float | None, body: msgspec.Struct, work: int = 0
 ) -> bytes:
     """A request frame. Raises InvalidArgument when the body cannot be carried, or for a timeout
@@ -75,7 +75,7 @@ def encode_reply(call_id: int, kind: int, body: msgspec.Struct) -> bytes:
     return _pack([call_id, kind, _plain(body)])
 
 
-def decode_request(frame: bytes) -> Request:
+def decode_call(frame: bytes) -> CallFrame:
     """The request in a frame. Raises InvalidArgument, never anything else."""
     number, call_id, timeout_ms, body, *more = _unpack(frame, 4, 5)
     work = more[0] if more else 0
@@ -89,7 +89,7 @@ def decode_request(frame: bytes) -> Request:
             raise InvalidArgument(f"{label} is {_shown(value)}; expected 0 to {most}")
     if type(body) is not dict:
         raise InvalidArgument(f"body is {_shown(body)}; expected a map")
-    return Request(number, call_id, timeout_ms / 1000 if timeout_ms else None, body, work)
+    return CallFrame(number, call_id, timeout_ms / 1000 if timeout_ms else None, body, work)
 
 
 def peek_call_id(frame: bytes) -> int:
@@ -105,12 +105,12 @@ def peek_call_id(frame: bytes) -> int:
     return call_id if type(call_id) is int and 0 <= call_id <= 1 << 63 else 0
 
 
-def decode_reply(frame: bytes) -> Reply:
+def decode_reply(frame: bytes) -> ReplyFrame:
     """The reply in a frame. Raises InvalidArgument."""
     call_id, kind, body = _unpack(frame, 3, 3)
     if type(call_id) is not int or kind not in (RESULT, ERROR, CHUNK) or type(body) is not dict:
         raise InvalidArgument("a reply does not have the shape [call_id, kind, body]")
-    return Reply(call_id, kind, body)
+    return ReplyFrame(call_id, kind, body)
 
 
 def convert(body: dict[str, Any], into: type[S]) -> S:

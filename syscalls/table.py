@@ -78,7 +78,7 @@ CALLS: tuple[Call, ...] = (
     Call(82, "tool.call", t.ToolCall, t.ToolReply, "any", "irreversible", 600),
     Call(83, "tool.offer", t.OfferRequest, Empty, "any", "reversible", 30),
     Call(84, "tool.next", Empty, t.ToolWork, "any", "irreversible", MAX_TIMEOUT_S),
-    Call(85, "tool.answer", t.AnswerRequest, Empty, "any", "irreversible", 30),
+    Call(85, "tool.answer", t.ToolAnswer, Empty, "any", "irreversible", 30),
     Call(86, "tool.add", t.SourceRequest, t.ToolList, "operator", "reversible", 60),
     Call(87, "tool.remove", t.SourceRef, Empty, "operator", "reversible", 30),
     Call(88, "tool.secret", t.SecretRequest, Empty, "operator", "irreversible", 30),
@@ -120,7 +120,7 @@ CALLS: tuple[Call, ...] = (
     Call(143, "access.revoke", a.RevokeRequest, a.GrantInfo, "operator", "reversible", 30),
     Call(144, "access.explain", a.ExplainRequest, a.ExplainReply, "operator", "read", 30),
     Call(145, "access.approvals", Empty, a.ApprovalList, "operator", "read", 30),
-    Call(146, "access.answer", a.AnswerRequest, a.Approval, "operator", "irreversible", 30),
+    Call(146, "access.answer", a.ApprovalAnswer, a.Approval, "operator", "irreversible", 30),
     Call(147, "access.next", Empty, a.Approval, "operator", "read", MAX_TIMEOUT_S),
 )
 

@@ -32,7 +32,7 @@ class Source(msgspec.Struct, frozen=True):
     pin: str = ""
 
 
-class Describe(msgspec.Struct, frozen=True, tag=True):
+class DescribeSource(msgspec.Struct, frozen=True, tag=True):
     """Say what tools a source has now; its workers start anew."""
 
     job: int
@@ -40,8 +40,8 @@ class Describe(msgspec.Struct, frozen=True, tag=True):
     timeout_s: float = 30.0
 
 
-class Run(msgspec.Struct, frozen=True, tag=True):
-    """Run a tool; ends with one Done, by ``timeout_s``."""
+class RunTool(msgspec.Struct, frozen=True, tag=True):
+    """Run a tool; ends with one JobDone, by ``timeout_s``."""
 
     job: int
     source: Source
@@ -50,26 +50,26 @@ class Run(msgspec.Struct, frozen=True, tag=True):
     timeout_s: float
 
 
-class Stop(msgspec.Struct, frozen=True, tag=True):
-    """End a job now; its Done still comes, when nothing of it runs any more."""
+class StopJob(msgspec.Struct, frozen=True, tag=True):
+    """End a job now; its JobDone still comes, when nothing of it runs any more."""
 
     job: int
 
 
-class Forget(msgspec.Struct, frozen=True, tag=True):
+class ForgetSource(msgspec.Struct, frozen=True, tag=True):
     """End the workers of a source."""
 
     name: str
 
 
-class Reach(msgspec.Struct, frozen=True, tag=True):
+class ReachRequest(msgspec.Struct, frozen=True, tag=True):
     """A job wants to reach a host: may its caller? It waits for one Reached."""
 
     job: int
     host: str
 
 
-class Reached(msgspec.Struct, frozen=True, tag=True):
+class ReachAnswer(msgspec.Struct, frozen=True, tag=True):
     """It may (``code`` ''), or the error that says why not."""
 
     job: int
@@ -78,7 +78,7 @@ class Reached(msgspec.Struct, frozen=True, tag=True):
     hint: str = ""
 
 
-class Described(msgspec.Struct, frozen=True, tag=True):
+class SourceDescribed(msgspec.Struct, frozen=True, tag=True):
     """What a source has; ``error`` says why not. ``digest`` is over all of the tools."""
 
     job: int
@@ -88,7 +88,7 @@ class Described(msgspec.Struct, frozen=True, tag=True):
     error: str = ""
 
 
-class Done(msgspec.Struct, frozen=True, tag=True):
+class JobDone(msgspec.Struct, frozen=True, tag=True):
     """A job is over. ``code`` '' means well; else an error's code, with ``message``.
 
     ``lost``: the worker or server died, so whether the tool did its work is not known.
@@ -104,7 +104,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     lost: bool = False
 
 
-class Changed(msgspec.Struct, frozen=True, tag=True):
+class SourceChanged(msgspec.Struct, frozen=True, tag=True):
     """An MCP server has other tools than those approved."""
 
     name: str
@@ -112,8 +112,8 @@ class Changed(msgspec.Struct, frozen=True, tag=True):
     digest: str
 
 
-Order = Describe | Run | Stop | Forget | Reached
-Report = Described | Done | Changed | Reach
+Order = DescribeSource | RunTool | StopJob | ForgetSource | ReachAnswer
+Report = SourceDescribed | JobDone | SourceChanged | ReachRequest
 Message = Order | Report
 
 _encoder = msgspec.msgpack.Encoder()

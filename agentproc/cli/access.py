@@ -9,8 +9,8 @@ from aios.syscalls import codec
 from aios.syscalls.client import Connection
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound
 from aios.syscalls.types.access import (
-    AnswerRequest,
     Approval,
+    ApprovalAnswer,
     ExplainReply,
     ExplainRequest,
     GrantInfo,
@@ -148,7 +148,7 @@ def approvals_answer(options: argparse.Namespace) -> int:
         for number in options.ids:
             try:
                 request = codec.convert(
-                    {"id": number, "approve": options.action == "approve"}, AnswerRequest
+                    {"id": number, "approve": options.action == "approve"}, ApprovalAnswer
                 )
                 answered.append(connection.call("access.answer", request))
             except AiosError as error:

@@ -93,7 +93,7 @@ def _guest() -> Iterator[Connection]:
 @contextlib.contextmanager
 def _echo(folder: Path) -> Iterator[Callable[[], None]]:
     """A ROUTER in another process; it answers a getpid's bytes with its reply's bytes."""
-    request = codec.encode_request(BY_NAME["getpid"].number, 1, None, Empty())
+    request = codec.encode_call(BY_NAME["getpid"].number, 1, None, Empty())
     reply = codec.encode_reply(1, codec.RESULT, Pid(1, "bench", 0))
     endpoint = f"ipc://{folder}/echo.sock"
     server = subprocess.Popen(

@@ -127,7 +127,7 @@ class AccessCalls:
         now = time.monotonic()
         return a.ApprovalList([_approval(q, now) for q in self._access.approvals.open(now)])
 
-    def _answer(self, call: Pending, body: a.AnswerRequest) -> None:
+    def _answer(self, call: Pending, body: a.ApprovalAnswer) -> None:
         now = time.monotonic()
         self._access.approvals.find(body.id, now)
         self._access.note("answer", body.id, "approved" if body.approve else "denied")

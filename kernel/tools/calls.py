@@ -13,7 +13,7 @@ from aios.kernel.loop.worker import Worker
 from aios.kernel.process.table import ProcessTable
 from aios.kernel.trap.pending import Handler, Pending
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ToolUnavailable
-from aios.syscalls.toolwire import Changed, Described, Done
+from aios.syscalls.toolwire import JobDone, SourceChanged, SourceDescribed
 from aios.syscalls.types import tool as tt
 from aios.syscalls.types.common import Effect, Empty
 
@@ -136,7 +136,7 @@ class ToolHandlers:
     def _next(self, call: Pending, _: Empty) -> None:
         self._calls.next_work(self._table.caller(call.caller.pid).pid, call)
 
-    def _answer(self, call: Pending, body: tt.AnswerRequest) -> Empty:
+    def _answer(self, call: Pending, body: tt.ToolAnswer) -> Empty:
         outcome = answered(body.code, body.message) if body.code else tt.ToolReply(body.result)
         self._calls.answer(self._table.caller(call.caller.pid).pid, body.work, outcome)
         return Empty()
@@ -253,10 +253,10 @@ class ToolHandlers:
         """Start the server, approve the tools that it has now, and keep that."""
         registry = self._registry
 
-        def told(report: Described | Done) -> None:
-            if isinstance(report, Done) or report.error:
+        def told(report: SourceDescribed | JobDone) -> None:
+            if isinstance(report, JobDone) or report.error:
                 undo()
-                reason = report.message if isinstance(report, Done) else report.error
+                reason = report.message if isinstance(report, JobDone) else report.error
                 call.fail(ToolUnavailable(f"MCP server {name}: {reason}",
                                           "mend its entry and add it again"))  # fmt: skip
                 return
@@ -294,7 +294,7 @@ class ToolHandlers:
         call.defer(lambda error: None)
         self._keep(call, write, Empty)
 
-    def on_changed(self, report: Changed) -> None:
+    def on_changed(self, report: SourceChanged) -> None:
         """A server has other tools than those approved: all of it is revoked."""
         pin = self._registry.pins.get(report.name)
         if pin is None or report.digest == pin.digest or report.name not in self._registry.servers:

@@ -15,7 +15,7 @@ import msgspec
 
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ToolUnavailable
 from aios.syscalls.suggest import did_you_mean
-from aios.syscalls.toolwire import Described, Done, Source
+from aios.syscalls.toolwire import JobDone, Source, SourceDescribed
 from aios.syscalls.types.tool import McpServer, SourceRequest, ToolSpec
 
 from .files import Pin, ToolFiles, config_digest, problem
@@ -94,13 +94,13 @@ class Registry:
     def ask(self, source: Source, told: Told) -> None:
         """Learn a source's tools, afresh, and show them."""
 
-        def done(report: Done | Described) -> None:
-            if isinstance(report, Described) and not report.error:
+        def done(report: JobDone | SourceDescribed) -> None:
+            if isinstance(report, SourceDescribed) and not report.error:
                 self.problems.pop(source.name, None)
                 self._show(source, report.tools)
                 told(report.tools)
                 return
-            reason = report.error if isinstance(report, Described) else report.message
+            reason = report.error if isinstance(report, SourceDescribed) else report.message
             self.problems[source.name] = reason
             self.hide(source.name)
             told(ToolUnavailable(f"{source.name}: {reason}", "mend it and add it again"))

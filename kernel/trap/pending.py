@@ -80,7 +80,7 @@ class Pending:
                  "caller", "peer", "timeout_s", "work")  # fmt: skip
 
     def __init__(
-        self, trap: Sender, peer: Peer, caller: Caller, call: Call, request: codec.Request
+        self, trap: Sender, peer: Peer, caller: Caller, call: Call, request: codec.CallFrame
     ) -> None:
         self._trap, self.peer, self.caller, self.call = trap, peer, caller, call
         self.call_id, self.work = request.call_id, request.work

@@ -115,7 +115,7 @@ class ApprovalList(msgspec.Struct, frozen=True):
     approvals: list[Approval]
 
 
-class AnswerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ApprovalAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Allow the operation once, or not."""
 
     id: Annotated[str, Meta(min_length=1, max_length=64)]

@@ -16,7 +16,7 @@ MAX_JSON_BYTES = 1 << 20
 """Longest arguments or result of one tool call, as JSON text."""
 MAX_TOOLS = 256
 """Tools that one source may have."""
-MAX_TIMEOUT_S = 3600.0
+MAX_TOOL_TIMEOUT_S = 3600.0
 
 TOOL_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z"
 ToolName = Annotated[str, Meta(min_length=1, max_length=128, pattern=TOOL_PATTERN)]
@@ -40,7 +40,7 @@ class ToolSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idempotent: bool = False
     concurrency: Annotated[int, Meta(ge=1, le=1024)] = 4
     exclusive: Annotated[str, Meta(max_length=128)] = ""
-    timeout_s: Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S)] = 30.0
+    timeout_s: Annotated[float, Meta(gt=0, le=MAX_TOOL_TIMEOUT_S)] = 30.0
 
 
 class ToolInfo(msgspec.Struct, frozen=True):
@@ -106,7 +106,7 @@ class ToolWork(msgspec.Struct, frozen=True):
     due_s: float = 0.0
 
 
-class AnswerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ToolAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The result of a piece of work (JSON text), or why there is none: an error code and text."""
 
     work: Annotated[int, Meta(ge=0)]
@@ -156,7 +156,7 @@ class McpServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     url: Annotated[str, Meta(max_length=4096)] | None = None
     headers: Annotated[dict[str, Annotated[str, Meta(max_length=65536)]], Meta(max_length=64)] = {}
     trustHints: bool = False
-    timeout_s: Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S)] = 60.0
+    timeout_s: Annotated[float, Meta(gt=0, le=MAX_TOOL_TIMEOUT_S)] = 60.0
 
 
 class McpAddRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

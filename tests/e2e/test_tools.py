@@ -31,11 +31,11 @@ from aios.syscalls.types.common import Empty
 from aios.syscalls.types.kernel import CheckReply
 from aios.syscalls.types.process import PsRequest
 from aios.syscalls.types.tool import (
-    AnswerRequest,
     OfferRequest,
     SecretRequest,
     SourceRef,
     SourceRequest,
+    ToolAnswer,
     ToolCall,
     ToolRef,
     ToolSpec,
@@ -540,7 +540,7 @@ def test_offers_that_cannot_be(guest: Connection) -> None:
     with pytest.raises(InvalidArgument):
         guest.call("tool.offer", OfferRequest([ToolSpec("x"), ToolSpec("x")]))
     with pytest.raises(NotFound):
-        guest.call("tool.answer", AnswerRequest(1, "1"))
+        guest.call("tool.answer", ToolAnswer(1, "1"))
 
 
 def test_only_the_operator_adds_tools_and_keys(guest: Connection) -> None:

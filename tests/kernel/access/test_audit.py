@@ -373,7 +373,7 @@ def test_what_could_not_be_written_is_no_success(bench: Bench) -> None:
 
 
 def test_work_for_an_offered_tool_is_handed_on_whatever_the_log_does(bench: Bench) -> None:
-    sent: list[codec.Reply] = []
+    sent: list[codec.ReplyFrame] = []
     none: Any = SimpleNamespace(call_ended=lambda asker: None)
     handlers = dict.fromkeys(BY_NAME, none)
     trap = Trap(bench.loop, none, none, bench.log, none, none, handlers, Counts())
@@ -382,7 +382,7 @@ def test_work_for_an_offered_tool_is_handed_on_whatever_the_log_does(bench: Benc
     bench.file.error = OSError(errno.EIO, "Input/output error")
     bench.mutate()
     for number, name in enumerate(("kv.set", "tool.next", "tool.answer")):
-        request = codec.Request(BY_NAME[name].number, number, None, {}, 0)
+        request = codec.CallFrame(BY_NAME[name].number, number, None, {}, 0)
         Pending(trap, peer, caller, BY_NAME[name], request).reply(Empty())
     assert [(reply.call_id, reply.kind) for reply in sent] == [(1, codec.RESULT), (2, codec.RESULT)]
     while len(sent) < 3:
