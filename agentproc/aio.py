@@ -19,9 +19,9 @@ import msgspec
 import zmq.asyncio
 
 from aios.syscalls import codec, paths
-from aios.syscalls.client import GRACE_S, open_socket, served
-from aios.syscalls.errors import AiosError, DeadlineExceeded, KernelUnavailable, from_body
-from aios.syscalls.table import BY_NAME, Call
+from aios.syscalls.client import GRACE_S, open_socket, result, served
+from aios.syscalls.errors import AiosError, DeadlineExceeded, KernelUnavailable
+from aios.syscalls.table import BY_NAME
 from aios.syscalls.types.chat import Chunk
 from aios.syscalls.types.kernel import CancelRequest
 
@@ -69,7 +69,7 @@ class AsyncConnection:
             while not ended:
                 reply = await self._next(queue, until_s)
                 ended = reply.kind != codec.CHUNK
-                yield _result(row, reply) if ended else codec.convert(reply.body, Chunk)
+                yield result(row, reply) if ended else codec.convert(reply.body, Chunk)
         finally:
             del self._calls[call_id]
             if not ended and not self.closed:
@@ -118,12 +118,6 @@ class AsyncConnection:
             os.close(self._kernel_fd)
             self._reader.cancel()
             self._socket.close(linger_ms)
-
-
-def _result(row: Call, reply: codec.ReplyFrame) -> Any:
-    if reply.kind == codec.ERROR:
-        raise from_body(codec.convert_error(reply.body))
-    return codec.convert(reply.body, row.reply)
 
 
 _connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnection] = (

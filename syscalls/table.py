@@ -1,10 +1,9 @@
-"""The one table of system calls. Stubs, handlers and documentation are checked against it.
+"""The table of system calls. Stubs, handlers and documentation are checked against it.
 
 A new call is one row here, its types in ``types/``, and one handler in the kernel.
 
 ``privilege``: ``any`` caller; ``kin``: a process acts on itself and its descendants, the operator
 on all; ``operator``: only connections to the operator's socket.
-``effect``: ``read`` changes nothing, ``reversible`` can be undone, ``irreversible`` cannot.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Privilege = Literal["any", "kin", "operator"]
 
 
 class Call(NamedTuple):
-    """One row: what crosses the boundary, who may send it, and what it does."""
+    """One row: the types that cross the boundary, who may make the call, and its effect."""
 
     number: int
     name: str

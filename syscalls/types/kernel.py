@@ -15,7 +15,7 @@ class CancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """One model that the kernel knows. Sizes in bytes, lengths in tokens."""
+    """One model of the kernel. Sizes in bytes, lengths in tokens."""
 
     name: str
     path: str
@@ -44,7 +44,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class KernelStatus(msgspec.Struct, frozen=True):
-    """What ``aios daemon status`` shows."""
+    """The state of the kernel. ``warnings``: what needs the operator's attention."""
 
     version: str
     os_pid: int
@@ -57,26 +57,25 @@ class KernelStatus(msgspec.Struct, frozen=True):
     calls_refused: int
     models: list[ModelInfo]
     warnings: list[str] = []
-    """What the operator should look into."""
 
 
 class ModelList(msgspec.Struct, frozen=True):
-    """Models in the order they were first asked for."""
+    """Models in the order of their first use."""
 
     models: list[ModelInfo]
 
 
 class ModelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A model by name or path."""
+    """A model by its name or path."""
 
     name: Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class SchedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Change the policy, the quantum, the chunk or the batch width; ``None`` leaves one as it is.
+    """Change the settings of the scheduler that are not None.
 
-    ``width``: how many requests may share one decode step (at most the number of seats).
-    ``quantum_tokens`` and ``chunk_tokens``: 0 lets the measured speed of the machine decide.
+    ``width``: limit on requests in one decode step (at most the number of seats).
+    ``quantum_tokens`` and ``chunk_tokens``: 0 derives them from the measured speed.
     """
 
     policy: Annotated[str, Meta(max_length=64)] | None = None
@@ -86,7 +85,7 @@ class SchedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SchedReply(msgspec.Struct, frozen=True):
-    """The scheduler's settings in force; 0: decided by each model's measured speed."""
+    """The settings of the scheduler; 0: derived from each model's measured speed."""
 
     policy: str
     policies: dict[str, str]
@@ -96,7 +95,7 @@ class SchedReply(msgspec.Struct, frozen=True):
 
 
 class CheckReply(msgspec.Struct, frozen=True):
-    """What every accountant of the kernel found wrong with itself; empty when all is well."""
+    """Errors in the kernel's own accounting; empty if all is well."""
 
     problems: list[str]
     open_files: int

@@ -10,7 +10,7 @@ from .common import Ref
 
 
 class SendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A message to another agent: any value that msgpack can carry, 1 MiB packed at most."""
+    """Send a message to another agent: any value that msgpack can encode, up to 1 MiB."""
 
     to: Ref
     body: Any
@@ -23,7 +23,7 @@ class RecvRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MailReply(msgspec.Struct, frozen=True):
-    """One message; ``sender`` is set by the kernel and cannot be forged."""
+    """One message. The kernel sets ``sender``, so it cannot be forged."""
 
     sender: int
     sender_name: str

@@ -17,7 +17,7 @@ ProcessState = Literal["starting", "idle", "ready", "running", "paused", "ending
 
 
 class Pid(msgspec.Struct, frozen=True):
-    """Who the caller is. ``pid`` is the kernel's number, not the host's."""
+    """The caller. ``pid`` is the kernel's number, not the host's."""
 
     pid: int
     name: str
@@ -25,7 +25,8 @@ class Pid(msgspec.Struct, frozen=True):
 
 
 class PsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``all``: dead processes too, as far as the kernel remembers them (the newest 1,000)."""
+    """List processes. ``all`` includes dead ones, of which the kernel remembers the newest
+    1,000."""
 
     all: bool = False
 
@@ -33,12 +34,12 @@ class PsRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ProcessInfo(msgspec.Struct, frozen=True):
     """One row of the process table.
 
-    ``cpu_s`` and ``rss_bytes`` are the host's figures for the agent's own process;
-    ``tokens_in`` and ``tokens_out`` count prompt and generated tokens; ``context_tokens`` is
-    what its running requests hold now, or its last one held; ``window_tokens`` is what one may
-    hold. ``notes`` and ``note_bytes`` are of its session's memory, the interaction log included.
-    Weight and quotas are of its program. ``exit_code`` follows the shell: 128+n for signal n.
-    ``waits``: tools that its calls wait for, and which pid is in the way or serves them.
+    ``cpu_s`` and ``rss_bytes``: the host's figures for the agent's own process. ``tokens_in`` and
+    ``tokens_out``: prompt and generated tokens. ``context_tokens``: held by its running requests,
+    or by its last one; ``window_tokens``: limit of one request. ``notes`` and ``note_bytes``: its
+    session's memory, the interaction log included. ``weight`` and the quotas apply to the whole
+    program. ``exit_code``: 128+n for signal n, as in a shell. ``waits``: tools that its calls wait
+    for, and the pid that blocks or serves each.
     """
 
     pid: int
@@ -82,16 +83,14 @@ class ProcessList(msgspec.Struct, frozen=True):
 class SpawnRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Start a Python file as an agent.
 
-    ``stdin``, ``stdout``, ``stderr`` are paths (the operator's only): a file or a FIFO that has a
-    reader. ``None`` for output means the agent's log. ``env`` is the whole environment for the
-    operator, and additions to its own for an agent's child.
-    ``max_tokens`` bounds the tokens that it and its children may generate in their lives;
-    ``timeout_s`` bounds that life. ``weight``, ``quota_tokens`` (computed in a minute) and
-    ``quota_cells`` (KV cells held at once) are of the whole program, so the operator's to give.
-    ``group`` is its privilege group (its parent's without); ``rights`` are what it may do instead
-    of what a group may; ``allow`` and ``deny`` are rules beside these. Whatever is given, a child
-    never has more than its parent. ``asks``: whoever starts it sits at a terminal and answers
-    ``access.next`` (the operator's only).
+    ``stdin``, ``stdout``, ``stderr`` (operator only): a file, or a FIFO that has a reader; None for
+    output is the agent's log. ``env``: the whole environment if the operator spawns, additions to
+    the parent's if an agent does. ``max_tokens``: limit on tokens that it and its children
+    generate. ``timeout_s``: limit on its life. ``weight``, ``quota_tokens`` (computed in a minute)
+    and ``quota_cells`` (KV cells held at once) apply to the whole program (operator only).
+    ``group``: its privilege group, by default its parent's. ``rights`` replace the group's rights;
+    ``allow`` and ``deny`` add rules. A child never has more rights than its parent. ``asks``
+    (operator only): the spawner sits at a terminal and answers ``access.next``.
     """
 
     path: Path
@@ -118,7 +117,7 @@ class SpawnRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SpawnReply(msgspec.Struct, frozen=True):
-    """``log`` is the file that the agent's output goes to (or would, when it is attached)."""
+    """The new process. ``log``: the file for its output, used if that is not attached."""
 
     pid: int
     name: str
@@ -133,8 +132,8 @@ class RefRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SignalRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``kill``: SIGKILL to the agent and all it started. ``stop``: SIGTERM, and SIGKILL after
-    ``grace_s``. ``pause`` and ``resume`` freeze and thaw it, its generation included."""
+    """Signal an agent. ``kill``: SIGKILL to it and all it started. ``stop``: SIGTERM, and SIGKILL
+    after ``grace_s``. ``pause`` and ``resume`` freeze and thaw it and its generation."""
 
     ref: Ref
     action: Literal["kill", "stop", "pause", "resume"]
@@ -142,8 +141,8 @@ class SignalRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReniceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Change what is not ``None``. Weight and quotas are of the whole program and the operator's
-    to change; a quota of 0 lifts it."""
+    """Change the fields that are not None. Weight and quotas apply to the whole program (operator
+    only); a quota of 0 removes it."""
 
     ref: Ref
     nice: Nice | None = None
@@ -163,7 +162,7 @@ class ExitStatus(msgspec.Struct, frozen=True):
 
 
 class LogReply(msgspec.Struct, frozen=True):
-    """Where the output of a process is; ``alive`` while more may come."""
+    """The file of a process's output. ``alive``: more may follow."""
 
     pid: int
     path: str

@@ -151,7 +151,7 @@ def test_an_audit_log_without_its_key_is_told_at_the_start(stopped: Machine) -> 
 
 def test_a_runtime_folder_that_is_no_text_is_refused(stopped: Machine) -> None:
     got = _shell(stopped, 'AIOS_RUNTIME_DIR=$(printf "/tmp/\\377") "$@"', "daemon", "up")
-    assert got.returncode == 1 and "its path is no UTF-8" in got.stderr
+    assert got.returncode == 1 and "its path is not UTF-8" in got.stderr
     assert "Traceback" not in got.stderr
 
 
