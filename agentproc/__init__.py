@@ -14,7 +14,6 @@ Import direction: syscalls and hw know nobody; kernel uses both; this package us
 
 from __future__ import annotations
 
-from aios.syscalls.chat_types import ChatReply, Message, NamedContext, Timing, Usage, WindowReport
 from aios.syscalls.errors import (
     AiosError,
     AuditUnavailable,
@@ -39,10 +38,12 @@ from aios.syscalls.errors import (
     ToolUnavailable,
     VersionConflict,
 )
-from aios.syscalls.memory_types import Hit, Note, SearchReply
-from aios.syscalls.storage_types import FileInfo, SearchHit, VersionInfo
-from aios.syscalls.tool_types import ToolInfo, ToolReply
-from aios.syscalls.types import ExitStatus, MailReply, ProcessInfo
+from aios.syscalls.types.chat import ChatReply, Message, NamedContext, Timing, Usage, WindowReport
+from aios.syscalls.types.mail import MailReply
+from aios.syscalls.types.memory import Hit, Note, SearchReply
+from aios.syscalls.types.process import ExitStatus, ProcessInfo
+from aios.syscalls.types.storage import FileInfo, SearchHit, VersionInfo
+from aios.syscalls.types.tool import ToolInfo, ToolReply
 
 from . import fs, kv, memory, tools
 from .act import ActResult, Step, ToolUse, aact, act

@@ -18,7 +18,6 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from aios.syscalls.chat_types import ChatReply, Message, Usage
 from aios.syscalls.errors import (
     AiosError,
     Cancelled,
@@ -27,7 +26,8 @@ from aios.syscalls.errors import (
     InvalidArgument,
     KernelUnavailable,
 )
-from aios.syscalls.tool_types import ToolInfo, ToolSpec
+from aios.syscalls.types.chat import ChatReply, Message, Usage
+from aios.syscalls.types.tool import ToolInfo, ToolSpec
 
 from . import act_schema, sdk, tools
 from .tool import Tool

@@ -15,7 +15,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aios.syscalls.errors import InvalidArgument
-from aios.syscalls.tool_types import ToolSpec
+from aios.syscalls.types.tool import ToolSpec
+
+from .reference import target
 
 Schema = dict[str, Any]
 
@@ -279,14 +281,13 @@ def _followed(schema: Schema, root: Schema) -> Schema:
 
 
 def _at(reference: Any, root: Schema) -> Schema:
-    node: Any = root
-    if reference != "#" and not str(reference).startswith("#/"):
-        raise _CannotError(f"$ref {str(reference)[:80]!r} does not point into it")
-    for step in str(reference).split("/")[1:]:
-        node = node.get(step.replace("~1", "/").replace("~0", "~")) if node else None
-        if not isinstance(node, dict):
-            raise _CannotError(f"$ref {str(reference)[:80]!r} leads nowhere")
-    return dict(node)
+    try:
+        found = target(reference, root)
+    except ValueError as error:
+        raise _CannotError(str(error)) from None
+    if not isinstance(found, dict):
+        raise _CannotError(f"$ref {reference[:80]!r} leads to no schema")
+    return found
 
 
 def _merged(schema: Schema, part: Any, root: Schema) -> Any:

@@ -19,11 +19,11 @@ import msgspec
 import zmq.asyncio
 
 from aios.syscalls import codec, paths
-from aios.syscalls.chat_types import Chunk
-from aios.syscalls.client import GRACE_S, open_socket, served
-from aios.syscalls.errors import AiosError, DeadlineExceeded, KernelUnavailable, from_body
-from aios.syscalls.table import BY_NAME, Call
-from aios.syscalls.types import CancelRequest
+from aios.syscalls.client import GRACE_S, open_socket, result, served
+from aios.syscalls.errors import AiosError, DeadlineExceeded, KernelUnavailable
+from aios.syscalls.table import BY_NAME
+from aios.syscalls.types.chat import Chunk
+from aios.syscalls.types.kernel import CancelRequest
 
 from .session import Session
 
@@ -37,7 +37,7 @@ class AsyncConnection:
         plain = open_socket(session.context(), credentials, self._kernel_os_pid)
         self._socket = zmq.asyncio.Socket.from_socket(plain)
         self._kernel_fd = os.pidfd_open(self._kernel_os_pid)
-        self._calls: dict[int, asyncio.Queue[codec.Reply | AiosError]] = {}
+        self._calls: dict[int, asyncio.Queue[codec.ReplyFrame | AiosError]] = {}
         self._call_ids = itertools.count(1)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._kernel_fd, self._kernel_ended)
@@ -58,8 +58,8 @@ class AsyncConnection:
         """Make a call; yields Chunks, then the reply. Closing it early cancels."""
         row = BY_NAME[name]
         call_id = next(self._call_ids)
-        frame = codec.encode_request(row.number, call_id, timeout_s, body, served())
-        queue: asyncio.Queue[codec.Reply | AiosError] = asyncio.Queue()
+        frame = codec.encode_call(row.number, call_id, timeout_s, body, served())
+        queue: asyncio.Queue[codec.ReplyFrame | AiosError] = asyncio.Queue()
         self._calls[call_id] = queue
         ended = False
         try:
@@ -69,15 +69,15 @@ class AsyncConnection:
             while not ended:
                 reply = await self._next(queue, until_s)
                 ended = reply.kind != codec.CHUNK
-                yield _result(row, reply) if ended else codec.convert(reply.body, Chunk)
+                yield result(row, reply) if ended else codec.convert(reply.body, Chunk)
         finally:
             del self._calls[call_id]
             if not ended and not self.closed:
                 self._cancel(call_id)
 
     async def _next(
-        self, queue: asyncio.Queue[codec.Reply | AiosError], until_s: float
-    ) -> codec.Reply:
+        self, queue: asyncio.Queue[codec.ReplyFrame | AiosError], until_s: float
+    ) -> codec.ReplyFrame:
         try:
             async with asyncio.timeout_at(until_s):
                 reply = await queue.get()
@@ -89,7 +89,7 @@ class AsyncConnection:
 
     def _cancel(self, call_id: int) -> None:
         row = BY_NAME["cancel"]
-        frame = codec.encode_request(row.number, next(self._call_ids), None, CancelRequest(call_id))
+        frame = codec.encode_call(row.number, next(self._call_ids), None, CancelRequest(call_id))
         self._socket.send(frame, zmq.DONTWAIT)
 
     async def _read(self) -> None:
@@ -118,12 +118,6 @@ class AsyncConnection:
             os.close(self._kernel_fd)
             self._reader.cancel()
             self._socket.close(linger_ms)
-
-
-def _result(row: Call, reply: codec.Reply) -> Any:
-    if reply.kind == codec.ERROR:
-        raise from_body(codec.convert_error(reply.body))
-    return codec.convert(reply.body, row.reply)
 
 
 _connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnection] = (

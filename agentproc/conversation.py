@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from aios.syscalls.chat_types import (
+from aios.syscalls.types.chat import (
     ChatReply,
     ContextList,
     ContextName,

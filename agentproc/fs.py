@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from typing import IO, Any, Literal, cast
 
 from aios.syscalls.errors import AiosError, IllegalState, NotFound
-from aios.syscalls.storage_types import (
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.storage import (
     MAX_PART_BYTES,
     FileInfo,
     FsBegin,
@@ -50,7 +51,6 @@ from aios.syscalls.storage_types import (
     Rights,
     VersionInfo,
 )
-from aios.syscalls.types import Empty
 
 from . import session
 

@@ -14,7 +14,7 @@ import builtins
 from typing import Any
 
 from aios.syscalls.errors import NotFound
-from aios.syscalls.storage_types import KvDelete, KvEntry, KvKey, KvKeys, KvList, KvSet
+from aios.syscalls.types.storage import KvDelete, KvEntry, KvKey, KvKeys, KvList, KvSet
 
 from . import session
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from aios.syscalls.memory_types import (
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.memory import (
     AddRequest,
     Cleared,
     ListRequest,
@@ -30,7 +31,6 @@ from aios.syscalls.memory_types import (
     SearchRequest,
     UpdateRequest,
 )
-from aios.syscalls.types import Empty
 
 from . import session
 

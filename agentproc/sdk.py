@@ -10,22 +10,20 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from aios.syscalls.chat_types import ChatReply, ChatRequest, Chunk, Message
 from aios.syscalls.errors import InvalidArgument
-from aios.syscalls.types import (
+from aios.syscalls.types.chat import ChatReply, ChatRequest, Chunk, Message
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.mail import MailReply, RecvRequest, SendRequest
+from aios.syscalls.types.process import (
     Class,
-    Empty,
     ExitStatus,
     LogReply,
-    MailReply,
     Pid,
     ProcessInfo,
     ProcessList,
     PsRequest,
-    RecvRequest,
     RefRequest,
     ReniceRequest,
-    SendRequest,
     SignalRequest,
     SpawnReply,
     SpawnRequest,

@@ -27,7 +27,8 @@ from msgspec import Meta
 
 from aios.syscalls import codec
 from aios.syscalls.errors import AiosError, InvalidArgument, ResourceExhausted, ToolFailed
-from aios.syscalls.tool_types import MAX_JSON_BYTES, Effect, ToolSpec
+from aios.syscalls.types.common import Effect
+from aios.syscalls.types.tool import MAX_JSON_BYTES, ToolSpec
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -27,9 +27,10 @@ from aios.syscalls.errors import (
     NotFound,
     ToolFailed,
 )
-from aios.syscalls.tool_types import (
-    AnswerRequest,
+from aios.syscalls.types.common import MAX_TIMEOUT_S, Empty
+from aios.syscalls.types.tool import (
     OfferRequest,
+    ToolAnswer,
     ToolCall,
     ToolInfo,
     ToolList,
@@ -37,7 +38,6 @@ from aios.syscalls.tool_types import (
     ToolReply,
     ToolWork,
 )
-from aios.syscalls.types import MAX_TIMEOUT_S, Empty
 
 from . import session
 from .tool import Tool, tool
@@ -187,7 +187,7 @@ def _work(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> None:
         _tell(answer)
 
 
-def _tell(answer: AnswerRequest) -> None:
+def _tell(answer: ToolAnswer) -> None:
     """Tell it, and again when it could not be told: until then the tool's place is taken."""
     for attempt in range(_TRIES):
         try:
@@ -202,7 +202,7 @@ def _tell(answer: AnswerRequest) -> None:
         time.sleep(_PAUSE_S * 2**attempt)
 
 
-def _answer(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> AnswerRequest:
+def _answer(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> ToolAnswer:
     try:
         if work.name not in mine:
             raise InvalidArgument(f"{work.name} is offered no more")
@@ -210,11 +210,11 @@ def _answer(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> AnswerRequest
             raise DeadlineExceeded(f"{work.name} was not begun: its caller has given up")
         with on_behalf(work.work):
             result = mine[work.name].run(work.arguments)
-        return AnswerRequest(work.work, result)
+        return ToolAnswer(work.work, result)
     except AiosError as error:
         return _failure(work, error.code, str(error.message))
 
 
-def _failure(work: ToolWork, code: str, message: str) -> AnswerRequest:
+def _failure(work: ToolWork, code: str, message: str) -> ToolAnswer:
     plain = message.encode(errors="replace").decode()  # halves of surrogate pairs cannot be sent
-    return AnswerRequest(work.work, code=code[:64], message=plain[:4096])
+    return ToolAnswer(work.work, code=code[:64], message=plain[:4096])

@@ -15,7 +15,7 @@ from aios.bench.rig.harness import Machine, kernel
 from aios.bench.suites.seed import AGENTS
 from aios.cli.out import complain, table
 from aios.syscalls.errors import AiosError
-from aios.syscalls.trace_types import RequestRecord
+from aios.syscalls.types.trace import RequestRecord
 
 FLAGS = ("--seats", "2", "--quantum", "8", "--policy", "rr")
 

@@ -20,9 +20,16 @@ from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.scheduler import Settings
 from aios.kernel.trap.pending import Handler, Pending
 from aios.kernel.trap.trap import Counts
-from aios.syscalls import types as t
 from aios.syscalls.errors import Cancelled
-from aios.syscalls.trace_types import RequestRecord, SliceRecord, TraceReply, TraceRequest
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import (
+    CancelRequest,
+    CheckReply,
+    KernelStatus,
+    SchedReply,
+    SchedRequest,
+)
+from aios.syscalls.types.trace import RequestRecord, SliceRecord, TraceReply, TraceRequest
 
 _PAGE_REQUESTS, _PAGE_UNITS = 8000, 300_000
 """Of a trace in one message: requests, and rows of slices (16 bytes or so each)."""
@@ -61,15 +68,15 @@ class KernelCalls:
             "trace.read": self._trace,
         }
 
-    def _cancel(self, call: Pending, body: t.CancelRequest) -> t.Empty:
+    def _cancel(self, call: Pending, body: CancelRequest) -> Empty:
         """Cancel one of the caller's own calls on the same connection."""
         target = call.caller.pending.get((call.peer.route, body.call_id))
         if target:
             target.cancel(Cancelled("cancelled by its caller"))
-        return t.Empty()
+        return Empty()
 
-    def _status(self, _: Pending, __: t.Empty) -> t.KernelStatus:
-        return t.KernelStatus(
+    def _status(self, _: Pending, __: Empty) -> KernelStatus:
+        return KernelStatus(
             version=release(),
             os_pid=os.getpid(),
             uptime_s=self._clock.now() - self._started_s,
@@ -83,20 +90,20 @@ class KernelCalls:
             warnings=[line for warn in self.warnings for line in warn()],
         )
 
-    def _stop(self, call: Pending, _: t.Empty) -> t.Empty:
+    def _stop(self, call: Pending, _: Empty) -> Empty:
         self._shutdown()
-        return t.Empty()
+        return Empty()
 
-    def _check(self, _: Pending, __: t.Empty) -> t.CheckReply:
+    def _check(self, _: Pending, __: Empty) -> CheckReply:
         problems = self._table.check() + self._store.check() + self._memory.check()
         problems += self._access.audit.check() + self._access.approvals.check()
         for model in self._models:
             problems += model.check()
         for check in self.checks:
             problems += check()
-        return t.CheckReply(problems, len(os.listdir("/proc/self/fd")))
+        return CheckReply(problems, len(os.listdir("/proc/self/fd")))
 
-    def _sched(self, _: Pending, body: t.SchedRequest) -> t.SchedReply:
+    def _sched(self, _: Pending, body: SchedRequest) -> SchedReply:
         settings = self._settings
         chosen = policy.find(body.policy) if body.policy is not None else settings.policy
         settings.policy = chosen
@@ -106,7 +113,7 @@ class KernelCalls:
             settings.chunk_tokens = body.chunk_tokens or None
         settings.width = body.width or settings.width
         self._models.reconsider()
-        return t.SchedReply(
+        return SchedReply(
             settings.policy.name, {name: p.promise for name, p in policy.POLICIES.items()},
             settings.quantum_tokens or 0, settings.width, settings.chunk_tokens or 0,
         )  # fmt: skip

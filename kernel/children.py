@@ -24,6 +24,7 @@ from aios.hw.machine.huge_pages import engine_environment
 from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop
 from aios.kernel.retrieval.embedder import Embedder, EmbedderProcess
+from aios.syscalls import exits
 
 _CORE_EXIT_TIMEOUT_S = 0.1
 _TOOL_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "AIOS_CONFIG")
@@ -71,7 +72,7 @@ class CoreProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
-        return _how(code)
+        return exits.describe(code)
 
 
 class EmbedderChild:
@@ -117,7 +118,7 @@ class EmbedderChild:
         """Make sure that it is gone, without waiting for it to finish; returns how it ended."""
         self._link.close()
         self._process.kill()  # it holds nothing that could be lost
-        return _how(self._process.wait())
+        return exits.describe(self._process.wait())
 
 
 def embedder(loop: Loop, name: str) -> Embedder:
@@ -156,7 +157,3 @@ def start_toolhost(theirs: socket.socket) -> subprocess.Popen[bytes]:
         [sys.executable, "-P", "-m", "aios.toolhost", str(fd)],
         pass_fds=(fd,), stdin=subprocess.DEVNULL, env=kept, cwd="/",
     )  # fmt: skip
-
-
-def _how(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit status {code}"

@@ -6,7 +6,6 @@ An unknown key or an impossible value is an error that names the nearest valid o
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from msgspec import Meta
 
 from aios.hw.machine.memory_limit import memory_bytes
 from aios.syscalls.errors import InvalidArgument
+from aios.syscalls.suggest import did_you_mean
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -166,10 +166,10 @@ def _known(key: str, source: str) -> str:
     field = key.replace("-", "_")
     if field in Config.__struct_fields__:
         return field
-    near = difflib.get_close_matches(field, Config.__struct_fields__, n=1)
-    meant = f"did you mean {near[0]!r}? " if near else ""
+    valid = Config.__struct_fields__
     raise InvalidArgument(
-        f"{source}: unknown key {key!r}; {meant}valid keys: {', '.join(Config.__struct_fields__)}",
+        f"{source}: unknown key {key!r}{did_you_mean(field, valid)} (valid keys: "
+        f"{', '.join(valid)})",
         "the settings in force are shown by: aios config get",
     )
 

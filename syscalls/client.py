@@ -1,8 +1,8 @@
-"""The client's side of the system-call socket: one DEALER, one call after another.
+"""The client's side of the system-call socket: one DEALER.
 
-Owns its socket. Promises that every call returns a reply or raises a typed error by its deadline,
-also when the kernel dies meanwhile. Not thread-safe: a thread that calls has a connection of its
-own (agentproc.session sees to that).
+Owns its socket. Every call returns a reply or raises a typed error by its deadline, even if the
+kernel dies meanwhile. Not thread-safe: each thread has its own connection
+(``agentproc/session.py``).
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ import msgspec
 import zmq
 
 from . import codec, paths
-from .chat_types import Chunk
 from .errors import DeadlineExceeded, KernelUnavailable, from_body
 from .table import BY_NAME, Call
-from .types import CancelRequest
+from .types.chat import Chunk
+from .types.kernel import CancelRequest
 
 CONNECT_TIMEOUT_S = 10.0
 GRACE_S = 5.0
-"""How much longer than the deadline a client waits for a living kernel to say so."""
+"""Extra time after a deadline in which a living kernel can report it."""
 GUEST = "guest"
 
 _serving: ContextVar[tuple[int, int]] = ContextVar("_serving", default=(0, 0))
-"""The host pid that serves a call of an offered tool here, and the number of that work."""
+"""Host pid that serves a call of an offered tool in this context, and the number of that work."""
 
 
 @contextlib.contextmanager
 def on_behalf(work: int) -> Iterator[None]:
-    """Calls made inside are on behalf of whoever called the tool. Threads and processes that are
-    started inside act for the agent itself."""
+    """Make the calls inside on behalf of the caller of a tool. Threads and processes started inside
+    act for the agent itself."""
     token = _serving.set((os.getpid(), work))
     try:
         yield
@@ -49,17 +49,17 @@ def on_behalf(work: int) -> Iterator[None]:
 
 
 def served() -> int:
-    """The work on whose caller's behalf calls are made here; 0 for none."""
+    """Return the number of the work that calls are made for here; 0 for none."""
     os_pid, work = _serving.get()
     return work if work and os_pid == os.getpid() else 0
 
 
 class Credentials(NamedTuple):
-    """How a connection proves who it is.
+    """How a connection authenticates.
 
-    ``user`` and ``secret`` are what the kernel gave an agent that it started; a guest (a Python
-    program started by hand) has none and is known by its host pid. The operator uses the other
-    socket, where the kernel looks at the peer's user and pid.
+    The kernel gives ``user`` and ``secret`` to each agent that it starts. A guest (a Python program
+    started by hand) has none; the kernel knows it by its host pid. The operator uses the other
+    socket, where the kernel checks the peer's user and pid.
     """
 
     runtime: Path
@@ -71,7 +71,7 @@ class Credentials(NamedTuple):
 def open_socket(
     context: zmq.Context[Any], credentials: Credentials, kernel_os_pid: int
 ) -> zmq.Socket[Any]:
-    """A connected, authenticated DEALER. Raises KernelUnavailable with the reason."""
+    """Return a connected, authenticated DEALER. Raises KernelUnavailable with the reason."""
     sock: zmq.Socket[Any] = context.socket(zmq.DEALER)
     sock.linger = 200
     sock.maxmsgsize = codec.MAX_FRAME_BYTES
@@ -92,9 +92,9 @@ def open_socket(
         if not monitor.poll(int(CONNECT_TIMEOUT_S * 1000)):
             raise KernelUnavailable(
                 f"the kernel (pid {kernel_os_pid}) did not answer within {CONNECT_TIMEOUT_S:g} s",
-                "look at it with: aios daemon status; restart it with: aios daemon restart",
+                "see: aios daemon status; restart it with: aios daemon restart",
             )
-        # zmq.utils.monitor would do this, and import asyncio: half of what `import aios` costs
+        # zmq.utils.monitor does this too, but imports asyncio: half the cost of `import aios`
         (event,) = struct.unpack_from("=H", monitor.recv_multipart()[0])
         if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:
             raise KernelUnavailable(
@@ -130,7 +130,7 @@ class Connection:
         self._kernel_end = select.poll()
         self._kernel_end.register(self._kernel_fd, select.POLLIN)
         self._call_ids = itertools.count(1)
-        self._streams: dict[int, deque[codec.Reply]] = {}
+        self._streams: dict[int, deque[codec.ReplyFrame]] = {}
         self._closed = False
 
     def __enter__(self) -> Connection:
@@ -140,26 +140,26 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Close the socket; calls under way are dropped by the kernel. Idempotent."""
+        """Close the socket; the kernel drops the pending calls. Idempotent."""
         if not self._closed:
             self._closed = True
             self._socket.close()
             os.close(self._kernel_fd)
 
     def call(self, name: str, body: msgspec.Struct, timeout_s: float | None = None) -> Any:
-        """Make a call; returns the table's reply type for it. Raises AiosError."""
+        """Make a call and return its reply, of the type in the table. Raises AiosError."""
         row = BY_NAME[name]
         call_id = self._send(row, body, timeout_s)
         try:
             reply = self._reply_to(call_id, _deadline(row, timeout_s))
         except KernelUnavailable:
-            raise  # nobody is there to be told
-        except BaseException:  # a deadline, too: the kernel's clock may have stood still
+            raise  # there is no kernel to tell
+        except BaseException:  # on a deadline, too: the kernel's clock may have been stopped
             self._cancel(call_id)
             raise
-        return _result(row, reply)
+        return result(row, reply)
 
-    def _reply_to(self, call_id: int, deadline_s: float) -> codec.Reply:
+    def _reply_to(self, call_id: int, deadline_s: float) -> codec.ReplyFrame:
         while True:
             reply = self._receive(deadline_s)
             if reply.call_id == call_id and reply.kind != codec.CHUNK:
@@ -169,10 +169,8 @@ class Connection:
     def stream(
         self, name: str, body: msgspec.Struct, timeout_s: float | None = None
     ) -> Iterator[Chunk | Any]:
-        """Make a call that streams: yields Chunks, then the reply. Closing it early cancels.
-
-        Other calls may be made between two pieces.
-        """
+        """Make a call that streams: yield Chunks, then the reply. Closing the iterator early
+        cancels the call. Other calls may be made between two chunks."""
         row = BY_NAME[name]
         call_id = self._send(row, body, timeout_s)
         deadline_s = _deadline(row, timeout_s)
@@ -187,22 +185,23 @@ class Connection:
                     yield codec.convert(reply.body, Chunk)
                 else:
                     ended = True
-                    yield _result(row, reply)
+                    yield result(row, reply)
         finally:
             del self._streams[call_id]
             if not ended:
                 self._cancel(call_id)
 
     def begin(self, name: str, body: msgspec.Struct, timeout_s: float | None = None) -> int:
-        """Make a call without waiting; ``poll`` with the number it returns asks for the reply."""
+        """Start a call without waiting. Return its id, for ``poll``."""
         return self._send(BY_NAME[name], body, timeout_s)
 
     def filenos(self) -> tuple[int, int]:
-        """The socket's and the kernel's descriptor: ``poll`` should be asked when one is ready."""
+        """Return the descriptors of the socket and of the kernel: call ``poll`` when one is
+        readable."""
         return int(self._socket.fd), self._kernel_fd
 
     def poll(self, call_id: int) -> bool:
-        """Whether the call has ended, well or not. Raises KernelUnavailable."""
+        """Return True if the call has ended, in success or failure. Raises KernelUnavailable."""
         while not self._socket.closed and self._socket.poll(0):
             reply = codec.decode_reply(self._socket.recv())
             if reply.call_id == call_id and reply.kind != codec.CHUNK:
@@ -213,24 +212,23 @@ class Connection:
 
     def _send(self, row: Call, body: msgspec.Struct, timeout_s: float | None) -> int:
         call_id = next(self._call_ids)
-        frame = codec.encode_request(row.number, call_id, timeout_s, body, served())
+        frame = codec.encode_call(row.number, call_id, timeout_s, body, served())
         if self._kernel_end.poll(0):
             raise self._kernel_ended()
         try:
             self._socket.send(frame, zmq.DONTWAIT)
         except zmq.Again:
             raise KernelUnavailable(
-                "the kernel does not take any more calls from this connection",
-                "look at it with: aios daemon status",
+                "the kernel accepts no more calls from this connection", "see: aios daemon status"
             ) from None
         return call_id
 
-    def _keep(self, reply: codec.Reply) -> None:
-        """A reply to another call: a stream that is under way finds it later."""
+    def _keep(self, reply: codec.ReplyFrame) -> None:
+        """Keep the reply to another call if it is for a stream in progress."""
         if reply.call_id in self._streams:
             self._streams[reply.call_id].append(reply)
 
-    def _receive(self, deadline_s: float) -> codec.Reply:
+    def _receive(self, deadline_s: float) -> codec.ReplyFrame:
         left_ms = max(0, int((deadline_s - time.monotonic()) * 1000))
         ready = dict(self._poller.poll(left_ms))
         if self._socket in ready:
@@ -238,13 +236,12 @@ class Connection:
         if ready:
             raise self._kernel_ended()
         raise DeadlineExceeded(
-            "the kernel did not answer by the call's deadline",
-            "look at it with: aios daemon status",
+            "the kernel did not answer by the call's deadline", "see: aios daemon status"
         )
 
     def _kernel_ended(self) -> KernelUnavailable:
-        """What was sent and not received must not reach the next kernel: it would be done after
-        its caller was told that it failed."""
+        """Drop what was sent and not received: the next kernel must not do it after its caller was
+        told that it failed."""
         self._socket.close(0)
         return KernelUnavailable(
             f"the kernel (pid {self.kernel_os_pid}) has ended", paths.START_HINT
@@ -252,7 +249,7 @@ class Connection:
 
     def _cancel(self, call_id: int) -> None:
         if not self._closed:
-            frame = codec.encode_request(
+            frame = codec.encode_call(
                 BY_NAME["cancel"].number, next(self._call_ids), None, CancelRequest(call_id)
             )
             try:
@@ -265,7 +262,8 @@ def _deadline(row: Call, timeout_s: float | None) -> float:
     return time.monotonic() + (row.timeout_s if timeout_s is None else timeout_s) + GRACE_S
 
 
-def _result(row: Call, reply: codec.Reply) -> Any:
+def result(row: Call, reply: codec.ReplyFrame) -> Any:
+    """Return the reply's body as its type, or raise the error that it holds."""
     if reply.kind == codec.ERROR:
         raise from_body(codec.convert_error(reply.body))
     return codec.convert(reply.body, row.reply)

@@ -1,9 +1,9 @@
 """Bytes ↔ messages, without sockets.
 
-A request is the msgpack array ``[number, call_id, timeout_ms, body]``, with the work for which it
-is made after these when it is made on behalf of another; a reply is ``[call_id, kind, body]`` with
-kind RESULT, ERROR or CHUNK; bodies are maps. Every length is limited, and whatever a decoder can
-raise leaves here as InvalidArgument with the reason.
+A call is the msgpack array ``[number, call_id, timeout_ms, body]``, with a fifth element if it is
+made on behalf of another agent: the number of the work it serves. A reply is ``[call_id, kind,
+body]``; ``kind`` is RESULT, ERROR or CHUNK. Bodies are maps. Every length is limited, and any error
+of a decoder is raised as InvalidArgument with the reason.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import msgpack
 import msgspec
 
 from .errors import ErrorBody, InvalidArgument, ResourceExhausted
-from .memory_types import NOTE_ID_PATTERN, SCOPE_PATTERN
-from .tool_types import SOURCE_PATTERN, TOOL_PATTERN
-from .types import MAX_TIMEOUT_S, NAME_PATTERN
+from .types.common import MAX_TIMEOUT_S, NAME_PATTERN
+from .types.memory import NOTE_ID_PATTERN, SCOPE_PATTERN
+from .types.tool import SOURCE_PATTERN, TOOL_PATTERN
 
 MAX_FRAME_BYTES = 8 << 20
-"""Largest request or reply frame. The kernel's socket drops a peer that sends a larger one."""
+"""Limit on one frame. The kernel's socket disconnects a peer that sends a larger one."""
 MAX_DEPTH_HINT = "send what msgpack can carry, nested less than 100 levels deep"
 
 RESULT, ERROR, CHUNK = 0, 1, 2
@@ -32,37 +32,37 @@ _SHAPES = {
     repr(SCOPE_PATTERN): "session, session:PID, agent, agent:NAME or shared:NAME",
     repr(NOTE_ID_PATTERN): "a note's id, like n12 or s3",
 }
-"""What msgspec can only show as a regular expression, in words."""
+"""Regular expressions of msgspec's messages, in words."""
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 _MALFORMED = (ValueError, TypeError, OverflowError, RecursionError, MemoryError)
 
 
-class Request(NamedTuple):
-    """A request as decoded: shape checked, body not yet."""
+class CallFrame(NamedTuple):
+    """A decoded call: its shape is checked, its body is not."""
 
     number: int
     call_id: int
     timeout_s: float | None
     body: dict[str, Any]
     work: int
-    """The call of an offered tool, by its ``ToolWork.work``, for whose caller this is; or 0."""
+    """Number of the ``ToolWork`` that the call is made for, on behalf of its caller; or 0."""
 
 
-class Reply(NamedTuple):
-    """A reply as decoded: shape checked, body not yet."""
+class ReplyFrame(NamedTuple):
+    """A decoded reply: its shape is checked, its body is not."""
 
     call_id: int
     kind: int
     body: dict[str, Any]
 
 
-def encode_request(
+def encode_call(
     number: int, call_id: int, timeout_s: float | None, body: msgspec.Struct, work: int = 0
 ) -> bytes:
-    """A request frame. Raises InvalidArgument when the body cannot be carried, or for a timeout
-    that is no number or too long."""
+    """Return a call frame. Raises InvalidArgument if the body cannot be encoded or the timeout is
+    not a number or too long."""
     if timeout_s is not None and not timeout_s <= MAX_TIMEOUT_S:
         raise InvalidArgument(f"timeout is {timeout_s}; expected 0 to {MAX_TIMEOUT_S:g} seconds")
     timeout_ms = 0 if timeout_s is None else max(1, int(timeout_s * 1000))
@@ -71,12 +71,12 @@ def encode_request(
 
 
 def encode_reply(call_id: int, kind: int, body: msgspec.Struct) -> bytes:
-    """A reply frame."""
+    """Return a reply frame."""
     return _pack([call_id, kind, _plain(body)])
 
 
-def decode_request(frame: bytes) -> Request:
-    """The request in a frame. Raises InvalidArgument, never anything else."""
+def decode_call(frame: bytes) -> CallFrame:
+    """Return the call in a frame. Raises InvalidArgument and nothing else."""
     number, call_id, timeout_ms, body, *more = _unpack(frame, 4, 5)
     work = more[0] if more else 0
     for label, value, most in (
@@ -89,11 +89,11 @@ def decode_request(frame: bytes) -> Request:
             raise InvalidArgument(f"{label} is {_shown(value)}; expected 0 to {most}")
     if type(body) is not dict:
         raise InvalidArgument(f"body is {_shown(body)}; expected a map")
-    return Request(number, call_id, timeout_ms / 1000 if timeout_ms else None, body, work)
+    return CallFrame(number, call_id, timeout_ms / 1000 if timeout_ms else None, body, work)
 
 
 def peek_call_id(frame: bytes) -> int:
-    """The call id of a frame that failed to decode, if it can be read; else 0."""
+    """Return the call id of a frame that cannot be decoded; 0 if it cannot be read."""
     try:
         unpacker = msgpack.Unpacker(max_buffer_size=64, strict_map_key=True)
         unpacker.feed(frame[:64])
@@ -105,16 +105,16 @@ def peek_call_id(frame: bytes) -> int:
     return call_id if type(call_id) is int and 0 <= call_id <= 1 << 63 else 0
 
 
-def decode_reply(frame: bytes) -> Reply:
-    """The reply in a frame. Raises InvalidArgument."""
+def decode_reply(frame: bytes) -> ReplyFrame:
+    """Return the reply in a frame. Raises InvalidArgument."""
     call_id, kind, body = _unpack(frame, 3, 3)
     if type(call_id) is not int or kind not in (RESULT, ERROR, CHUNK) or type(body) is not dict:
         raise InvalidArgument("a reply does not have the shape [call_id, kind, body]")
-    return Reply(call_id, kind, body)
+    return ReplyFrame(call_id, kind, body)
 
 
 def convert(body: dict[str, Any], into: type[S]) -> S:
-    """The body as its type. Raises InvalidArgument naming field, limit and value."""
+    """Return the body as its type. Raises InvalidArgument naming the field, limit and value."""
     try:
         return msgspec.convert(body, into)
     except msgspec.ValidationError as error:
@@ -124,7 +124,7 @@ def convert(body: dict[str, Any], into: type[S]) -> S:
 
 
 def convert_error(body: dict[str, Any]) -> ErrorBody:
-    """An error body, whatever state it is in."""
+    """Return an error body. Never raises."""
     try:
         return msgspec.convert(body, ErrorBody)
     except msgspec.ValidationError:
@@ -176,7 +176,7 @@ def _unpack(frame: bytes, least: int, most: int) -> list[Any]:
 
 
 def _explain(reason: str, body: dict[str, Any]) -> str:
-    """msgspec's message with the offending value beside it."""
+    """Return msgspec's message with the offending value added."""
     text, _, path = reason.partition(" - at `$")
     before, regex, pattern = text.partition(_REGEX)
     if regex:

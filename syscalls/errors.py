@@ -1,38 +1,27 @@
-"""The error tree that crosses the system-call boundary.
+"""The errors that cross the system-call boundary.
 
-    AiosError                     any failure; has ``code``, ``message`` and ``hint`` (what to do)
-    ├── InvalidArgument           a value is outside its limits; nothing was done
-    ├── PermissionDenied          the caller may not make this call, or not on that thing
-    │   └── ConfirmationRequired  the operator has to approve it first; the hint says how
-    ├── NotFound                  no such process, model or call
-    ├── IllegalState              the object is not in a state that allows the operation
-    ├── ResourceExhausted         a quota, queue or table is full; nothing was done
-    │   ├── BudgetExceeded        the agent has used the tokens it was started with
-    │   ├── QuotaExceeded         the agent's home would take more than it may
-    │   └── DiskFull              the disk is full: nothing can be written, reading goes on
-    ├── ContextOverflow           prompt (and room for one token) do not fit the context window
-    ├── DeadlineExceeded          the call's own deadline passed; the kernel has dropped it
-    ├── Cancelled                 the caller, or the end of the caller, cancelled the call
-    ├── VersionConflict           somebody else has written the file or value meanwhile
-    ├── StorageUnavailable        storage, or where its blobs are, cannot be reached now
-    │   └── StorageDamaged        what is stored is not what was written; a backup has it
-    ├── AuditUnavailable          the audit log cannot be written, so nothing may be changed
-    ├── ToolFailed                the tool itself raised, crashed, or returned what cannot be sent
-    ├── ToolUnavailable           the tool's process or server died, or it is revoked
-    ├── ModelUnavailable          the model cannot be loaded or its core keeps dying
-    ├── KernelUnavailable         no kernel runs, it died, or it refused the connection
-    └── InternalError             a bug of the kernel's; it has been logged there
+    AiosError
+    ├── InvalidArgument, NotFound, IllegalState, VersionConflict, ContextOverflow
+    ├── PermissionDenied ── ConfirmationRequired
+    ├── ResourceExhausted ── BudgetExceeded, QuotaExceeded, DiskFull
+    ├── DeadlineExceeded, Cancelled
+    ├── StorageUnavailable ── StorageDamaged
+    ├── AuditUnavailable, ModelUnavailable, KernelUnavailable
+    ├── ToolFailed, ToolUnavailable
+    └── InternalError
 
-Errors travel as ``{"code", "message", "hint"}``. An unknown code becomes a plain ``AiosError``.
+On the wire an error is ``{"code", "message", "hint"}``. An unknown code becomes an AiosError.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import msgspec
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """An error as it stands on the wire."""
+    """An error on the wire."""
 
     code: str
     message: str
@@ -40,7 +29,7 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class AiosError(Exception):
-    """Base of every error of AIOS. ``hint`` says what to do about it; it may be empty."""
+    """Base class of all errors. ``hint`` is the command or change that helps, or empty."""
 
     code = "ERROR"
 
@@ -53,89 +42,89 @@ class AiosError(Exception):
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
     def body(self) -> ErrorBody:
-        """This error as a wire body."""
+        """Return this error as a wire body."""
         return ErrorBody(self.code, self.message, self.hint)
 
 
 class InvalidArgument(AiosError):
-    """A value is outside its limits. Mend the value named in the message."""
+    """A value is outside its limits. Nothing was done. Correct the value that is named."""
 
     code = "INVALID_ARGUMENT"
 
 
 class PermissionDenied(AiosError):
-    """The caller may not do this. Run it as the operator (the ``aios`` command), or on a child."""
+    """The caller may not do this. ``aios perm explain`` shows which rule forbids it."""
 
     code = "PERMISSION_DENIED"
 
 
 class ConfirmationRequired(PermissionDenied):
-    """Irreversible, so the operator decides: ``aios approvals approve ID``; then try again."""
+    """The operator must approve this first: ``aios approvals approve ID``; then retry."""
 
     code = "CONFIRMATION_REQUIRED"
 
     @property
     def approval(self) -> str:
-        """The id of the question to the operator; the hint's last word."""
+        """The id of the question to the operator: the last word of the hint."""
         return self.hint.rpartition(" ")[2]
 
 
 class NotFound(AiosError):
-    """No such process, model or call. ``aios ps -a`` lists the processes."""
+    """The process, model, file, note or tool does not exist."""
 
     code = "NOT_FOUND"
 
 
 class IllegalState(AiosError):
-    """The process or request is not in a state that allows this. Nothing was changed."""
+    """The object is in a state that does not allow this. Nothing was changed."""
 
     code = "ILLEGAL_STATE"
 
 
 class ResourceExhausted(AiosError):
-    """A table, queue or quota is full. Try again when something has ended."""
+    """A table, queue or quota is full. Nothing was done. Retry when something has ended."""
 
     code = "RESOURCE_EXHAUSTED"
 
 
 class BudgetExceeded(ResourceExhausted):
-    """The agent has generated the tokens it was allowed. Start it with a larger --max-tokens."""
+    """The agent has generated all its tokens. Start it with a larger ``--max-tokens``."""
 
     code = "BUDGET_EXCEEDED"
 
 
 class QuotaExceeded(ResourceExhausted):
-    """The home is full. Free old versions (``aios.fs.prune()``), or ask for a larger quota."""
+    """The home is full. Prune old versions (``aios.fs.prune()``) or raise the quota."""
 
     code = "QUOTA_EXCEEDED"
 
 
 class DiskFull(ResourceExhausted):
-    """The disk has no room. Nothing was changed; reading goes on. Make room on it."""
+    """The disk is full. Nothing was changed; reads still work. Free space on it."""
 
     code = "DISK_FULL"
 
 
 class VersionConflict(AiosError):
-    """It is not the version you expected. Read it again, and write with its version."""
+    """Another agent has written a newer version. Read it and write with its version."""
 
     code = "VERSION_CONFLICT"
 
 
 class StorageUnavailable(AiosError):
-    """Storage cannot be used now; the message says why. ``aios storage status`` tells more."""
+    """Storage cannot be used now. ``aios storage status`` shows why."""
 
     code = "STORAGE_UNAVAILABLE"
 
 
 class StorageDamaged(StorageUnavailable):
-    """Stored bytes have changed. See: ``aios storage check``; ``aios storage restore``."""
+    """Stored bytes have changed. Run ``aios storage check`` or ``aios storage restore``."""
 
     code = "STORAGE_DAMAGED"
 
 
 class ContextOverflow(AiosError):
-    """The prompt does not fit the context window. Shorten it, or start aiosd with --ctx larger."""
+    """The prompt does not fit the context window. Shorten it, or start aiosd with a larger --ctx"""
 
     code = "CONTEXT_OVERFLOW"
 
@@ -153,25 +142,25 @@ class Cancelled(AiosError):
 
 
 class AuditUnavailable(AiosError):
-    """The audit log cannot be written. Make room where it lies; reading goes on meanwhile."""
+    """The audit log cannot be written, so nothing may be changed. Free space on its disk."""
 
     code = "AUDIT_UNAVAILABLE"
 
 
 class ToolFailed(AiosError):
-    """The tool was called and failed. The message carries its own reason; mend the call or it."""
+    """The tool ran and failed. The message has its reason."""
 
     code = "TOOL_FAILED"
 
 
 class ToolUnavailable(AiosError):
-    """The tool cannot be called now. ``aios tool ls`` and ``aios mcp ls`` say why."""
+    """The tool cannot be called now. ``aios tool ls`` and ``aios mcp ls`` show why."""
 
     code = "TOOL_UNAVAILABLE"
 
 
 class ModelUnavailable(AiosError):
-    """The model cannot be served. The message carries the core's own reason."""
+    """The model cannot be served. The message has the reason."""
 
     code = "MODEL_UNAVAILABLE"
 
@@ -183,27 +172,23 @@ class KernelUnavailable(AiosError):
 
 
 class InternalError(AiosError):
-    """A bug in the kernel; its log has the traceback. Please report it."""
+    """A bug in the kernel. The traceback is in its log. Please report it."""
 
     code = "INTERNAL"
 
 
-BY_CODE: dict[str, type[AiosError]] = {
-    kind.code: kind
-    for kind in (
-        InvalidArgument, PermissionDenied, ConfirmationRequired, NotFound, IllegalState,
-        ResourceExhausted, BudgetExceeded, QuotaExceeded, DiskFull, ContextOverflow,
-        DeadlineExceeded, Cancelled, VersionConflict, StorageUnavailable, StorageDamaged,
-        AuditUnavailable, ToolFailed, ToolUnavailable, ModelUnavailable, KernelUnavailable,
-        InternalError,
-    )
-}  # fmt: skip
+def _kinds(base: type[AiosError]) -> Iterator[type[AiosError]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
+
+
+BY_CODE: dict[str, type[AiosError]] = {kind.code: kind for kind in _kinds(AiosError)}
 
 
 def from_body(body: ErrorBody) -> AiosError:
-    """The typed error that a wire body stands for."""
+    """Return the typed error that a wire body stands for."""
     kind = BY_CODE.get(body.code)
-    if kind is not None:
-        return kind(body.message, body.hint)
-    error = AiosError(f"{body.code}: {body.message}", body.hint)
-    return error
+    if kind is None:
+        return AiosError(f"{body.code}: {body.message}", body.hint)
+    return kind(body.message, body.hint)

@@ -1,6 +1,6 @@
-"""Where things are: XDG folders, the runtime folder, its sockets, and which kernel holds it.
+"""Where files are: XDG folders, the runtime folder, its sockets and its lock.
 
-Every path can be moved by an environment variable; nothing is created at import.
+An environment variable can move each path. Nothing is created at import.
 """
 
 from __future__ import annotations
@@ -33,22 +33,23 @@ def config_file() -> Path:
 
 
 def policy_file() -> Path:
-    """Privilege groups, beside the configuration file. It need not exist."""
+    """The policy file with the privilege groups, next to the configuration file. It need not
+    exist."""
     return config_file().with_name("policy.toml")
 
 
 def grants_file() -> Path:
-    """Rights that the operator has granted."""
+    """The rights that the operator has granted."""
     return data_dir() / "grants.json"
 
 
 def names_file() -> Path:
-    """Whose the names of agents are."""
+    """The owners of agents' names."""
     return data_dir() / "names"
 
 
 def questions_dir(runtime: Path) -> Path:
-    """Questions to the operator, and the answers that were not used yet."""
+    """Questions to the operator, and answers not used yet."""
     return data_dir() / "approvals" / _id(runtime)
 
 
@@ -58,17 +59,17 @@ def audit_dir(runtime: Path) -> Path:
 
 
 def audit_key() -> Path:
-    """The key of all audit logs of this user; not beside them."""
+    """The key of all audit logs of this user. Kept apart from them."""
     return data_dir() / "audit" / "key"
 
 
 def audit_anchor(runtime: Path) -> Path:
-    """How far an audit log has come, kept elsewhere than the log."""
+    """The length of an audit log so far. Kept apart from the log."""
     return data_dir() / "audit" / f"{_id(runtime)}.anchor"
 
 
 def _id(runtime: Path) -> str:
-    """Short, and another for each runtime folder."""
+    """Return a short id, different for each runtime folder."""
     return hashlib.blake2b(os.fsencode(runtime.resolve()), digest_size=6).hexdigest()
 
 
@@ -78,22 +79,22 @@ def cache_dir() -> Path:
 
 
 def data_dir() -> Path:
-    """What must last: models."""
+    """What must last: models, storage, notes, grants."""
     return _xdg("XDG_DATA_HOME", ".local/share")
 
 
 def tools_dir() -> Path:
-    """What the tool manager keeps: sources, approvals, keys."""
+    """State of the tool manager: sources, approvals, keys."""
     return data_dir() / "tools"
 
 
 def secrets_file() -> Path:
-    """Keys of API tools and MCP servers; readable by this user alone."""
+    """Keys of API tools and MCP servers, readable by this user alone."""
     return tools_dir() / "secrets.json"
 
 
 def mcp_file() -> Path:
-    """The common mcpServers JSON, beside the configuration file."""
+    """The common mcpServers JSON, next to the configuration file."""
     return config_file().with_name("mcp.json")
 
 
@@ -114,36 +115,36 @@ def runtime_dir() -> Path:
 
 
 def agents_endpoint(runtime: Path) -> str:
-    """Where agents connect."""
+    """The endpoint that agents connect to."""
     return f"ipc://{runtime}/agents.sock"
 
 
 def operator_endpoint(runtime: Path) -> str:
-    """Where the operator's command line connects."""
+    """The endpoint that the operator's command line connects to."""
     return f"ipc://{runtime}/operator.sock"
 
 
 def lock_file(runtime: Path) -> Path:
-    """Locked by the living kernel for as long as it lives."""
+    """The file that a kernel locks for its whole life."""
     return runtime / "aiosd.lock"
 
 
 def prepare_runtime_dir(runtime: Path) -> None:
     """Create the folder, private to this user.
 
-    Raises OSError when it cannot be made (no space, no right), PermissionError when it belongs to
-    somebody else, ValueError when its path is too long for a socket, or no UTF-8.
+    Raises OSError if it cannot be created, PermissionError if it belongs to another user,
+    ValueError if its path is not UTF-8 or too long for a socket.
     """
     longest = len(os.fsencode(runtime / "operator.sock"))
     if longest > _SOCKET_PATH_LIMIT:
         raise ValueError(
-            f"runtime folder {runtime} is too long: its sockets' paths have {longest} bytes, the "
+            f"runtime folder {runtime} is too long: a socket's path has {longest} bytes, the "
             f"system's limit is {_SOCKET_PATH_LIMIT}; set AIOS_RUNTIME_DIR to a shorter path"
         )
     try:
         str(runtime).encode()
     except UnicodeEncodeError:
-        raise ValueError("its path is no UTF-8; set AIOS_RUNTIME_DIR to one that is") from None
+        raise ValueError("its path is not UTF-8; set AIOS_RUNTIME_DIR to one that is") from None
     runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = runtime.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
@@ -156,9 +157,9 @@ def prepare_runtime_dir(runtime: Path) -> None:
 
 
 def kernel_os_pid(runtime: Path) -> int | None:
-    """The host's pid of the kernel that holds this runtime folder, or None.
+    """Return the host pid of the kernel that holds this runtime folder, or None.
 
-    Asks who holds the lock without taking it, so it can be asked at any time.
+    Queries the lock without taking it.
     """
     try:
         fd = os.open(lock_file(runtime), os.O_RDWR | os.O_CLOEXEC)
@@ -166,7 +167,7 @@ def kernel_os_pid(runtime: Path) -> int | None:
         return None
     except OSError as error:
         raise KernelUnavailable(
-            f"cannot look into the runtime folder {runtime}: {error.strerror}",
+            f"cannot read the runtime folder {runtime}: {error.strerror}",
             "set AIOS_RUNTIME_DIR to a folder of your own",
         ) from None
     try:
@@ -178,7 +179,7 @@ def kernel_os_pid(runtime: Path) -> int | None:
 
 
 def require_kernel(runtime: Path) -> int:
-    """The kernel's host pid. Raises KernelUnavailable with the way to start it."""
+    """Return the kernel's host pid. Raises KernelUnavailable with the command that starts one."""
     pid = kernel_os_pid(runtime)
     if pid is None:
         raise KernelUnavailable(f"no AIOS kernel runs in {runtime}", START_HINT)

@@ -1,7 +1,7 @@
-"""What kernel and toolhost say to each other, and toolhost and workers, framed on socket pairs.
+"""Messages between kernel and toolhost, and between toolhost and workers, on socket pairs.
 
-The kernel starts ``python -m aios.toolhost FD PARENT`` with one end as descriptor FD. Every order
-names its source in full, so a toolhost that is restarted needs to be told nothing.
+The kernel starts ``python -m aios.toolhost FD`` with one end as descriptor FD. Each order names its
+source in full, so a restarted toolhost needs no state.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Literal
 
 import msgspec
 
-from .tool_types import ToolSpec
+from .types.tool import ToolSpec
 
 LENGTH = struct.Struct("<I")
 MAX_MESSAGE_BYTES = 16 << 20
 MAX_OUTPUT_BYTES = 16 << 10
-"""What is kept of a tool's prints."""
+"""Limit on the kept output of one tool call."""
 
 Kind = Literal["std", "file", "api", "mcp"]
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where tools come from. ``config``: JSON text, by kind; ``pin``: an MCP server's approved
-    hash, '' to accept what it has."""
+    """A source of tools. ``config``: JSON text, its fields depend on ``kind``. ``pin``: hash of an
+    MCP server's approved tools, empty to accept any."""
 
     name: str
     kind: Kind
@@ -32,16 +32,16 @@ class Source(msgspec.Struct, frozen=True):
     pin: str = ""
 
 
-class Describe(msgspec.Struct, frozen=True, tag=True):
-    """Say what tools a source has now; its workers start anew."""
+class DescribeSource(msgspec.Struct, frozen=True, tag=True):
+    """List the tools that a source has now. Restarts its workers."""
 
     job: int
     source: Source
     timeout_s: float = 30.0
 
 
-class Run(msgspec.Struct, frozen=True, tag=True):
-    """Run a tool; ends with one Done, by ``timeout_s``."""
+class RunTool(msgspec.Struct, frozen=True, tag=True):
+    """Run a tool. Answered by one JobDone, at the latest after ``timeout_s``."""
 
     job: int
     source: Source
@@ -50,27 +50,27 @@ class Run(msgspec.Struct, frozen=True, tag=True):
     timeout_s: float
 
 
-class Stop(msgspec.Struct, frozen=True, tag=True):
-    """End a job now; its Done still comes, when nothing of it runs any more."""
+class StopJob(msgspec.Struct, frozen=True, tag=True):
+    """End a job now. Its JobDone follows when nothing of it runs any more."""
 
     job: int
 
 
-class Forget(msgspec.Struct, frozen=True, tag=True):
+class ForgetSource(msgspec.Struct, frozen=True, tag=True):
     """End the workers of a source."""
 
     name: str
 
 
-class Reach(msgspec.Struct, frozen=True, tag=True):
-    """A job wants to reach a host: may its caller? It waits for one Reached."""
+class ReachRequest(msgspec.Struct, frozen=True, tag=True):
+    """Ask whether the caller of a job may reach a host. Answered by one ReachAnswer."""
 
     job: int
     host: str
 
 
-class Reached(msgspec.Struct, frozen=True, tag=True):
-    """It may (``code`` ''), or the error that says why not."""
+class ReachAnswer(msgspec.Struct, frozen=True, tag=True):
+    """Permission to reach the host (``code`` empty), or the error that denies it."""
 
     job: int
     code: str = ""
@@ -78,8 +78,8 @@ class Reached(msgspec.Struct, frozen=True, tag=True):
     hint: str = ""
 
 
-class Described(msgspec.Struct, frozen=True, tag=True):
-    """What a source has; ``error`` says why not. ``digest`` is over all of the tools."""
+class SourceDescribed(msgspec.Struct, frozen=True, tag=True):
+    """The tools of a source, or the ``error`` that prevents them. ``digest``: hash of all tools."""
 
     job: int
     tools: list[ToolSpec]
@@ -88,10 +88,10 @@ class Described(msgspec.Struct, frozen=True, tag=True):
     error: str = ""
 
 
-class Done(msgspec.Struct, frozen=True, tag=True):
-    """A job is over. ``code`` '' means well; else an error's code, with ``message``.
+class JobDone(msgspec.Struct, frozen=True, tag=True):
+    """The end of a job. ``code``: empty for success, else the code of an error with ``message``.
 
-    ``lost``: the worker or server died, so whether the tool did its work is not known.
+    ``lost``: the worker or server died, so it is unknown whether the tool did its work.
     """
 
     job: int
@@ -104,16 +104,16 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     lost: bool = False
 
 
-class Changed(msgspec.Struct, frozen=True, tag=True):
-    """An MCP server has other tools than those approved."""
+class SourceChanged(msgspec.Struct, frozen=True, tag=True):
+    """An MCP server's tools differ from those approved."""
 
     name: str
     tools: list[ToolSpec]
     digest: str
 
 
-Order = Describe | Run | Stop | Forget | Reached
-Report = Described | Done | Changed | Reach
+Order = DescribeSource | RunTool | StopJob | ForgetSource | ReachAnswer
+Report = SourceDescribed | JobDone | SourceChanged | ReachRequest
 Message = Order | Report
 
 _encoder = msgspec.msgpack.Encoder()
@@ -121,18 +121,18 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 def encode(message: Message) -> bytes:
-    """A message with its length before it."""
+    """Return a message preceded by its length."""
     payload = _encoder.encode(message)
     return LENGTH.pack(len(payload)) + payload
 
 
 def decode(payload: bytes) -> Message:
-    """What the other end said. Raises msgspec.DecodeError, msgspec.ValidationError."""
+    """Return the message in a payload. Raises msgspec.DecodeError, msgspec.ValidationError."""
     return _decoder.decode(payload)
 
 
 def take(buffer: bytearray) -> Message | None:
-    """The first complete message of a buffer, taken out of it. Raises ValueError."""
+    """Remove the first complete message from a buffer and return it, or None. Raises ValueError."""
     if len(buffer) < LENGTH.size:
         return None
     (size,) = LENGTH.unpack_from(buffer)
@@ -146,7 +146,7 @@ def take(buffer: bytearray) -> Message | None:
 
 
 def read(sock: socket.socket, buffer: bytearray) -> Message | None:
-    """The next message from a blocking socket; None when the other end is gone."""
+    """Return the next message from a blocking socket; None at the end of the stream."""
     while (message := take(buffer)) is None:
         part = sock.recv(1 << 18)
         if not part:

@@ -19,8 +19,10 @@ import zmq
 
 from aios.cli import daemonctl
 from aios.syscalls.client import Connection, Credentials
-from aios.syscalls.tool_types import ToolCall
-from aios.syscalls.types import CheckReply, Empty, RefRequest, SignalRequest
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import CheckReply
+from aios.syscalls.types.process import RefRequest, SignalRequest
+from aios.syscalls.types.tool import ToolCall
 
 TIMEOUT_S = 120
 FAKE = ("--model", "fake:step_ms=1,end=0")
@@ -198,7 +200,7 @@ def operator(machine: Machine) -> Connection:
 
 
 def _ps() -> Any:
-    from aios.syscalls.types import PsRequest
+    from aios.syscalls.types.process import PsRequest
 
     return PsRequest()
 

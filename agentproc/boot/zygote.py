@@ -20,6 +20,7 @@ from pathlib import Path
 
 import aios
 from aios import aio  # noqa: F401  warm for agents
+from aios.syscalls.exits import exit_code
 from aios.syscalls.launch import (
     MAX_PACKET_BYTES,
     Exited,
@@ -107,7 +108,7 @@ class Zygote:
             pid = self._by_os_pid.pop(os_pid, None)
             if pid is not None:
                 del self._by_pid[pid]
-                ended.append(Exited(pid, _exit_code(status)))
+                ended.append(Exited(pid, exit_code(os.waitstatus_to_exitcode(status))))
         if ended:
             end_strays(self._by_os_pid)
         for report in ended:
@@ -124,11 +125,6 @@ def _wait_any() -> tuple[int, int] | None:
     except ChildProcessError:
         return None
     return (os_pid, status) if os_pid else None
-
-
-def _exit_code(status: int) -> int:
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
 
 
 def main() -> None:

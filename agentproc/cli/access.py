@@ -6,9 +6,11 @@ import argparse
 import sys
 
 from aios.syscalls import codec
-from aios.syscalls.access_types import (
-    AnswerRequest,
+from aios.syscalls.client import Connection
+from aios.syscalls.errors import AiosError, InvalidArgument, NotFound
+from aios.syscalls.types.access import (
     Approval,
+    ApprovalAnswer,
     ExplainReply,
     ExplainRequest,
     GrantInfo,
@@ -16,9 +18,7 @@ from aios.syscalls.access_types import (
     PolicyReply,
     RevokeRequest,
 )
-from aios.syscalls.client import Connection
-from aios.syscalls.errors import AiosError, InvalidArgument, NotFound
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
 
 from . import daemonctl, out
 from .out import plain
@@ -148,7 +148,7 @@ def approvals_answer(options: argparse.Namespace) -> int:
         for number in options.ids:
             try:
                 request = codec.convert(
-                    {"id": number, "approve": options.action == "approve"}, AnswerRequest
+                    {"id": number, "approve": options.action == "approve"}, ApprovalAnswer
                 )
                 answered.append(connection.call("access.answer", request))
             except AiosError as error:

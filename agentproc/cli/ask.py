@@ -12,9 +12,9 @@ import os
 import termios
 
 from aios.aio import AsyncConnection
-from aios.syscalls.access_types import AnswerRequest, Approval
 from aios.syscalls.errors import AiosError, DeadlineExceeded
-from aios.syscalls.types import Empty
+from aios.syscalls.types.access import Approval, ApprovalAnswer
+from aios.syscalls.types.common import Empty
 
 from .access import who
 from .out import plain
@@ -34,7 +34,7 @@ async def ask_all(connection: AsyncConnection) -> None:
             termios.tcflush(fd, termios.TCIFLUSH)  # what was typed before is no answer
             os.write(fd, _words(question).encode())
             answer = await _line(fd)
-            request = AnswerRequest(question.id, answer.strip().lower() in YES)
+            request = ApprovalAnswer(question.id, answer.strip().lower() in YES)
             try:
                 await connection.call("access.answer", request)
             except AiosError as error:

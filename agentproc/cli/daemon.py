@@ -12,8 +12,8 @@ from pathlib import Path
 from aios.syscalls import codec, paths
 from aios.syscalls.errors import IllegalState, InvalidArgument
 from aios.syscalls.table import BY_NAME, CALLS
-from aios.syscalls.types import (
-    Empty,
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import (
     KernelStatus,
     ModelInfo,
     ModelRequest,

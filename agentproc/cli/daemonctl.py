@@ -20,7 +20,7 @@ import zmq
 from aios.syscalls import paths
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import AiosError, InvalidArgument, KernelUnavailable
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0

@@ -11,8 +11,8 @@ from typing import Any
 
 from aios.syscalls import codec
 from aios.syscalls.errors import InvalidArgument, NotFound
-from aios.syscalls.tool_types import McpAddRequest, McpInfo, McpList, SourceRef
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.tool import McpAddRequest, McpInfo, McpList, SourceRef
 
 from . import out
 from .daemonctl import operator

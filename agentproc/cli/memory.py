@@ -8,7 +8,8 @@ import sys
 
 from aios.syscalls import codec, paths
 from aios.syscalls.errors import InvalidArgument
-from aios.syscalls.memory_types import (
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.memory import (
     AddRequest,
     BackupRequest,
     Cleared,
@@ -22,7 +23,6 @@ from aios.syscalls.memory_types import (
     SearchReply,
     SearchRequest,
 )
-from aios.syscalls.types import Empty
 
 from . import out
 from .daemonctl import operator

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import select
@@ -12,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from aios.syscalls import codec
+from aios.syscalls import codec, inotify
 from aios.syscalls.client import Connection
 from aios.syscalls.errors import AiosError, InvalidArgument
-from aios.syscalls.types import (
+from aios.syscalls.types.process import (
     ExitStatus,
     LogReply,
     ProcessInfo,
@@ -28,7 +27,6 @@ from aios.syscalls.types import (
 from . import out
 from .daemonctl import operator
 
-_IN_MODIFY, _IN_CLOEXEC = 2, 0o2000000
 _FOREVER_S = 7 * 24 * 3600.0
 _PART_BYTES = 1 << 16
 
@@ -164,12 +162,12 @@ def _json_line(line: bytearray) -> None:
 
 def _followed(connection: Connection, found: LogReply, fd: int) -> Iterator[bytes]:
     """The file as it grows (told by inotify), until the agent's end (told by the kernel)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    notify = libc.inotify_init1(_IN_CLOEXEC)
-    if notify < 0 or libc.inotify_add_watch(notify, os.fsencode(found.path), _IN_MODIFY) < 0:
+    try:
+        notify = inotify.watch(Path(found.path), inotify.MODIFY)
+    except OSError as error:
         raise InvalidArgument(
-            f"cannot watch {found.path}: {os.strerror(ctypes.get_errno())}", "use: aios logs REF"
-        )
+            f"cannot watch {found.path}: {error.strerror}", "use: aios logs REF"
+        ) from None
     ended = connection.begin("proc.wait", RefRequest(str(found.pid)), _FOREVER_S)
     try:
         over = False

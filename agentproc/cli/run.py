@@ -27,7 +27,13 @@ from aios.session import Session
 from aios.syscalls import codec, paths
 from aios.syscalls.client import Credentials
 from aios.syscalls.errors import AiosError, InvalidArgument
-from aios.syscalls.types import ExitStatus, RefRequest, SignalRequest, SpawnReply, SpawnRequest
+from aios.syscalls.types.process import (
+    ExitStatus,
+    RefRequest,
+    SignalRequest,
+    SpawnReply,
+    SpawnRequest,
+)
 
 from . import daemonctl, out
 

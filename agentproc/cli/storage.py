@@ -14,7 +14,8 @@ from pathlib import Path
 
 from aios.syscalls import codec, paths
 from aios.syscalls.errors import InvalidArgument
-from aios.syscalls.storage_types import (
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.storage import (
     MAX_PART_BYTES,
     BackupReply,
     FileInfo,
@@ -36,7 +37,6 @@ from aios.syscalls.storage_types import (
     StorageReport,
     StorageStatus,
 )
-from aios.syscalls.types import Empty
 
 from . import out
 from .daemonctl import operator

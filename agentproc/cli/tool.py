@@ -10,7 +10,8 @@ from pathlib import Path
 
 from aios.syscalls import codec
 from aios.syscalls.errors import InvalidArgument
-from aios.syscalls.tool_types import (
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.tool import (
     SecretRequest,
     SourceRef,
     SourceRequest,
@@ -20,7 +21,6 @@ from aios.syscalls.tool_types import (
     ToolRef,
     ToolReply,
 )
-from aios.syscalls.types import Empty
 
 from . import out
 from .daemonctl import operator

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aios.syscalls.client import Connection
-from aios.syscalls.trace_types import RequestRecord, SliceRecord, TraceReply, TraceRequest
+from aios.syscalls.types.trace import RequestRecord, SliceRecord, TraceReply, TraceRequest
 
 from . import daemonctl
 from .out import complain

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from aios.boot.child import PR_SET_NO_NEW_PRIVS, follow, prctl
-from aios.syscalls.toolwire import MAX_OUTPUT_BYTES, Describe, Order, Run, Source, encode
+from aios.syscalls.toolwire import MAX_OUTPUT_BYTES, DescribeSource, Order, RunTool, Source, encode
 
 MEMORY_BYTES = 2 << 30
 """Address space of a function worker; an MCP server has no such limit (some reserve more)."""
@@ -31,7 +31,7 @@ MOST_PRINTED_BYTES = 8 << 20
 class Job:
     """A call, or a question for a source's tools, from order to report."""
 
-    order: Run | Describe
+    order: RunTool | DescribeSource
     due_s: float
     started_s: float = 0.0
     output: bytearray = field(default_factory=bytearray)

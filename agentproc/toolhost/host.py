@@ -23,19 +23,20 @@ import msgspec
 
 from aios.boot.child import follow
 from aios.boot.tree import end_strays, signal_tree
+from aios.syscalls import exits
 from aios.syscalls.toolwire import (
-    Changed,
-    Describe,
-    Described,
-    Done,
-    Forget,
+    DescribeSource,
+    ForgetSource,
+    JobDone,
     Message,
-    Reach,
-    Reached,
+    ReachAnswer,
+    ReachRequest,
     Report,
-    Run,
+    RunTool,
     Source,
-    Stop,
+    SourceChanged,
+    SourceDescribed,
+    StopJob,
     encode,
     take,
 )
@@ -107,19 +108,19 @@ class Host:
 
     def _obey(self, message: Message) -> None:
         match message:
-            case Run() | Describe():
+            case RunTool() | DescribeSource():
                 job = Job(message, time.monotonic() + message.timeout_s)
-                if isinstance(message, Describe):
+                if isinstance(message, DescribeSource):
                     self._forget(message.source.name)
                 self._waiting.append(job)
                 self._dispatch()
-            case Stop(number):
+            case StopJob(number):
                 self._stop(number)
-            case Reached(number):
+            case ReachAnswer(number):
                 for each in self._workers.values():
                     if number in each.jobs and each.send(message):
                         self._want_write(each, True)
-            case Forget(name):
+            case ForgetSource(name):
                 self._forget(name)
 
     def _report(self, report: Report) -> None:
@@ -201,7 +202,7 @@ class Host:
             if number in each.jobs:
                 job = each.jobs[number]
                 if each.shared:
-                    each.send(Stop(number))
+                    each.send(StopJob(number))
                     late_s = time.monotonic() + _STOP_GRACE_S
                     heapq.heappush(self._timers, (late_s, next(self._order), job))
                 else:
@@ -215,12 +216,12 @@ class Host:
 
     def _end(self, job: Job, code: str, message: str, *, lost: bool = False) -> None:
         order = job.order
-        if isinstance(order, Describe):
-            self._report(Described(order.job, [], error=message))
+        if isinstance(order, DescribeSource):
+            self._report(SourceDescribed(order.job, [], error=message))
             return
         run_s = time.monotonic() - job.started_s if job.started_s else 0.0
         output = job.output.decode("utf-8", "replace")
-        self._report(Done(order.job, "", code, message, "", output, run_s, lost))
+        self._report(JobDone(order.job, "", code, message, "", output, run_s, lost))
 
     # ------------------------------------------------------------------ workers
 
@@ -253,17 +254,17 @@ class Host:
 
     def _said(self, each: Worker, message: Message) -> None:
         match message:
-            case Done(number) | Described(number) if number in each.jobs:
+            case JobDone(number) | SourceDescribed(number) if number in each.jobs:
                 job = each.jobs.pop(number)
-                if isinstance(message, Done) and not each.shared:
+                if isinstance(message, JobDone) and not each.shared:
                     output = job.output.decode("utf-8", "replace")
                     message = msgspec.structs.replace(message, output=output)
-                each.doomed |= isinstance(message, Done) and message.lost  # it is about to end
+                each.doomed |= isinstance(message, JobDone) and message.lost  # it is about to end
                 self._report(message)
                 self._dispatch()
-            case Reach(number) if number in each.jobs:
+            case ReachRequest(number) if number in each.jobs:
                 self._report(message)
-            case Changed():
+            case SourceChanged():
                 each.doomed = True
                 self._report(message)
 
@@ -318,11 +319,8 @@ class Host:
 
 
 def _how(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"its process was killed by {signal.Signals(-code).name}"
-    return f"its process ended with exit code {code} during the call"
+    how = exits.describe(os.waitstatus_to_exitcode(status))
+    return f"its process ended during the call: {how}"
 
 
 def main() -> None:

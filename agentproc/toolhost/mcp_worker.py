@@ -38,19 +38,19 @@ from aios.syscalls.errors import (
     ToolFailed,
     ToolUnavailable,
 )
-from aios.syscalls.tool_types import MAX_JSON_BYTES, MAX_TOOLS, McpServer, ToolSpec
 from aios.syscalls.toolwire import (
-    Changed,
-    Describe,
-    Described,
-    Done,
+    DescribeSource,
+    JobDone,
     Message,
-    Run,
+    RunTool,
     Source,
-    Stop,
+    SourceChanged,
+    SourceDescribed,
+    StopJob,
     encode,
     take,
 )
+from aios.syscalls.types.tool import MAX_JSON_BYTES, MAX_TOOLS, McpServer, ToolSpec
 
 from . import mcp_transport
 from .schema import Check, compiled
@@ -185,7 +185,7 @@ class Worker:
     async def main(self) -> None:
         """Until the dispatcher or the server is gone."""
         first = await self._next()
-        if not isinstance(first, Run | Describe):
+        if not isinstance(first, RunTool | DescribeSource):
             return
         self._source = first.source
         try:
@@ -194,8 +194,10 @@ class Worker:
                     client = await stack.enter_async_context(_client(self._connect(), self._told))
                     server = Server(first.source, client, self._secrets)
                     await server.look()
-                if isinstance(first, Describe):
-                    self._say(Described(first.job, server.specs, server.digest, server.skipped))
+                if isinstance(first, DescribeSource):
+                    self._say(
+                        SourceDescribed(first.job, server.specs, server.digest, server.skipped)
+                    )
                     return
                 self._server = server
                 await self._serve(first)
@@ -219,7 +221,7 @@ class Worker:
         errors = os.fdopen(os.dup(self._errors.fileno()), "w")
         return mcp_transport.stdio(parameters, errors)
 
-    async def _serve(self, first: Run) -> None:
+    async def _serve(self, first: RunTool) -> None:
         assert self._server
         if not self._approved():
             self._say(self._refused(first))
@@ -228,9 +230,9 @@ class Worker:
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._child_ended)
         while (order := await self._next()) is not None:
             match order:
-                case Run():
+                case RunTool():
                     self._begin(order)
-                case Stop(job) if job in self._tasks:
+                case StopJob(job) if job in self._tasks:
                     self._tasks[job].cancel()
 
     def _approved(self) -> bool:
@@ -238,12 +240,12 @@ class Worker:
         assert self._server and self._source
         if not self._source.pin or self._server.digest == self._source.pin:
             return True
-        self._say(Changed(self._source.name, self._server.specs, self._server.digest))
+        self._say(SourceChanged(self._source.name, self._server.specs, self._server.digest))
         return False
 
-    def _refused(self, order: Run) -> Done:
+    def _refused(self, order: RunTool) -> JobDone:
         name = order.source.name
-        return Done(order.job, "", "TOOL_UNAVAILABLE",
+        return JobDone(order.job, "", "TOOL_UNAVAILABLE",
                     f"the MCP server {name} has changed its tools since they were approved",
                     f"look at: aios mcp ls; allow it with: aios mcp approve {name}")  # fmt: skip
 
@@ -269,12 +271,12 @@ class Worker:
         if self._changed and not self._tasks:
             self._leave()
 
-    def _begin(self, order: Run) -> None:
+    def _begin(self, order: RunTool) -> None:
         task = asyncio.create_task(self._call(order))
         self._tasks[order.job] = task
         task.add_done_callback(lambda _: self._ended(order.job))
 
-    async def _call(self, order: Run) -> None:
+    async def _call(self, order: RunTool) -> None:
         assert self._server
         started_s = time.perf_counter()
         try:
@@ -282,27 +284,27 @@ class Worker:
                 self._say(self._refused(order))
                 return
             result = await self._server.call(order.tool, order.arguments, order.timeout_s)
-            done = Done(order.job, result, run_s=time.perf_counter() - started_s)
+            done = JobDone(order.job, result, run_s=time.perf_counter() - started_s)
         except asyncio.CancelledError:
-            self._say(Done(order.job, "", "CANCELLED", "cancelled; the server was told"))
+            self._say(JobDone(order.job, "", "CANCELLED", "cancelled; the server was told"))
             raise
         except AiosError as error:
             hung = isinstance(error, DeadlineExceeded) and not await self._server.answers()
             if hung:  # the next call starts it anew
                 asyncio.get_running_loop().call_soon(os._exit, 1)
-            done = Done(order.job, "", error.code, self._secrets.hide(error.message)[:4096],
+            done = JobDone(order.job, "", error.code, self._secrets.hide(error.message)[:4096],
                         error.hint, run_s=time.perf_counter() - started_s, lost=hung)  # fmt: skip
         except (Exception, BaseExceptionGroup) as error:
             done = self._failure(order.job, error)
         self._say(done)
 
-    def _failure(self, job: int, error: BaseException) -> Done:
+    def _failure(self, job: int, error: BaseException) -> JobDone:
         """A connection that broke means that the server is gone, and so are we."""
         error = _innermost(error)
         told = isinstance(error, mcp.MCPError) and "onnection closed" not in str(error)
         gone = not (told and self._server)
         if not gone:
-            return Done(job, "", "TOOL_FAILED", self._secrets.hide(str(error))[:4096])
+            return JobDone(job, "", "TOOL_FAILED", self._secrets.hide(str(error))[:4096])
         reason = "the MCP server died during the call" if self._server else "it does not start"
         if not self._server:
             if isinstance(error, TimeoutError):
@@ -311,7 +313,7 @@ class Worker:
                 reason += f": {type(error).__name__}: {error} {self._last_words()}"
         text = self._secrets.hide(reason.strip())
         asyncio.get_running_loop().call_soon(self._leave)
-        return Done(job, "", "TOOL_UNAVAILABLE", text[:4096],
+        return JobDone(job, "", "TOOL_UNAVAILABLE", text[:4096],
                     "it is started again by the next call", lost=bool(self._server))  # fmt: skip
 
     def _child_ended(self) -> None:
@@ -329,13 +331,13 @@ class Worker:
         data = os.pread(self._errors.fileno(), 2000, max(0, size - 2000))
         return data.decode("utf-8", "replace").strip()[-600:]
 
-    def _fail_all(self, first: Run | Describe, error: BaseException) -> None:
+    def _fail_all(self, first: RunTool | DescribeSource, error: BaseException) -> None:
         done = self._failure(first.job, error)
         error = _innermost(error)
         if isinstance(error, AiosError):
-            done = Done(first.job, "", error.code, error.message, error.hint)
-        if isinstance(first, Describe):
-            self._say(Described(first.job, [], error=done.message))
+            done = JobDone(first.job, "", error.code, error.message, error.hint)
+        if isinstance(first, DescribeSource):
+            self._say(SourceDescribed(first.job, [], error=done.message))
         elif self._server is None:
             self._say(done)
 
@@ -348,7 +350,7 @@ class Worker:
             self._inbox += part
         return message
 
-    def _say(self, report: Done | Described | Changed) -> None:
+    def _say(self, report: JobDone | SourceDescribed | SourceChanged) -> None:
         data = encode(report)
         self._sock.setblocking(True)
         self._sock.sendall(data)

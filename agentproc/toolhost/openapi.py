@@ -13,12 +13,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
+from aios.reference import target
 from aios.syscalls import codec
 from aios.syscalls.errors import InvalidArgument, ResourceExhausted, ToolFailed
 from aios.syscalls.errors import ToolUnavailable as Unusable
-from aios.syscalls.tool_types import MAX_JSON_BYTES, ToolSpec
+from aios.syscalls.types.tool import MAX_JSON_BYTES, ToolSpec
 
 from .document import load
 from .reach import Reach, one_name
@@ -251,20 +252,8 @@ def _resolved(document: dict[str, Any], node: Any) -> Any:
         reference = node.get("$ref")
         if reference is None:
             return node
-        node = _at(document, reference)
+        node = target(reference, document)
     raise ValueError("references go in a circle")
-
-
-def _at(document: dict[str, Any], reference: str) -> Any:
-    if not reference.startswith("#/"):
-        raise ValueError(f"$ref {reference!r} must point into the document (#/…)")
-    node: Any = document
-    for step in unquote(reference[2:]).split("/"):
-        step = step.replace("~1", "/").replace("~0", "~")
-        if not isinstance(node, dict) or step not in node:
-            raise ValueError(f"$ref {reference!r} leads nowhere")
-        node = node[step]
-    return node
 
 
 def _with_definitions(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
@@ -291,5 +280,5 @@ def _with_definitions(document: dict[str, Any], schema: dict[str, Any]) -> dict[
         if len(names) > _MOST_REFS:
             raise ValueError(f"more than {_MOST_REFS} references")
         reference = todo.pop()
-        definitions[names[reference]] = moved(_at(document, reference))
+        definitions[names[reference]] = moved(target(reference, document))
     return {**made, "$defs": definitions} if definitions else made

@@ -29,22 +29,22 @@ from aios.syscalls.errors import (
     ToolUnavailable,
     from_body,
 )
-from aios.syscalls.tool_types import MAX_TOOLS, ToolSpec
 from aios.syscalls.toolwire import (
-    Describe,
-    Described,
-    Done,
+    DescribeSource,
+    JobDone,
     Message,
-    Reach,
-    Reached,
-    Run,
+    ReachAnswer,
+    ReachRequest,
+    RunTool,
     Source,
+    SourceDescribed,
     encode,
     read,
 )
+from aios.syscalls.types.tool import MAX_TOOLS, ToolSpec
 from aios.tool import Tool
 
-from .reach import Reach as Ask
+from .reach import Reach
 
 
 class Runnable(Protocol):
@@ -78,9 +78,9 @@ class Line:
 
     def reach(self, host: str) -> None:
         """Ask whether the caller of the job may reach a host. Raises AiosError when not."""
-        self.sock.sendall(encode(Reach(self.job, host)))
+        self.sock.sendall(encode(ReachRequest(self.job, host)))
         answer = self.next()
-        if not isinstance(answer, Reached):
+        if not isinstance(answer, ReachAnswer):
             raise ToolUnavailable("the kernel is gone", "call again")
         if answer.code:
             raise from_body(ErrorBody(answer.code, answer.message, answer.hint))
@@ -98,9 +98,9 @@ def serve(sock: socket.socket, source: Source) -> None:
     except AiosError as error:
         problem = error
     while (order := line.next()) is not None:
-        if isinstance(order, Describe):
+        if isinstance(order, DescribeSource):
             sock.sendall(encode(_described(order, tools, problem)))
-        elif isinstance(order, Run):
+        elif isinstance(order, RunTool):
             line.job = order.job
             done = _done(order, tools, problem)
             for stream in (sys.stdout, sys.stderr):
@@ -110,7 +110,7 @@ def serve(sock: socket.socket, source: Source) -> None:
             sock.sendall(encode(done))
 
 
-def load(source: Source, reach: Ask) -> Tools:
+def load(source: Source, reach: Reach) -> Tools:
     """The tools of a source. Raises ToolUnavailable with the reason."""
     config: dict[str, Any] = json.loads(source.config)
     if source.kind == "std":
@@ -153,18 +153,18 @@ def digest(tools: list[ToolSpec]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _described(order: Describe, tools: Tools, problem: AiosError | None) -> Described:
+def _described(order: DescribeSource, tools: Tools, problem: AiosError | None) -> SourceDescribed:
     if problem:
-        return Described(order.job, [], error=str(problem.message))
+        return SourceDescribed(order.job, [], error=str(problem.message))
     specs = [tool.spec for tool in tools.values()]
     if len(specs) > MAX_TOOLS:
-        return Described(
+        return SourceDescribed(
             order.job, [], error=f"it has {len(specs)} tools; the limit is {MAX_TOOLS}"
         )
-    return Described(order.job, specs, digest(specs))
+    return SourceDescribed(order.job, specs, digest(specs))
 
 
-def _done(order: Run, tools: Tools, problem: AiosError | None) -> Done:
+def _done(order: RunTool, tools: Tools, problem: AiosError | None) -> JobDone:
     started_s = time.perf_counter()
 
     def took_s() -> float:
@@ -176,7 +176,7 @@ def _done(order: Run, tools: Tools, problem: AiosError | None) -> Done:
         tool = tools.get(order.tool)
         if tool is None:
             raise NotFound(f"{order.source.name} has no tool {order.tool!r}", "see: aios tool ls")
-        return Done(order.job, tool.run(order.arguments), run_s=took_s())
+        return JobDone(order.job, tool.run(order.arguments), run_s=took_s())
     except AiosError as error:
         return _failed(order, error, took_s())
     except MemoryError:
@@ -186,5 +186,5 @@ def _done(order: Run, tools: Tools, problem: AiosError | None) -> Done:
         return _failed(order, ToolFailed(reason), took_s())
 
 
-def _failed(order: Run, error: AiosError, run_s: float) -> Done:
-    return Done(order.job, "", error.code, error.message[:4096], error.hint[:1024], run_s=run_s)
+def _failed(order: RunTool, error: AiosError, run_s: float) -> JobDone:
+    return JobDone(order.job, "", error.code, error.message[:4096], error.hint[:1024], run_s=run_s)

@@ -16,7 +16,7 @@ from typing import Any
 
 from aios.hw.engine import model_files
 from aios.syscalls import paths
-from aios.syscalls.types import RefRequest, SignalRequest
+from aios.syscalls.types.process import RefRequest, SignalRequest
 
 from .client import Order
 from .harness import Machine

@@ -18,16 +18,10 @@ from aios.cli.trace import read_all
 from aios.hw.machine.huge_pages import engine_environment
 from aios.syscalls import paths
 from aios.syscalls.client import Connection
-from aios.syscalls.trace_types import TraceReply
-from aios.syscalls.types import (
-    Empty,
-    ExitStatus,
-    KernelStatus,
-    RefRequest,
-    SchedRequest,
-    SpawnReply,
-    SpawnRequest,
-)
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import KernelStatus, SchedRequest
+from aios.syscalls.types.process import ExitStatus, RefRequest, SpawnReply, SpawnRequest
+from aios.syscalls.types.trace import TraceReply
 
 WORKER = Path(__file__).with_name("worker.py")
 

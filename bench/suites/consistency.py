@@ -22,7 +22,8 @@ from aios.bench.rig.fleet import Fleet, agents, chat, words
 from aios.bench.rig.harness import Machine, kernel, progress
 from aios.bench.rig.report import Report
 from aios.kernel.scheduler import policy
-from aios.syscalls.types import Empty, ModelList, SchedRequest
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import ModelList, SchedRequest
 
 WORDS = (1, 40, 90, 180, 330, 600, 950, 1440)
 """Random words of each agent's prompt; a word is about one token."""

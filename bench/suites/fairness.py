@@ -17,7 +17,7 @@ from aios.bench.rig.client import Order
 from aios.bench.rig.fleet import Fleet, agents, chat, words
 from aios.bench.rig.harness import Machine, kernel, progress
 from aios.bench.rig.report import Report
-from aios.syscalls.types import ProcessList, PsRequest
+from aios.syscalls.types.process import ProcessList, PsRequest
 
 SEATS, QUANTUM, PARALLEL, SINGLES = 8, 4, 8, 7
 WARM_S, WINDOW_S = 2.0, {"fair": 8.0, "fifo": 8.0, "weights": 14.0}

@@ -29,9 +29,9 @@ from aios.kernel.memory.quota import Limits
 from aios.kernel.memory.store import NoteStore
 from aios.kernel.memory.vectors import pack
 from aios.syscalls import paths
-from aios.syscalls.access_types import GrantRequest
 from aios.syscalls.client import Connection, Credentials
-from aios.syscalls.memory_types import AddRequest, SearchRequest
+from aios.syscalls.types.access import GrantRequest
+from aios.syscalls.types.memory import AddRequest, SearchRequest
 
 NOTES = 100_000
 SCOPE = "shared:bench"

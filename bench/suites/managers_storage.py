@@ -17,7 +17,7 @@ from contextlib import closing
 from pathlib import Path
 
 from aios.syscalls.client import Connection
-from aios.syscalls.storage_types import (
+from aios.syscalls.types.storage import (
     MAX_PART_BYTES,
     FsBegin,
     FsData,

@@ -14,7 +14,7 @@ from pathlib import Path
 from aios.bench.rig.report import Report
 from aios.cli import daemonctl
 from aios.syscalls.client import Connection
-from aios.syscalls.tool_types import SourceRequest, ToolCall
+from aios.syscalls.types.tool import SourceRequest, ToolCall
 
 CALLS = 1000
 _SOURCE = '''

@@ -14,7 +14,7 @@ from aios.bench.rig.client import Order
 from aios.bench.rig.fleet import Fleet, agents, chat, words
 from aios.bench.rig.harness import Machine, kernel, progress
 from aios.bench.rig.report import Report
-from aios.syscalls.types import ModelRequest
+from aios.syscalls.types.kernel import ModelRequest
 
 AGENTS, SEATS, SYSTEM_WORDS, TOKENS = 16, 8, 1000, 8
 _SETTLE: Order = {"messages": chat("Hi."), "max_tokens": 1, "temperature": 0.0}

@@ -24,10 +24,10 @@ from typing import NamedTuple
 from aios.bench.rig.harness import Machine, kernel, progress
 from aios.bench.rig.report import Report
 from aios.kernel.memory.recall import score, telling_words
-from aios.syscalls.chat_types import ChatRequest
 from aios.syscalls.client import Connection
-from aios.syscalls.memory_types import AddRequest, SearchReply, SearchRequest
-from aios.syscalls.storage_types import FsFound, FsSearch, MountRequest
+from aios.syscalls.types.chat import ChatRequest
+from aios.syscalls.types.memory import AddRequest, SearchReply, SearchRequest
+from aios.syscalls.types.storage import FsFound, FsSearch, MountRequest
 
 from .managers_memory import SCOPE, K, allow_scope, data_folder, guest, spread
 

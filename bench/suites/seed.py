@@ -15,7 +15,7 @@ from pathlib import Path
 from aios import examples
 from aios.bench.rig.harness import Machine, kernel, progress
 from aios.bench.rig.report import Report, spread
-from aios.syscalls.trace_types import RequestRecord, TraceReply
+from aios.syscalls.types.trace import RequestRecord, TraceReply
 
 AGENTS = ("math_agent", "narrative_agent", "recommendation_agent")
 MAX_TOKENS = 24

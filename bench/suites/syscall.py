@@ -24,7 +24,8 @@ from aios.bench.rig.report import Report
 from aios.syscalls import codec
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.table import BY_NAME
-from aios.syscalls.types import Empty, Pid, RefRequest, SignalRequest
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.process import Pid, RefRequest, SignalRequest
 
 CALLS = 1000
 """Round trips of each arm in a repeat."""
@@ -92,7 +93,7 @@ def _guest() -> Iterator[Connection]:
 @contextlib.contextmanager
 def _echo(folder: Path) -> Iterator[Callable[[], None]]:
     """A ROUTER in another process; it answers a getpid's bytes with its reply's bytes."""
-    request = codec.encode_request(BY_NAME["getpid"].number, 1, None, Empty())
+    request = codec.encode_call(BY_NAME["getpid"].number, 1, None, Empty())
     reply = codec.encode_reply(1, codec.RESULT, Pid(1, "bench", 0))
     endpoint = f"ipc://{folder}/echo.sock"
     server = subprocess.Popen(

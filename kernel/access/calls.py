@@ -12,9 +12,9 @@ from pathlib import Path
 from aios.kernel.loop.clock import Clock
 from aios.kernel.loop.worker import Worker
 from aios.kernel.trap.pending import Handler, Pending
-from aios.syscalls import access_types as a
-from aios.syscalls import types as t
 from aios.syscalls.errors import InvalidArgument, ResourceExhausted
+from aios.syscalls.types import access as a
+from aios.syscalls.types.common import Empty
 
 from . import groups, rules
 from .approvals import Question
@@ -53,7 +53,7 @@ class AccessCalls:
             grants=[self._info(grant) for grant in self._access.grants],
         )  # fmt: skip
 
-    async def _reload(self, _: Pending, __: t.Empty) -> a.PolicyReply:
+    async def _reload(self, _: Pending, __: Empty) -> a.PolicyReply:
         def read() -> tuple[groups.Policy, tuple[Grant, ...]]:
             return groups.load(self._path), self._grants.load()
 
@@ -107,11 +107,11 @@ class AccessCalls:
             for step in steps
         ])  # fmt: skip
 
-    def _approvals(self, _: Pending, __: t.Empty) -> a.ApprovalList:
+    def _approvals(self, _: Pending, __: Empty) -> a.ApprovalList:
         now = self._clock.now()
         return a.ApprovalList([_approval(q, now) for q in self._access.approvals.open(now)])
 
-    async def _answer(self, _: Pending, body: a.AnswerRequest) -> a.Approval:
+    async def _answer(self, _: Pending, body: a.ApprovalAnswer) -> a.Approval:
         approvals, now = self._access.approvals, self._clock.now()
         approvals.find(body.id, now)
         self._access.note("answer", body.id, "approved" if body.approve else "denied")
@@ -125,7 +125,7 @@ class AccessCalls:
         approvals.tell(question)
         return _approval(question, now)
 
-    async def _next(self, call: Pending, _: t.Empty) -> a.Approval:
+    async def _next(self, call: Pending, _: Empty) -> a.Approval:
         owner = call.caller.os_pid
         call.on_end(lambda error: self._access.approvals.leave(owner))
         question = await self._access.approvals.next(owner)

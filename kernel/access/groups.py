@@ -19,7 +19,6 @@ A group of the name of a built-in one replaces it.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ import msgspec
 from msgspec import Meta
 
 from aios.syscalls.errors import InvalidArgument
+from aios.syscalls.suggest import did_you_mean
 from aios.syscalls.table import CALLS
 
 from .rules import VERBS, Rule, parse
@@ -185,10 +185,9 @@ def _check_keys(tree: dict[str, Any], shape: type[msgspec.Struct], what: str) ->
 def _known(name: str, valid: Mapping[str, object] | Sequence[str], what: str) -> str:
     if name in valid:
         return name
-    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.4)
-    meant = f"did you mean {near[0]!r}? " if near else ""
     raise InvalidArgument(
-        f"unknown {what} {name!r}; {meant}valid: {', '.join(valid)}", "see: aios perm ls"
+        f"unknown {what} {name!r}{did_you_mean(name, valid)} (valid: {', '.join(valid)})",
+        "see: aios perm ls",
     )
 
 

@@ -33,8 +33,9 @@ from aios.syscalls.errors import (
     NotFound,
     PermissionDenied,
 )
-from aios.syscalls.table import BY_NAME, Call, Effect
-from aios.syscalls.types import SpawnRequest
+from aios.syscalls.table import BY_NAME, Call
+from aios.syscalls.types.common import Effect
+from aios.syscalls.types.process import SpawnRequest
 
 from . import approvals, rules
 from .approvals import Approvals, Key

@@ -14,14 +14,14 @@ Nothing here reads a clock, a file or the process table: the same arguments give
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from aios.syscalls.errors import InvalidArgument
-from aios.syscalls.table import Effect
-from aios.syscalls.types import SpawnRequest
+from aios.syscalls.suggest import did_you_mean
+from aios.syscalls.types.common import Effect
+from aios.syscalls.types.process import SpawnRequest
 
 Verb = Literal["deny", "trust", "ask", "allow"]
 Verdict = Literal["deny", "ask", "allow"]
@@ -117,10 +117,8 @@ def parse(text: str, verb: Verb, source: str = "") -> Rule:
 def _one_of(word: str, valid: Sequence[str], what: str, text: str) -> str:
     if word in valid:
         return word
-    near = difflib.get_close_matches(word, valid, n=1, cutoff=0.4)
-    meant = f"did you mean {near[0]!r}? " if near else ""
-    raise InvalidArgument(f"rule {text!r}: unknown {what} {word!r}; {meant}valid: "
-                          + ", ".join(valid))  # fmt: skip
+    raise InvalidArgument(f"rule {text!r}: unknown {what} {word!r}{did_you_mean(word, valid)} "
+                          f"(valid: {', '.join(valid)})")  # fmt: skip
 
 
 def _check_name(rule: Rule) -> None:

@@ -15,7 +15,7 @@ from aios.hw.core.messages import Op, OpResult
 from aios.hw.engine.engine import GRID_TOKENS, EngineInfo
 from aios.hw.machine.arena import Extent
 from aios.kernel.scheduler.request import Request
-from aios.syscalls.trace_types import OpRecord
+from aios.syscalls.types.trace import OpRecord
 
 from .imaging import Imaging
 from .operations import Operations, Settle

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from aios.hw.core.messages import Op, OpResult
 from aios.kernel.scheduler.request import Request
-from aios.syscalls.trace_types import OpRecord
+from aios.syscalls.types.trace import OpRecord
 
 log = logging.getLogger("aios.context")
 

@@ -24,8 +24,8 @@ import msgspec
 from aios.kernel.loop.task import Outcome
 from aios.kernel.loop.worker import Worker
 from aios.kernel.model.model import Model
-from aios.syscalls.chat_types import ContextReply, Message, NamedContext
 from aios.syscalls.errors import AiosError, NotFound, ResourceExhausted
+from aios.syscalls.types.chat import ContextReply, Message, NamedContext
 
 MOST_CONTEXTS = 256
 """Of one agent name."""

@@ -18,8 +18,8 @@ import msgspec
 from aios.hw.engine.engine import EngineInfo, Message
 from aios.hw.engine.sampling import SamplingParams
 from aios.kernel.scheduler.request import Request
-from aios.syscalls.chat_types import ChatReply, WindowReport
 from aios.syscalls.errors import AiosError, ContextOverflow
+from aios.syscalls.types.chat import ChatReply, WindowReport
 
 SUMMARY = "Summary of the conversation so far: "
 _SUMMARY_TOKENS = 192

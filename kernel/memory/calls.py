@@ -19,8 +19,6 @@ from aios.kernel.loop.task import Outcome
 from aios.kernel.process.table import Process, ProcessTable
 from aios.kernel.trap.asker import Asker
 from aios.kernel.trap.pending import Handler, Pending
-from aios.syscalls import memory_types as m
-from aios.syscalls import types as t
 from aios.syscalls.errors import (
     AiosError,
     IllegalState,
@@ -28,7 +26,8 @@ from aios.syscalls.errors import (
     InvalidArgument,
     PermissionDenied,
 )
-from aios.syscalls.table import Effect
+from aios.syscalls.types import memory as m
+from aios.syscalls.types.common import Effect, Empty
 
 from .manager import MemoryManager, own_scopes, session_of
 from .store import not_found
@@ -213,7 +212,7 @@ class MemoryCalls:
         call.defer(lambda error: None)
         self._memory.clear(scope, cleared)
 
-    def _scopes(self, call: Pending, _: t.Empty) -> None:
+    def _scopes(self, call: Pending, _: Empty) -> None:
         pid = call.caller.pid
         process = self._table.get(pid)
         own = own_scopes(process) if process else None
@@ -227,7 +226,7 @@ class MemoryCalls:
         call.defer(lambda error: None)
         self._memory.usages(None if pid == OPERATOR else own, counted)
 
-    def _check(self, call: Pending, _: t.Empty) -> None:
+    def _check(self, call: Pending, _: Empty) -> None:
         call.defer(lambda error: None)
         self._memory.chores.verify(lambda outcome: _tell(call, outcome))
 
@@ -248,7 +247,7 @@ def _done(call: Pending, outcome: Outcome[None]) -> None:
     if outcome.error is not None:
         _failed(call, outcome)
     else:
-        call.reply(t.Empty())
+        call.reply(Empty())
 
 
 def _failed(call: Pending, outcome: Outcome[T]) -> None:

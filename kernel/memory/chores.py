@@ -15,7 +15,7 @@ from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.task import Outcome
 from aios.kernel.loop.worker import Worker
 from aios.kernel.retrieval.embedder import Embedder
-from aios.syscalls.memory_types import MemoryReport
+from aios.syscalls.types.memory import MemoryReport
 
 from .file import new_file
 from .store import NoteStore

@@ -27,7 +27,7 @@ from aios.kernel.loop.worker import Worker
 from aios.kernel.process.table import Process
 from aios.kernel.retrieval.embedder import Embedder
 from aios.syscalls.errors import AiosError
-from aios.syscalls.memory_types import (
+from aios.syscalls.types.memory import (
     MAX_NOTE_CHARS,
     Note,
     NoteKind,

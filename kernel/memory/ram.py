@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from aios.syscalls.memory_types import Note
+from aios.syscalls.types.memory import Note
 
 from .lru import LruK
 

@@ -21,9 +21,9 @@ import msgspec
 
 from aios.kernel.loop.task import Outcome
 from aios.kernel.trap.pending import Pending
-from aios.syscalls.chat_types import ChatRequest, Message, Recalled
 from aios.syscalls.errors import InvalidArgument
-from aios.syscalls.memory_types import MAX_HITS, MAX_QUERY_CHARS, Hit, SearchReply, SearchRequest
+from aios.syscalls.types.chat import ChatRequest, Message, Recalled
+from aios.syscalls.types.memory import MAX_HITS, MAX_QUERY_CHARS, Hit, SearchReply, SearchRequest
 
 from .calls import MemoryCalls
 from .manager import MemoryManager

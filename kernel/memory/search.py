@@ -14,7 +14,7 @@ from functools import partial
 from aios.kernel.loop.task import Outcome
 from aios.kernel.loop.worker import Worker
 from aios.kernel.retrieval.embedder import Embedder
-from aios.syscalls.memory_types import Hit, Note, SearchMode, SearchReply, SearchRequest
+from aios.syscalls.types.memory import Hit, Note, SearchMode, SearchReply, SearchRequest
 
 from .backfill import Backfill, Wish
 from .file import lasting

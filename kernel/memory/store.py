@@ -16,7 +16,7 @@ from typing import NamedTuple
 import xxhash
 
 from aios.syscalls.errors import IllegalState, NotFound
-from aios.syscalls.memory_types import Note, NoteKind
+from aios.syscalls.types.memory import Note, NoteKind
 
 from .file import NotesFile
 from .quota import Limits, Usage, check_quota

@@ -22,8 +22,8 @@ from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.budget import Budget
 from aios.kernel.scheduler.request import Request
 from aios.kernel.trap.pending import Handler, Pending
-from aios.syscalls import types as t
-from aios.syscalls.chat_types import (
+from aios.syscalls.errors import AiosError, InvalidArgument
+from aios.syscalls.types.chat import (
     ChatReply,
     ChatRequest,
     ContextList,
@@ -32,8 +32,8 @@ from aios.syscalls.chat_types import (
     Recalled,
     SaveRequest,
 )
-from aios.syscalls.errors import AiosError, InvalidArgument
-from aios.syscalls.table import Effect
+from aios.syscalls.types.common import Effect, Empty
+from aios.syscalls.types.kernel import ModelList, ModelRequest
 
 from .info import describe
 from .model import Model
@@ -165,10 +165,10 @@ class ModelCalls:
 
         return done
 
-    def _model_list(self, _: Pending, __: t.Empty) -> t.ModelList:
-        return t.ModelList([describe(model) for model in self._models])
+    def _model_list(self, _: Pending, __: Empty) -> ModelList:
+        return ModelList([describe(model) for model in self._models])
 
-    def _model_load(self, call: Pending, body: t.ModelRequest) -> None:
+    def _model_load(self, call: Pending, body: ModelRequest) -> None:
         model = self._models.find(body.name)
 
         def ready(error: AiosError | None) -> None:
@@ -180,9 +180,9 @@ class ModelCalls:
         call.defer(lambda error: None)
         model.core.when_ready(ready)
 
-    def _model_unload(self, _: Pending, body: t.ModelRequest) -> t.Empty:
+    def _model_unload(self, _: Pending, body: ModelRequest) -> Empty:
         self._models.unload(self._models.find(body.name))
-        return t.Empty()
+        return Empty()
 
     def _context_save(self, call: Pending, body: SaveRequest) -> None:
         process, model = self._of_last_call(call)
@@ -208,7 +208,7 @@ class ModelCalls:
         tell = _teller(call)
         agent, name = self._context(call, body.name, "delete", "irreversible")
         call.defer(lambda error: None)
-        self._saved.remove(agent, name, lambda got: tell(got or t.Empty()))
+        self._saved.remove(agent, name, lambda got: tell(got or Empty()))
 
     def _context(self, call: Pending, ref: str, action: str, effect: Effect) -> tuple[str, str]:
         """Whose a saved context is, and its name there, when the caller may do this to it. Raises

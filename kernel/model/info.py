@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aios.syscalls.types import ModelInfo
+from aios.syscalls.types.kernel import ModelInfo
 
 from .model import Model
 

@@ -42,7 +42,7 @@ from aios.kernel.scheduler.history import History
 from aios.kernel.scheduler.request import Request
 from aios.kernel.scheduler.scheduler import LONE_CHUNK_FACTOR, SUSPECT_DEATHS, Scheduler, Settings
 from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, ModelUnavailable
-from aios.syscalls.trace_types import RequestRecord
+from aios.syscalls.types.trace import RequestRecord
 
 from .core_life import CoreLife, StartCore, State
 from .preparing import Preparing

@@ -13,8 +13,23 @@ from aios.kernel.loop.clock import Clock
 from aios.kernel.loop.task import Promise
 from aios.kernel.scheduler import policy
 from aios.kernel.trap.pending import Caller, Handler, Pending
-from aios.syscalls import types as t
 from aios.syscalls.errors import InvalidArgument, NotFound, ResourceExhausted
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.mail import MailReply, RecvRequest, SendRequest
+from aios.syscalls.types.process import (
+    ExitStatus,
+    LogReply,
+    Pid,
+    ProcessInfo,
+    ProcessList,
+    ProcessState,
+    PsRequest,
+    RefRequest,
+    ReniceRequest,
+    SignalRequest,
+    SpawnReply,
+    SpawnRequest,
+)
 
 from .mail import Letter, Receiver
 from .supervisor import Supervisor
@@ -52,21 +67,21 @@ class ProcessCalls:
             "ipc.recv": self._recv,
         }
 
-    def _getpid(self, call: Pending, _: t.Empty) -> t.Pid:
+    def _getpid(self, call: Pending, _: Empty) -> Pid:
         if call.caller.pid == OPERATOR:
-            return t.Pid(OPERATOR, "operator", OPERATOR)
+            return Pid(OPERATOR, "operator", OPERATOR)
         process = self._table.caller(call.caller.pid)
-        return t.Pid(process.pid, process.name, process.parent)
+        return Pid(process.pid, process.name, process.parent)
 
-    def _ps(self, _: Pending, body: t.PsRequest) -> t.ProcessList:
+    def _ps(self, _: Pending, body: PsRequest) -> ProcessList:
         chosen = self._table.all() if body.all else self._table.living()
-        return t.ProcessList([self._row(process) for process in chosen])
+        return ProcessList([self._row(process) for process in chosen])
 
-    def _row(self, process: Process) -> t.ProcessInfo:
+    def _row(self, process: Process) -> ProcessInfo:
         cpu_s, rss_bytes = _host_usage(process)
         until_s = process.ended_s or self._clock.now()
         requests = process.requests.values()
-        return t.ProcessInfo(
+        return ProcessInfo(
             pid=process.pid, parent=process.parent, name=process.name, state=_shown(process),
             klass=process.klass, nice=process.nice, os_pid=process.os_pid,
             started_unix=process.started_unix, age_s=until_s - process.started_s,
@@ -87,22 +102,22 @@ class ProcessCalls:
         caller = self._callers.get(str(process.pid))
         return caller.calls if caller else process.calls
 
-    async def _spawn(self, call: Pending, body: t.SpawnRequest) -> t.SpawnReply:
+    async def _spawn(self, call: Pending, body: SpawnRequest) -> SpawnReply:
         self._access.check_spawn(call.asker, body)
         self._check_quotas(body.quota_tokens, body.quota_cells)
         behalf = tuple(self._table.caller(pid) for pid in call.asker.behalf if pid != OPERATOR)
         return await self._supervisor.spawn(call.caller.pid, call.caller.os_pid, body, behalf)
 
-    async def _wait(self, call: Pending, body: t.RefRequest) -> t.ExitStatus:
+    async def _wait(self, call: Pending, body: RefRequest) -> ExitStatus:
         process = self._table.resolve(body.ref)
         if not process.living:
             return process.status()
-        ended: Promise[t.ExitStatus] = Promise()
+        ended: Promise[ExitStatus] = Promise()
         process.on_exit.append(ended)
         call.on_end(lambda error: process.on_exit.remove(ended))
         return await ended
 
-    def _signal(self, call: Pending, body: t.SignalRequest) -> t.Empty:
+    def _signal(self, call: Pending, body: SignalRequest) -> Empty:
         process = self._target(call, body.ref)
         match body.action:
             case "kill":
@@ -117,13 +132,13 @@ class ProcessCalls:
                 paused_s = self._supervisor.resume(process)
                 for pending in self._pending_of(process):
                     pending.thaw(paused_s)
-        return t.Empty()
+        return Empty()
 
     def _pending_of(self, process: Process) -> list[Pending]:
         caller = self._callers.get(str(process.pid))
         return list(caller.pending.values()) if caller else []
 
-    def _renice(self, call: Pending, body: t.ReniceRequest) -> t.Empty:
+    def _renice(self, call: Pending, body: ReniceRequest) -> Empty:
         given = (body.nice, body.klass, body.weight, body.quota_tokens, body.quota_cells)
         if all(value is None for value in given):
             raise InvalidArgument(
@@ -144,7 +159,7 @@ class ProcessCalls:
         for request in process.requests.values():
             request.nice, request.rank = process.nice, policy.RANKS[process.klass]
         self._work.reconsider()
-        return t.Empty()
+        return Empty()
 
     def _check_quotas(self, tokens: int | None, cells: int | None) -> None:
         """Refuse a quota smaller than a slice: the program could never run again."""
@@ -156,11 +171,11 @@ class ProcessCalls:
                     "give more, or make the quantum smaller: aios sched set --quantum N",
                 )
 
-    def _log(self, call: Pending, body: t.RefRequest) -> t.LogReply:
+    def _log(self, call: Pending, body: RefRequest) -> LogReply:
         process = self._target(call, body.ref)
         if process.guest:
             raise NotFound(f"pid {process.pid} was started by hand; its output is where it runs")
-        return t.LogReply(process.pid, process.log, process.living)
+        return LogReply(process.pid, process.log, process.living)
 
     def _target(self, call: Pending, ref: str) -> Process:
         process = self._table.resolve(ref)
@@ -168,7 +183,7 @@ class ProcessCalls:
         self._access.check_agent(call.asker, action, process, call.call.effect)
         return process
 
-    def _send(self, call: Pending, body: t.SendRequest) -> t.Empty:
+    def _send(self, call: Pending, body: SendRequest) -> Empty:
         to = self._table.resolve(body.to, dead=False)
         self._access.check_agent(call.asker, "send", to, call.call.effect, body.body)
         size = len(msgpack.packb(body.body))
@@ -180,23 +195,23 @@ class ProcessCalls:
         sender = self._table.get(call.caller.pid)
         name = sender.name if sender else "operator"
         to.mailbox.put(Letter(call.caller.pid, name, body.body, size))
-        return t.Empty()
+        return Empty()
 
-    async def _recv(self, call: Pending, body: t.RecvRequest) -> t.MailReply:
+    async def _recv(self, call: Pending, body: RecvRequest) -> MailReply:
         process = self._table.caller(call.caller.pid)
         sender = self._table.resolve(body.sender).pid if body.sender else None
         receiver = Receiver(sender, Promise())
         call.on_end(lambda error: process.mailbox.leave(receiver))
         process.mailbox.take(receiver)
         letter = await receiver.letter
-        return t.MailReply(letter.sender, letter.sender_name, letter.body)
+        return MailReply(letter.sender, letter.sender_name, letter.body)
 
 
 def _by(call: Pending, verb: str) -> str:
     return f"{verb} by " + (f"pid {call.caller.pid}" if call.caller.pid else "the operator")
 
 
-def _shown(process: Process) -> t.ProcessState:
+def _shown(process: Process) -> ProcessState:
     """The state that ``aios ps`` shows: its life, and while it lives what the model does for it."""
     if process.life != "alive":
         return process.life

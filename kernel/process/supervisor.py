@@ -21,6 +21,7 @@ from aios.kernel.access.principals import OPERATOR
 from aios.kernel.loop.loop import Loop, Timer
 from aios.kernel.loop.task import Promise
 from aios.kernel.scheduler import policy
+from aios.syscalls import exits
 from aios.syscalls.errors import (
     AiosError,
     Cancelled,
@@ -30,7 +31,7 @@ from aios.syscalls.errors import (
     ResourceExhausted,
 )
 from aios.syscalls.launch import Exited, Fork, Forked, ForkFailed, Report, Signal
-from aios.syscalls.types import SpawnReply, SpawnRequest
+from aios.syscalls.types.process import SpawnReply, SpawnRequest
 
 from .launcher import Launcher
 from .table import Process, ProcessTable
@@ -346,12 +347,7 @@ def _is_fifo(path: str | None) -> bool:
 
 
 def _how(exit_code: int) -> str:
-    if exit_code > 128:
-        try:
-            return f"killed by {signal.Signals(exit_code - 128).name}"
-        except ValueError:
-            return f"killed by signal {exit_code - 128}"
-    return "ended" if exit_code == 0 else f"exit code {exit_code}"
+    return exits.describe(exits.return_code(exit_code)) if exit_code else "ended"
 
 
 def _ancestors(os_pid: int) -> list[int]:

@@ -22,7 +22,7 @@ from aios.kernel.loop.task import Promise
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import InvalidArgument, NotFound, ResourceExhausted
-from aios.syscalls.types import Class, ExitStatus, SpawnRequest
+from aios.syscalls.types.process import Class, ExitStatus, SpawnRequest
 
 from .mail import Mailbox
 from .states import LIVES, Life

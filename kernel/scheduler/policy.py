@@ -10,13 +10,13 @@ count, or long queues would be served by waiting and not by the policy.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from heapq import nsmallest
 from math import log
 from typing import NamedTuple, Protocol, TypeVar
 
 from aios.syscalls.errors import InvalidArgument
+from aios.syscalls.suggest import did_you_mean
 
 RANKS = {"interactive": 0, "normal": 1, "batch": 2}
 """Classes, most urgent first. A request of a lower rank number preempts at the next token."""
@@ -144,10 +144,9 @@ def find(name: str) -> Policy:
     policy = POLICIES.get(name)
     if policy:
         return policy
-    near = difflib.get_close_matches(name, POLICIES, n=1, cutoff=0.4)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
     raise InvalidArgument(
-        f"unknown policy {name!r}{meant}", f"policies: {', '.join(sorted(POLICIES))}"
+        f"unknown policy {name!r}{did_you_mean(name, POLICIES)}",
+        f"policies: {', '.join(sorted(POLICIES))}",
     )
 
 

@@ -15,9 +15,9 @@ from aios.hw.engine.engine import Message
 from aios.hw.engine.sampling import SamplingParams
 from aios.kernel.context.store import Image
 from aios.kernel.loop.states import step
-from aios.syscalls.chat_types import ChatReply, Timing, Usage, WindowReport
 from aios.syscalls.errors import AiosError
-from aios.syscalls.trace_types import RequestRecord
+from aios.syscalls.types.chat import ChatReply, Timing, Usage, WindowReport
+from aios.syscalls.types.trace import RequestRecord
 
 from .account import Account
 from .budget import Budget

@@ -22,7 +22,7 @@ from aios.hw.core.messages import Op, Slice, SliceEnd, SliceRow, StepRow
 from aios.hw.engine.engine import EngineInfo
 from aios.kernel.context.manager import ContextManager
 from aios.kernel.context.prefix import common
-from aios.syscalls.trace_types import SliceRecord
+from aios.syscalls.types.trace import SliceRecord
 
 from . import policy
 from .account import Account

@@ -24,8 +24,6 @@ from aios.kernel.storage.db.commit import Done
 from aios.kernel.storage.files.paths import Place, resolve
 from aios.kernel.trap.pending import Handler, Pending
 from aios.syscalls import paths
-from aios.syscalls import storage_types as s
-from aios.syscalls import types as t
 from aios.syscalls.errors import (
     AiosError,
     IllegalState,
@@ -35,7 +33,8 @@ from aios.syscalls.errors import (
     ResourceExhausted,
     StorageDamaged,
 )
-from aios.syscalls.table import Effect
+from aios.syscalls.types import storage as s
+from aios.syscalls.types.common import Effect, Empty
 
 from .chores import Chores
 from .manager import OPERATOR_NAME, Storage
@@ -231,9 +230,9 @@ class StorageCalls:
         user = call.caller.user
         self._start(call, lambda done: self._storage.uploads.end(user, body.upload, done), _same)
 
-    def _drop(self, call: Pending, body: s.FsEnd) -> t.Empty:
+    def _drop(self, call: Pending, body: s.FsEnd) -> Empty:
         self._storage.uploads.drop(call.caller.user, body.upload)
-        return t.Empty()
+        return Empty()
 
     def _share(self, call: Pending, body: s.FsShare) -> None:
         place, _ = self._home(call, body.path, "share", "reversible")
@@ -251,7 +250,7 @@ class StorageCalls:
             lambda done: self._storage.share(place, body.with_, body.rights, done), shared,
         )  # fmt: skip
 
-    def _shares(self, call: Pending, _: t.Empty) -> None:
+    def _shares(self, call: Pending, _: Empty) -> None:
         owner = self._owner(call)
         self._start(call, lambda done: self._storage.shares(owner, done), _same)
 
@@ -283,7 +282,7 @@ class StorageCalls:
             return Outcome(None, error)
         return Outcome(msgspec.structs.replace(found, hits=hits), None)
 
-    def _usage(self, call: Pending, _: t.Empty) -> None:
+    def _usage(self, call: Pending, _: Empty) -> None:
         owner = self._owner(call)
         self._start(call, lambda done: self._storage.usage(owner, done), _same)
 
@@ -359,7 +358,7 @@ class StorageCalls:
                 )
         return real
 
-    def _mounts(self, call: Pending, _: t.Empty) -> None:
+    def _mounts(self, call: Pending, _: Empty) -> None:
         self._start(call, self._storage.mounts, _same)
 
     def _quota(self, call: Pending, body: s.QuotaRequest) -> None:
@@ -367,7 +366,7 @@ class StorageCalls:
             call, lambda done: self._storage.set_quota(body.agent, body.quota_bytes, done), _same
         )
 
-    def _status(self, call: Pending, _: t.Empty) -> None:
+    def _status(self, call: Pending, _: Empty) -> None:
         self._start(call, self._chores.status, _same)
 
     def _check(self, call: Pending, body: s.StorageCheck) -> None:
@@ -389,5 +388,5 @@ def _same(body: Any) -> msgspec.Struct:
     return reply
 
 
-def _empty(_: None) -> t.Empty:
-    return t.Empty()
+def _empty(_: None) -> Empty:
+    return Empty()

@@ -15,7 +15,7 @@ from aios.kernel.storage.db.commit import Done
 from aios.kernel.storage.db.schema import reading
 from aios.kernel.storage.repair import backup, check, index_check
 from aios.kernel.storage.repair.index_check import ANEW
-from aios.syscalls import storage_types as s
+from aios.syscalls.types import storage as s
 
 from .manager import Storage
 

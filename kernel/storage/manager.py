@@ -36,8 +36,8 @@ from aios.kernel.storage.files.uploads import Uploads
 from aios.kernel.storage.search.index import Embedder, Index
 from aios.kernel.storage.search.refresh import Refresher
 from aios.kernel.storage.search.search import Search
-from aios.syscalls import storage_types as s
 from aios.syscalls.errors import AiosError, InvalidArgument
+from aios.syscalls.types import storage as s
 
 log = logging.getLogger("aios.storage")
 

@@ -12,11 +12,10 @@ from aios.kernel.loop.task import Outcome
 from aios.kernel.loop.worker import Worker
 from aios.kernel.process.table import ProcessTable
 from aios.kernel.trap.pending import Handler, Pending
-from aios.syscalls import tool_types as tt
-from aios.syscalls import types as t
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ToolUnavailable
-from aios.syscalls.table import Effect
-from aios.syscalls.toolwire import Changed, Described, Done
+from aios.syscalls.toolwire import JobDone, SourceChanged, SourceDescribed
+from aios.syscalls.types import tool as tt
+from aios.syscalls.types.common import Effect, Empty
 
 from .files import Pin, ToolFiles, checked, config_digest
 from .host import ToolHost
@@ -61,7 +60,7 @@ class ToolHandlers:
 
     # ------------------------------------------------------------------ looking and calling
 
-    def _list(self, call: Pending, _: t.Empty) -> None:
+    def _list(self, call: Pending, _: Empty) -> None:
         self._when_ready(call, lambda: call.reply(self._tool_list(self._registry.all())))
 
     def _tool_list(self, tools: list[Tool]) -> tt.ToolList:
@@ -130,17 +129,17 @@ class ToolHandlers:
             self._access.check(call.asker, "tool", "offer", process.name, "reversible")
             self._registry.offer(process.pid, body.tools)
             self._calls.offers(process.pid)
-            call.reply(t.Empty())
+            call.reply(Empty())
 
         self._when_ready(call, act)
 
-    def _next(self, call: Pending, _: t.Empty) -> None:
+    def _next(self, call: Pending, _: Empty) -> None:
         self._calls.next_work(self._table.caller(call.caller.pid).pid, call)
 
-    def _answer(self, call: Pending, body: tt.AnswerRequest) -> t.Empty:
+    def _answer(self, call: Pending, body: tt.ToolAnswer) -> Empty:
         outcome = answered(body.code, body.message) if body.code else tt.ToolReply(body.result)
         self._calls.answer(self._table.caller(call.caller.pid).pid, body.work, outcome)
-        return t.Empty()
+        return Empty()
 
     # ------------------------------------------------------------------ sources and keys
 
@@ -173,7 +172,7 @@ class ToolHandlers:
         del self._registry.sources[body.name]
         self._gone(body.name)
         call.defer(lambda error: None)
-        self._save_sources(call, t.Empty())
+        self._save_sources(call, Empty())
 
     def _gone(self, name: str) -> None:
         self._registry.problems.pop(name, None)
@@ -181,11 +180,11 @@ class ToolHandlers:
         self._host.forget(name)
 
     def _secret(self, call: Pending, body: tt.SecretRequest) -> None:
-        def done() -> t.Empty:
+        def done() -> Empty:
             users = [r.name for r in self._registry.sources.values() if r.secret == body.name]
             for name in [*users, *self._registry.servers]:
                 self._host.forget(name)  # they have read the old one
-            return t.Empty()
+            return Empty()
 
         call.defer(lambda error: None)
         self._keep(call, lambda: self._files.save_secret(body.name, body.value), done)
@@ -207,7 +206,7 @@ class ToolHandlers:
 
     # ------------------------------------------------------------------ MCP servers
 
-    def _mcp_list(self, _: Pending, __: t.Empty) -> tt.McpList:
+    def _mcp_list(self, _: Pending, __: Empty) -> tt.McpList:
         return tt.McpList([self._mcp_info(name) for name in sorted(self._registry.servers)])
 
     def _mcp_info(self, name: str) -> tt.McpInfo:
@@ -254,10 +253,10 @@ class ToolHandlers:
         """Start the server, approve the tools that it has now, and keep that."""
         registry = self._registry
 
-        def told(report: Described | Done) -> None:
-            if isinstance(report, Done) or report.error:
+        def told(report: SourceDescribed | JobDone) -> None:
+            if isinstance(report, JobDone) or report.error:
                 undo()
-                reason = report.message if isinstance(report, Done) else report.error
+                reason = report.message if isinstance(report, JobDone) else report.error
                 call.fail(ToolUnavailable(f"MCP server {name}: {reason}",
                                           "mend its entry and add it again"))  # fmt: skip
                 return
@@ -293,9 +292,9 @@ class ToolHandlers:
             self._files.save_pins(pins)
 
         call.defer(lambda error: None)
-        self._keep(call, write, t.Empty)
+        self._keep(call, write, Empty)
 
-    def on_changed(self, report: Changed) -> None:
+    def on_changed(self, report: SourceChanged) -> None:
         """A server has other tools than those approved: all of it is revoked."""
         pin = self._registry.pins.get(report.name)
         if pin is None or report.digest == pin.digest or report.name not in self._registry.servers:

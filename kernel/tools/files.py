@@ -18,7 +18,7 @@ import msgspec
 
 from aios.syscalls import codec, paths
 from aios.syscalls.errors import AiosError, InvalidArgument, ResourceExhausted
-from aios.syscalls.tool_types import McpServer, SourceRequest, ToolSpec
+from aios.syscalls.types.tool import McpServer, SourceRequest, ToolSpec
 
 
 class Pin(msgspec.Struct):

@@ -19,18 +19,18 @@ from dataclasses import dataclass
 from aios.kernel.loop.loop import Loop, Timer
 from aios.syscalls.errors import AiosError
 from aios.syscalls.toolwire import (
-    Changed,
-    Describe,
-    Described,
-    Done,
-    Forget,
+    DescribeSource,
+    ForgetSource,
+    JobDone,
     Order,
-    Reach,
-    Reached,
+    ReachAnswer,
+    ReachRequest,
     Report,
-    Run,
+    RunTool,
     Source,
-    Stop,
+    SourceChanged,
+    SourceDescribed,
+    StopJob,
     encode,
     take,
 )
@@ -38,7 +38,7 @@ from aios.syscalls.toolwire import (
 log = logging.getLogger("aios.tools")
 
 StartToolhost = Callable[[socket.socket], "subprocess.Popen[bytes]"]
-OnReport = Callable[[Done | Described], None]
+OnReport = Callable[[JobDone | SourceDescribed], None]
 OnReach = Callable[[str], None]
 """Whether a call may reach a host. Raises AiosError."""
 _QUICK_S = 5.0
@@ -53,7 +53,7 @@ _CLOSE_TIMEOUT_S = 5.0
 class _Open:
     """An order without its report."""
 
-    order: Run | Describe
+    order: RunTool | DescribeSource
     on_report: OnReport
     alarm: Timer
     on_reach: OnReach | None
@@ -66,7 +66,7 @@ class ToolHost:
         self,
         loop: Loop,
         start: StartToolhost,
-        on_changed: Callable[[Changed], None],
+        on_changed: Callable[[SourceChanged], None],
         on_lost: Callable[[], None],
     ) -> None:
         self._loop, self._start = loop, start
@@ -93,23 +93,23 @@ class ToolHost:
         """Order a call; returns its job number. ``done`` gets a Done; ``reach`` is asked for each
         host meanwhile."""
         job = next(self._jobs)
-        self._order(Run(job, source, tool, arguments, timeout_s), done, reach)
+        self._order(RunTool(job, source, tool, arguments, timeout_s), done, reach)
         return job
 
     def describe(self, source: Source, timeout_s: float, done: OnReport) -> None:
-        """Ask for a source's tools, afresh. ``done`` gets a Described, or a Done with an error."""
-        self._order(Describe(next(self._jobs), source, timeout_s), done)
+        """Ask for a source's tools; ``done`` gets a SourceDescribed, or a JobDone with an error."""
+        self._order(DescribeSource(next(self._jobs), source, timeout_s), done)
 
     def stop(self, job: int) -> None:
         """End a call early; its report still comes."""
         if job in self._open:
             self._alarm(self._open[job], 0.0)
-            self._send(Stop(job))
+            self._send(StopJob(job))
 
     def forget(self, name: str) -> None:
         """A source is gone, or another now."""
         if self._process:
-            self._send(Forget(name))
+            self._send(ForgetSource(name))
 
     def close(self) -> None:
         """End the toolhost and all it runs; waits for that."""
@@ -128,7 +128,7 @@ class ToolHost:
             self._process = None
 
     def _order(
-        self, order: Run | Describe, on_report: OnReport, on_reach: OnReach | None = None
+        self, order: RunTool | DescribeSource, on_report: OnReport, on_reach: OnReach | None = None
     ) -> None:
         made = _Open(order, on_report, self._loop.at(0.0, lambda: None), on_reach)
         self._open[order.job] = made
@@ -192,16 +192,16 @@ class ToolHost:
             part = b""
         self._in += part
         while self._socket and (message := take(self._in)) is not None:
-            if isinstance(message, Changed | Described | Done | Reach):
+            if isinstance(message, SourceChanged | SourceDescribed | JobDone | ReachRequest):
                 self._hear(message)
         if not part and self._socket:
             self._lost()
 
     def _hear(self, report: Report) -> None:
-        if isinstance(report, Changed):
+        if isinstance(report, SourceChanged):
             self._on_changed(report)
             return
-        if isinstance(report, Reach):
+        if isinstance(report, ReachRequest):
             self._reach(report)
             return
         each = self._open.pop(report.job, None)
@@ -209,14 +209,14 @@ class ToolHost:
             each.alarm.cancel()
             each.on_report(report)
 
-    def _reach(self, asked: Reach) -> None:
+    def _reach(self, asked: ReachRequest) -> None:
         each = self._open.get(asked.job)
         if each and each.on_reach:
             try:
                 each.on_reach(asked.host)
-                self._send(Reached(asked.job))
+                self._send(ReachAnswer(asked.job))
             except AiosError as error:
-                self._send(Reached(asked.job, error.code, error.message, error.hint))
+                self._send(ReachAnswer(asked.job, error.code, error.message, error.hint))
 
     def _drop(self) -> None:
         if self._socket:
@@ -246,7 +246,7 @@ class ToolHost:
             reason = "the toolhost died during the call"
             if given_up:
                 reason += f"; it has died {self._deaths} times within seconds"
-            each.on_report(Done(
+            each.on_report(JobDone(
                 each.order.job, "", "TOOL_UNAVAILABLE", reason,
                 "call again; if it goes on, the kernel's log says more", lost=not given_up,
             ))  # fmt: skip

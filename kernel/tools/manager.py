@@ -25,8 +25,8 @@ from aios.syscalls.errors import (
     ToolFailed,
     ToolUnavailable,
 )
-from aios.syscalls.tool_types import ToolReply, ToolWork
-from aios.syscalls.toolwire import Described, Done
+from aios.syscalls.toolwire import JobDone, SourceDescribed
+from aios.syscalls.types.tool import ToolReply, ToolWork
 
 from .gate import Gate, Ticket
 from .host import ToolHost
@@ -113,8 +113,8 @@ class ToolCalls:
             call.refusal = error
             raise
 
-    def _ran(self, call: Call, report: Done | Described) -> None:
-        assert isinstance(report, Done)
+    def _ran(self, call: Call, report: JobDone | SourceDescribed) -> None:
+        assert isinstance(report, JobDone)
         late = report.code == DeadlineExceeded.code
         again = (
             report.lost and not late and call.tool.spec.idempotent and call.attempts < MOST_ATTEMPTS

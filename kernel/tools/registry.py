@@ -7,7 +7,6 @@ standard ones and what agents offer have no dot, so neither can be mistaken for 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,8 +14,9 @@ from typing import TypeVar
 import msgspec
 
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ToolUnavailable
-from aios.syscalls.tool_types import McpServer, SourceRequest, ToolSpec
-from aios.syscalls.toolwire import Described, Done, Source
+from aios.syscalls.suggest import did_you_mean
+from aios.syscalls.toolwire import JobDone, Source, SourceDescribed
+from aios.syscalls.types.tool import McpServer, SourceRequest, ToolSpec
 
 from .files import Pin, ToolFiles, config_digest, problem
 from .host import ToolHost
@@ -94,13 +94,13 @@ class Registry:
     def ask(self, source: Source, told: Told) -> None:
         """Learn a source's tools, afresh, and show them."""
 
-        def done(report: Done | Described) -> None:
-            if isinstance(report, Described) and not report.error:
+        def done(report: JobDone | SourceDescribed) -> None:
+            if isinstance(report, SourceDescribed) and not report.error:
                 self.problems.pop(source.name, None)
                 self._show(source, report.tools)
                 told(report.tools)
                 return
-            reason = report.error if isinstance(report, Described) else report.message
+            reason = report.error if isinstance(report, SourceDescribed) else report.message
             self.problems[source.name] = reason
             self.hide(source.name)
             told(ToolUnavailable(f"{source.name}: {reason}", "mend it and add it again"))
@@ -115,9 +115,8 @@ class Registry:
         """The tool of this name. Raises NotFound, naming one that is near."""
         found = self._tools.get(name)
         if found is None:
-            near = difflib.get_close_matches(name, self._tools, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
-            raise NotFound(f"no tool {name[:80]!r}{meant}", "list them with: aios tool ls")
+            near = did_you_mean(name, self._tools)
+            raise NotFound(f"no tool {name[:80]!r}{near}", "list them with: aios tool ls")
         return found
 
     # ------------------------------------------------------------------ sources

@@ -18,7 +18,6 @@ from aios.kernel.loop.loop import Loop, Timer
 from aios.kernel.loop.states import step
 from aios.kernel.loop.task import Outcome, Task
 from aios.syscalls import codec
-from aios.syscalls.chat_types import Chunk
 from aios.syscalls.errors import (
     AiosError,
     ConfirmationRequired,
@@ -28,6 +27,7 @@ from aios.syscalls.errors import (
     ResourceExhausted,
 )
 from aios.syscalls.table import Call
+from aios.syscalls.types.chat import Chunk
 
 from .asker import Asker
 from .doors import Peer
@@ -80,7 +80,7 @@ class Pending:
                  "caller", "peer", "timeout_s", "work")  # fmt: skip
 
     def __init__(
-        self, trap: Sender, peer: Peer, caller: Caller, call: Call, request: codec.Request
+        self, trap: Sender, peer: Peer, caller: Caller, call: Call, request: codec.CallFrame
     ) -> None:
         self._trap, self.peer, self.caller, self.call = trap, peer, caller, call
         self.call_id, self.work = request.call_id, request.work

@@ -73,7 +73,7 @@ class Trap:
         try:
             if not whole:
                 raise InvalidArgument("a request is one frame; this message had several")
-            request = codec.decode_request(frame)
+            request = codec.decode_call(frame)
             call = BY_NUMBER.get(request.number)
             if call is None:
                 raise NotFound(f"there is no system call {request.number}", "see: aios call --list")

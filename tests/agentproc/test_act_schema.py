@@ -16,7 +16,7 @@ from aios.hw.engine.engine import InvalidInput
 from aios.hw.engine.schema_grammar import schema_to_gbnf
 from aios.hw.engine.schema_instances import instances
 from aios.syscalls.errors import InvalidArgument
-from aios.syscalls.tool_types import ToolSpec
+from aios.syscalls.types.tool import ToolSpec
 from tests.odd_schemas import ODD
 
 _LEAVES = st.sampled_from([

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from aios import fs, session
-from aios.syscalls import storage_types as s
 from aios.syscalls.errors import IllegalState, NotFound
+from aios.syscalls.types import storage as s
 
 SIZE = s.MAX_PART_BYTES + 10
 

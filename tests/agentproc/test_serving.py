@@ -21,8 +21,8 @@ from aios.syscalls.errors import (
     ResourceExhausted,
 )
 from aios.syscalls.table import BY_NAME
-from aios.syscalls.tool_types import AnswerRequest, ToolWork
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.tool import ToolAnswer, ToolWork
 
 WORK = ToolWork(7, "greet", "{}", 3, "buyer", 0.0)
 
@@ -59,22 +59,22 @@ def test_serving_goes_on_after_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_answer_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(monkeypatch, AuditUnavailable("full"), DeadlineExceeded("long"), Empty())
-    tools._tell(AnswerRequest(7, "1"))
+    tools._tell(ToolAnswer(7, "1"))
     assert len(kernel.calls) == 3
     kernel = Kernel(monkeypatch, DeadlineExceeded("long"), NotFound("it has its answer"))
-    tools._tell(AnswerRequest(7, "1"))
+    tools._tell(ToolAnswer(7, "1"))
     assert len(kernel.calls) == 2
     kernel = Kernel(monkeypatch, *[AuditUnavailable("full")] * 5)
-    tools._tell(AnswerRequest(7, "1"))
+    tools._tell(ToolAnswer(7, "1"))
     assert kernel.pauses == [0.2, 0.4, 0.8, 1.6]
 
 
 def test_a_call_is_cancelled_when_its_deadline_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[codec.Request] = []
+    sent: list[codec.CallFrame] = []
 
     class Socket:
         def send(self, frame: bytes, flags: int) -> None:
-            sent.append(codec.decode_request(frame))
+            sent.append(codec.decode_call(frame))
 
     monkeypatch.setattr(client, "GRACE_S", 0.0)
     connection: Any = Connection.__new__(Connection)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
 from tests.conftest import TIMEOUT_S, Machine, operator
 
 

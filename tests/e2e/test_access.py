@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import zmq
 
-from aios.syscalls.access_types import AnswerRequest
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import PermissionDenied
-from aios.syscalls.types import Empty, RefRequest, SignalRequest
+from aios.syscalls.types.access import ApprovalAnswer
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.process import RefRequest, SignalRequest
 from tests.conftest import FAKE, IDLE, TIMEOUT_S, Machine, operator
 
 
@@ -177,7 +178,7 @@ def test_agents_reach_no_call_of_the_operators(machine: Machine, context: zmq.Co
             with pytest.raises(PermissionDenied, match="operator"):
                 guest.call(name, Empty())
         with pytest.raises(PermissionDenied, match="operator"):
-            guest.call("access.answer", AnswerRequest("x", True))
+            guest.call("access.answer", ApprovalAnswer("x", True))
     code = """
 import subprocess, sys
 got = subprocess.run([sys.executable, "-P", "-m", "aios.cli", "approvals", "approve", "x"],

@@ -15,7 +15,7 @@ import zmq
 from aios.syscalls import paths
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import InvalidArgument, ToolFailed, ToolUnavailable
-from aios.syscalls.tool_types import SecretRequest, SourceRef, SourceRequest
+from aios.syscalls.types.tool import SecretRequest, SourceRef, SourceRequest
 from tests.conftest import Machine, call_tool, http_server, operator, shared_kernel
 
 KEY = "s3cr3t-k3y~ with 'odd\" chars\\and=="

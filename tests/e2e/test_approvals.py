@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
 from tests.conftest import FAKE, IDLE, TIMEOUT_S, Machine, operator
 
 SEND = """

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from aios.syscalls import paths
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
 from tests.conftest import FAKE, IDLE, TIMEOUT_S, Machine, folders, operator
 
 

@@ -13,10 +13,10 @@ import zmq
 from aios.syscalls import codec, paths
 from aios.syscalls.client import Connection, Credentials, on_behalf, open_socket
 from aios.syscalls.errors import ErrorBody, InvalidArgument, PermissionDenied, from_body
-from aios.syscalls.storage_types import FsWrite
 from aios.syscalls.table import BY_NAME
-from aios.syscalls.tool_types import AnswerRequest, OfferRequest, ToolCall, ToolSpec
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.storage import FsWrite
+from aios.syscalls.types.tool import OfferRequest, ToolAnswer, ToolCall, ToolSpec
 from tests.conftest import Machine
 
 FAKE = ("--model", "fake:step_ms=1,end=0")
@@ -117,7 +117,7 @@ def test_a_question_names_both_and_its_answer_is_bound_to_both(stopped: Machine)
 # ---------------------------------------------------------------------------- forged
 
 
-def _raw(sock: zmq.Socket[Any], frame: bytes) -> codec.Reply:
+def _raw(sock: zmq.Socket[Any], frame: bytes) -> codec.ReplyFrame:
     sock.send(frame)
     assert sock.poll(10_000)
     return codec.decode_reply(sock.recv())
@@ -137,7 +137,7 @@ def test_nobody_acts_on_behalf_of_whom_it_does_not_serve(
         for number in (n for n in forged if n):
             with pytest.raises(PermissionDenied, match="does not serve"), on_behalf(number):
                 server.call("getpid", Empty())
-        server.call("tool.answer", AnswerRequest(work, '"done"'))
+        server.call("tool.answer", ToolAnswer(work, '"done"'))
         with pytest.raises(PermissionDenied, match="does not serve"), on_behalf(work):
             server.call("fs.write", FsWrite("/x", b"x"))
         while not caller.poll(call_id):

@@ -14,7 +14,6 @@ import pytest
 import zmq
 
 from aios.syscalls import codec, paths
-from aios.syscalls.chat_types import ChatRequest
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import (
     AiosError,
@@ -26,7 +25,11 @@ from aios.syscalls.errors import (
     PermissionDenied,
 )
 from aios.syscalls.table import CALLS
-from aios.syscalls.types import Empty, RefRequest, SchedRequest, SendRequest, SignalRequest
+from aios.syscalls.types.chat import ChatRequest
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import SchedRequest
+from aios.syscalls.types.mail import SendRequest
+from aios.syscalls.types.process import RefRequest, SignalRequest
 from tests.conftest import Machine, operator
 
 
@@ -44,7 +47,7 @@ def test_malformed_frames_are_answered_and_the_kernel_stays(
     """2,000 frames, seed 4; each is answered by its deadline, though not each at once."""
     rng = random.Random(4)
     sock = guest._socket
-    good = codec.encode_request(1, 5, 3.0, Empty())
+    good = codec.encode_call(1, 5, 3.0, Empty())
     for _ in range(2000):
         frame = bytearray(good)
         frame[rng.randrange(len(frame))] = rng.randrange(256)
@@ -163,8 +166,8 @@ sock.rcvhwm = 1
 sock.plain_username, sock.plain_password = mine.user.encode(), mine.secret.encode()
 sock.connect(paths.agents_endpoint(mine.runtime))
 for n in range(300):
-    sock.send(codec.encode_request(30, 2 * n, None, SendRequest(me, b"x" * 900_000)))
-    sock.send(codec.encode_request(31, 2 * n + 1, None, RecvRequest()))
+    sock.send(codec.encode_call(30, 2 * n, None, SendRequest(me, b"x" * 900_000)))
+    sock.send(codec.encode_call(31, 2 * n + 1, None, RecvRequest()))
 time.sleep(1000)
 """
     machine.aios("run", "-d", "--name", "deaf", machine.agent("deaf", code))

@@ -48,7 +48,7 @@ def _shell(machine: Machine, line: str, *words: str) -> subprocess.CompletedProc
         (("run", ""), 127, "'': no such file"),
         (("run", "."), 126, ". cannot be run: it is a folder"),
         (("run", "/dev/zero"), 126, "/dev/zero cannot be run: it is no ordinary file"),
-        (("config", "get", "nosuch"), 2, "unknown key 'nosuch'; valid keys"),
+        (("config", "get", "nosuch"), 2, "unknown key 'nosuch' (valid keys"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_reason(
@@ -151,7 +151,7 @@ def test_an_audit_log_without_its_key_is_told_at_the_start(stopped: Machine) -> 
 
 def test_a_runtime_folder_that_is_no_text_is_refused(stopped: Machine) -> None:
     got = _shell(stopped, 'AIOS_RUNTIME_DIR=$(printf "/tmp/\\377") "$@"', "daemon", "up")
-    assert got.returncode == 1 and "its path is no UTF-8" in got.stderr
+    assert got.returncode == 1 and "its path is not UTF-8" in got.stderr
     assert "Traceback" not in got.stderr
 
 

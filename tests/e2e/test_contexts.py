@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
 from tests.conftest import Machine, operator
 
 FLAGS = ("--model", "fake:end=0", "--seats", "2", "--quantum", "4", "--ctx", "512")

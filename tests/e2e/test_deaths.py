@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from aios.syscalls import paths
-from aios.syscalls.types import Empty, RefRequest
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.process import RefRequest
 from tests.conftest import TIMEOUT_S, Machine, operator
 
 from .rig import core_of, gone

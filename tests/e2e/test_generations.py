@@ -6,14 +6,14 @@ from collections.abc import Generator
 
 import pytest
 
-from aios.syscalls.chat_types import ChatReply, ChatRequest, Chunk
 from aios.syscalls.client import Connection
 from aios.syscalls.errors import (
     ContextOverflow,
     DeadlineExceeded,
     InvalidArgument,
 )
-from aios.syscalls.types import Empty
+from aios.syscalls.types.chat import ChatReply, ChatRequest, Chunk
+from aios.syscalls.types.common import Empty
 from tests.conftest import Machine
 
 CHAT = ChatRequest(prompt="hello", max_tokens=30, temperature=0.9, seed=3)

@@ -17,7 +17,10 @@ import zmq
 from aios.kernel.memory.recall import HEADING
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import InvalidArgument, NotFound, PermissionDenied
-from aios.syscalls.memory_types import (
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import CheckReply
+from aios.syscalls.types.mail import RecvRequest, SendRequest
+from aios.syscalls.types.memory import (
     AddRequest,
     ListRequest,
     Note,
@@ -25,7 +28,6 @@ from aios.syscalls.memory_types import (
     SearchReply,
     SearchRequest,
 )
-from aios.syscalls.types import CheckReply, Empty, RecvRequest, SendRequest
 from tests.conftest import Machine, operator
 
 FAKE = ("--model", "fake:step_ms=1,end=0", "--seats", "4", "--embedder", "fake")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from aios.syscalls.types import Empty, KernelStatus
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import KernelStatus
 from tests.conftest import Machine, operator
 
 FAKE = ("--model", "fake:step_ms=1,end=0")

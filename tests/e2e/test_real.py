@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
 from tests.conftest import TIMEOUT_S, Machine, operator, shared_kernel
 
 pytestmark = pytest.mark.real

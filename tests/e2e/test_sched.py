@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 
-from aios.syscalls.types import ProcessInfo, PsRequest
+from aios.syscalls.types.process import ProcessInfo, PsRequest
 from tests.conftest import TIMEOUT_S, Machine, operator
 
 FOREVER = "import aios\nprint('up', flush=True)\nwhile True: aios.chat('x', max_tokens=200)"

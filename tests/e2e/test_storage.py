@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import zmq
 
-from aios.syscalls import storage_types as s
 from aios.syscalls.client import Connection
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, PermissionDenied
-from aios.syscalls.types import Empty
+from aios.syscalls.types import storage as s
+from aios.syscalls.types.common import Empty
 from tests.conftest import Machine, operator
 
 STREAM = """

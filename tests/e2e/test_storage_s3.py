@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import zmq
 
-from aios.syscalls import storage_types as s
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import DeadlineExceeded, NotFound, StorageUnavailable
+from aios.syscalls.types import storage as s
 from tests.conftest import Machine
 
 pytest.importorskip("moto.server")

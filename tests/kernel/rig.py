@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,8 +51,8 @@ from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.request import Request
 from aios.kernel.scheduler.scheduler import Settings
-from aios.syscalls.chat_types import ChatReply
 from aios.syscalls.errors import AiosError
+from aios.syscalls.types.chat import ChatReply
 
 GRID = Rung("prefill apart", mixed=False)
 

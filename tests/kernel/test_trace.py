@@ -13,7 +13,7 @@ from aios.kernel import calls
 from aios.kernel.calls import trace_page
 from aios.kernel.model.model import Model
 from aios.kernel.scheduler import scheduler
-from aios.syscalls.trace_types import SliceRecord, TraceRequest
+from aios.syscalls.types.trace import SliceRecord, TraceRequest
 
 from .rig import open_rig
 

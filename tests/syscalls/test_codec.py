@@ -8,14 +8,15 @@ import msgpack
 import pytest
 
 from aios.syscalls import codec
-from aios.syscalls.chat_types import ChatRequest
 from aios.syscalls.errors import BY_CODE, InvalidArgument, ResourceExhausted, from_body
-from aios.syscalls.types import Empty, SendRequest
+from aios.syscalls.types.chat import ChatRequest
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.mail import SendRequest
 
 
 def test_a_request_comes_back() -> None:
     body = ChatRequest(prompt="hé", stop=["x"], seed=3)
-    request = codec.decode_request(codec.encode_request(10, 7, 2.5, body))
+    request = codec.decode_call(codec.encode_call(10, 7, 2.5, body))
     assert request[:3] == (10, 7, 2.5)
     assert codec.convert(request.body, ChatRequest) == body
 
@@ -23,14 +24,14 @@ def test_a_request_comes_back() -> None:
 def test_random_bytes_and_mutants_never_raise_anything_else() -> None:
     """100,000 frames, seed 11."""
     rng = random.Random(11)
-    good = codec.encode_request(10, 7, 2.5, ChatRequest(prompt="hello", stop=["a", "b"]))
+    good = codec.encode_call(10, 7, 2.5, ChatRequest(prompt="hello", stop=["a", "b"]))
     for round_ in range(100_000):
         frame = bytearray(good) if round_ % 2 else bytearray(rng.randbytes(rng.randint(0, 60)))
         for _ in range(rng.randint(1, 4)):
             if frame:
                 frame[rng.randrange(len(frame))] = rng.randrange(256)
         try:
-            codec.convert(codec.decode_request(bytes(frame)).body, ChatRequest)
+            codec.convert(codec.decode_call(bytes(frame)).body, ChatRequest)
         except InvalidArgument:
             assert codec.peek_call_id(bytes(frame)) >= 0
 
@@ -55,7 +56,7 @@ def test_random_bytes_and_mutants_never_raise_anything_else() -> None:
 )
 def test_malformed_frames_are_typed_errors(frame: bytes) -> None:
     with pytest.raises(InvalidArgument):
-        codec.decode_request(frame)
+        codec.decode_call(frame)
 
 
 def test_limits_name_field_limit_and_value() -> None:
@@ -67,9 +68,9 @@ def test_limits_name_field_limit_and_value() -> None:
     for _ in range(5000):
         deep = [deep]
     with pytest.raises(InvalidArgument):
-        codec.encode_request(30, 1, None, SendRequest("1", deep))
+        codec.encode_call(30, 1, None, SendRequest("1", deep))
     with pytest.raises(ResourceExhausted, match="exceeds the limit"):
-        codec.encode_request(30, 1, None, SendRequest("1", b"x" * (9 << 20)))
+        codec.encode_call(30, 1, None, SendRequest("1", b"x" * (9 << 20)))
 
 
 def test_errors_cross_the_wire_as_their_types() -> None:

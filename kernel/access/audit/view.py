@@ -7,7 +7,6 @@ read, 2 for wrong usage.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import sys
@@ -18,13 +17,13 @@ from pathlib import Path
 
 import msgspec
 
-from aios.syscalls import paths
+from aios.syscalls import inotify, paths
 
 from . import file
 from .records import Record, read
 
 SHOWN = 50
-_IN_MODIFY, _IN_CREATE, _IN_MOVED_TO, _IN_CLOEXEC = 0x2, 0x100, 0x80, 0o2000000
+_EVENTS = inotify.MODIFY | inotify.CREATE | inotify.MOVED_TO
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,7 +132,7 @@ def _plain(text: str) -> str:
 
 def _records(folder: Path, follow: bool) -> Iterator[Record | None]:
     """All records, then None; when following, then those to come."""
-    notify = _watch(folder) if follow else -1
+    notify = inotify.watch(folder, _EVENTS) if follow else -1
     path, file = None, None
     caught_up = False
     try:
@@ -172,16 +171,6 @@ def _readable(lines: Sequence[bytes]) -> Iterator[Record]:
             yield read(line)
         except ValueError:
             print("aios: a record cannot be read; see: aios audit verify", file=sys.stderr)
-
-
-def _watch(folder: Path) -> int:
-    """An inotify descriptor for what happens in the folder. Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    fd: int = libc.inotify_init1(_IN_CLOEXEC)
-    events = _IN_MODIFY | _IN_CREATE | _IN_MOVED_TO
-    if fd < 0 or libc.inotify_add_watch(fd, os.fsencode(folder), events) < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(folder))
-    return fd
 
 
 if __name__ == "__main__":

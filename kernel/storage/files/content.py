@@ -18,7 +18,7 @@ from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.db.commit import Committer, Done
 from aios.kernel.storage.db.schema import FILE_HINT
 from aios.syscalls.errors import AiosError, StorageDamaged
-from aios.syscalls.storage_types import FileInfo, FsData
+from aios.syscalls.types.storage import FileInfo, FsData
 
 from . import chunks, versions
 from . import tree as files

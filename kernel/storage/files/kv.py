@@ -15,7 +15,7 @@ import msgpack
 
 from aios.kernel.storage.db.schema import row_sum
 from aios.syscalls.errors import NotFound, StorageDamaged, VersionConflict
-from aios.syscalls.storage_types import KvEntry
+from aios.syscalls.types.storage import KvEntry
 
 from .quota import OVERHEAD_BYTES, Limits, charge
 

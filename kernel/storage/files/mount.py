@@ -26,7 +26,7 @@ from aios.syscalls.errors import (
     NotFound,
     PermissionDenied,
 )
-from aios.syscalls.storage_types import FileInfo, MountInfo
+from aios.syscalls.types.storage import FileInfo, MountInfo
 
 from .blobs import disk_error
 from .paths import joined, parent_and_name

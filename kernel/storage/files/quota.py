@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from aios.kernel.storage.db.schema import NEWEST
 from aios.syscalls.errors import QuotaExceeded
-from aios.syscalls.storage_types import FsUsage
+from aios.syscalls.types.storage import FsUsage
 
 OVERHEAD_BYTES = 256
 """What every version, folder and value counts against the quota besides its content."""

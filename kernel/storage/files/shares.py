@@ -11,7 +11,7 @@ import sqlite3
 
 from aios.kernel.storage.db.schema import row_sum
 from aios.syscalls.errors import NotFound, PermissionDenied, StorageDamaged
-from aios.syscalls.storage_types import MountInfo, Rights, ShareInfo
+from aios.syscalls.types.storage import MountInfo, Rights, ShareInfo
 
 from .paths import ancestors
 

@@ -16,7 +16,7 @@ from aios.kernel.loop.lanes import Lanes
 from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.db.commit import Committer, Done
 from aios.syscalls.errors import AiosError, IllegalState, NotFound, ResourceExhausted
-from aios.syscalls.storage_types import FileInfo, MountInfo
+from aios.syscalls.types.storage import FileInfo, MountInfo
 
 from . import chunks
 from . import mount as hosts

@@ -11,7 +11,7 @@ import time
 
 from aios.kernel.storage.db.schema import FILE_HINT, row_sum
 from aios.syscalls.errors import IllegalState, NotFound, StorageDamaged
-from aios.syscalls.storage_types import VersionInfo
+from aios.syscalls.types.storage import VersionInfo
 
 from . import chunks
 from .quota import OVERHEAD_BYTES, Limits, add_used, charge

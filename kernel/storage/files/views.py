@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 
 from aios.syscalls.errors import NotFound, StorageDamaged
-from aios.syscalls.storage_types import FileInfo
+from aios.syscalls.types.storage import FileInfo
 
 from . import shares
 from . import tree as files

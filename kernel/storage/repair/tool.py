@@ -22,7 +22,7 @@ from aios.kernel.storage.db.schema import FORMAT, SUMMED, TABLES, Lock, open_dat
 from aios.kernel.storage.files.blobs import Blobs
 from aios.syscalls import paths
 from aios.syscalls.errors import AiosError, InvalidArgument, StorageDamaged
-from aios.syscalls.storage_types import BackupReply, StorageReport
+from aios.syscalls.types.storage import BackupReply, StorageReport
 
 from . import backup, check, index_check
 

@@ -19,7 +19,7 @@ from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.db.commit import Done
 from aios.kernel.storage.files import mount as hosts
-from aios.syscalls.storage_types import MountInfo
+from aios.syscalls.types.storage import MountInfo
 
 from . import mounted
 from .index import Index

@@ -23,7 +23,7 @@ from aios.kernel.storage.files import tree as files
 from aios.kernel.storage.files.content import allow
 from aios.kernel.storage.files.paths import Place
 from aios.syscalls.errors import PermissionDenied
-from aios.syscalls.storage_types import FsFound, FsSearch, MountInfo, SearchHit
+from aios.syscalls.types.storage import FsFound, FsSearch, MountInfo, SearchHit
 
 from . import mounted
 from .index import Index

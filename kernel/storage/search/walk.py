@@ -18,7 +18,7 @@ from typing import NamedTuple
 from aios.kernel.storage.files import mount as hosts
 from aios.kernel.storage.files.paths import MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_BYTES, joined
 from aios.syscalls.errors import AiosError
-from aios.syscalls.storage_types import MountInfo
+from aios.syscalls.types.storage import MountInfo
 
 from .passages import MOST_TEXT_BYTES, text_of
 

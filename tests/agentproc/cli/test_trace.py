@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from aios.cli import trace
-from aios.syscalls.chat_types import Timing
-from aios.syscalls.trace_types import OpRecord, RequestRecord, SliceRecord, TraceReply
+from aios.syscalls.types.chat import Timing
+from aios.syscalls.types.trace import OpRecord, RequestRecord, SliceRecord, TraceReply
 
 
 def _request(number: int, pid: int, received_s: float, turnaround_s: float) -> RequestRecord:

@@ -18,7 +18,16 @@ from typing import Any
 
 import pytest
 
-from aios.syscalls.toolwire import Changed, Describe, Described, Done, Run, Source, encode, read
+from aios.syscalls.toolwire import (
+    DescribeSource,
+    JobDone,
+    RunTool,
+    Source,
+    SourceChanged,
+    SourceDescribed,
+    encode,
+    read,
+)
 from aios.toolhost import mcp_transport, mcp_worker
 from tests.conftest import http_server
 
@@ -56,15 +65,15 @@ def _reports(config: dict[str, Any], *orders: str, pin: str = "") -> list[Any]:
 
     def ask() -> list[Any]:
         buffer, found = bytearray(), list[Any]()
-        calls: list[Run | Describe] = [
-            Run(n, source, name, '{"n": 1}', 1.0) for n, name in enumerate(orders)
+        calls: list[RunTool | DescribeSource] = [
+            RunTool(n, source, name, '{"n": 1}', 1.0) for n, name in enumerate(orders)
         ]
-        for order in calls or [Describe(1, source)]:
+        for order in calls or [DescribeSource(1, source)]:
             with contextlib.suppress(BrokenPipeError):
                 ours.sendall(encode(order))
             while (report := read(ours, buffer)) is not None:
                 found.append(report)
-                if isinstance(report, Done | Described):
+                if isinstance(report, JobDone | SourceDescribed):
                     break
         ours.shutdown(socket.SHUT_WR)
         return found
@@ -104,7 +113,7 @@ def test_tools_that_cannot_be_called_are_named(tmp_path: Path) -> None:
 def test_a_schema_that_changes_between_calls_is_revoked(tmp_path: Path) -> None:
     (report,) = _reports(_stdio("plain", tmp_path))
     found = _reports(_stdio("plain", tmp_path), "turn", "add", pin=report.digest)
-    assert any(isinstance(each, Changed) and each.digest != report.digest for each in found)
+    assert any(isinstance(each, SourceChanged) and each.digest != report.digest for each in found)
     (*_, last) = _reports(_stdio("plain", tmp_path), "add", pin=report.digest)
     assert last.code == "TOOL_UNAVAILABLE" and "changed its tools" in last.message
 

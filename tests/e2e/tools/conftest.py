@@ -9,10 +9,11 @@ import pytest
 import zmq
 
 from aios.syscalls.client import Connection, Credentials
-from aios.syscalls.tool_types import (
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import CheckReply
+from aios.syscalls.types.tool import (
     SourceRequest,
 )
-from aios.syscalls.types import CheckReply, Empty
 from tests.conftest import Machine, operator, shared_kernel
 
 from .rig import TOOLS

@@ -11,7 +11,8 @@ import zmq
 
 from aios.syscalls import paths
 from aios.syscalls.client import Connection, Credentials
-from aios.syscalls.types import Empty, PsRequest
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.process import PsRequest
 from tests.conftest import Machine, operator
 from tests.conftest import call_tool as _call
 

@@ -14,7 +14,7 @@ import zmq
 
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import InvalidArgument, ToolFailed, ToolUnavailable
-from aios.syscalls.tool_types import SourceRequest
+from aios.syscalls.types.tool import SourceRequest
 from tests.conftest import Machine, http_server, operator, shared_kernel
 from tests.conftest import call_tool as _call
 

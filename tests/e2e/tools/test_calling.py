@@ -22,14 +22,14 @@ from aios.syscalls.errors import (
     ToolFailed,
     ToolUnavailable,
 )
-from aios.syscalls.tool_types import (
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.tool import (
     SecretRequest,
     SourceRef,
     SourceRequest,
     ToolCall,
     ToolRef,
 )
-from aios.syscalls.types import Empty
 from tests.conftest import TIMEOUT_S, Machine
 from tests.conftest import call_tool as _call
 

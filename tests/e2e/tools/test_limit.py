@@ -8,8 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 from aios.syscalls.client import Connection
-from aios.syscalls.tool_types import SourceRequest, ToolRef
-from aios.syscalls.types import CheckReply, Empty
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import CheckReply
+from aios.syscalls.types.tool import SourceRequest, ToolRef
 from tests.conftest import TIMEOUT_S, Machine, operator
 
 CALLERS, LIMIT = 8, 2

@@ -26,8 +26,8 @@ from aios.syscalls.errors import (
     ToolFailed,
     ToolUnavailable,
 )
-from aios.syscalls.tool_types import McpAddRequest, McpServer, SourceRef, ToolCall
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.tool import McpAddRequest, McpServer, SourceRef, ToolCall
 from tests.conftest import TIMEOUT_S, Machine, operator, shared_kernel
 from tests.conftest import call_tool as _call
 

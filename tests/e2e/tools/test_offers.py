@@ -16,9 +16,9 @@ from aios.syscalls.errors import (
     ToolFailed,
     ToolUnavailable,
 )
-from aios.syscalls.tool_types import (
-    AnswerRequest,
+from aios.syscalls.types.tool import (
     OfferRequest,
+    ToolAnswer,
     ToolRef,
     ToolSpec,
 )
@@ -129,4 +129,4 @@ def test_offers_that_cannot_be(guest: Connection) -> None:
     with pytest.raises(InvalidArgument):
         guest.call("tool.offer", OfferRequest([ToolSpec("x"), ToolSpec("x")]))
     with pytest.raises(NotFound):
-        guest.call("tool.answer", AnswerRequest(1, "1"))
+        guest.call("tool.answer", ToolAnswer(1, "1"))

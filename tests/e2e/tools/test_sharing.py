@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aios.syscalls.types import PsRequest
+from aios.syscalls.types.process import PsRequest
 from tests.conftest import TIMEOUT_S, Machine, operator
 
 from .rig import TOOLS, end_now, waits_of_agents

@@ -23,7 +23,7 @@ from aios.syscalls.errors import (
     ConfirmationRequired,
     PermissionDenied,
 )
-from aios.syscalls.types import SpawnRequest
+from aios.syscalls.types.process import SpawnRequest
 
 
 class FakeAudit:

@@ -23,8 +23,8 @@ from aios.syscalls.errors import (
     ResourceExhausted,
 )
 from aios.syscalls.table import BY_NAME
-from aios.syscalls.tool_types import ToolCall
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.tool import ToolCall
 
 from .rig import World, approve, ask
 
@@ -118,7 +118,7 @@ def test_a_call_that_has_to_ask_later_on_asks_each_question_once(world: World) -
     a, questions = world.start("a"), world.access.approvals
     a.asker_os_pid = 1
     begun: list[Pending] = []
-    sent: list[codec.Reply] = []
+    sent: list[codec.ReplyFrame] = []
 
     def handler(call: Pending, _: Any) -> None:
         world.access.check(call.asker, "tool", "call", "rm", None)
@@ -145,7 +145,7 @@ def test_a_call_that_has_to_ask_later_on_asks_each_question_once(world: World) -
         Loop(), doors, world.access, audit, lambda user: caller, lambda pid, work: (),
         dict.fromkeys(BY_NAME, handler), Counts(),
     )  # fmt: skip
-    frame = codec.encode_request(BY_NAME["tool.call"].number, 1, None, ToolCall("rm", "{}"))
+    frame = codec.encode_call(BY_NAME["tool.call"].number, 1, None, ToolCall("rm", "{}"))
     trap.on_frame(Peer("agents", b"a", str(a.pid)), frame, True)
     assert approve_next() == "rm" and len(begun) == 1
     later()

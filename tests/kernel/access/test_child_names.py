@@ -8,7 +8,7 @@ from aios.kernel.trap.asker import Asker
 from aios.syscalls.errors import (
     PermissionDenied,
 )
-from aios.syscalls.types import SpawnRequest
+from aios.syscalls.types.process import SpawnRequest
 
 from .rig import World
 

@@ -21,7 +21,7 @@ from aios.syscalls.errors import (
     PermissionDenied,
 )
 from aios.syscalls.table import BY_NAME, CALLS
-from aios.syscalls.types import SpawnRequest
+from aios.syscalls.types.process import SpawnRequest
 
 from .rig import World, approve, ask
 

@@ -14,7 +14,7 @@ from aios.kernel.access.names import MOST_OF_ROOT, OPERATORS, Names
 from aios.kernel.access.principals import OPERATOR
 from aios.kernel.process.table import Process, ProcessTable
 from aios.syscalls.errors import ResourceExhausted
-from aios.syscalls.types import SpawnRequest
+from aios.syscalls.types.process import SpawnRequest
 
 
 def _now(job: Callable[[], None]) -> None:

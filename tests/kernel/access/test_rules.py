@@ -10,9 +10,9 @@ import pytest
 
 from aios.kernel.access import groups
 from aios.kernel.access.rules import KINDS, VERBS, Decision, Request, Rule, RuleSet, decide, parse
-from aios.syscalls.access_types import Effect
 from aios.syscalls.errors import InvalidArgument
 from aios.syscalls.table import CALLS
+from aios.syscalls.types.common import Effect
 
 EFFECTS: tuple[Effect, ...] = ("read", "reversible", "irreversible")
 

@@ -10,7 +10,7 @@ from aios.kernel.access.principals import OPERATOR
 from aios.kernel.loop.task import Outcome
 from aios.kernel.memory.manager import MemoryManager, Quotas, session_of
 from aios.kernel.process.table import Process, ProcessTable
-from aios.syscalls.memory_types import Note, NoteList, SearchReply, SearchRequest
+from aios.syscalls.types.memory import Note, NoteList, SearchReply, SearchRequest
 from tests.kernel.retrieval.rig import Rig
 
 

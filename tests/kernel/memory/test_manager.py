@@ -23,7 +23,7 @@ from aios.syscalls.errors import (
     NotFound,
     ResourceExhausted,
 )
-from aios.syscalls.memory_types import MemoryReport
+from aios.syscalls.types.memory import MemoryReport
 
 from .rig import Memory
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from aios.kernel.memory.ram import OVERHEAD_BYTES, NotesInRam
-from aios.syscalls.memory_types import Note
+from aios.syscalls.types.memory import Note
 
 
 def _note(number: int, text: str = "x" * 488, scope: str = "session:1") -> Note:

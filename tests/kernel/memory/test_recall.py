@@ -9,8 +9,8 @@ import pytest
 
 from aios.kernel.loop.task import Outcome
 from aios.kernel.memory.recall import MOST_NOTE_CHARS, Recall, chosen
-from aios.syscalls.chat_types import ChatRequest, Message
-from aios.syscalls.memory_types import Hit, Note, SearchReply
+from aios.syscalls.types.chat import ChatRequest, Message
+from aios.syscalls.types.memory import Hit, Note, SearchReply
 
 
 def _hit(text: str) -> Hit:

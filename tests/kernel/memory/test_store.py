@@ -20,7 +20,7 @@ from aios.syscalls.errors import (
     NotFound,
     ResourceExhausted,
 )
-from aios.syscalls.memory_types import Note
+from aios.syscalls.types.memory import Note
 
 LIMITS = Limits(1000, 1 << 20)
 

@@ -9,7 +9,7 @@ import pytest
 from aios.kernel.access.principals import OPERATOR
 from aios.kernel.process.table import Process, ProcessTable
 from aios.syscalls.errors import InvalidArgument, NotFound, ResourceExhausted
-from aios.syscalls.types import SpawnRequest
+from aios.syscalls.types.process import SpawnRequest
 
 
 def _create(table: ProcessTable, stem: str, parent: int = OPERATOR, **spec: Any) -> Process:

@@ -16,7 +16,7 @@ from aios.kernel.storage.chores import Chores
 from aios.kernel.storage.files.paths import resolve
 from aios.kernel.storage.files.quota import Limits
 from aios.kernel.storage.manager import Storage
-from aios.syscalls import storage_types as s
+from aios.syscalls.types import storage as s
 
 BIG = random.Random(1).randbytes(3_000_000)
 

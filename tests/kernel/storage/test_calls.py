@@ -13,9 +13,10 @@ from aios.kernel.access.manager import AccessManager
 from aios.kernel.process.table import ProcessTable
 from aios.kernel.storage.calls import StorageCalls
 from aios.kernel.trap.asker import Asker
-from aios.syscalls import storage_types as s
 from aios.syscalls.errors import AiosError, PermissionDenied
-from aios.syscalls.table import BY_NAME, Effect
+from aios.syscalls.table import BY_NAME
+from aios.syscalls.types import storage as s
+from aios.syscalls.types.common import Effect
 
 from .rig import Rig, rig
 

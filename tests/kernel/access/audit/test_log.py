@@ -22,7 +22,7 @@ from aios.kernel.trap.trap import Counts, Trap
 from aios.syscalls import codec
 from aios.syscalls.errors import AuditUnavailable
 from aios.syscalls.table import BY_NAME
-from aios.syscalls.types import Empty
+from aios.syscalls.types.common import Empty
 
 from .rig import Log, audit_line
 
@@ -133,7 +133,7 @@ def test_what_could_not_be_written_is_no_success(bench: Bench) -> None:
 
 
 def test_work_for_an_offered_tool_is_handed_on_whatever_the_log_does(bench: Bench) -> None:
-    sent: list[codec.Reply] = []
+    sent: list[codec.ReplyFrame] = []
     none: Any = SimpleNamespace(call_ended=lambda asker: None)
     handlers = dict.fromkeys(BY_NAME, none)
     trap = Trap(bench.loop, none, none, bench.log, none, none, handlers, Counts())
@@ -142,7 +142,7 @@ def test_work_for_an_offered_tool_is_handed_on_whatever_the_log_does(bench: Benc
     bench.file.error = OSError(errno.EIO, "Input/output error")
     bench.mutate()
     for number, name in enumerate(("kv.set", "tool.next", "tool.answer")):
-        request = codec.Request(BY_NAME[name].number, number, None, {}, 0)
+        request = codec.CallFrame(BY_NAME[name].number, number, None, {}, 0)
         Pending(trap, peer, caller, BY_NAME[name], request).reply(Empty())
     assert [(reply.call_id, reply.kind) for reply in sent] == [(1, codec.RESULT), (2, codec.RESULT)]
     while len(sent) < 3:

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from aios.syscalls import memory_types as m
-from aios.syscalls import storage_types as s
 from aios.syscalls.client import Connection
 from aios.syscalls.errors import NotFound
+from aios.syscalls.types import memory as m
+from aios.syscalls.types import storage as s
 
 SCOPE = "agent"
 SIZES = (100, 100, 4096, 4096, 4096, 90_000)

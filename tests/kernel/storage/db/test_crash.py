@@ -20,11 +20,11 @@ import pytest
 import zmq
 
 from aios.cli import daemonctl
-from aios.syscalls import memory_types as m
-from aios.syscalls import storage_types as s
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import KernelUnavailable
-from aios.syscalls.types import Empty
+from aios.syscalls.types import memory as m
+from aios.syscalls.types import storage as s
+from aios.syscalls.types.common import Empty
 from tests.conftest import Machine, operator
 
 from .crash_writers import Appends, Notes, Tree, Values, Versions, Writer

@@ -12,13 +12,13 @@ import pytest
 from aios.kernel.storage.db import commit, damage
 from aios.kernel.storage.db.schema import Lock
 from aios.kernel.storage.repair import backup
-from aios.syscalls import storage_types as s
 from aios.syscalls.errors import (
     AiosError,
     InvalidArgument,
     NotFound,
     StorageDamaged,
 )
+from aios.syscalls.types import storage as s
 from tests.kernel.storage.rig import BIG, change, flip, rig
 
 

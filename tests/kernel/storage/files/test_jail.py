@@ -15,7 +15,7 @@ import pytest
 from aios.kernel.storage.files import mount as hosts
 from aios.kernel.storage.search import walk
 from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, PermissionDenied
-from aios.syscalls.storage_types import MountInfo
+from aios.syscalls.types.storage import MountInfo
 from tests.kernel.storage.rig import Rig, rig
 
 SECRET = b"outside"

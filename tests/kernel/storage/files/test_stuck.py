@@ -18,8 +18,8 @@ from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.files import mount
 from aios.kernel.storage.files.blobs import LocalBlobs, RemoteBlobs
 from aios.kernel.storage.files.paths import resolve
-from aios.syscalls import storage_types as s
 from aios.syscalls.errors import StorageUnavailable
+from aios.syscalls.types import storage as s
 from tests.kernel.storage.rig import BIG, Rig, rig
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from aios.kernel.loop.task import Outcome
-from aios.syscalls import storage_types as s
+from aios.syscalls.types import storage as s
 from tests.kernel.storage.rig import Rig
 
 

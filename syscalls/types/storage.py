@@ -1,8 +1,8 @@
-"""Request and reply types of the storage calls: ``fs.*``, ``kv.*`` and ``storage.*``.
+"""Request and reply types of ``fs.*``, ``kv.*`` and ``storage.*``.
 
-A path is of the caller's own tree: ``/`` is its home, ``/shared/OWNER/…`` what others share with
-it, ``/mnt/NAME/…`` a folder of the host that the operator has mounted for it. The operator's tree
-has every agent's home: ``/AGENT/…``. Sizes are bytes, times seconds since the epoch.
+A path is in the caller's own tree: ``/`` is its home, ``/shared/OWNER/…`` what others share with
+it, ``/mnt/NAME/…`` a folder of the host that the operator has mounted. The operator's tree has the
+homes of all agents: ``/AGENT/…``. Sizes are in bytes, times in seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from .types import Name
+from .common import Name
 
 MAX_PART_BYTES = 4 << 20
-"""Most content in one call; larger files go in several."""
+"""Limit on content in one call; a larger file takes several calls."""
 MAX_LISTED = 1000
+"""Limit on the entries of one page."""
 MAX_VALUE_BYTES = 64 << 10
-"""Largest value of ``kv``, packed."""
+"""Limit on one value of ``kv``, packed."""
 
 FilePath = Annotated[str, Meta(min_length=1, max_length=4096)]
 HostPath = Annotated[str, Meta(min_length=1, max_length=4096, pattern="^/")]
@@ -34,9 +35,9 @@ Rights = Literal["read", "write"]
 
 
 class FileInfo(msgspec.Struct, frozen=True):
-    """A file or folder. ``version`` is 0 for folders and on mounts, which keep no versions.
-    ``by``: the agent that wrote it last. ``damaged``: what is recorded of it is not what was
-    written, so none of this is certain; only lists show it."""
+    """A file or folder. ``version``: 0 for folders and on mounts, which keep no versions. ``by``:
+    the agent that wrote it last. ``damaged``: its record has a wrong checksum, so no field is
+    certain; only lists show such entries."""
 
     path: str
     kind: Literal["file", "folder"]
@@ -48,10 +49,11 @@ class FileInfo(msgspec.Struct, frozen=True):
 
 
 class FsWrite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Replace a file's content, or append to it; folders above it are made.
+    """Replace a file's content, or append to it. Missing folders are created.
 
-    ``expect``: the version that the file must have now, 0 for none; otherwise VERSION_CONFLICT.
-    Without it the last writer wins, and the other's content is the version before.
+    ``expect``: the version that the file must have now, 0 for none; otherwise the call fails with
+    VERSION_CONFLICT. Without it the last writer wins, and the other's content is the version
+    before.
     """
 
     path: FilePath
@@ -61,7 +63,7 @@ class FsWrite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FsRead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A piece of a file's content; ``version`` None: the newest."""
+    """Read a part of a file's content; ``version`` None: the newest."""
 
     path: FilePath
     offset: Offset = 0
@@ -70,7 +72,7 @@ class FsRead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FsData(msgspec.Struct, frozen=True):
-    """``data`` is shorter than asked for only at the end of the file."""
+    """Content of a file. ``data`` is shorter than requested only at the end of the file."""
 
     info: FileInfo
     data: bytes
@@ -83,7 +85,7 @@ class FsPath(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FsList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A folder's entries in order of name, those after the name ``after``."""
+    """List a folder's entries in order of name, from the first after ``after``."""
 
     path: FilePath = "/"
     after: Annotated[str, Meta(max_length=4096)] = ""
@@ -91,30 +93,30 @@ class FsList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FsEntries(msgspec.Struct, frozen=True):
-    """``more``: there are further ones, to be asked for with ``after``."""
+    """A page of entries. ``more``: others follow; ask for them with ``after``."""
 
     entries: list[FileInfo]
     more: bool
 
 
 class FsMove(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Rename within one tree: a home, or a mount. The target must not exist."""
+    """Rename within one tree: a home or a mount. The target must not exist."""
 
     source: FilePath
     target: FilePath
 
 
 class FsDelete(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Delete. The versions stay, and bring it back, until they are pruned; mounts have none.
-    ``recursive``: a folder with all that is in it."""
+    """Delete a file; its versions stay, and can bring it back, until they are pruned (none on
+    mounts). ``recursive``: a folder and all in it."""
 
     path: FilePath
     recursive: bool = False
 
 
 class VersionInfo(msgspec.Struct, frozen=True):
-    """One kept version. ``how``: write, append, rollback, move or delete. ``damaged``: this record
-    of it is not what was written."""
+    """One version of a file. ``how``: write, append, rollback, move or delete. ``damaged``: its
+    record has a wrong checksum."""
 
     version: int
     size_bytes: int
@@ -125,22 +127,22 @@ class VersionInfo(msgspec.Struct, frozen=True):
 
 
 class FsVersions(msgspec.Struct, frozen=True):
-    """Newest first."""
+    """Versions of a file, newest first."""
 
     path: str
     versions: list[VersionInfo]
 
 
 class FsRollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Make a new version with the content of an old one; brings a deleted file back, too."""
+    """Make a new version with the content of an old one. Also brings a deleted file back."""
 
     path: FilePath
     version: Annotated[int, Meta(ge=1, le=1 << 62)]
 
 
 class FsPrune(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Forget old versions under a path for good; each file keeps its newest ``keep``.
-    A deleted file is forgotten when only its deletion would be kept."""
+    """Forget old versions below a path for good; each file keeps its newest ``keep``. A deleted
+    file is forgotten when only its deletion would be kept."""
 
     path: FilePath = "/"
     keep: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
@@ -154,35 +156,35 @@ class FsPruned(msgspec.Struct, frozen=True):
 
 
 class FsBegin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Begin to write a file in parts. Nothing shows before ``fs.end``."""
+    """Begin to write a file in parts. Nothing is visible before ``fs.end``."""
 
     path: FilePath
     expect: Version | None = None
 
 
 class FsUpload(msgspec.Struct, frozen=True):
-    """A file being written; it is the caller's and ends with it."""
+    """A file being written. It belongs to the caller and is dropped when the caller ends."""
 
     upload: int
 
 
 class FsPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The next part."""
+    """The next part of an upload."""
 
     upload: int
     data: Part
 
 
 class FsEnd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file becomes what the parts make (``fs.end``), or they are dropped (``fs.drop``)."""
+    """Make the parts the file's content (``fs.end``), or drop them (``fs.drop``)."""
 
     upload: int
 
 
 class FsShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Let an agent (``*``: every one) see a file or folder, and with ``write`` change it too.
+    """Let an agent (``*``: all) read a file or folder, and with ``write`` change it.
 
-    The grant is of the path: it holds for whatever is there later. ``rights`` None takes it back.
+    The grant is for the path, and holds for anything there later. ``rights`` None revokes it.
     """
 
     path: FilePath
@@ -191,14 +193,14 @@ class FsShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FsShared(msgspec.Struct, frozen=True):
-    """``unused``: nobody has used the agent's name yet, so whoever's agent uses it first has the
-    grant. False when a grant is taken back, and for ``*``."""
+    """``unused``: no agent has used the name yet, so the grant goes to the first one that does.
+    False when a grant is revoked, and for ``*``."""
 
     unused: bool
 
 
 class ShareInfo(msgspec.Struct, frozen=True):
-    """One grant. ``path`` in the owner's home; others find it under ``/shared/OWNER``."""
+    """One grant. ``path`` is in the owner's home; others find it below ``/shared/OWNER``."""
 
     owner: str
     path: str
@@ -207,18 +209,18 @@ class ShareInfo(msgspec.Struct, frozen=True):
 
 
 class FsShares(msgspec.Struct, frozen=True):
-    """What the caller shares, then what is shared with it."""
+    """Grants by the caller, and grants to the caller."""
 
     given: list[ShareInfo]
     received: list[ShareInfo]
 
 
 class FsSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Find passages in text files under a path of the caller's home or of what it was given.
+    """Find passages in text files below a path of the caller's tree.
 
-    ``/``: its home and its mounts; ``/mnt``: all mounts; ``/mnt/NAME``: one of them.
-    ``mode``: ``keyword`` (BM25), ``semantic`` (by meaning) or ``auto``: both where semantic search
-    is available, keyword otherwise.
+    ``/``: its home and its mounts; ``/mnt``: all mounts; ``/mnt/NAME``: one mount. ``mode``:
+    ``keyword`` (BM25), ``semantic`` (by meaning), or ``auto``: both if semantic search is
+    available, else keyword.
     """
 
     query: Annotated[str, Meta(min_length=1, max_length=4096)]
@@ -228,8 +230,8 @@ class FsSearch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SearchHit(msgspec.Struct, frozen=True):
-    """A passage, best first. ``version``: 0 on a mount. ``offset`` in characters of the file's
-    text. Scores of one reply compare with each other only: higher is better."""
+    """A passage. ``version``: 0 on a mount. ``offset``: in characters of the file's text.
+    ``score``: higher is better; comparable within one reply only."""
 
     path: str
     version: int
@@ -239,8 +241,8 @@ class SearchHit(msgspec.Struct, frozen=True):
 
 
 class FsFound(msgspec.Struct, frozen=True):
-    """``mode``: how it was found; ``note`` says why it was not as asked, and what was not searched:
-    what is not indexed yet, or of mounts is beyond a bound."""
+    """Passages, best first. ``mode``: how they were found. ``note``: why that is not the requested
+    mode, and what was not searched: files not indexed yet, or beyond a limit for mounts."""
 
     hits: list[SearchHit]
     mode: Literal["keyword", "semantic", "mixed"]
@@ -248,8 +250,8 @@ class FsFound(msgspec.Struct, frozen=True):
 
 
 class FsUsage(msgspec.Struct, frozen=True):
-    """What an agent's home takes. ``old_bytes`` of ``used_bytes`` are in old versions and deleted
-    files, and can be freed by pruning."""
+    """The size of an agent's home. ``old_bytes``: the part of ``used_bytes`` in old versions and
+    deleted files, which pruning frees."""
 
     owner: str
     files: int
@@ -268,7 +270,7 @@ class KvKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KvSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Any value that msgpack can carry. ``expect``: as for files."""
+    """Set a key to any value that msgpack can encode. ``expect``: as for files."""
 
     key: Key
     value: Any
@@ -276,7 +278,7 @@ class KvSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KvEntry(msgspec.Struct, frozen=True):
-    """``version`` counts the writes of this key; a deleted key begins anew."""
+    """A value. ``version`` counts the writes of the key; it restarts when the key is deleted."""
 
     key: str
     version: int
@@ -285,14 +287,14 @@ class KvEntry(msgspec.Struct, frozen=True):
 
 
 class KvDelete(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Forget a value."""
+    """Delete a key."""
 
     key: Key
     expect: Version | None = None
 
 
 class KvList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Keys that begin with ``prefix``, after ``after``, in order."""
+    """List keys that begin with ``prefix``, in order, from the first after ``after``."""
 
     prefix: Annotated[str, Meta(max_length=512)] = ""
     after: Annotated[str, Meta(max_length=512)] = ""
@@ -300,7 +302,7 @@ class KvList(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KvKeys(msgspec.Struct, frozen=True):
-    """``more``: there are further ones."""
+    """A page of keys. ``more``: others follow."""
 
     keys: list[str]
     more: bool
@@ -310,7 +312,7 @@ class KvKeys(msgspec.Struct, frozen=True):
 
 
 class MountRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Show a folder of the host to an agent as ``/mnt/NAME``. ``folder`` None takes it away."""
+    """Mount a folder of the host for an agent as ``/mnt/NAME``. ``folder`` None unmounts it."""
 
     agent: Name
     name: Name
@@ -328,22 +330,22 @@ class MountInfo(msgspec.Struct, frozen=True):
 
 
 class MountList(msgspec.Struct, frozen=True):
-    """In order of agent and name."""
+    """Mounts in order of agent and name."""
 
     mounts: list[MountInfo]
 
 
 class QuotaRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``quota_bytes`` None: the kernel's setting again."""
+    """Set the quota of an agent's home; None: the kernel's setting."""
 
     agent: Name
     quota_bytes: Annotated[int, Meta(ge=0, le=1 << 60)] | None
 
 
 class StorageStatus(msgspec.Struct, frozen=True):
-    """``state``: opening, ready, damaged (in part: the rest goes on), failed. ``reason``: of the
-    last two. ``damage``: what is known of it. ``store``: where large content goes.
-    ``pending_garbage``: blobs that nothing needs and that are about to be deleted."""
+    """``state``: opening, ready, damaged (in part; the rest works) or failed. ``reason``: why it is
+    damaged or failed. ``damage``: what is known of it. ``store``: where large content is kept.
+    ``pending_garbage``: unused blobs to be deleted."""
 
     state: Literal["opening", "ready", "damaged", "failed"]
     reason: str
@@ -356,15 +358,15 @@ class StorageStatus(msgspec.Struct, frozen=True):
 
 
 class StorageCheck(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``content``: read every blob and the index of search, too. ``repair``: mend what can be
-    mended."""
+    """Check storage. ``content``: also read every blob and the search index. ``repair``: repair
+    what can be repaired."""
 
     content: bool = True
     repair: bool = False
 
 
 class StorageReport(msgspec.Struct, frozen=True):
-    """``problems`` name what is wrong; ``mended`` what repair did about it."""
+    """The result of a check. ``problems``: what is wrong; ``mended``: what was repaired."""
 
     files: int
     versions: int
@@ -374,13 +376,13 @@ class StorageReport(msgspec.Struct, frozen=True):
 
 
 class StorageBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Copy everything, as it is at one moment, into a new folder of the host."""
+    """Copy all storage, as it is at one moment, into a new folder of the host."""
 
     folder: HostPath
 
 
 class BackupReply(msgspec.Struct, frozen=True):
-    """What the backup holds."""
+    """The content of a backup."""
 
     folder: str
     files: int

@@ -1,4 +1,4 @@
-"""Request and reply types of the calls on rights, approvals and the policy (``access.*``)."""
+"""Request and reply types of ``access.*``: rights, grants and approvals."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from .common import Effect
+
 RuleText = Annotated[str, Meta(min_length=3, max_length=512)]
 Subject = Annotated[str, Meta(min_length=1, max_length=65, pattern=r"^@?[A-Za-z0-9_.*-]+\Z")]
-Effect = Literal["read", "reversible", "irreversible"]
 Verdict = Literal["deny", "ask", "allow"]
 
 
 class GroupInfo(msgspec.Struct, frozen=True):
-    """A privilege group with all its rules; ``builtin``: not from the policy file."""
+    """A privilege group and all its rules. ``builtin``: the policy file does not define it."""
 
     name: str
     about: str
@@ -23,9 +24,9 @@ class GroupInfo(msgspec.Struct, frozen=True):
 
 
 class GrantInfo(msgspec.Struct, frozen=True):
-    """A right given beside the groups; ``subject``: an agent's name, perhaps with ``*``, or
-    @GROUP. A grant to a group that there is no more has no effect. ``unused``: nobody has used the
-    name yet, so the grant is whoever's agent uses it first."""
+    """A right granted in addition to the groups. ``subject``: an agent's name (``*`` is a wildcard)
+    or @GROUP; a grant to a group that no longer exists has no effect. ``unused``: no agent has used
+    the name yet, so the grant goes to the first one that does."""
 
     id: int
     subject: str
@@ -35,7 +36,7 @@ class GrantInfo(msgspec.Struct, frozen=True):
 
 
 class PolicyReply(msgspec.Struct, frozen=True):
-    """The rights in force. ``path``: the policy file, which need not exist."""
+    """The rights in force. ``path``: the policy file; it need not exist."""
 
     path: str
     default: str
@@ -46,21 +47,21 @@ class PolicyReply(msgspec.Struct, frozen=True):
 
 
 class GrantRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``rule``: ``[VERB] KIND[.ACTION]:NAME``; without a verb it is ``allow``."""
+    """Grant a right. ``rule``: ``[VERB] KIND[.ACTION]:NAME``; the default verb is ``allow``."""
 
     subject: Subject
     rule: RuleText
 
 
 class RevokeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The grant's number."""
+    """Revoke a grant by its number."""
 
     id: Annotated[int, Meta(ge=1, le=1 << 53)]
 
 
 class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Would ``subject`` (a process, or @GROUP) be allowed to do ``operation``
-    (``KIND.ACTION:NAME``)? Nothing is done and no approval is used."""
+    """Ask which rule decides whether ``subject`` (a process or @GROUP) may do ``operation``
+    (``KIND.ACTION:NAME``). Nothing is done and no approval is used."""
 
     subject: Annotated[str, Meta(min_length=1, max_length=128)]
     operation: RuleText
@@ -68,7 +69,7 @@ class ExplainRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ExplainStep(msgspec.Struct, frozen=True):
-    """What the rules of one principal say; ``rule`` is '' when none of them matches."""
+    """The verdict of one principal's rules. ``rule``: empty if none matches."""
 
     who: str
     group: str
@@ -78,7 +79,7 @@ class ExplainStep(msgspec.Struct, frozen=True):
 
 
 class ExplainReply(msgspec.Struct, frozen=True):
-    """The strictest step decides: the caller is the first, then those who started it."""
+    """The strictest step decides. The first step is the caller's; those of its ancestors follow."""
 
     verdict: Verdict
     decided_by: int
@@ -86,10 +87,10 @@ class ExplainReply(msgspec.Struct, frozen=True):
 
 
 class Approval(msgspec.Struct, frozen=True):
-    """A question to the operator. ``behalf``: for whom the agent would do it, '' for itself;
-    ``pid`` is 0 until it is asked again after the kernel's restart. ``arguments``: the beginning of
-    what the operation is called with; ``digest``: the hash of all of it, which the answer is bound
-    to."""
+    """A question to the operator. ``behalf``: the agent for which the operation would be done,
+    empty for itself. ``pid``: 0 until the agent asks again after a restart of the kernel.
+    ``arguments``: the beginning of the operation's arguments; ``digest``: the hash of all of them,
+    to which the answer is bound."""
 
     id: str
     pid: int
@@ -109,13 +110,13 @@ class Approval(msgspec.Struct, frozen=True):
 
 
 class ApprovalList(msgspec.Struct, frozen=True):
-    """Oldest first."""
+    """Approvals, oldest first."""
 
     approvals: list[Approval]
 
 
-class AnswerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Allow the operation once, or not."""
+class ApprovalAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Allow the operation once, or deny it."""
 
     id: Annotated[str, Meta(min_length=1, max_length=64)]
     approve: bool

@@ -1,4 +1,4 @@
-"""Request and reply types of ``trace.read``: what ran when, and for whom."""
+"""Request and reply types of ``trace.read``: records of slices and requests."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from .chat_types import Timing
+from .chat import Timing
 
 
 class TraceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Records of the newest slices and requests, as many as one message carries. ``seen``: what the
-    reply before said, to go on from there; ``clear`` forgets what was told."""
+    """Read records of the newest slices and requests, as many as fit one message. ``seen``: from
+    the previous reply, to continue there. ``clear`` forgets the records that are returned."""
 
     seen: dict[str, tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=0)]]] = {}
     clear: bool = False
 
 
 class OpRecord(msgspec.Struct, frozen=True, array_like=True):
-    """A context was moved: ``save``, ``load``, ``copy`` or ``spill``, for a request (0: a cache).
-
-    ``size_bytes`` and ``seconds`` as the core measured them.
-    """
+    """A move of a context: ``save``, ``load``, ``copy`` or ``spill``, for a request (0: a cache).
+    The core measures ``size_bytes`` and ``seconds``."""
 
     kind: str
     pid: int
@@ -34,8 +32,8 @@ class OpRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SliceRecord(msgspec.Struct, frozen=True):
-    """One slice: ``rows`` are (kernel pid, request id, tokens generated, prompt tokens computed);
-    ``ops`` were done at its beginning."""
+    """One slice. ``rows``: (kernel pid, request id, tokens generated, prompt tokens computed).
+    ``ops``: moves at its beginning."""
 
     model: str
     start_s: float
@@ -46,7 +44,8 @@ class SliceRecord(msgspec.Struct, frozen=True):
 
 
 class RequestRecord(msgspec.Struct, frozen=True):
-    """One finished request. ``outcome``: ``done`` or an error code; ``digest``: of its tokens."""
+    """One finished request. ``outcome``: ``done`` or an error code. ``digest``: hash of its
+    tokens."""
 
     request_id: int
     pid: int
@@ -61,8 +60,9 @@ class RequestRecord(msgspec.Struct, frozen=True):
 
 
 class TraceReply(msgspec.Struct, frozen=True):
-    """Of each model the oldest first; ``dropped`` older slices are forgotten. ``more``: ask for
-    those that follow. ``seen``: numbers of the slice and the request that do, by model."""
+    """Records of each model, oldest first. ``dropped``: number of older slices forgotten. ``more``:
+    others follow; ask for them with ``seen`` (by model, the numbers of the next slice and
+    request)."""
 
     requests: list[RequestRecord]
     slices: list[SliceRecord]

@@ -1,4 +1,4 @@
-"""Request and reply types of ``llm.chat`` and of saved contexts."""
+"""Request and reply types of ``llm.chat`` and ``context.*``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from .memory_types import Scopes
-from .types import Name, Text
+from .common import Name, Text
+from .memory import Scopes
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 ContextRef = Annotated[str, Meta(max_length=129, pattern=rf"^({_NAME}/)?{_NAME}\Z")]
-"""``NAME`` of the caller's own saved context, or ``AGENT/NAME``."""
+"""``NAME``: the caller's own saved context; ``AGENT/NAME``: another agent's."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,17 +24,17 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Generate text. Exactly one of ``messages`` (chat template applied) and ``prompt`` (raw).
+    """Generate text from exactly one of ``messages`` (chat template applied) and ``prompt`` (raw).
 
-    The same request gives the same tokens: sampling is a function of (``seed``, position).
-    ``seed=None`` draws one, and the reply names it. ``temperature=0`` is greedy.
-    ``json_schema`` (a JSON text) and ``grammar`` (GBNF) constrain the output; at most one.
-    ``maxItems`` and ``maxLength`` beyond 1,000 are not enforced.
-    ``window``: what to do when the messages outgrow the context window: an error, leave out the
-    oldest turns, or let the model summarise them. ``expected_tokens``: a hint for ``srtf``.
-    ``recall``: up to so many of the notes in ``recall_scopes`` that fit the last message are put
-    before it, as a system message: those whose score (0 to 1, by meaning and by common words) is
-    ``recall_min`` or more. 0.5 is right for most; 0 recalls whatever a search finds.
+    The same request gives the same tokens: sampling is a function of (``seed``, position). ``seed``
+    None draws one, and the reply names it. ``temperature`` 0 is greedy. At most one of
+    ``json_schema`` (a JSON text) and ``grammar`` (GBNF) constrains the output; ``maxItems`` and
+    ``maxLength`` over 1,000 are not enforced. ``window`` says what to do when the messages outgrow
+    the context window: fail, drop the oldest turns, or have the model summarise them.
+    ``expected_tokens``: a hint for the policy ``srtf``. ``recall``: limit on the notes from
+    ``recall_scopes`` that are put before the last message, as a system message; only notes with a
+    score of at least ``recall_min`` (0 to 1, by meaning and by common words) are recalled. 0.5
+    suits most uses; 0 recalls all that a search finds.
     """
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)] | None = None
@@ -69,7 +69,7 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """``cached_tokens``: prompt tokens whose KV was there already and was not computed again."""
+    """Token counts. ``cached_tokens``: prompt tokens whose KV was not computed again."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -77,11 +77,11 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """Seconds, as the kernel saw them.
+    """Seconds, as the kernel measured them.
 
-    ``wait_s``: call received → first slice. ``ready_s``: all time runnable but not running, the
-    wait included. ``first_token_s`` and ``turnaround_s``: from call received. ``received_s`` is
-    on the kernel's monotonic clock (CLOCK_MONOTONIC, comparable across processes of one host).
+    ``wait_s``: from the call's arrival to its first slice. ``ready_s``: total time runnable but not
+    running, ``wait_s`` included. ``first_token_s`` and ``turnaround_s``: from the call's arrival.
+    ``received_s``: time of arrival, on CLOCK_MONOTONIC, which all processes of a host share.
     """
 
     received_s: float
@@ -95,11 +95,11 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 class WindowReport(msgspec.Struct, frozen=True):
-    """What was done so that a conversation fits the context window.
+    """What was done to fit a conversation into the context window.
 
-    ``policy``: ``truncate`` or ``summarise``. ``dropped_turns`` of the oldest messages were left
-    out; with ``summarise`` the model's ``summary`` of them stands in their place, and the
-    ``summary_tokens`` that it took to write are charged to the agent like those of the reply.
+    ``policy``: ``truncate`` or ``summarise``. The oldest ``dropped_turns`` messages were dropped;
+    with ``summarise`` the model's ``summary`` replaces them. Its ``summary_tokens`` are charged to
+    the agent like those of the reply.
     """
 
     policy: str
@@ -109,7 +109,7 @@ class WindowReport(msgspec.Struct, frozen=True):
 
 
 class Recalled(msgspec.Struct, frozen=True):
-    """A note that was put into a prompt. ``score``: how well it fits, 0 to 1."""
+    """A note that was put into a prompt. ``score``: how well it matches, 0 to 1."""
 
     id: str
     text: str
@@ -117,9 +117,9 @@ class Recalled(msgspec.Struct, frozen=True):
 
 
 class ChatReply(msgspec.Struct, frozen=True):
-    """``finish``: ``stop`` (end of turn or stop string) or ``length`` (max_tokens or window).
-    ``window``: what was left out of the conversation; None when nothing was. ``recalled``: the
-    notes that were put before the last message."""
+    """A generated text. ``finish``: ``stop`` (end of turn or stop string) or ``length``
+    (``max_tokens`` or window). ``window``: what was dropped from the conversation, or None.
+    ``recalled``: the notes put before the last message."""
 
     text: str
     finish: Literal["stop", "length"]
@@ -136,14 +136,14 @@ class ChatReply(msgspec.Struct, frozen=True):
 
 
 class SaveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Keep a conversation under a name, and with it the KV that the caller's last reply left."""
+    """Save a conversation under a name, with the KV that the caller's last reply left."""
 
     name: ContextRef
     messages: Annotated[list[Message], Meta(max_length=4096)]
 
 
 class NamedContext(msgspec.Struct, frozen=True):
-    """A saved conversation. ``tokens``: of its KV that were saved, 0 when none were."""
+    """A saved conversation. ``tokens``: length of its saved KV; 0 if none was saved."""
 
     name: str
     saved_unix: float
@@ -159,18 +159,18 @@ class ContextReply(msgspec.Struct, frozen=True):
 
 
 class ContextName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which one."""
+    """A saved context by its name."""
 
     name: ContextRef
 
 
 class ContextsOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose; None: the caller's own."""
+    """List the saved contexts of an agent; None: the caller's own."""
 
     agent: Name | None = None
 
 
 class ContextList(msgspec.Struct, frozen=True):
-    """In order of name."""
+    """Saved contexts in order of name."""
 
     contexts: list[NamedContext]

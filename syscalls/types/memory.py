@@ -1,8 +1,8 @@
-"""Request and reply types of ``memory.*``, with their limits.
+"""Request and reply types of ``memory.*``: notes.
 
-Notes live in scopes: ``session`` (the agent's life), ``agent`` (by its name, survives runs and
-kernels) and ``shared:NAME`` (by grant). The operator names them in full: ``session:PID``,
-``agent:NAME``.
+A note is in a scope: ``session`` (the agent's life), ``agent`` (by the agent's name; survives the
+agent and the kernel) or ``shared:NAME`` (by grant). The operator gives scopes in full:
+``session:PID``, ``agent:NAME``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Scope = Annotated[str, Meta(max_length=80, pattern=SCOPE_PATTERN)]
 Scopes = Annotated[tuple[Scope, ...], Meta(min_length=1, max_length=16)]
 NOTE_ID_PATTERN = r"^[sn][0-9]{1,18}\Z"
 NoteId = Annotated[str, Meta(max_length=20, pattern=NOTE_ID_PATTERN)]
-"""``s…`` of a session's note, ``n…`` of one that lasts; never used twice while its scope lives."""
+"""``s…`` for a session's note, ``n…`` for a lasting one; unique in the life of its scope."""
 NoteText = Annotated[str, Meta(min_length=1, max_length=MAX_NOTE_CHARS)]
 NoteKind = Literal["note", "prompt", "reply"]
 SearchMode = Literal["keyword", "semantic", "mixed"]
@@ -40,7 +40,7 @@ class Note(msgspec.Struct, frozen=True):
 
 
 class AddRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Keep a text. ``persist`` is ``scope="agent"`` in another word: it outlives the agent."""
+    """Add a note. ``persist`` is the same as ``scope="agent"``: the note outlives the agent."""
 
     text: NoteText
     scope: Scope = "session"
@@ -48,14 +48,14 @@ class AddRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NoteRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which note."""
+    """A note by its id."""
 
     id: NoteId
 
 
 class UpdateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Replace the text; with ``persist`` move a session's note to the agent's scope, where it has
-    another id."""
+    """Replace a note's text. ``persist`` moves a session's note to the agent's scope, where it gets
+    a new id."""
 
     id: NoteId
     text: NoteText | None = None
@@ -63,11 +63,11 @@ class UpdateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``k`` best notes for a text.
+    """Find the ``k`` best notes for a query.
 
-    ``mode``: by words, by meaning, or both (``mixed``, ranks fused); ``auto`` takes what there is.
-    ``log``: entries of the interaction log, too. Notes that have no vector yet are found by their
-    words only; a search waits for them when they are few, with ``fresh`` always.
+    ``mode``: by words, by meaning, or both (``mixed``, ranks fused); ``auto`` uses what is
+    available. ``log`` includes the interaction log. A note without a vector is found by its words
+    only; the search waits for missing vectors if they are few, and with ``fresh`` always.
     """
 
     query: Annotated[str, Meta(min_length=1, max_length=MAX_QUERY_CHARS)]
@@ -79,8 +79,8 @@ class SearchRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """A note that was found. Ranks begin at 1; None: not among the best by that measure.
-    ``similarity``: the cosine between its meaning and the query's, where that was looked at."""
+    """A note that matches. Ranks start at 1; None: not among the best by that measure.
+    ``similarity``: cosine of the note's and the query's vector, if it was computed."""
 
     note: Note
     score: float
@@ -90,8 +90,8 @@ class Hit(msgspec.Struct, frozen=True):
 
 
 class SearchReply(msgspec.Struct, frozen=True):
-    """Best first. ``mode``: how the search was done; ``why``: the reason when that is not what was
-    wished for. ``pending``: notes in these scopes whose meaning is not known yet."""
+    """Hits, best first. ``mode``: how the search was done; ``why``: the reason if that is not the
+    requested mode. ``pending``: notes in these scopes that have no vector yet."""
 
     hits: list[Hit]
     mode: SearchMode
@@ -100,7 +100,8 @@ class SearchReply(msgspec.Struct, frozen=True):
 
 
 class ListRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Notes in the order they were added, after the one named; ``log``: the interaction log."""
+    """List notes in the order of adding, after the one named. ``log``: the interaction log
+    instead."""
 
     scope: Scope = "session"
     after: NoteId | None = None
@@ -109,7 +110,7 @@ class ListRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ScopeUsage(msgspec.Struct, frozen=True):
-    """What a scope holds and may hold; ``ram_bytes``: of it in memory."""
+    """The size and the limits of a scope. ``ram_bytes``: the part of it in memory."""
 
     scope: str
     notes: int
@@ -120,7 +121,7 @@ class ScopeUsage(msgspec.Struct, frozen=True):
 
 
 class NoteList(msgspec.Struct, frozen=True):
-    """``more``: there are others after these (a page ends at 4 MiB, too)."""
+    """A page of notes (4 MiB at most). ``more``: others follow."""
 
     notes: list[Note]
     more: bool
@@ -128,31 +129,31 @@ class NoteList(msgspec.Struct, frozen=True):
 
 
 class ScopeRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which scope."""
+    """A scope by its name."""
 
     scope: Scope
 
 
 class ScopeList(msgspec.Struct, frozen=True):
-    """Scopes that hold something: the caller's own; for the operator, all."""
+    """Scopes that are not empty: the caller's own; for the operator, all."""
 
     scopes: list[ScopeUsage]
 
 
 class Cleared(msgspec.Struct, frozen=True):
-    """How many notes were removed."""
+    """The number of notes removed."""
 
     removed: int
 
 
 class BackupRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Copy all lasting notes to a file that does not exist yet, as one consistent state."""
+    """Copy all lasting notes, in one consistent state, to a file that does not exist yet."""
 
     path: Annotated[str, Meta(min_length=1, max_length=4096, pattern=r"^/[^\x00]*\Z")]
 
 
 class MemoryReport(msgspec.Struct, frozen=True):
-    """What the lasting notes are in; ``damaged``: ids whose checksum does not fit."""
+    """The file of the lasting notes. ``damaged``: ids of notes with a wrong checksum."""
 
     path: str
     notes: int

@@ -1,6 +1,6 @@
-"""Request and reply types of the calls on tools: ``tool.*`` and ``mcp.*``.
+"""Request and reply types of ``tool.*`` and ``mcp.*``.
 
-Arguments and results travel as JSON texts: the kernel routes them and never looks inside.
+Arguments and results are JSON texts. The kernel routes them and never parses them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from .types import Path
+from .common import Effect, Path
 
 MAX_JSON_BYTES = 1 << 20
-"""Longest arguments or result of one tool call, as JSON text."""
+"""Limit on the arguments, and on the result, of one tool call, as JSON text."""
 MAX_TOOLS = 256
-"""Tools that one source may have."""
-MAX_TIMEOUT_S = 3600.0
+"""Limit on the tools of one source."""
+MAX_TOOL_TIMEOUT_S = 3600.0
 
 TOOL_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z"
 ToolName = Annotated[str, Meta(min_length=1, max_length=128, pattern=TOOL_PATTERN)]
@@ -24,14 +24,14 @@ SOURCE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_-]*\Z"
 SourceName = Annotated[str, Meta(min_length=1, max_length=64, pattern=SOURCE_PATTERN)]
 SecretName = SourceName
 Json = Annotated[str, Meta(min_length=1, max_length=MAX_JSON_BYTES)]
-Effect = Literal["read", "reversible", "irreversible"]
 
 
 class ToolSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A tool as it is declared. ``parameters``: a JSON schema (text) of an object.
+    """The declaration of a tool. ``parameters``: a JSON schema (text) of an object.
 
-    ``concurrency`` calls run at once at most; ``exclusive`` names a lock that tools may share: one
-    call holds it at a time ('' for none). ``timeout_s`` counts from when a call begins to run.
+    ``concurrency``: limit on simultaneous calls. ``exclusive``: a lock, perhaps shared with other
+    tools, that one call holds at a time; empty for none. ``timeout_s`` counts from the start of the
+    call's execution.
     """
 
     name: ToolName
@@ -41,12 +41,12 @@ class ToolSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idempotent: bool = False
     concurrency: Annotated[int, Meta(ge=1, le=1024)] = 4
     exclusive: Annotated[str, Meta(max_length=128)] = ""
-    timeout_s: Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S)] = 30.0
+    timeout_s: Annotated[float, Meta(gt=0, le=MAX_TOOL_TIMEOUT_S)] = 30.0
 
 
 class ToolInfo(msgspec.Struct, frozen=True):
-    """A tool as the kernel knows it. ``source``: ``standard``, ``file NAME``, ``api NAME``,
-    ``mcp NAME`` or ``pid N``. ``state``: ``revoked`` until the operator approves its server."""
+    """A tool as the kernel knows it. ``source``: ``standard``, ``file NAME``, ``api NAME``, ``mcp
+    NAME`` or ``pid N``. ``state``: ``revoked`` until the operator approves its server."""
 
     spec: ToolSpec
     source: str
@@ -57,28 +57,29 @@ class ToolInfo(msgspec.Struct, frozen=True):
 
 
 class ToolList(msgspec.Struct, frozen=True):
-    """In order of name; ``problems``: sources that have no tools now, and why."""
+    """Tools in order of name. ``problems``: sources without tools, with the reason."""
 
     tools: list[ToolInfo]
     problems: list[str]
 
 
 class ToolRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which tool."""
+    """A tool by its name."""
 
     name: ToolName
 
 
 class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Call a tool. ``arguments``: a JSON object as text, checked against the tool's schema."""
+    """Call a tool. ``arguments``: a JSON object (text), checked against the tool's schema."""
 
     name: ToolName
     arguments: Json = "{}"
 
 
 class ToolReply(msgspec.Struct, frozen=True):
-    """``result``: JSON text. ``output``: the beginning of what the tool printed. ``wait_s``: for
-    its turn; ``run_s``: in the tool itself; ``attempts``: more than 1 when it was tried again."""
+    """The result of a tool call. ``result``: JSON text. ``output``: the beginning of what the tool
+    printed. ``wait_s``: time in the queue; ``run_s``: time in the tool. ``attempts``: more than 1
+    if the call was retried."""
 
     result: str
     output: str = ""
@@ -88,15 +89,16 @@ class ToolReply(msgspec.Struct, frozen=True):
 
 
 class OfferRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Offer functions of one's own to others, in place of those offered before; none: no more."""
+    """Offer the caller's functions as tools, replacing those offered before; an empty list
+    withdraws them."""
 
     tools: Annotated[list[ToolSpec], Meta(max_length=MAX_TOOLS)]
 
 
 class ToolWork(msgspec.Struct, frozen=True):
-    """A call of an offered tool, to be answered; ``caller`` is set by the kernel.
+    """A call of an offered tool, to be answered. The kernel sets ``caller``.
 
-    ``due_s``: when its caller has given up, on the machine's monotonic clock.
+    ``due_s``: time at which the caller gives up, on CLOCK_MONOTONIC; 0 for never.
     """
 
     work: int
@@ -107,8 +109,8 @@ class ToolWork(msgspec.Struct, frozen=True):
     due_s: float = 0.0
 
 
-class AnswerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The result of a piece of work (JSON text), or why there is none: an error code and text."""
+class ToolAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The result (JSON text) of a piece of work, or the code and message of its error."""
 
     work: Annotated[int, Meta(ge=0)]
     result: Json = "null"
@@ -118,8 +120,8 @@ class AnswerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class SourceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Add tools: the ``@aios.tool`` functions of a Python file, or the operations of an OpenAPI
-    document (JSON or YAML). ``secret`` names the key that its calls carry; ``base_url`` stands in
-    for the document's server. ``trust_hints``: believe that GET has no effect."""
+    document (JSON or YAML). ``secret``: name of the key sent with each request. ``base_url``
+    replaces the document's server. ``trust_hints``: believe that GET has no effect."""
 
     name: SourceName
     kind: Literal["file", "api"]
@@ -130,13 +132,13 @@ class SourceRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SourceRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which source: a file, an API or an MCP server, by its name."""
+    """A source of tools by its name: a file, an API or an MCP server."""
 
     name: SourceName
 
 
 class SecretRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Keep a key for API tools, or with None forget it. It is never told to anybody."""
+    """Store a key for API tools and MCP servers, or forget it (None). It is never shown again."""
 
     name: SecretName
     value: Annotated[str, Meta(min_length=1, max_length=16384)] | None = None
@@ -145,8 +147,8 @@ class SecretRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class McpServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One entry of the common ``mcpServers`` JSON: a command (stdio) or a URL (streamable HTTP).
 
-    Values of ``env`` and ``headers`` may be ``${secret:NAME}``. ``trustHints``: believe what the
-    server says of its tools' effects; otherwise each is irreversible.
+    Values of ``env`` and ``headers`` may be ``${secret:NAME}``. ``trustHints``: believe the effects
+    that the server declares; otherwise every tool is irreversible.
     """
 
     command: Annotated[str, Meta(max_length=4096)] | None = None
@@ -157,19 +159,19 @@ class McpServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     url: Annotated[str, Meta(max_length=4096)] | None = None
     headers: Annotated[dict[str, Annotated[str, Meta(max_length=65536)]], Meta(max_length=64)] = {}
     trustHints: bool = False
-    timeout_s: Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S)] = 60.0
+    timeout_s: Annotated[float, Meta(gt=0, le=MAX_TOOL_TIMEOUT_S)] = 60.0
 
 
 class McpAddRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Add or replace a server: it is started, and its tools are pinned as they are now."""
+    """Add or replace a server: start it and pin its tools as they are now."""
 
     name: SourceName
     server: McpServer
 
 
 class McpInfo(msgspec.Struct, frozen=True):
-    """One server. ``where``: its command or URL, without secrets. ``pin``: a hash of its tools as
-    approved; ``changes``: how they differ now; ``skipped``: its tools that cannot be used."""
+    """One server. ``where``: its command or URL, without secrets. ``pin``: hash of its approved
+    tools; ``changes``: how they differ now; ``skipped``: tools that cannot be used."""
 
     name: str
     transport: Literal["stdio", "http"]
@@ -182,6 +184,6 @@ class McpInfo(msgspec.Struct, frozen=True):
 
 
 class McpList(msgspec.Struct, frozen=True):
-    """In order of name."""
+    """Servers in order of name."""
 
     servers: list[McpInfo]
