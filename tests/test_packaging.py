@@ -1,4 +1,7 @@
-"""What pyproject.toml installs: every package, in a form that a folder named aios cannot hide."""
+"""What pyproject.toml installs: every package, in a form that a folder named aios cannot hide.
+
+The client (the SDK, the boot of agents and the command line) needs no library of the kernel.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 
 import aios
+from aios.cli import main, parts
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,6 +57,45 @@ def test_a_folder_named_aios_hides_nothing(tmp_path: Path) -> None:
         assert shown.stdout.split() == [
             str(package / "__init__.py"), str(package / "kernel" / "__init__.py")
         ]  # fmt: skip
+
+
+def test_the_client_imports_only_what_it_depends_on() -> None:
+    parts = ("*.py", "boot/*.py", "cli/*.py")
+    modules = [
+        ".".join(["aios", *path.relative_to(ROOT / "agentproc").with_suffix("").parts])
+        for part in parts
+        for path in (ROOT / "agentproc").glob(part)
+        if path.name not in ("__init__.py", "__main__.py")
+    ]
+    code = (
+        f"import sys, importlib\nfor name in {modules}: importlib.import_module(name)\n"
+        "print(*{name.partition('.')[0] for name, module in sys.modules.items()"
+        " if getattr(module, '__file__', None)} - sys.stdlib_module_names)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = set(shown.stdout.split()) - {"typing_extensions"}  # msgspec uses it if it is there
+    assert found == {"aios", "zmq", "msgpack", "msgspec"}
+
+
+def test_without_the_kernels_libraries_its_commands_say_how_to_install_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    required = [
+        "msgspec>=0.20",
+        'numpy>=2; extra == "kernel"',
+        "nothing-there>=1; extra == 'kernel'",
+    ]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: required)
+    for words in (["daemon", "up"], ["config", "path"], ["bench"], ["audit"], ["model", "tune"]):
+        assert main.main(words) == 1
+        _, told = capsys.readouterr()
+        assert told.startswith(
+            "aios: the kernel's libraries are not installed here: nothing-there\n"
+        )
+        assert told.endswith(f"{sys.executable} -m pip install 'aiosd[kernel]'\n")
+    assert parts.aiosd() == 1
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: required[:2])
+    assert parts.command("aios.x", "y") == [sys.executable, "-P", "-m", "aios.x", "y"]
 
 
 def _tops(setuptools: dict[str, Any]) -> set[Path]:
