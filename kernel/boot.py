@@ -128,7 +128,8 @@ class Kernel:
     def _make_supervisor(self) -> None:
         self._supervisor = Supervisor(self.loop, self._table, _fresh_log_dir(), self._runtime)
         self._launcher = self._supervisor.launcher = Launcher(
-            self.loop, lambda theirs: children.start_zygote(theirs, self._runtime),
+            self.loop,
+            lambda python, theirs: children.start_zygote(python, theirs, self._runtime),
             self._supervisor.on_report, self._supervisor.on_zygote_lost,
         )  # fmt: skip
 

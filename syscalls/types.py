@@ -112,7 +112,8 @@ class SpawnRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``group`` is its privilege group (its parent's without); ``rights`` are what it may do instead
     of what a group may; ``allow`` and ``deny`` are rules beside these. Whatever is given, a child
     never has more than its parent. ``asks``: whoever starts it sits at a terminal and answers
-    ``access.next`` (the operator's only).
+    ``access.next`` (the operator's only). ``python`` is the interpreter that runs it (the
+    operator's only): None is the kernel's own, and a child has its parent's.
     """
 
     path: Path
@@ -136,6 +137,7 @@ class SpawnRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow: Rules = []
     deny: Rules = []
     asks: bool = False
+    python: Annotated[str, Meta(max_length=4096, pattern="^/")] | None = None
 
 
 class SpawnReply(msgspec.Struct, frozen=True):

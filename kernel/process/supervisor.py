@@ -12,7 +12,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import psutil
@@ -78,16 +78,19 @@ class Supervisor:
         stdin, stdout, stderr = process.stdio
         assert self.launcher
         try:
-            self.launcher.send(Fork(
+            self.launcher.fork(process.python, Fork(
                 pid=process.pid, user=str(process.pid), secret=process.secret, name=process.name,
                 path=spec.path, args=spec.args, cwd=process.cwd, env=process.env,
                 stdin=stdin, stdout=stdout or process.log, stderr=stderr or process.log,
                 log=process.log,
             ))  # fmt: skip
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             del self._starting[process.pid]
             self._bury(process, 125, str(error))
-            raise InvalidArgument(str(error), "give it less, or pass a file's path") from None
+            hint = "give it less, or pass a file's path"
+            if isinstance(error, OSError):
+                hint = f"no zygote can be started with {process.python}; try: aios run --python"
+            raise InvalidArgument(str(error), hint) from None
         if spec.timeout_s is not None:
             self._timers[process.pid] = self._loop.at(
                 time.monotonic() + spec.timeout_s, lambda: self._out_of_time(process)
@@ -115,6 +118,7 @@ class Supervisor:
         process.cwd = spec.cwd or (mother.cwd if mother else "/")
         process.env = {**(mother.env if mother else {}), **spec.env}
         process.env["AIOS_RUNTIME_DIR"] = str(self._runtime)
+        process.python = mother.python if mother else spec.python or ""
         if mother:
             process.stdio = (None, *mother.stdio[1:])
             process.model = spec.model or mother.model
@@ -175,14 +179,15 @@ class Supervisor:
             case Exited():
                 self._bury(process, report.exit_code, process.reason or _how(report.exit_code))
 
-    def on_zygote_lost(self) -> None:
-        """The zygote has died, and with it all agents that it had forked."""
+    def on_zygote_lost(self, pids: Collection[int]) -> None:
+        """Bury the agents that ended with their zygote."""
         for process in self._table.living():
-            if not process.guest:
+            if process.pid in pids:
                 started = self._starting.pop(process.pid, None)
                 self._bury(process, KILLED, "the zygote died")
                 if started:
-                    started(ResourceExhausted("the zygote died; try again"))
+                    started(ResourceExhausted("the zygote died; try again",
+                                              "the kernel's log says why"))  # fmt: skip
         self.reap_strays()
 
     def reap_strays(self) -> None:
@@ -190,7 +195,7 @@ class Supervisor:
         children now."""
         known = {model.core.os_pid for model in self.models or ()}
         known |= {os_pid() for os_pid in self.spared}
-        known |= {self.launcher.os_pid} if self.launcher else set()
+        known |= self.launcher.os_pids() if self.launcher else set()
         for _ in range(_MOST_ROUNDS):  # what they had started comes to us in turn
             strays = [child for child in psutil.Process().children() if child.pid not in known]
             if not strays:
@@ -263,7 +268,7 @@ class Supervisor:
     def _signal(self, process: Process, number: int, tree: bool) -> None:
         if not process.guest:
             assert self.launcher
-            self.launcher.send(Signal(process.pid, number, tree))
+            self.launcher.signal(Signal(process.pid, number, tree))
             return
         try:
             host = psutil.Process(process.os_pid)
