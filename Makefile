@@ -9,6 +9,7 @@ help:
 	@echo "make test    set up, then lint, types and all tests"
 	@echo "make setup   set up .venv (GPU=cuda|hip|vulkan|metal|cpu is remembered; PYTHON=...)"
 	@echo "make bench   one suite: make bench SUITE=NAME (names: .venv/bin/aios bench --help)"
+	@echo "make packages   build a wheel and an sdist, and run an agent from each"
 	@echo "make lint types docs clean"
 
 setup:
@@ -43,7 +44,10 @@ docs: setup
 bench: setup
 	$(BIN)/aios bench $(SUITE)
 
+packages: setup
+	$(BIN)/python tools/try_packages.py
+
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup demo test lint types docs bench clean
+.PHONY: help setup demo test lint types docs bench packages clean

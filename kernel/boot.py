@@ -126,13 +126,15 @@ class Kernel:
         )  # fmt: skip
 
     def _make_supervisor(self) -> None:
+        self._launcher = Launcher(
+            self.loop,
+            lambda python, theirs: children.start_zygote(python, theirs, self._runtime),
+            lambda report: self._supervisor.on_report(report),
+            lambda pids: self._supervisor.on_zygote_lost(pids),
+        )
         self._supervisor = Supervisor(
-            self.loop, self._table, _fresh_log_dir(), self._runtime, self._models,
+            self.loop, self._table, _fresh_log_dir(), self._runtime, self._launcher, self._models,
             self._own_children, lambda process: self._callers.silence(process), self._forget,
-        )  # fmt: skip
-        self._launcher = self._supervisor.launcher = Launcher(
-            self.loop, lambda theirs: children.start_zygote(theirs, self._runtime),
-            self._supervisor.on_report, self._supervisor.on_zygote_lost,
         )  # fmt: skip
 
     def _own_children(self) -> set[int]:

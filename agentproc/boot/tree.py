@@ -1,6 +1,6 @@
-"""Trees of host processes: who is beneath whom, and a signal to all of them.
+"""Trees of host processes: list the children of one, and signal or end all below it.
 
-Reads /proc alone, so that the zygote and the toolhost need no library for it.
+It reads only /proc, so the zygote and the toolhost need no library for it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Container
 from pathlib import Path
 
 _MOST_ROUNDS = 100
-"""Rounds of killing what a dying tree still starts."""
+"""Limit on rounds in which a dying tree may still start processes."""
 
 
 def children(os_pid: int) -> list[int]:
-    """The living (or unburied) children of a process; none when it is gone."""
+    """Return the children of a process, zombies included; none if it is gone."""
     try:
         tasks = os.listdir(f"/proc/{os_pid}/task")
         texts = [Path(f"/proc/{os_pid}/task/{task}/children").read_text() for task in tasks]
@@ -26,7 +26,7 @@ def children(os_pid: int) -> list[int]:
 
 
 def signal_tree(root: int, number: int) -> None:
-    """A signal to a process and all beneath it, again until nothing new has appeared."""
+    """Signal a process and all below it; repeat until no new process has appeared."""
     seen: set[int] = set()
     for _ in range(_MOST_ROUNDS):
         level, fresh = [root], []
@@ -44,7 +44,7 @@ def signal_tree(root: int, number: int) -> None:
 
 
 def end_strays(known: Container[int]) -> None:
-    """Kill and bury our children that are not known: what dead processes had started."""
+    """Kill and reap our unknown children: processes that dead ones have left behind."""
     for _ in range(_MOST_ROUNDS):
         strays = [child for child in children(os.getpid()) if child not in known]
         if not strays:

@@ -1,8 +1,8 @@
-"""The zygote: a warm interpreter that forks agents, and the parent that buries them.
+"""The zygote: a warm interpreter that forks agents and reaps them.
 
-Single-threaded; holds no zmq context and no open files but its socket. Promises that an agent's
-end is reported only when everything it had started has ended too, and that nothing outlives the
-zygote: it ends, and ends everything, when the kernel is gone.
+It has one thread, no zmq context, and no open file but its socket. It reports the end of an agent
+only when everything that the agent started has ended. When the kernel is gone, it ends all agents
+and itself. The kernel starts one in each Python environment that its agents use.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .tree import end_strays, signal_tree
 
 
 class Zygote:
-    """Agents by host pid and by the kernel's pid."""
+    """The agents, by host pid and by the kernel's pid."""
 
     def __init__(self, sock: socket.socket, runtime: Path) -> None:
         self._socket, self._runtime = sock, runtime
@@ -47,7 +47,7 @@ class Zygote:
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def run(self) -> None:
-        """Serve until the kernel is gone, then end everything."""
+        """Serve until the kernel is gone; then end all agents."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         poll = select.poll()
@@ -101,7 +101,7 @@ class Zygote:
             os.kill(os_pid, order.signal)
 
     def _reap(self) -> None:
-        """Bury every child that has ended; agents are reported."""
+        """Reap every child that has ended; report the agents among them."""
         ended = []
         while (found := _wait_any()) is not None:
             os_pid, status = found
@@ -115,7 +115,7 @@ class Zygote:
             self._report(report)
 
     def _report(self, report: Report) -> None:
-        with contextlib.suppress(OSError):  # the kernel is gone; the next read says so
+        with contextlib.suppress(OSError):  # the kernel is gone: the next read tells
             self._socket.send(encode(report))
 
 
@@ -128,7 +128,7 @@ def _wait_any() -> tuple[int, int] | None:
 
 
 def main() -> None:
-    """``python -m aios.zygote FD RUNTIME_DIR``."""
+    """Run ``python -m aios.boot.zygote FD RUNTIME_DIR``."""
     fd, runtime = int(sys.argv[1]), Path(sys.argv[2])
     if not follow(os.getppid()):
         return

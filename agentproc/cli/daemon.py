@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
-import sys
 from pathlib import Path
 
 from aios.syscalls import codec, paths
@@ -21,7 +19,7 @@ from aios.syscalls.types.kernel import (
     SchedRequest,
 )
 
-from . import daemonctl, out
+from . import daemonctl, out, parts
 
 RUNNING, DEAD_WITH_REMAINS, NOT_RUNNING = 0, 1, 3
 
@@ -136,7 +134,7 @@ def model_tune(options: argparse.Namespace) -> int:
              "--perplexity", str(options.perplexity), "--seats", str(options.seats)]  # fmt: skip
     words += ["--cache", str(paths.cache_dir()), "--models", str(paths.data_dir() / "models")]
     words += ["--reset"] * options.reset + ["--json"] * options.json
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "aios.hw.tuning.tune", *words])
+    parts.become("aios.hw.tuning.tune", *words)
 
 
 def _models(models: list[ModelInfo]) -> None:

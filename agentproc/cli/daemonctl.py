@@ -10,7 +10,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import AiosError, InvalidArgument, KernelUnavailable
 from aios.syscalls.types.common import Empty
 
+from . import parts
+
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
 
@@ -30,7 +31,7 @@ def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> in
     """Start a kernel in the background and wait until it serves; returns its host pid.
 
     One that runs already is left alone. Raises KernelUnavailable with its own words when it
-    cannot start.
+    cannot start, or if its libraries are not installed.
     """
     runtime = _runtime(env)
     running = paths.kernel_os_pid(runtime)
@@ -38,9 +39,10 @@ def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> in
         return running
     log = _log_file(env)
     log_bytes = log.stat().st_size if log.exists() else 0
+    program = parts.command("aios.kernel.daemon")
     reader, writer = os.pipe()
     # a shell in between, so that the kernel is nobody's child and leaves no zombie here
-    command = [sys.executable, "-P", "-m", "aios.kernel.daemon", "--ready-fd", str(writer), *flags]
+    command = [*program, "--ready-fd", str(writer), *flags]
     try:
         with log.open("ab") as output:
             subprocess.run(
@@ -62,7 +64,7 @@ def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> in
 def check(flags: Sequence[str]) -> None:
     """Raises InvalidArgument, in its own words, unless a kernel would take these settings."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "aios.kernel.daemon", "--check", *flags],
+        parts.command("aios.kernel.daemon", "--check", *flags),
         cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
         check=False,
     )  # fmt: skip

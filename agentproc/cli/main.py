@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from aios.syscalls.errors import AiosError
 
-from . import out, storage
+from . import out, parts, storage
 
 EPILOG = """exit codes:
   aios run (attached)   the agent's own; 125 aios failed, 126 the file cannot be run,
@@ -331,21 +331,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The console script ``aios``."""
     _open_standard()
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["config"]:
-        _become("aios.kernel.daemon", words)
-    if words[:1] == ["bench"]:
-        _become("aios.bench", words[1:])
-    if words[:1] == ["audit"]:
-        _become("aios.kernel.access.audit.view", words[1:])
-    extra: list[str] = []
-    if (words[:1] == ["run"] or words[:2] == ["mcp", "add"]) and "--" in words:
-        cut = words.index("--")
-        words, extra = words[:cut], words[cut + 1 :]
-    options = _parse(words)
-    if options.command in ("run", "mcp"):
-        options.args = extra
-    module, _, function = options.do.partition(":")
+    options = argparse.Namespace(command=None)
     try:
+        if words[:1] == ["config"]:
+            parts.become("aios.kernel.daemon", *words)
+        if words[:1] == ["bench"]:
+            parts.become("aios.bench", *words[1:])
+        if words[:1] == ["audit"]:
+            parts.become("aios.kernel.access.audit.view", *words[1:])
+        options = _parse(words)
+        module, _, function = options.do.partition(":")
         code = int(getattr(importlib.import_module(f"aios.{module}"), function)(options))
         sys.stdout.flush()
         return code
@@ -378,16 +373,20 @@ def _open_standard() -> None:
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
-    """``aios daemon up`` hands unknown flags on to the kernel; elsewhere they are errors."""
+    """Parse a command. ``daemon up`` passes unknown flags to the kernel; elsewhere they are errors.
+
+    What follows ``--`` of ``run`` and ``mcp add`` is another program's, in ``args``.
+    """
+    extra: list[str] = []
+    if (words[:1] == ["run"] or words[:2] == ["mcp", "add"]) and "--" in words:
+        cut = words.index("--")
+        words, extra = words[:cut], words[cut + 1 :]
     if words[:1] != ["daemon"]:
-        return parser().parse_args(words)
+        options = parser().parse_args(words)
+        options.args = extra
+        return options
     options, flags = parser().parse_known_args(words)
     if flags and options.action not in ("up", "restart"):
         parser().error(f"unrecognized arguments: {' '.join(flags)}")
     options.flags = flags
     return options
-
-
-def _become(module: str, words: Sequence[str]) -> None:
-    """Go on as another part of AIOS."""
-    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *words])

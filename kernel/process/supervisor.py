@@ -53,6 +53,7 @@ class Supervisor:
         table: ProcessTable,
         log_dir: Path,
         runtime: Path,
+        launcher: Launcher,
         work: Work,
         spared: Callable[[], Collection[int]],
         on_killed: Callable[[Process], None],
@@ -61,9 +62,8 @@ class Supervisor:
         """``spared``: host pids of the kernel's children that are no agents. ``on_killed`` is told
         of a process that is about to be killed, ``on_buried`` of one that has ended."""
         self._loop, self._table, self._work = loop, table, work
-        self._log_dir, self._runtime = log_dir, runtime
+        self._log_dir, self._runtime, self._launcher = log_dir, runtime, launcher
         self._spared, self._on_killed, self._on_buried = spared, on_killed, on_buried
-        self.launcher: Launcher | None = None
         self._starting: dict[int, Promise[SpawnReply]] = {}
         self._timers: dict[int, Timer] = {}
 
@@ -82,18 +82,20 @@ class Supervisor:
         started = self._starting[process.pid] = Promise()
         attached = any(_is_fifo(path) for path in process.stdio[1:])
         stdin, stdout, stderr = process.stdio
-        assert self.launcher
         try:
-            self.launcher.send(Fork(
+            self._launcher.fork(process.python, Fork(
                 pid=process.pid, user=str(process.pid), secret=process.secret, name=process.name,
                 path=spec.path, args=spec.args, cwd=process.cwd, env=process.env,
                 stdin=stdin, stdout=stdout or process.log, stderr=stderr or process.log,
                 log=process.log,
             ))  # fmt: skip
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             del self._starting[process.pid]
             self._bury(process, 125, str(error))
-            raise InvalidArgument(str(error), "give it less, or pass a file's path") from None
+            hint = "give it less, or pass a file's path"
+            if isinstance(error, OSError):
+                hint = f"no zygote can be started with {process.python}; try: aios run --python"
+            raise InvalidArgument(str(error), hint) from None
         if spec.timeout_s is not None:
             self._timers[process.pid] = self._loop.after(
                 spec.timeout_s, lambda: self._out_of_time(process)
@@ -122,6 +124,7 @@ class Supervisor:
         process.cwd = spec.cwd or (mother.cwd if mother else "/")
         process.env = {**(mother.env if mother else {}), **spec.env}
         process.env["AIOS_RUNTIME_DIR"] = str(self._runtime)
+        process.python = mother.python if mother else spec.python or ""
         if mother:
             process.stdio = (None, *mother.stdio[1:])
             process.model = spec.model or mother.model
@@ -184,20 +187,22 @@ class Supervisor:
             case Exited():
                 self._bury(process, report.exit_code, process.reason or _how(report.exit_code))
 
-    def on_zygote_lost(self) -> None:
-        """The zygote has died, and with it all agents that it had forked."""
+    def on_zygote_lost(self, pids: Collection[int]) -> None:
+        """Bury the agents that ended with their zygote."""
         for process in self._table.living():
-            if not process.guest:
+            if process.pid in pids:
                 started = self._starting.pop(process.pid, None)
                 self._bury(process, KILLED, "the zygote died")
                 if started:
-                    started.reject(ResourceExhausted("the zygote died; try again"))
+                    started.reject(ResourceExhausted(
+                        "the zygote died; try again", "the kernel's log says why"
+                    ))  # fmt: skip
         self.reap_strays()
 
     def reap_strays(self) -> None:
         """End host processes that a dead zygote or toolhost has left behind; they are the kernel's
         children now."""
-        known = {*self._spared(), *([self.launcher.os_pid] if self.launcher else [])}
+        known = self._launcher.os_pids() | set(self._spared())
         for _ in range(_MOST_ROUNDS):  # what they had started comes to us in turn
             strays = [child for child in psutil.Process().children() if child.pid not in known]
             if not strays:
@@ -269,8 +274,7 @@ class Supervisor:
 
     def _signal(self, process: Process, number: int, tree: bool) -> None:
         if not process.guest:
-            assert self.launcher
-            self.launcher.send(Signal(process.pid, number, tree))
+            self._launcher.signal(Signal(process.pid, number, tree))
             return
         try:
             host = psutil.Process(process.os_pid)

@@ -57,6 +57,8 @@ class Process:
     """On whose behalf it was started: it has no more rights than these."""
     program: str = ""
     """The file that it runs; of a guest, its command line."""
+    python: str = ""
+    """The interpreter that runs it and its children; '': the kernel's own."""
     group: str = ""
     """Its privilege group; '': the policy's default for its kind."""
     rights: tuple[Rule, ...] | None = None

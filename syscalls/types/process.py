@@ -90,7 +90,8 @@ class SpawnRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     and ``quota_cells`` (KV cells held at once) apply to the whole program (operator only).
     ``group``: its privilege group, by default its parent's. ``rights`` replace the group's rights;
     ``allow`` and ``deny`` add rules. A child never has more rights than its parent. ``asks``
-    (operator only): the spawner sits at a terminal and answers ``access.next``.
+    (operator only): the spawner sits at a terminal and answers ``access.next``. ``python``
+    (operator only): the interpreter; None is the kernel's own. A child has its parent's.
     """
 
     path: Path
@@ -114,6 +115,7 @@ class SpawnRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow: Rules = []
     deny: Rules = []
     asks: bool = False
+    python: Annotated[str, Meta(max_length=4096, pattern="^/")] | None = None
 
 
 class SpawnReply(msgspec.Struct, frozen=True):

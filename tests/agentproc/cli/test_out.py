@@ -41,6 +41,27 @@ def test_a_table_has_one_line_for_each_row_and_no_control_characters(
     ]
 
 
+def test_a_terminal_gets_a_table_that_fits(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("COLUMNS", "26")
+    rows = [["犬", "1", "x" * 9, "a bit too long to fit here"], ["cat", "12", "", "short"]]
+    out.table(["name", "n>", "?more", "text"], rows)
+    assert capsys.readouterr().out.splitlines() == [
+        "\x1b[1mNAME   N  TEXT\x1b[0m",
+        "犬     1  a bit too long",
+        "          to fit here",
+        "cat   12  short",
+        "not shown, for want of room: more",
+    ]
+    monkeypatch.setenv("NO_COLOR", "1")
+    out.table(["a"], [["b"]])
+    assert capsys.readouterr().out == "A\nb\n"
+
+
 def test_a_complaint_keeps_its_lines_and_no_control_characters(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -33,8 +34,9 @@ def test_a_stray_that_does_not_die_does_not_end_the_kernel(
     monkeypatch.setattr(psutil, "Process", Host)
     loop = Loop()
     nothing: Any = lambda *_: ()  # noqa: E731
+    launcher: Any = SimpleNamespace(os_pids=set)
     supervisor = Supervisor(
-        loop, ProcessTable(1), tmp_path, tmp_path, nothing, nothing, nothing, nothing
+        loop, ProcessTable(1), tmp_path, tmp_path, launcher, nothing, nothing, nothing, nothing
     )
     supervisor.reap_strays()
     assert Host.killed == 1

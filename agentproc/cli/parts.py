@@ -1,0 +1,69 @@
+"""The kernel's programs, as the command line starts them or becomes them.
+
+The SDK and the command line can be installed without the kernel's libraries. A command that needs
+a program of the kernel asks here, and fails with the way to install the libraries that are missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from importlib import metadata
+from typing import NoReturn
+
+from aios.syscalls.errors import KernelUnavailable
+
+from . import out
+
+
+def command(module: str, *words: str) -> list[str]:
+    """Return the command that runs a module of the kernel.
+
+    Raises KernelUnavailable if the kernel's libraries are not installed.
+    """
+    missing = [name for name in _libraries() if not _installed(name)]
+    if missing:
+        raise KernelUnavailable(
+            f"the kernel's libraries are not installed here: {', '.join(missing)}",
+            f"install them with: {sys.executable} -m pip install 'aiosd[kernel]'",
+        )
+    return [sys.executable, "-P", "-m", module, *words]
+
+
+def become(module: str, *words: str) -> NoReturn:
+    """Replace this process with a module of the kernel. Raises KernelUnavailable."""
+    line = command(module, *words)
+    os.execv(line[0], line)
+
+
+def aiosd() -> int:
+    """Run the kernel: the console script ``aiosd``."""
+    try:
+        command("aios.kernel.daemon")
+    except KernelUnavailable as error:
+        out.complain(error)
+        return 1
+    return int(importlib.import_module("aios.kernel.daemon").main())
+
+
+def _libraries() -> list[str]:
+    """Return the distributions that the extra ``kernel`` of aiosd names."""
+    try:
+        required = metadata.requires("aiosd") or []
+    except metadata.PackageNotFoundError:  # run from its source
+        return []
+    return [
+        found[0]
+        for each in required
+        if re.search(r"extra == ['\"]kernel['\"]", each) and (found := re.match(r"[\w.-]+", each))
+    ]
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
