@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,8 @@ def draw(events: list[Event]) -> str:
     """The SVG: a lane for each agent, in the order in which they first ran."""
     spans = [event for event in events if event["ph"] == "X" and event["tid"]]
     names = {e["tid"]: e["args"]["name"] for e in events if e.get("name") == "thread_name"}
-    start = min(event["ts"] for event in spans)
-    end = max(event["ts"] + event["dur"] for event in spans)
+    start: float = min(event["ts"] for event in spans)
+    end: float = max(event["ts"] + event["dur"] for event in spans)
     lanes: dict[int, list[Event]] = defaultdict(list)
     for event in sorted(spans, key=lambda event: event["ts"]):
         lanes[event["tid"]].append(event)
@@ -105,7 +106,7 @@ def draw(events: list[Event]) -> str:
     ])  # fmt: skip
 
 
-def _lane(events: list[Event], middle: int, colour: str, x: Any) -> list[str]:
+def _lane(events: list[Event], middle: int, colour: str, x: Callable[[float], float]) -> list[str]:
     """An agent's spans: bars where it computes, a dashed line where it waits, marks for moves."""
     parts, marks = [], []
     for event in events:
