@@ -11,41 +11,41 @@ from aios.bench.rig import report
 from aios.syscalls.errors import AiosError
 
 SUITES = {
-    "seed": ("the three seed agents: sequential, fifo, rr", 5),
-    "consistency": ("agents alone and together, parked again and again: the same tokens?", 1),
+    "seed": ("three example agents: one after another, and together under fifo and rr", 5),
+    "consistency": ("the same tokens alone and together, with many parks and killed cores", 1),
     "syscall": ("the null system call against a raw pyzmq echo", 7),
     "throughput": ("tokens/s of 1 to 16 agents against a bare loop and llama-server", 5),
-    "interactive": ("short interactive requests while eight long batch agents hold every seat", 5),
-    "stall": ("how long streams pause when a long prompt arrives", 5),
-    "swap": ("parking and restoring a context: bandwidth, against recompute, throughput", 5),
+    "interactive": ("short interactive requests while eight batch agents hold every seat", 5),
+    "stall": ("the pause of four streams when a long prompt arrives", 5),
+    "swap": ("parking and restoring a context: bandwidth, throughput, against recomputing", 5),
     "fairness": ("one agent with 8 parallel requests against 7 with one; weights 1:2:4", 5),
     "turnaround": ("short and long jobs under fifo, mlfq, fair and an oracle srtf", 5),
-    "prefix": ("prompt computed for 16 agents with one system prompt", 5),
-    "overcommit": ("ten times more context than KV cells: who fails?", 1),
+    "prefix": ("prompt tokens computed for 16 agents that share a system prompt", 5),
+    "overcommit": ("agents that need ten times the KV cells there are: how many fail", 1),
     "sim": ("2,000 agents on a virtual clock, under every policy", 5),
     "managers": ("files, notes, tools and rights, against the bare libraries", 5),
-    "retrieval": ("recall@5 of search by words, by meaning, and mixed: 500 documents", 1),
+    "retrieval": ("recall@5 over 500 documents by keyword, by meaning, and mixed", 1),
     "overhead": ("tokens/s through the whole stack against a bare llama_decode loop", 9),
 }
-"""Suite → what it measures, repeats by default."""
+"""Suite → what it measures, default number of repeats."""
 
 
 def main() -> int:
-    """Run one suite. Exit codes: 0, 1 when a check failed or it could not run, 2 usage."""
+    """Run one suite. Exit code: 1 if a check failed or it could not run, 2 for wrong usage."""
     lines = "\n".join(f"  {name:<12} {text}" for name, (text, _) in SUITES.items())
     parser = argparse.ArgumentParser(
         prog="aios bench", epilog=f"suites:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("suite", choices=SUITES, metavar="SUITE")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--repeats", type=int, help="how often each arm runs")
-    parser.add_argument("--plot", type=Path, metavar="DIR", help="write charts (PNG) there")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the workload (default: 0)")
+    parser.add_argument("--repeats", type=int, help="runs of each arm")
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="write charts (PNG) to DIR")
     options = parser.parse_args()
     repeats = SUITES[options.suite][1] if options.repeats is None else options.repeats
     if repeats < 1 or options.seed < 0:
-        parser.error("--repeats is at least 1, --seed at least 0")
+        parser.error("--repeats must be at least 1, --seed at least 0")
     suite: report.Suite = importlib.import_module(f"aios.bench.suites.{options.suite}").run
     try:
         result = suite(options.seed, repeats, options.plot)

@@ -1,6 +1,6 @@
-"""``make demo``: three agents share the real model under a preemptive kernel; then their times.
+"""``make demo``: three agents share the real model; then a table of their times.
 
-Two seats for three agents, so that they are parked and brought back while you watch.
+Three agents on two seats, so they are parked and restored while you watch.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ FLAGS = ("--seats", "2", "--quantum", "8", "--policy", "rr")
 
 
 def main() -> int:
-    """Exit code 0 when all three agents ended well."""
+    """Run the demo; return exit code 0 if all three agents succeed."""
     print(f"starting a kernel: aiosd {' '.join(FLAGS)}")
-    print("loading the model (the first time it is also tested for exactness, some 10 s) …")
+    print("loading the model (the first load also tests exactness, about 10 s) …")
     try:
         with kernel(FLAGS) as machine:
             return _show(machine)
     except (AiosError, RuntimeError) as error:
-        complain(str(error), "is it set up? make setup")
+        complain(str(error), "set up first: make setup")
         return 1
 
 
@@ -43,15 +43,15 @@ def _show(machine: Machine) -> int:
     calls: dict[str, list[RequestRecord]] = defaultdict(list)
     for record in machine.trace().requests:
         calls[record.name].append(record)
-    print("\nseconds in each state, all calls of an agent together:\n")
+    print("\nseconds in each state, summed over the calls of each agent:\n")
     table(
         ["agent", "calls>", "prompt tokens>", "generated>", "waiting>", "ready>", "turnaround>",
          "slices>", "parked>"],
         [_row(name, calls[name]) for name in AGENTS if name in calls],
     )  # fmt: skip
     print(
-        "\nwaiting: call received until its first slice; ready: could have run, did not;"
-        "\nturnaround: call received until its reply. More: aios bench seed"
+        "\nwaiting: from the call to its first slice; ready: able to run but not chosen;"
+        "\nturnaround: from the call to its reply. More: aios bench seed"
     )
     return code
 

@@ -8,7 +8,7 @@ TASK = "Albert buys 2 large pizzas with 16 slices each and 2 small ones with 8. 
 
 
 def main() -> None:
-    """Three model calls, each on the result of the one before."""
+    """Make three model calls, each on the result of the one before."""
     options = argparse.ArgumentParser()
     options.add_argument("--task", default=TASK)
     options.add_argument("--max-tokens", type=int, default=64)

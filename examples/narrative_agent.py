@@ -1,4 +1,4 @@
-"""The narrating agent: an outline, then a story told scene by scene, streamed as it is written."""
+"""The narrating agent: an outline, then a story scene by scene, streamed as it is generated."""
 
 import argparse
 
@@ -8,7 +8,7 @@ TASK = "a lighthouse keeper who finds a message in a bottle"
 
 
 def main() -> None:
-    """An outline, then scenes that continue one conversation."""
+    """Write an outline, then scenes that continue one conversation."""
     options = argparse.ArgumentParser()
     options.add_argument("--task", default=TASK)
     options.add_argument("--scenes", type=int, default=2)

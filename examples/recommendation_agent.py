@@ -21,7 +21,7 @@ SUGGESTIONS = {
 
 
 def main() -> None:
-    """A profile, suggestions constrained to a schema, then one call for each of them."""
+    """Write a profile, suggestions held to a schema, then a reason for each suggestion."""
     options = argparse.ArgumentParser()
     options.add_argument("--task", default=TASK)
     options.add_argument("--max-tokens", type=int, default=64)

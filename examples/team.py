@@ -6,14 +6,14 @@ import aios
 
 
 def critic() -> None:
-    """Wait for a draft, answer whoever sent it."""
+    """Wait for a draft and answer its sender."""
     letter = aios.recv(timeout=120)
     opinion = aios.chat(f"Criticise in one sentence: {letter.body}", max_tokens=40)
     aios.send(letter.sender, opinion.text.strip())
 
 
 def writer() -> None:
-    """Write, have it criticised, wait for the critic's end."""
+    """Write a draft, have it criticised, and wait for the critic to end."""
     other = aios.spawn(__file__, "critic")
     draft = aios.chat("Write one sentence about the sea.", max_tokens=40).text.strip()
     print(f"draft: {draft}")

@@ -1,8 +1,8 @@
-"""Write docs/ from the code and from saved benchmark runs; with --check, fail when it is stale.
+"""Write the generated documents; with ``--check``, fail if one is stale or names a missing test.
 
-docs/calls.md and README.md's table of calls from the table of system calls, docs/cli.md from
---help, docs/files.md from the modules' first lines, docs/bench.md and README.md's figures from
-docs/bench/SUITE.json (``aios bench SUITE --json``).
+docs/calls.md comes from the table of system calls, docs/cli.md from --help, docs/files.md from the
+modules' first lines, docs/bench.md and the figures in README.md from docs/bench/SUITE.json
+(``aios bench SUITE --json``), docs/schedule.svg from docs/schedule.json (tools/schedule.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import argparse
 import ast
 import json
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,31 +31,32 @@ TOPS = {
 
 
 def main() -> int:
-    """0 when all is written, or with --check when nothing differs."""
+    """Write or check every generated file; return 1 if a check failed."""
     os.environ["COLUMNS"] = "100"
-    stale = []
+    problems = []
     for path, text in pages():
         if "--check" not in sys.argv:
-            path.parent.mkdir(exist_ok=True)
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:
-            stale.append(path.relative_to(ROOT))
-    for problem in stale:
-        print(f"{problem} is stale; write it anew with: make docs", file=sys.stderr)
-    return 1 if stale else 0
+            problems.append(f"{path.relative_to(ROOT)} is stale; update it with: make docs")
+    problems += missing_tests(ROOT / "SECURITY.md")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
 
 
 def pages() -> Iterator[tuple[Path, str]]:
-    """Every generated file."""
+    """Yield every generated file and its text."""
     yield DOCS / "calls.md", calls()
     yield DOCS / "cli.md", cli()
     yield DOCS / "files.md", files()
     yield DOCS / "bench.md", bench()
+    yield DOCS / "schedule.svg", schedule()
     yield ROOT / "README.md", readme()
 
 
 def calls() -> str:
-    """The system calls."""
+    """Return the table of system calls and the built-in groups."""
     from aios.syscalls.table import CALLS
 
     rows = [
@@ -69,15 +72,15 @@ def calls() -> str:
 
 
 WHO = (
-    "Who may make a call, by the built-in groups: `all`: `restricted`, `agent`, `trusted`; `kin`: "
-    "these, on themselves and what they have started; `operator`: only the operator's own socket. "
-    "What a call may then touch (files, tools, memory, models, agents, hosts) is a right of its "
-    "own: `aios perm ls`."
+    "`who` says which built-in groups may make a call. `all`: `restricted`, `agent` and `trusted`; "
+    "`kin`: on itself and the agents that it started; `operator`: only on the operator's socket. "
+    "What a call may touch (files, tools, memory, models, agents, hosts) is a separate right: see "
+    "`aios perm ls`. `effect` says what the call changes; an irreversible one may ask the operator."
 )
 
 
 def _who(call: Any) -> str:
-    """Who may make a call by default: what the rights themselves say, put shortly."""
+    """Return who may make a call by default, as the built-in rules decide it."""
     from aios.kernel.access import groups, rules
 
     if call.privilege == "operator":
@@ -94,7 +97,7 @@ def _who(call: Any) -> str:
 
 
 def _groups() -> Iterator[str]:
-    """The built-in groups and their rules on things."""
+    """Yield the built-in groups and their rules on objects."""
     from aios.kernel.access import groups
 
     policy = groups.load(Path(os.devnull))
@@ -109,18 +112,12 @@ def _groups() -> Iterator[str]:
 
 
 def readme() -> str:
-    """README.md with its table of calls and its figures written anew."""
-    from aios.syscalls.table import CALLS
-
-    rows = [f"| `{c.name}` | {_who(c)} | {c.effect} |" for c in CALLS]
-    table = "\n".join(["| call | who, by default | effect |", "| --- | --- | --- |", *rows])
-    text = _between((ROOT / "README.md").read_text(), "calls", table)
-    text = _between(text, "rungs", rungs())
-    return _between(text, "figures", figures())
+    """Return README.md with its figures updated."""
+    return _between((ROOT / "README.md").read_text(), "figures", figures())
 
 
 def _between(text: str, name: str, new: str) -> str:
-    """The text with something new between the marks of a name."""
+    """Replace the text between the two marks of a name."""
     begin, end = f"<!-- {name}: written by make docs -->", f"<!-- end of {name} -->"
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
@@ -134,19 +131,20 @@ FIGURES = (
     ("throughput", "over_raw_n8", "tokens/s of 8 agents, over a bare `llama_decode` loop"),
     ("overhead", "exact_over_off", "tokens/s with `--exact on`, over `--exact off`"),
     ("interactive", "ttft_p99_llama_server_over_ours",
-     "worst wait of short requests beside 8 long ones: llama-server's over ours"),
-    ("interactive", "batch_throughput_kept", "what the long ones keep of their tokens/s"),
+     "worst wait of short requests among 8 long ones: llama-server's over ours"),
+    ("interactive", "batch_throughput_kept",
+     "tokens/s of the long ones, over those without the short ones"),
     ("stall", "gap_unchunked_over_ours", "pause of streams for a long prompt: unchunked over ours"),
-    ("swap", "recompute_over_restore", "computing a parked context again, over restoring it"),
-    ("fairness", "jain", "Jain index, an agent with 8 requests among 7 with one"),
+    ("swap", "recompute_over_restore", "recomputing a parked context, over restoring it"),
+    ("fairness", "jain", "Jain index of one agent with 8 requests and 7 agents with one"),
     ("prefix", "prefill_over_one_agent",
-     "prompt work of 16 agents with one system prompt, over one's"),
+     "prompt tokens computed for 16 agents with one system prompt, over one agent's"),
 )  # fmt: skip
-"""Of the saved runs, what the README cuts out: suite, ratio, what it says."""
+"""Ratios shown in README.md: suite, name of the ratio, text."""
 
 
 def figures() -> str:
-    """The ratios of FIGURES, and where they were measured."""
+    """Return the table of FIGURES and the machine that they were measured on."""
     lines = ["| measured | ratio |", "| --- | ---: |"]
     machine = ""
     for suite, name, text in FIGURES:
@@ -158,19 +156,19 @@ def figures() -> str:
         if name in run["ratios"]:
             lines.append(f"| {text} | {run['ratios'][name]['median']:.2f} |")
     return "\n".join([
-        f"Medians on {machine}, default model; all of it, with the commands: "
-        "[docs/bench.md](docs/bench.md).", "", *lines,
+        f"Medians on {machine}, default model; [docs/bench.md](docs/bench.md) has all runs.", "",
+        *lines,
     ])  # fmt: skip
 
 
 def rungs() -> str:
-    """The rungs of exactness, and the speed of each over that of llama.cpp's own settings."""
+    """Return the rungs of exactness and the speed of each, over llama.cpp's default KV type."""
     from aios.hw.tuning.ladder import RUNGS
 
     path = DOCS / "bench" / "overhead.json"
     ratios = json.loads(path.read_text())["ratios"] if path.exists() else {}
     lines = [
-        "| settings, in the order of trial | tokens/s of agents' mix, over f16 KV |",
+        "| settings, in the order of trial | tokens/s of a mix of agents, over f16 KV |",
         "| --- | ---: |",
     ]
     for number, rung in enumerate(RUNGS, 1):
@@ -179,8 +177,14 @@ def rungs() -> str:
     return "\n".join(lines)
 
 
+RUNGS_ABOUT = (
+    "At the first load of a model a self-test tries these settings in order and keeps the fastest "
+    "that passes. The speeds are from the suite `overhead`."
+)
+
+
 def cli() -> str:
-    """All --help texts."""
+    """Return all --help texts."""
     from aios.cli import main as aios_cli
     from aios.kernel import daemon
     from aios.kernel.access.audit import view
@@ -200,13 +204,13 @@ def cli() -> str:
 
 
 def _below(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Its commands, or a command's actions."""
+    """Return the subcommands of a parser, by name."""
     actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     return actions[0].choices if actions else {}
 
 
 def files() -> str:
-    """Every module and its first line."""
+    """List every module with its first line."""
     lines = ["# Files"]
     for top, name in TOPS.items():
         for init in sorted((ROOT / top).rglob("__init__.py")):
@@ -220,8 +224,9 @@ def files() -> str:
 
 
 def bench() -> str:
-    """The saved runs."""
-    lines = ["# Measured", "", "Saved runs of `aios bench SUITE --json`; medians over repeats."]
+    """Return the saved benchmark runs as tables."""
+    lines = ["# Measured", "", "Saved runs of `aios bench SUITE --json`: medians over repeats.", ""]
+    lines += ["## The cost of exactness", "", RUNGS_ABOUT, "", rungs()]
     for path in sorted((DOCS / "bench").glob("*.json")):
         run: dict[str, Any] = json.loads(path.read_text())
         cpu, cores = run["machine"]["cpu"], run["machine"]["cores"]
@@ -239,6 +244,22 @@ def bench() -> str:
             lines.append(f"- {name} = **{ratio['median']:.3f}** ({low:.3f} to {high:.3f})")
         lines += [f"- {name}: {'yes' if ok else 'NO'}" for name, ok in run["checks"].items()]
     return "\n".join([*lines, ""])
+
+
+def schedule() -> str:
+    """Return the picture of the recorded schedule."""
+    script, trace = ROOT / "tools" / "schedule.py", DOCS / "schedule.json"
+    return subprocess.run(
+        [sys.executable, str(script), str(trace)], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+def missing_tests(document: Path) -> Iterator[str]:
+    """Yield a problem for each test, written `path::name` in a document, that does not exist."""
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", document.read_text()):
+        file = ROOT / path
+        if not file.exists() or not re.search(rf"def {name}\b", file.read_text()):
+            yield f"{document.name} names a test that does not exist: {path}::{name}"
 
 
 def _block(text: str) -> str:

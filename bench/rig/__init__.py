@@ -1,1 +1,1 @@
-"""What suites run on: kernels, fleets of agents, peers, reports."""
+"""What suites share: kernels, fleets of agents, peers, reports."""

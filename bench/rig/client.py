@@ -1,8 +1,9 @@
-"""A client process for benchmarks: does what it is told, through AIOS or over HTTP.
+"""A client process for benchmarks: carries out orders through AIOS or over HTTP.
 
-``client.py SOCKET aios`` runs as an agent, ``client.py SOCKET http HOST:PORT`` by hand. Orders and
-results travel over the suite's socket, so both kinds differ in nothing but the way to the model.
-An order is a dict (see ``Order``); the result has what came, and when, on the monotonic clock.
+``client.py SOCKET aios`` runs as an agent, ``client.py SOCKET http HOST:PORT`` as a plain process.
+Orders and results travel over the suite's socket, so the two kinds differ only in how they reach
+the model. An order is a dict (see ``Order``); the result holds the reply and its times on the
+monotonic clock.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from typing import Any, TypedDict
 
 
 class Order(TypedDict, total=False):
-    """``messages`` and ``max_tokens``; the rest as in aios.chat. ``at_s``: when to begin;
-    ``copies``: so many such calls at once (of an agent only)."""
+    """A chat call: fields as in aios.chat. ``at_s``: when to start, on the monotonic clock;
+    ``copies``: number of identical calls at once (agents only)."""
 
     messages: list[dict[str, str]]
     max_tokens: int
@@ -84,7 +85,7 @@ async def _at_once(order: Order, options: Any) -> None:
 
 
 class _Http:
-    """The chat-completions endpoint of llama-server, over one connection that is kept."""
+    """The chat-completions endpoint of llama-server, over one persistent connection."""
 
     def __init__(self, where: str) -> None:
         host, _, port = where.rpartition(":")
@@ -99,13 +100,13 @@ class _Http:
         try:
             self._connection.request("POST", "/v1/chat/completions", body, headers)
             return self._connection.getresponse()
-        except (ConnectionError, http.client.HTTPException):  # it does not keep idle ones long
+        except (ConnectionError, http.client.HTTPException):  # the server closes idle connections
             self._connection = self._connect()
             self._connection.request("POST", "/v1/chat/completions", body, headers)
             return self._connection.getresponse()
 
     def ask(self, order: Order) -> dict[str, Any]:
-        """POST; streamed when told so."""
+        """Send the order; stream the reply if it says so. Raises RuntimeError on an HTTP error."""
         body = {k: v for k, v in order.items() if k not in ("at_s", "expected_tokens")}
         response = self._post(json.dumps(body))
         if not order.get("stream"):

@@ -1,4 +1,4 @@
-"""Fleets of client processes, on a kernel or on llama-server, and the peer's process itself."""
+"""Fleets of client processes, on a kernel or on llama-server, and the llama-server process."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ SERVER = Path(__file__).with_name("peer_server.py")
 
 
 class PeerMissing(RuntimeError):
-    """llama-server's environment is not there."""
+    """The environment of llama-server is not installed."""
 
 
 class Fleet:
-    """Connected clients; every ``run`` gives each its order at one moment."""
+    """Connected clients that start their orders at the same moment."""
 
     def __init__(self, links: Sequence[Connection[Any, Any]]) -> None:
         self._links = links
@@ -40,36 +40,36 @@ class Fleet:
         return len(self._links)
 
     def send(self, index: int, order: Order) -> None:
-        """Give one client its order."""
+        """Send one client its order."""
         self._links[index].send(order)
 
     def receive(self, index: int, *, failures: bool = False) -> dict[str, Any]:
-        """One client's result. Raises RuntimeError when it failed, unless failures are welcome."""
+        """Return one client's result. Raises RuntimeError if it failed, unless ``failures``."""
         result: dict[str, Any] = self._links[index].recv()
         if "error" in result and not failures:
             raise RuntimeError(f"client {index}: {result['error']}")
         return result
 
     def run(self, orders: Sequence[Order], *, failures: bool = False) -> list[dict[str, Any]]:
-        """One order for each of the first clients; their results when all have ended."""
+        """Give the first clients one order each; return their results when all have ended."""
         for index, order in enumerate(orders):
             self.send(index, order)
         return [self.receive(index, failures=failures) for index in range(len(orders))]
 
 
 def makespan_s(results: Sequence[dict[str, Any]]) -> float:
-    """From the first start to the last end."""
+    """Return the seconds from the first start to the last end."""
     return float(max(r["end_s"] for r in results) - min(r["start_s"] for r in results))
 
 
 def rate(results: Sequence[dict[str, Any]]) -> float:
-    """Generated tokens of all over the makespan."""
+    """Return the tokens that all generated, per second of the makespan."""
     return float(sum(r["count"] for r in results) / makespan_s(results))
 
 
 @contextlib.contextmanager
 def agents(machine: Machine, count: int, **spawn: Any) -> Iterator[Fleet]:
-    """Clients that are agents of a kernel; ``spawn``: fields of SpawnRequest."""
+    """Start clients as agents of a kernel; ``spawn``: fields of SpawnRequest."""
     with _listening() as (listener, address):
         started, links = [], []
         for index in range(count):
@@ -92,7 +92,7 @@ def agents(machine: Machine, count: int, **spawn: Any) -> Iterator[Fleet]:
 
 @contextlib.contextmanager
 def http_clients(address: str, count: int) -> Iterator[Fleet]:
-    """Clients of an HTTP server, as plain processes."""
+    """Start clients of an HTTP server, as plain processes."""
     with _listening() as (listener, socket):
         started, links = [], []
         for _ in range(count):
@@ -118,7 +118,7 @@ def _listening() -> Iterator[tuple[Listener, str]]:
 
 
 def peers_python() -> Path:
-    """Python of the peers' environment. Raises PeerMissing with the command that makes it."""
+    """Return the Python of llama-server's environment. Raises PeerMissing if there is none."""
     folder = paths.cache_dir() / "peers"
     python = folder / "bin" / "python"
     probe = [str(python), "-c", "import xllamacpp"]
@@ -135,8 +135,10 @@ def peers_python() -> Path:
 def llama_server(
     seats: int, context: int, threads: int, kv: str | None = None, *, unified: bool = False
 ) -> Iterator[str]:
-    """llama-server on the default model; yields host:port. ``kv``: its KV type, None its own;
-    ``unified``: all slots share ``seats * context`` cells."""
+    """Run llama-server on the default model; yield host:port.
+
+    ``kv``: KV type, or None for its default; ``unified``: all slots share ``seats * context``
+    cells. Raises RuntimeError if it does not start."""
     wanted = {"model": model_files.resolve("default", Path()), "seats": seats, "context": context,
               "threads": threads, "kv": kv, "unified": unified}  # fmt: skip
     process = subprocess.Popen(
@@ -147,7 +149,7 @@ def llama_server(
     try:
         line = process.stdout.readline()
         if not line:
-            raise RuntimeError("llama-server does not start")
+            raise RuntimeError("llama-server did not start")
         yield str(json.loads(line)["address"]).removeprefix("http://")
     finally:
         process.stdin.close()
@@ -156,11 +158,11 @@ def llama_server(
 
 
 def words(count: int, seed: int) -> str:
-    """Random words, about a token each."""
+    """Return random words, about one token each."""
     return " ".join(random.Random(seed).choices(WORDS, k=count))
 
 
 def chat(text: str, system: str | None = None) -> list[dict[str, str]]:
-    """A conversation of one turn."""
+    """Return a conversation of one turn."""
     head = [{"role": "system", "content": system}] if system else []
     return [*head, {"role": "user", "content": text}]

@@ -1,4 +1,4 @@
-"""A kernel of its own for a suite, in temporary folders, and agents started in it."""
+"""A kernel for one suite, in temporary folders, and the agents started in it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import zmq
+
 from aios.cli import daemonctl
 from aios.cli.trace import read_all
 from aios.hw.machine.huge_pages import engine_environment
 from aios.syscalls import paths
-from aios.syscalls.client import Connection
+from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.kernel import KernelStatus, SchedRequest
 from aios.syscalls.types.process import ExitStatus, RefRequest, SpawnReply, SpawnRequest
@@ -27,7 +29,7 @@ WORKER = Path(__file__).with_name("worker.py")
 
 
 class Machine:
-    """A running kernel, seen by its operator."""
+    """A running kernel, as its operator sees it."""
 
     def __init__(self, connection: Connection, folder: Path) -> None:
         self.connection, self.folder = connection, folder
@@ -36,7 +38,7 @@ class Machine:
     def spawn(
         self, path: Path, *args: str, name: str | None = None, **more: Any
     ) -> tuple[SpawnReply, Path]:
-        """Start an agent; its output goes to the file that is returned."""
+        """Start an agent; return it and the file that receives its output."""
         self._outputs += 1
         output = self.folder / f"out-{self._outputs}"
         output.touch()
@@ -48,7 +50,7 @@ class Machine:
         return reply, output
 
     def wait(self, agent: SpawnReply, output: Path) -> str:
-        """Wait for an agent's end; returns its output. Raises RuntimeError when it failed."""
+        """Wait for an agent to end; return its output. Raises RuntimeError if it failed."""
         status: ExitStatus = self.connection.call("proc.wait", RefRequest(str(agent.pid)))
         text = output.read_text()
         if status.exit_code:
@@ -62,15 +64,15 @@ class Machine:
         width: int | None = None,
         chunk: int | None = None,
     ) -> None:
-        """Change the scheduler."""
+        """Set the policy, and optionally quantum, batch width and prompt chunk (all in tokens)."""
         self.connection.call("sched.set", SchedRequest(policy, quantum, width, chunk))
 
     def trace(self) -> TraceReply:
-        """What has happened since the last call."""
+        """Return the slices and requests recorded since the last call."""
         return read_all(self.connection, clear=True)
 
     def status(self) -> KernelStatus:
-        """The kernel's state."""
+        """Return the kernel's status."""
         reply: KernelStatus = self.connection.call("kernel.status", Empty())
         return reply
 
@@ -79,10 +81,10 @@ class Machine:
 def kernel(
     flags: Sequence[str] = (), *, tuned: bool = False, data: Path | None = None
 ) -> Iterator[Machine]:
-    """A kernel in temporary folders whose model is loaded; ended afterwards.
+    """Run a kernel in temporary folders, with its model loaded.
 
-    ``tuned``: with what ``aios model tune`` has found, rather than the model as it is. ``data``:
-    its XDG_DATA_HOME, when something is in it already.
+    ``tuned``: use the settings that ``aios model tune`` found. ``data``: an existing folder to use
+    as XDG_DATA_HOME.
     """
     with tempfile.TemporaryDirectory(prefix="aios-bench-") as name:
         folder = Path(name)
@@ -111,8 +113,19 @@ def kernel(
 
 
 @contextlib.contextmanager
+def guest() -> Iterator[Connection]:
+    """Connect to the kernel of ``kernel()`` as a guest."""
+    context: zmq.Context[Any] = zmq.Context()
+    try:
+        with Connection(context, Credentials(paths.runtime_dir())) as connection:
+            yield connection
+    finally:
+        context.term()
+
+
+@contextlib.contextmanager
 def bare_loop(seats: int) -> Iterator[Callable[[Sequence[str], int], dict[str, float]]]:
-    """The yardstick's process: (prompts, tokens of each) → its times in seconds."""
+    """Run rawloop.py; yield a function (prompts, tokens of each) → its times in seconds."""
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "aios.bench.rig.rawloop", str(seats), str(paths.cache_dir())],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=engine_environment(),
@@ -136,5 +149,5 @@ def bare_loop(seats: int) -> Iterator[Callable[[Sequence[str], int], dict[str, f
 
 
 def progress(text: str) -> None:
-    """A line about where a long suite is, for the person who waits."""
+    """Print a line of progress to standard error."""
     print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""Parking and restoring one context, against copying its bytes and computing it again.
+"""Parking and restoring one context, against copying its bytes and recomputing it.
 
-``python -m aios.bench.moves SEED REPEATS``: a process like a core, which prints a line of JSON for
-each repeat, {arm: {figure: value}}.
+``python -m aios.bench.rig.moves SEED REPEATS`` is a process like a core. It prints one line of JSON
+for each repeat: {arm: {figure: value}}.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aios.bench.rig.report import timed
 from aios.hw.core.messages import Op
 from aios.hw.core.seat_operations import SeatOperations
 from aios.hw.engine import model_files
@@ -27,17 +28,14 @@ from aios.syscalls import paths
 
 CONTEXT_TOKENS, LOOPS = 768, 9
 _COLD = np.zeros(12 << 20, np.int64)
-"""More than any cache holds."""
+"""96 MiB, more than any cache holds: touching it evicts everything else."""
 
 Figures = dict[str, dict[str, float]]
 
 
 def main() -> None:
-    """See above."""
-    _measure(int(sys.argv[1]), int(sys.argv[2]))
-
-
-def _measure(seed: int, repeats: int) -> None:
+    """Measure and print."""
+    seed, repeats = int(sys.argv[1]), int(sys.argv[2])
     settings = EngineSettings(
         path=model_files.resolve("default", Path()), seats=2, context_tokens=1024,
         cache_dir=str(paths.cache_dir()), look_up_tuned=False,
@@ -79,11 +77,9 @@ def _measure(seed: int, repeats: int) -> None:
 
 
 def _timed(times: list[float], act: Callable[[], object]) -> None:
-    """With cold caches, as after a step of decoding for others."""
+    """Time one action with cold caches, as after a step of decoding for other agents."""
     np.add(_COLD, 1, out=_COLD)
-    start_s = time.perf_counter()
-    act()
-    times.append(time.perf_counter() - start_s)
+    times.append(timed(act))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""llama-server for comparison. Runs in the peers' environment, so it imports nothing of AIOS.
+"""llama-server for comparison. It has an environment of its own, so it imports nothing of AIOS.
 
 ``peer_server.py '{"model": …, "seats": …, "context": …, "threads": …, "kv": null | "q8_0/f16",
-"unified": false}'``:
-serves until its standard input closes; the first line of its output is the port.
+"unified": false}'`` prints its address as one line of JSON and serves until standard input closes.
 """
 
 import json
@@ -12,7 +11,7 @@ import xllamacpp as xlc  # type: ignore[import-not-found]
 
 
 def main() -> None:
-    """llama-server's defaults, but for what both sides must share."""
+    """Serve with llama-server's defaults, except for the settings that both sides share."""
     wanted = json.loads(sys.argv[1])
     params = xlc.CommonParams()
     params.model.path = wanted["model"]

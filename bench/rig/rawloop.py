@@ -1,7 +1,7 @@
-"""A bare llama_decode loop with the core's settings: the yardstick for everything above it.
+"""A bare llama_decode loop with the core's settings: the baseline for everything above it.
 
-A process of its own, loaded once: for each line of JSON on its standard input it runs one batch of
-generations and answers with a line of JSON.
+A separate process that loads the model once. For each line of JSON on standard input it runs one
+batch of generations and answers with a line of JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aios.hw.tuning import ladder
 
 
 def main() -> None:
-    """``python -m aios.bench.rawloop SEATS [CACHE]``."""
+    """Serve standard input: ``python -m aios.bench.rig.rawloop SEATS [CACHE]``."""
     settings = EngineSettings(
         path=model_files.resolve("default", Path()), seats=int(sys.argv[1]),
         cache_dir=sys.argv[2] if len(sys.argv) > 2 else None, look_up_tuned=False,
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _prefill(engine: LlamaEngine, prompts: list[Tokens]) -> list[int]:
-    """The first token of each, greedy, with as few batches as hold the prompts."""
+    """Compute the prompts in as few batches as hold them; return the first token of each."""
     first: dict[int, int] = {}
     rows: list[Row] = []
     room = engine.info.batch_tokens
@@ -56,7 +56,7 @@ def _prefill(engine: LlamaEngine, prompts: list[Tokens]) -> list[int]:
 
 
 def _generate(engine: LlamaEngine, tokens: list[int], count: int) -> None:
-    """So many tokens of each, the first one included, without anything but llama_decode."""
+    """Generate ``count`` tokens for each prompt, the first included, by llama_decode alone."""
     batch, context, vocab = engine._batch.struct, engine._context, engine.info.vocab_size
     positions = [engine.length(seat) for seat in range(len(tokens))]
     batch.n_tokens = len(tokens)

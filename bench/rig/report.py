@@ -1,7 +1,7 @@
-"""What a suite reports: arms, ratios and checks, as a table for people or one JSON object.
+"""The report of a suite: arms, ratios and checks, as a table or as one JSON object.
 
-A ratio is taken between arms of the same repeat, and the median of these is reported, so a machine
-that slows down between repeats slows both sides.
+A ratio compares arms of the same repeat, and the report shows the median ratio. A machine that
+slows down between repeats slows both arms.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import psutil
 
 @dataclass
 class Report:
-    """Figures by arm and metric, one for each repeat; units are in the metrics' names."""
+    """Figures by arm and metric, one for each repeat; the metric's name says the unit."""
 
     suite: str
     config: Mapping[str, Any]
@@ -29,25 +30,25 @@ class Report:
     checks: dict[str, bool] = field(default_factory=dict)
 
     def add(self, arm: str, **metrics: float) -> None:
-        """Figures of one repeat of an arm."""
+        """Add the figures of one repeat of an arm."""
         for metric, value in metrics.items():
             self.arms.setdefault(arm, {}).setdefault(metric, []).append(value)
 
     def ratio(self, name: str, over: str, under: str, metric: str) -> None:
-        """The pairwise ratio of two arms' metric."""
+        """Add the ratio of two arms in a metric, repeat by repeat."""
         pairs = zip(self.arms[over][metric], self.arms[under][metric], strict=True)
         self.ratios[name] = [a / b for a, b in pairs]
 
     def figure(self, name: str, value: float) -> None:
-        """A ratio of one repeat that is worked out by the suite."""
+        """Add a ratio of one repeat that the suite computed itself."""
         self.ratios.setdefault(name, []).append(value)
 
     def check(self, name: str, ok: bool) -> None:
-        """A check holds when it held every time."""
+        """Add the result of a check; the check holds if it held in every repeat."""
         self.checks[name] = self.checks.get(name, True) and bool(ok)
 
     def as_json(self) -> str:
-        """The one object of ``--json``."""
+        """Return the object that ``--json`` prints."""
         return json.dumps({
             "suite": self.suite,
             "machine": machine(),
@@ -61,7 +62,7 @@ class Report:
         }, indent=2)  # fmt: skip
 
     def as_text(self) -> str:
-        """Tables: a line for each metric, a column for each arm."""
+        """Return a table with a line for each metric and a column for each arm."""
         arms = list(self.arms)
         metrics = list(dict.fromkeys(m for by in self.arms.values() for m in by))
         rows = [["", *arms]]
@@ -90,8 +91,22 @@ def _shown(runs: list[float] | None) -> str:
     return "" if not runs else f"{statistics.median(runs):.4g}"
 
 
+def timed(call: Callable[[], object]) -> float:
+    """Call; return the seconds that it took."""
+    start_s = time.perf_counter()
+    call()
+    return time.perf_counter() - start_s
+
+
+def percentiles(seconds: Sequence[float], prefix: str = "") -> dict[str, float]:
+    """Return p50 and p99 in microseconds of times in seconds, named ``PREFIXp50_us``, …"""
+    ordered = sorted(seconds)
+    return {f"{prefix}p50_us": statistics.median(ordered) * 1e6,
+            f"{prefix}p99_us": ordered[int(0.99 * len(ordered))] * 1e6}  # fmt: skip
+
+
 def spread(prefix: str, values: list[float]) -> dict[str, float]:
-    """mean, p50, p90 and max of some seconds, named."""
+    """Return mean, p50, p90 and maximum of times in seconds, named ``PREFIX_…_s``."""
     ordered = sorted(values)
     last = len(ordered) - 1
     return {
@@ -103,7 +118,7 @@ def spread(prefix: str, values: list[float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine that ran the suite."""
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),

@@ -1,8 +1,8 @@
 """A simulated machine: the kernel's scheduler and context manager on a fake core and virtual clock.
 
-The very code that runs in the kernel decides; only the core is played: a slice takes the time that
-a cost model says, tokens are drawn from nowhere, and requests end at the lengths that the workload
-gave them. Nothing sleeps, so hours pass in seconds, and the same seed gives the same schedule.
+The kernel's own code makes the decisions; only the core is simulated. A cost model says how long a
+slice takes, and each request ends at the length that the workload gives it. Nothing sleeps, so
+hours pass in seconds, and the same seed gives the same schedule.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from aios.kernel.scheduler.request import Request
 from aios.kernel.scheduler.scheduler import Scheduler, Settings
 
 PREFILL_TOKEN_S, STEP_S, ROW_S, MOVED_BYTES_PER_S = 0.0035, 0.012, 0.004, 5e9
-"""The cost model, of a small model on two cores: a step is fixed cost and a part for each row."""
+"""Costs of a small model on two cores: a step has a fixed cost and a cost for each row."""
 TOKEN_BYTES = 12_288
 
 
@@ -42,7 +42,7 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a workload. Times in virtual seconds, but ``host_slice_s`` is ours."""
+    """The result of a workload. Times are virtual, except ``host_slice_s``, which is real."""
 
     turnaround_s: dict[int, float]
     wait_s: dict[int, float]
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
 
 
 def info(seats: int) -> EngineInfo:
-    """The engine that the cost model stands for."""
+    """Return the engine that the cost model simulates."""
     return EngineInfo(
         description="simulated", model_hash="sim", build="sim", context_tokens=8192,
         train_context_tokens=8192, seats=seats, batch_tokens=2048, vocab_size=256, threads=2,
@@ -64,13 +64,13 @@ def info(seats: int) -> EngineInfo:
 
 
 class Simulation:
-    """One model under one policy."""
+    """One model under one policy; with ``oracle`` the policy knows the length of each reply."""
 
     def __init__(
         self, name: str, seats: int = 16, quantum: int | None = None, *, oracle: bool = False
     ) -> None:
         self._oracle = oracle
-        self._store = KvStore(Arena(1 << 36), None, 0)  # nothing is written, so none is used
+        self._store = KvStore(Arena(1 << 36), None, 0)  # nothing is written, so no memory is used
         self._settings = Settings(policy.find(name), quantum, seats, None)
         self.scheduler = Scheduler("sim", self._settings)
         self._context = ContextManager(self._store, info(seats))
@@ -82,7 +82,7 @@ class Simulation:
         self.now = 0.0
 
     def run(self, jobs: Iterable[Job], idle: int = 0, until_s: float = float("inf")) -> Outcome:
-        """All jobs to their ends, or until a time; ``idle`` agents beside them want nothing."""
+        """Run all jobs to their end or until ``until_s``, with ``idle`` agents that do nothing."""
         arrivals = [(job.at_s, number, job) for number, job in enumerate(jobs, 1)]
         heapq.heapify(arrivals)
         for number in range(idle):
@@ -110,7 +110,7 @@ class Simulation:
         return Outcome(turnaround, wait, served, slices, host_s / max(1, slices), self.now)
 
     def close(self) -> None:
-        """Free the arena's descriptor."""
+        """Close the arena's descriptor."""
         self._store.close()
 
     def _arrive(self, number: int, job: Job) -> None:
@@ -131,7 +131,7 @@ class Simulation:
     def _play(
         self, command: Slice, arrivals: list[tuple[float, int, Job]], finished: list[Request]
     ) -> float:
-        """The core's part; returns our own seconds spent in the scheduler."""
+        """Play the core for one slice; return the real seconds spent in the scheduler."""
         rows = [self._living[row.request] for row in command.rows]
         lengths = [request.length for request in rows]
         before = list(lengths)
@@ -165,7 +165,7 @@ class Simulation:
         return host_s + time.perf_counter() - start
 
     def _step(self, command: Slice, rows: list[Request], lengths: list[int]) -> list[StepRow]:
-        """One token of each row that generates, and a chunk of prompt among the others."""
+        """Compute one token of each generating row and share a chunk of prompt among the rest."""
         live = [index for index, request in enumerate(rows) if not request.finish]
         filling = [i for i in live if lengths[i] < len(rows[i].tokens) - 1]
         room = command.chunk_tokens if len(filling) < len(live) else command.lone_chunk_tokens

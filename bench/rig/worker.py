@@ -1,4 +1,4 @@
-"""An agent for benchmarks: one generation from a prompt of about so many tokens, told as JSON."""
+"""An agent for benchmarks: one generation from a prompt of a given length, reported as JSON."""
 
 import argparse
 import json
@@ -14,14 +14,14 @@ home water room mother area money story fact month lot right study book eye job 
 
 
 def main() -> None:
-    """Generate, and print what came of it."""
+    """Generate, and print the reply with its figures."""
     options = argparse.ArgumentParser()
     options.add_argument("--prompt", default="Tell a long story about a river.")
     options.add_argument("--words", type=int, default=0, help="random words after the prompt")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--temperature", type=float, default=0.0)
     options.add_argument("--max-tokens", type=int, default=32)
-    options.add_argument("--tell", help="a pipe to write to when the model has begun to work")
+    options.add_argument("--tell", help="pipe to write to when the model is at work")
     given = options.parse_args()
     if given.tell:
         aios.chat(given.prompt, max_tokens=1)

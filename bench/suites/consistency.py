@@ -1,10 +1,9 @@
-"""``consistency``: agents alone, then together however they are scheduled; the same tokens?
+"""``consistency``: do agents get the same tokens alone and together, under any schedule?
 
-Sampled, not greedy, with a seed for each agent. ``together``: prompts of 30 to 1,500 tokens under
-rr with a quantum of 4 tokens on three seats, so each is parked and brought back again and again.
-``shaken``: shorter ones under random policies, quanta, chunks and batch widths on several numbers
-of seats, and in every other round the core is killed at a random moment. One case is one agent in
-one round.
+Tokens are sampled, with a seed for each agent. ``together``: prompts of 30 to 1,500 tokens under rr
+with a quantum of 4 tokens on three seats, so each is parked and restored many times. ``shaken``:
+shorter prompts under random policies, quanta, chunks and batch widths, on several numbers of seats;
+in every other round the core is killed at a random moment. A case is one agent in one round.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from aios.syscalls.types.common import Empty
 from aios.syscalls.types.kernel import ModelList, SchedRequest
 
 WORDS = (1, 40, 90, 180, 330, 600, 950, 1440)
-"""Random words of each agent's prompt; a word is about one token."""
+"""Random words in each agent's prompt; a word is about one token."""
 SHAKEN_WORDS = (1, 15, 35, 60, 95, 140, 200, 290)
 SEATS, QUANTUM, TOKENS, CONTEXT = 3, 4, 40, 2048
 SHAKEN_SEATS, ROUNDS = (1, 2, 3, 5, 8), 5
-"""Kernels with so many seats, and so many rounds on each: with those together, 208 cases."""
+"""Seats of each kernel, and rounds on each; with those of ``together``, 208 cases."""
 SHAKEN_TOKENS = 20
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """The suite; ``repeats`` is how often all rounds run."""
+    """Run the suite; ``repeats`` is the number of times all rounds run."""
     import sacrebleu
 
     cases = len(WORDS) * (1 + len(SHAKEN_SEATS) * ROUNDS) * repeats
@@ -116,7 +115,7 @@ def _kill_core(machine: Machine) -> None:
 
 
 def _same(alone: list[dict[str, Any]], other: list[dict[str, Any]], tokens: int) -> int:
-    """How many agents said the same, as far as both went."""
+    """Count the agents whose first tokens agree."""
     return sum(
         a["tokens"][:tokens] == b["tokens"][:tokens] for a, b in zip(alone, other, strict=True)
     )

@@ -1,8 +1,8 @@
 """``fairness``: one agent with eight parallel requests against seven with one each.
 
-``fair`` and ``fifo`` serve them for some seconds; Jain's index is of the tokens that each agent
-got. ``weights``: three agents of weights 1, 2 and 4, eight requests each; the worst error of their
-shares of the tokens.
+``fair`` and ``fifo`` serve them for some seconds; Jain's index compares the tokens that each agent
+got. ``weights``: three agents with weights 1, 2 and 4 and eight requests each; the figure is the
+worst relative error of their shares of the tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WEIGHTS = (1.0, 2.0, 4.0)
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """The suite."""
+    """Run the suite."""
     report = Report("fairness", {"seed": seed, "seats": SEATS, "quantum": QUANTUM,
                                  "repeats": repeats})  # fmt: skip
     with kernel(["--seats", str(SEATS), "--ctx", "2048", "--quantum", str(QUANTUM)]) as machine:
@@ -46,7 +46,7 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
 
 
 def jain(shares: Sequence[float]) -> float:
-    """Jain's index: 1 when all are equal, 1/n when one has everything."""
+    """Return Jain's index: 1 if all shares are equal, 1/n if one agent has everything."""
     return sum(shares) ** 2 / (len(shares) * sum(share * share for share in shares))
 
 
@@ -65,7 +65,7 @@ def _weights(report: Report, machine: Machine, seed: int) -> float:
 def _served(
     machine: Machine, arm: str, fleets: Sequence[tuple[Fleet, int]], seed: int
 ) -> list[int]:
-    """Tokens generated for each agent within the window, in the order of their pids."""
+    """Return the tokens generated for each agent within the window, in the order of pids."""
     order: Order = {"messages": chat(f"{words(6, seed)}. Write a very long story."),
                     "max_tokens": 1800, "temperature": 1.0, "seed": seed}  # fmt: skip
     before = _pids(machine)

@@ -1,8 +1,8 @@
 """``interactive``: eight long batch agents hold every seat; short interactive requests arrive.
 
-``ours``: the default policy and classes. ``fifo``: the same kernel, first come, first served, all
-of one class. ``llama_server``: the same load over HTTP, -np 8. ``quiet``: ours without the
-interactive requests, to see what they cost the batch.
+``ours``: the default policy and classes. ``fifo``: the same kernel under fifo, all in one class.
+``llama_server``: the same load over HTTP, -np 8. ``quiet``: ours without the interactive requests,
+which shows what they cost the batch agents.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from aios.bench.rig.report import Report
 BATCH, VISITORS = 8, 4
 BATCH_TOKENS, SHORT_TOKENS, CONTEXT = 192, 6, 1024
 ARRIVALS_S = 5.0
-"""Visitors come at random moments of so many seconds after the batch."""
+"""Visitors arrive at random times within this many seconds of the batch."""
 _TRIES = 5
-"""A load whose batch ended early left seats free, so nobody had to wait: it is done again with
-other prompts, at most so often."""
+"""Limit on tries of one load: it is repeated with other prompts if a batch request ended early,
+because a free seat means that no visitor has to wait."""
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """The suite."""
+    """Run the suite."""
     report = Report("interactive", {"seed": seed, "batch_agents": BATCH, "visitors": VISITORS,
                                     "batch_tokens": BATCH_TOKENS, "repeats": repeats})  # fmt: skip
     with contextlib.ExitStack() as stack:
@@ -82,7 +82,7 @@ def _measure(
 def _load(
     fleet: tuple[Fleet, Fleet], arrivals: Sequence[float], seed: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What came of the visitors and of the batch."""
+    """Run one load; return the results of the visitors and of the batch."""
     batch, visitors = fleet
     start_s = time.monotonic()
     for index in range(BATCH):
@@ -96,7 +96,7 @@ def _load(
 
 
 def _ttft(results: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Seconds until the client had the first piece of text; of a few, the p99 is the worst."""
+    """Return the times to the first text; with few visitors the p99 is the maximum."""
     waits = sorted(result["times_s"][0] - result["start_s"] for result in results)
     return {"ttft_p50_s": waits[len(waits) // 2], "ttft_p99_s": waits[-1]}
 

@@ -1,8 +1,8 @@
-"""The cost of an access check, in one process: for the suite ``managers``.
+"""Access part of the suite ``managers``: the cost of a check, in one process.
 
-Measures ``AccessManager.check`` as the other managers call it, its audit entry included: ``first``
-decides a name that was not asked for before, ``again`` one that was. The rules are the default
-group's, and 200 grants beside them; the caller has two ancestors.
+Measures ``AccessManager.check`` as the other managers call it, with its audit entry. ``first``
+decides a new name, ``again`` a name that was decided before. The rules are those of the default
+group and 200 grants; the caller has two ancestors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GRANTS = 200
 
 
 def measure(checks: int = CHECKS) -> dict[str, float]:
-    """Microseconds per check: ``first_p50_us``, ``first_p99_us``, ``again_p50_us``, …"""
+    """Return microseconds per check: ``first_p50_us``, ``first_p99_us``, ``again_p50_us``, …"""
     with tempfile.TemporaryDirectory(prefix="aios-bench-") as name:
         folder = Path(name)
         loop = Loop()
@@ -52,7 +52,7 @@ def measure(checks: int = CHECKS) -> dict[str, float]:
 
 
 def _access(audit: AuditLog) -> tuple[AccessManager, int]:
-    """An access manager, and the pid of a grandchild."""
+    """Return an access manager and the pid of a grandchild."""
     table = ProcessTable(10)
     pid = OPERATOR
     for name in ("top", "middle", "agent"):
@@ -68,7 +68,7 @@ def _access(audit: AuditLog) -> tuple[AccessManager, int]:
 def _times(
     access: AccessManager, audit: AuditLog, loop: Loop, pid: int, checks: int, names: int
 ) -> list[float]:
-    """Sorted; the log is written between, as the kernel's loop does."""
+    """Return sorted times; the log is written in between, as the kernel's loop does."""
     times, asker = [], Asker(pid)
     for number in range(checks):
         name = f"/notes/{number % names}/note.txt"

@@ -1,9 +1,8 @@
-"""Storage's part of the suite ``managers``: files of 4 KB and 10 MB, against the bare library.
+"""Storage part of the suite ``managers``: files of 4 KB and 10 MB, against the bare library.
 
-Each call of ours is the whole system call, through both sockets and the commit. The bare arms do
-what it promises with nothing else: a file that is whole or not there and on the disk (write,
-fsync, rename, fsync of the folder), and a row in SQLite with synchronous=FULL. Arms take turns,
-in the same file system.
+``ours`` is the whole system call, through both sockets and the commit. The bare arms keep the same
+promise and do nothing else: an atomic durable file (write, fsync, rename, fsync of the folder), and
+a row in SQLite with synchronous=FULL. The arms take turns on the same file system.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -31,16 +30,16 @@ from aios.syscalls.types.storage import (
 SMALL_BYTES = 4096
 LARGE_BYTES = 10_000_000
 _NAMES = 10
-"""Files that are written in turn, so that there are versions to keep and to prune."""
+"""Number of files written in turn, so that there are versions to keep and to prune."""
 
 
 def measure(
     connection: Connection, folder: Path, seed: int, small: int = 500, large: int = 10
 ) -> dict[str, list[float]]:
-    """Seconds of each operation by arm: {ours,file,sqlite}_{write,read}_{4k,10m}.
+    """Return the seconds of each operation by arm: {ours,file,sqlite}_{write,read}_{4k,10m}.
 
-    ``connection``: an agent's or guest's. ``folder``: where the bare arms write, on the file system
-    that the kernel's data is on.
+    ``connection``: of an agent or guest. ``folder``: where the bare arms write, on the file system
+    that holds the kernel's data.
     """
     rng = random.Random(seed)
     times: dict[str, list[float]] = {}
@@ -56,16 +55,6 @@ def measure(
                     act(name, data)
                     times.setdefault(f"{arm}_{label}", []).append(time.perf_counter() - start)
     return times
-
-
-def summary(times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
-    """By arm: p50 and p99 in microseconds."""
-    shown = {}
-    for arm, seconds in times.items():
-        ranked = sorted(seconds)
-        shown[arm] = {"p50_us": ranked[len(ranked) // 2] * 1e6,
-                      "p99_us": ranked[int(0.99 * len(ranked))] * 1e6}  # fmt: skip
-    return shown
 
 
 def _arms(

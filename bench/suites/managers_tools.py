@@ -1,7 +1,7 @@
-"""A tool call's round trip against a direct call of the same function, in turn.
+"""Tools part of the suite ``managers``: a tool call against a direct call of the same function.
 
-The agent's side of suite ``managers``: the caller is a guest, the tool a file's function that does
-next to nothing, run by a warm worker of the toolhost.
+The caller is a guest. The tool is a trivial function of a Python file, run by a warm worker of the
+toolhost. The two calls take turns.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from aios.bench.rig.report import Report
+from aios.bench.rig.report import Report, percentiles
 from aios.cli import daemonctl
 from aios.syscalls.client import Connection
 from aios.syscalls.types.tool import SourceRequest, ToolCall
@@ -28,8 +28,8 @@ def double(n: int) -> int:
 
 
 def measure(report: Report, connection: Connection, folder: Path) -> None:
-    """One repeat: arms ``tool_call`` and ``direct_call``, p50 and p99 in microseconds; check
-    ``tool_call_3ms``: p50 over the function's own time."""
+    """Measure one repeat: arms ``tool_call`` and ``direct_call``; the check ``tool_call_3ms`` holds
+    if the median call adds at most 3 ms to the function's own time."""
     path = folder / "bench_tools.py"
     if not path.exists():
         path.write_text(_SOURCE)
@@ -49,7 +49,6 @@ def measure(report: Report, connection: Connection, folder: Path) -> None:
         times["tool_call"].append(middle - start)
         assert reply.result == "42"
     for arm, seconds in times.items():
-        report.add(arm, p50_us=statistics.median(seconds) * 1e6,
-                   p99_us=sorted(seconds)[int(0.99 * CALLS)] * 1e6)  # fmt: skip
+        report.add(arm, **percentiles(seconds))
     added_s = statistics.median(times["tool_call"]) - statistics.median(times["direct_call"])
     report.check("tool_call_3ms", added_s <= 3e-3)

@@ -1,7 +1,7 @@
-"""``overcommit``: ten times more context is wanted than KV cells exist; does everybody finish?
+"""``overcommit``: agents need ten times more context than there are KV cells; do all finish?
 
-``together``: all agents at once on few seats. ``alone``: each by itself, on another kernel, for
-comparison. ``llama_server``: the same load at once on as many KV cells, one slot for each agent.
+``together``: all agents at once on few seats. ``alone``: one agent after another on a second
+kernel. ``llama_server``: the same load on as many KV cells, with one slot for each agent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ AGENTS, SEATS, CONTEXT, PROMPT_WORDS, TOKENS = 20, 2, 512, 430, 24
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """The suite."""
+    """Run the suite."""
     cells = SEATS * CONTEXT
     report = Report("overcommit", {"seed": seed, "agents": AGENTS, "kv_cells": cells,
                                    "repeats": repeats})  # fmt: skip

@@ -1,9 +1,9 @@
 """``overhead``: tokens/s of one agent through the whole stack against a bare llama_decode loop.
 
-Each repeat runs stack, raw, raw, stack: a machine that drifts meets both arms alike. ``off``: the
-stack with ``--exact off``, beside the second run of the stack, to see what exactness costs.
-``rung_1`` to ``rung_5``: agents' mix of prompts and batches on the bare engine with the settings of
-each rung of exactness, over ``f16``, llama.cpp's own KV type.
+Each repeat runs stack, raw, raw, stack, so a machine that drifts affects both arms alike. ``off``:
+the stack with ``--exact off``, compared with the second run of the stack, which shows the cost of
+exactness. ``rung_1`` to ``rung_5``: a mix of prompts and batches, as agents make it, on the bare
+engine with the settings of each rung of exactness, over ``f16``, llama.cpp's default KV type.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from aios.hw.tuning.ladder import RUNGS, UNTESTED
 PROMPT = "Tell a long story about a river."
 TOKENS, SEATS = 96, 8
 LOOKS = 5
-"""At each rung, whatever number of repeats the rest has."""
+"""Measurements of each rung, independent of ``--repeats``."""
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """The suite."""
+    """Run the suite."""
     report = Report("overhead", {"tokens": TOKENS, "seats": SEATS, "repeats": repeats})
     flags = ["--seats", str(SEATS)]
     with (
@@ -67,7 +67,7 @@ def _rungs(report: Report, threads: int) -> None:
 
 
 def _look(rung: Rung, threads: int) -> float:
-    """Tokens/s of the mix, by an engine in a process of its own. Raises RuntimeError."""
+    """Return tokens/s of the mix, measured in a separate process. Raises RuntimeError."""
     path = model_files.resolve("default", Path())
     with tempfile.TemporaryDirectory(prefix="aios-rungs-") as cache:
         job = TuningJob(kind="speed", candidate=Candidate(ORIGINAL, rung, threads))

@@ -1,8 +1,8 @@
-"""``prefix``: sixteen agents with one long system prompt; how much prompt is computed for all?
+"""``prefix``: sixteen agents share a long system prompt; how many prompt tokens are computed?
 
-``one``: an agent alone, whose prompt nobody has computed before. ``together``: sixteen at once,
-with a new system prompt of the same length. ``token_identical``: what they say is what each of them
-says when the model has just been loaded and knows nothing.
+``one``: one agent alone with a new prompt. ``together``: sixteen at once, with another new system
+prompt of the same length. ``token_identical``: each agent gets the tokens that it gets from a model
+that was just loaded and has nothing cached.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from aios.syscalls.types.kernel import ModelRequest
 
 AGENTS, SEATS, SYSTEM_WORDS, TOKENS = 16, 8, 1000, 8
 _SETTLE: Order = {"messages": chat("Hi."), "max_tokens": 1, "temperature": 0.0}
-"""When it is answered, what came before it has been recorded; all but a token of it is cached."""
+"""A barrier: its reply means that all earlier calls are in the trace. It computes one token."""
 COMPARED = 4
-"""So many of the agents are also run alone, each on a model that was just loaded."""
+"""Number of agents that also run alone, each on a model that was just loaded."""
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """The suite."""
+    """Run the suite."""
     report = Report("prefix", {"seed": seed, "agents": AGENTS, "seats": SEATS,
                                "system_words": SYSTEM_WORDS, "repeats": repeats})  # fmt: skip
     with (
@@ -70,7 +70,7 @@ def _same(machine: Machine, fleet: Fleet, said: list[dict[str, Any]], seed: int)
 
 
 def _order(seed: int, index: int) -> Order:
-    """The first agent has index 0, so it can be run alone, too."""
+    """Make the order of one agent: a system prompt by ``seed``, its own words by ``index``."""
     system = words(SYSTEM_WORDS, 77_000 + seed)
     text = words(3, 1000 * seed + index)
     return {"messages": chat(text, system), "max_tokens": TOKENS, "temperature": 0.8,

@@ -1,12 +1,13 @@
-"""``retrieval``: what search finds among real documents: by words, by meaning, and mixed.
+"""``retrieval``: what search finds among real documents by keyword, by meaning, and mixed.
 
-``keyword``, ``semantic`` and ``mixed``: the documents as notes, ``memory.search``; ``mount_…``: the
-same ones as files of a mounted folder, ``fs.search``. ``first_search_s``: the search that reads the
-folder, ``vectors_s``: until all of it is found by meaning.
+``keyword``, ``semantic`` and ``mixed``: the documents as notes, found by ``memory.search``;
+``mount_…``: the same documents as files of a mounted folder, found by ``fs.search``.
+``first_search_s``: the search that reads the folder; ``vectors_s``: the time until search by
+meaning covers it.
 
-``recall``: what ``aios.chat(..., recall=5)`` lets through at its default ``recall_min``: the share
-of questions whose document it recalls (``related``), and of questions that no document has to do
-with, the share that recall nothing (``unrelated_left_alone``).
+``recall``: what ``aios.chat(..., recall=5)`` recalls at its default ``recall_min``. ``related``:
+the share of questions whose document is recalled; ``unrelated_left_alone``: the share of questions
+unrelated to any document that recall nothing.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from aios.bench.rig.harness import Machine, kernel, progress
-from aios.bench.rig.report import Report
+from aios.bench.rig.harness import Machine, guest, kernel, progress
+from aios.bench.rig.report import Report, percentiles
 from aios.kernel.memory.recall import score, telling_words
 from aios.syscalls.client import Connection
 from aios.syscalls.types.chat import ChatRequest
 from aios.syscalls.types.memory import AddRequest, SearchReply, SearchRequest
 from aios.syscalls.types.storage import FsFound, FsSearch, MountRequest
 
-from .managers_memory import SCOPE, K, allow_scope, data_folder, guest, spread
+from .managers_memory import SCOPE, K, allow_scope, data_folder
 
 DOCUMENTS, DOCUMENT_CHARS = 500, 300
 FOLDER = "documents"
@@ -47,15 +48,16 @@ UNRELATED = (
 
 
 class Document(NamedTuple):
-    """A document, and a question that it alone answers."""
+    """A document, and a question that only this document answers."""
 
     text: str
     question: str
 
 
 def documents(seed: int) -> Sequence[Document]:
-    """The explanations of ruff's rules, which the package of that name ships, and as questions the
-    rules' one-line summaries. Raises RuntimeError when it is not installed."""
+    """Return the explanations of ruff's rules, with their one-line summaries as questions.
+
+    Raises RuntimeError if the package ruff is not installed."""
     try:
         shown = subprocess.run(
             [Path(sys.executable).with_name("ruff"), "rule", "--all", "--output-format", "json"],
@@ -74,7 +76,7 @@ def documents(seed: int) -> Sequence[Document]:
 def _recall(
     report: Report, connection: Connection, found: Sequence[Document], ids: dict[int, str]
 ) -> None:
-    """Score what searches find as a chat would."""
+    """Score the search results as recall in a chat does."""
     least = ChatRequest().recall_min
 
     def recalled(question: str) -> set[str]:
@@ -94,7 +96,7 @@ def _mounted(
     report: Report, machine: Machine, connection: Connection, found: Sequence[Document],
     folder: Path,
 ) -> None:  # fmt: skip
-    """The same documents as files of a folder that is mounted for this program."""
+    """Measure the same documents as files of a folder mounted for this program."""
     machine.connection.call("storage.mount", MountRequest("guest", FOLDER, str(folder)))
 
     def search(query: str, mode: str) -> FsFound:
@@ -106,7 +108,7 @@ def _mounted(
     first = search(found[0].question, "keyword")
     report.add("mount_keyword", first_search_s=time.perf_counter() - start)
     if first.note:
-        raise RuntimeError(f"the folder is not searched whole: {first.note}")
+        raise RuntimeError(f"the search did not cover the folder: {first.note}")
     progress(f"computing {len(found)} vectors of files")
     while (reply := search("warm", "semantic")).note:
         if reply.mode != "semantic" or time.perf_counter() - start > PATIENCE_S:
@@ -120,16 +122,16 @@ def _mounted(
             reply = search(document.question, mode)
             times.append(time.perf_counter() - start)
             hits += f"/mnt/{FOLDER}/{number}.md" in [hit.path for hit in reply.hits]
-        report.add(f"mount_{arm}", recall_at_5=hits / len(found), **spread("search", times))
+        report.add(f"mount_{arm}", recall_at_5=hits / len(found), **percentiles(times, "search_"))
 
 
 def _plain(markdown: str) -> str:
-    """Without the headings that all have."""
+    """Remove the headings that all documents share."""
     return re.sub(r"## (What it does|Why is this bad\?|Example)\n", "", markdown)
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """recall@5: how often the one right document is among five, by words, by meaning, and mixed."""
+    """Run the suite. recall@5 is the share of questions whose document is among the first five."""
     found = documents(seed)
     report = Report("retrieval", {"seed": seed, "documents": len(found), "k": K,
                                   "characters": DOCUMENT_CHARS})  # fmt: skip
@@ -162,7 +164,7 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
                 reply: SearchReply = connection.call("memory.search", body)
                 times.append(time.perf_counter() - start)
                 hits += ids[number] in [hit.note.id for hit in reply.hits]
-            report.add(mode, recall_at_5=hits / len(found), **spread("search", times))
+            report.add(mode, recall_at_5=hits / len(found), **percentiles(times, "search_"))
         _mounted(report, machine, connection, found, folder)
     for name, prefix in (("mixed_is_not_worse", ""), ("mount_mixed_is_not_worse", "mount_")):
         by = {arm: report.arms[prefix + arm]["recall_at_5"][0]

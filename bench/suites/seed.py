@@ -1,9 +1,9 @@
-"""``seed``: the three seed agents one after another, and together under fifo and rr.
+"""``seed``: three example agents one after another, and together under fifo and rr.
 
-All three are submitted at one moment in every arm. A call's waiting time is from when the kernel
-received it to its first slice; the first call of an agent counts from its submission, so an agent
-that must wait for its turn to start is waiting. ``_1`` arms allow one request at a time, which
-shows what time-slicing does without batching.
+In every arm all three are submitted at once. The waiting time of a call runs from its arrival at
+the kernel to its first slice; the first call of an agent counts from its submission, so an agent
+that waits for its turn to start is waiting. The ``_1`` arms allow one request at a time, which
+shows time-slicing without batching.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ ARMS = {
     "fifo_1": ("fifo", 1, False),
     "rr_1": ("rr", 1, False),
 }
-"""Arm → policy, requests in a batch, one agent after another."""
+"""Arm → policy, requests in a batch, whether agents run one after another."""
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """The suite."""
+    """Run the suite."""
     report = Report("seed", {"seed": seed, "agents": len(AGENTS), "max_tokens": MAX_TOKENS,
                              "repeats": repeats, "seats": 8})  # fmt: skip
     with kernel() as machine:
@@ -102,7 +102,7 @@ def _metrics(trace: TraceReply, start_s: float) -> dict[str, float]:
 
 
 def _gantt(folder: Path, arm: str, trace: TraceReply, start_s: float) -> None:
-    """When each agent had the model, as a PNG."""
+    """Draw when each agent had the model, as a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,9 +1,9 @@
-"""``sim``: 2,000 agents from a seeded trace on the simulated machine, under every policy.
+"""``sim``: 2,000 agents from a seeded workload on the simulated machine, under every policy.
 
-The scheduler's code is the kernel's; see simcore.py. ``srtf_oracle`` knows how long each reply will
-be. ``slice_cost_2000_over_200_idle``: our own time per slice with 2,000 agents alive that want
-nothing, over that with 200. ``mlfq_share_of_oracle_gain``: of what the oracle gains over fifo in
-mean turnaround, the part that mlfq gains.
+The scheduler is the kernel's own; see simcore.py. ``srtf_oracle`` knows the length of each reply.
+``slice_cost_2000_over_200_idle``: the kernel's time per slice with 2,000 idle agents over that with
+200. ``mlfq_share_of_oracle_gain``: mlfq's gain over fifo in mean turnaround, as a share of the
+oracle's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ AGENTS, SEATS, LOAD_S = 2000, 16, 800.0
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """The suite."""
+    """Run the suite."""
     report = Report("sim", {"seed": seed, "agents": AGENTS, "seats": SEATS, "repeats": repeats})
     arms = {name: (name, False) for name in policy.POLICIES} | {"srtf_oracle": ("srtf", True)}
     for repeat in range(repeats):
@@ -53,9 +53,9 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
 
 
 def trace(agents: int, seed: int) -> list[Job]:
-    """One request of each agent: most short, a few very long, arriving a bit faster than served.
+    """Return one request for each agent: most short, a few very long, a slight overload.
 
-    All are of one class: classes would outweigh what policies differ in.
+    All are in one class, because classes would hide the differences of the policies.
     """
     draw = random.Random(seed)
     jobs = []

@@ -1,6 +1,6 @@
-"""``stall``: a 2,000-token prompt arrives among four streams; how long do they pause?
+"""``stall``: a prompt of 2,000 tokens arrives while four streams generate; how long do they pause?
 
-``ours``: prompts in chunks as measured at load. ``unchunked``: the whole prompt in one step.
+``ours``: chunks of the size measured at load. ``unchunked``: the whole prompt in one step.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from aios.bench.rig.report import Report
 
 STREAMS, PROMPT_WORDS, BEFORE_S = 4, 1950, 1.0
 STREAM_TOKENS = {"ours": 96, "unchunked": 48}
-"""Enough that the streams outlast the prompt."""
+"""Tokens of each stream, enough to outlast the prompt."""
 CHUNKS = {"ours": 0, "unchunked": 4096}
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """The suite."""
+    """Run the suite."""
     report = Report("stall", {"seed": seed, "streams": STREAMS, "prompt_words": PROMPT_WORDS,
                               "repeats": repeats})  # fmt: skip
     with (

@@ -1,11 +1,11 @@
-"""``swap``: what parking a context costs, in bandwidth, against recomputing it, and in throughput.
+"""``swap``: the cost of parking a context: bandwidth, throughput, and against recomputing it.
 
 ``memcpy``: numpy's copy of the same bytes within the same arena. ``park`` and ``restore``: the
-core's own operations, from seat to image and back; a parked image's checksum is taken beside what
-the core does next, a restored one's is included. All with cold caches, as they are in life.
-``recompute``: the prefill that a restore saves. ``few`` and ``many``: sixteen agents on 4 and on
-16 seats, batches of 4 in both, so that parking is all that differs; ``many_wide``: in batches of
-16, for comparison.
+core's operations, from seat to image and back. The time of ``restore`` includes the checksum;
+that of ``park`` does not, because the core computes it in parallel with its next step. Caches are
+cold, as in production. ``recompute``: the prefill that a restore saves. ``few`` and ``many``:
+sixteen agents on 4 and on 16 seats, both in batches of 4, so they differ only in parking;
+``many_wide``: on 16 seats in batches of 16.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ AGENTS, SEATS, TOKENS, PROMPT_WORDS = 16, 4, 24, 100
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """The suite."""
+    """Run the suite."""
     report = Report("swap", {"seed": seed, "context_tokens": CONTEXT_TOKENS, "agents": AGENTS,
                              "repeats": repeats})  # fmt: skip
     progress("one context, moved")
@@ -72,7 +72,7 @@ def _throughput(
 
 
 def _bandwidth(report: Report, seed: int, repeats: int) -> None:
-    """In a process like a core."""
+    """Measure in a process like a core."""
     order = [sys.executable, "-P", "-m", "aios.bench.rig.moves", str(seed), str(repeats)]
     done = subprocess.run(order, stdout=subprocess.PIPE, env=engine_environment(), check=True)
     for line in done.stdout.splitlines():

@@ -1,7 +1,7 @@
 """``syscall``: the null system call against a raw pyzmq echo of the same bytes, p50.
 
-Both go over ipc between two processes, in turn. ``idle``: nothing else runs;
-``busy``: the core decodes for another agent all the while.
+Both use ipc between two processes and take turns. ``idle``: nothing else runs; ``busy``: the core
+decodes for another agent throughout.
 """
 
 from __future__ import annotations
@@ -9,26 +9,24 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import zmq
 
-from aios.bench.rig.harness import WORKER, Machine, kernel, progress
-from aios.bench.rig.report import Report
+from aios.bench.rig.harness import WORKER, Machine, guest, kernel, progress
+from aios.bench.rig.report import Report, percentiles, timed
 from aios.syscalls import codec
-from aios.syscalls.client import Connection, Credentials
+from aios.syscalls.client import Connection
 from aios.syscalls.table import BY_NAME
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.process import Pid, RefRequest, SignalRequest
 
 CALLS = 1000
-"""Round trips of each arm in a repeat."""
+"""Round trips of each arm in each repeat."""
 _BEGIN_TIMEOUT_S = 60.0
 _ECHO = """
 import sys, zmq
@@ -43,10 +41,10 @@ while True:
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """The suite."""
+    """Run the suite."""
     report = Report("syscall", {"seed": seed, "repeats": repeats, "calls": CALLS})
     lost = 0
-    with kernel() as machine, _echo(machine.folder) as echo, _guest() as connection:
+    with kernel() as machine, _echo(machine.folder) as echo, guest() as connection:
         for repeat in range(repeats):
             for load in ("idle", "busy"):
                 progress(f"repeat {repeat + 1}/{repeats}: {load}")
@@ -54,8 +52,7 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
                     times = _alternate(echo, _getpid(connection))
                 for arm, seconds in times.items():
                     lost += CALLS - len(seconds)
-                    report.add(f"{arm}_{load}", p50_us=statistics.median(seconds) * 1e6,
-                               p99_us=sorted(seconds)[int(0.99 * CALLS)] * 1e6)  # fmt: skip
+                    report.add(f"{arm}_{load}", **percentiles(seconds))
     for load in ("idle", "busy"):
         report.ratio(load, f"ours_{load}", f"raw_{load}", "p50_us")
     report.check("no_lost_replies", lost == 0)
@@ -63,15 +60,9 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
 
 
 def _alternate(raw: Callable[[], None], ours: Callable[[], None]) -> dict[str, list[float]]:
-    """One call of each in turn, so that both meet the same machine."""
-    pairs = [(_timed(raw), _timed(ours)) for _ in range(CALLS)]
+    """Time the two calls in turn, so that load on the machine affects both alike."""
+    pairs = [(timed(raw), timed(ours)) for _ in range(CALLS)]
     return {"raw": [raw_s for raw_s, _ in pairs], "ours": [ours_s for _, ours_s in pairs]}
-
-
-def _timed(call: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def _getpid(connection: Connection) -> Callable[[], None]:
@@ -80,19 +71,8 @@ def _getpid(connection: Connection) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def _guest() -> Iterator[Connection]:
-    runtime = Path(os.environ["AIOS_RUNTIME_DIR"])
-    context: zmq.Context[Any] = zmq.Context()
-    try:
-        with Connection(context, Credentials(runtime)) as connection:
-            yield connection
-    finally:
-        context.term()
-
-
-@contextlib.contextmanager
 def _echo(folder: Path) -> Iterator[Callable[[], None]]:
-    """A ROUTER in another process; it answers a getpid's bytes with its reply's bytes."""
+    """Run a ROUTER in another process that answers the bytes of getpid with those of its reply."""
     request = codec.encode_call(BY_NAME["getpid"].number, 1, None, Empty())
     reply = codec.encode_reply(1, codec.RESULT, Pid(1, "bench", 0))
     endpoint = f"ipc://{folder}/echo.sock"
@@ -122,14 +102,14 @@ def _echo(folder: Path) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def _decoding(machine: Machine) -> Iterator[None]:
-    """An agent that generates until we are done."""
+    """Run an agent that generates for the duration of the block."""
     pipe = machine.folder / "begun"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
         agent, _ = machine.spawn(WORKER, "--max-tokens", "4000", "--tell", str(pipe))
         if not select.select([reader], [], [], _BEGIN_TIMEOUT_S)[0]:
-            raise RuntimeError("the agent that is to keep the model busy does not begin")
+            raise RuntimeError(f"the busy agent did not start within {_BEGIN_TIMEOUT_S:g} s")
     finally:
         os.close(reader)
         pipe.unlink()

@@ -1,10 +1,10 @@
 """``throughput``: tokens/s of N agent processes, against a bare loop and against llama-server.
 
-Everybody starts at one moment and the clock stops with the last; prompts are new in each repeat.
-``bare``: llama_decode alone, with our settings. ``server``: llama-server with its defaults, -np N,
-same file, context and threads, N processes as its clients. ``same``: with our KV types. ``long``:
-900-token contexts whose prompt has been computed before, so that decoding is what is measured.
-``tuned``: our side after ``aios model tune``, the peer on the original file.
+All start at once, and the clock stops with the last; prompts are new in each repeat. ``bare``:
+llama_decode alone, with our settings. ``server``: llama-server with its defaults, -np N, the same
+file, context and threads, and N client processes. ``same``: llama-server with our KV types.
+``long``: contexts of 900 tokens whose prompt is already computed, which measures decoding alone.
+``tuned``: ours after ``aios model tune``, against llama-server on the original file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ STORY = "Tell a long story about these words: "
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """The suite."""
+    """Run the suite."""
     report = Report("throughput", {"seed": seed, "tokens": str(COUNTS), "context": CONTEXT,
                                    "repeats": repeats})  # fmt: skip
     for count in COUNTS:
@@ -55,7 +55,7 @@ def _count(report: Report, count: int, seed: int, repeats: int) -> None:
         if count == 8:
             machine = stack.enter_context(kernel(flags, tuned=True))
             if "tuned" not in machine.status().models[0].description:
-                raise RuntimeError("the model is not tuned here\n  tune it: aios model tune")
+                raise RuntimeError("the model is not tuned here\n  tune it with: aios model tune")
             fleets["tuned"] = stack.enter_context(agents(machine, count))
         bare = stack.enter_context(bare_loop(count))
         arms: dict[str, Callable[[list[str]], float]] = {

@@ -1,7 +1,7 @@
-"""``turnaround``: short and long jobs on few seats; how near is each policy to knowing the lengths?
+"""``turnaround``: short and long jobs on few seats; how close is each policy to an oracle?
 
-``srtf`` is an oracle here: it is told how long each reply will be. ``mlfq_share_of_oracle_gain``:
-of what srtf gains over fifo in mean turnaround, the part that mlfq gains without being told.
+``srtf`` is the oracle: it knows the length of each reply. ``mlfq_share_of_oracle_gain``: mlfq's
+gain over fifo in mean turnaround, as a share of srtf's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ POLICIES = ("fifo", "mlfq", "srtf", "fair")
 
 
 def run(seed: int, repeats: int, plot: Path | None) -> Report:
-    """The suite."""
+    """Run the suite."""
     report = Report("turnaround", {"seed": seed, "seats": SEATS, "short": SHORT, "long": LONG,
                                    "repeats": repeats})  # fmt: skip
     with (
