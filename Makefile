@@ -26,6 +26,7 @@ test: setup lint types
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --cache-dir build/import-linter
 	$(BIN)/python tools/docs.py --check
 
 # mypy walks a tree of links laid out as the package is installed
