@@ -41,7 +41,7 @@ def test_what_cannot_be_tuned_says_what_to_do(folder: Machine) -> None:
 )
 def test_impossible_limits_are_named(folder: Machine, words: tuple[str, str]) -> None:
     got = folder.aios("model", "tune", "fake", *words)
-    assert got.returncode == 2 and "is not from" in got.stderr
+    assert got.returncode == 2 and "is not between" in got.stderr
 
 
 def test_a_cache_that_cannot_be_written_is_told(folder: Machine) -> None:

@@ -92,4 +92,5 @@ def ask(world: World, process: Process, name: str = "rm", arguments: Any = None)
 
 
 def approve(world: World, number: str, approve: bool = True) -> None:
-    start(world.access.approvals.answer(number, approve, time.monotonic(), time.time()))
+    answered = start(world.access.approvals.answer(number, approve, time.monotonic(), time.time()))
+    answered.then(lambda outcome: outcome.result())
