@@ -8,12 +8,13 @@ from collections.abc import Callable
 import msgspec
 
 from aios.kernel.access.manager import AccessManager
-from aios.kernel.loop.task import Outcome
+from aios.kernel.access.principals import OPERATOR_NAME
+from aios.kernel.loop.task import start
 from aios.kernel.loop.worker import Worker
 from aios.kernel.process.table import ProcessTable
 from aios.kernel.trap.pending import Handler, Pending
-from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ToolUnavailable
-from aios.syscalls.toolwire import JobDone, SourceChanged, SourceDescribed
+from aios.syscalls.errors import InvalidArgument, NotFound, ToolUnavailable
+from aios.syscalls.toolwire import SourceChanged
 from aios.syscalls.types import tool as tt
 from aios.syscalls.types.common import Effect, Empty
 
@@ -27,7 +28,7 @@ _HOST = re.compile(r"[a-z0-9._:-]{1,253}")
 
 
 class ToolHandlers:
-    """Tools, called and kept; files are written in the worker's thread."""
+    """Calls of tools, and changes of their sources. The worker's thread writes the files."""
 
     def __init__(
         self,
@@ -60,8 +61,9 @@ class ToolHandlers:
 
     # ------------------------------------------------------------------ looking and calling
 
-    def _list(self, call: Pending, _: Empty) -> None:
-        self._when_ready(call, lambda: call.reply(self._tool_list(self._registry.all())))
+    async def _list(self, _: Pending, __: Empty) -> tt.ToolList:
+        await self._registry.ready()
+        return self._tool_list(self._registry.all())
 
     def _tool_list(self, tools: list[Tool]) -> tt.ToolList:
         problems = [f"{name}: {text}" for name, text in sorted(self._registry.problems.items())]
@@ -75,27 +77,12 @@ class ToolHandlers:
             gate.waiting(tool.name), tool.calls,
         )  # fmt: skip
 
-    def _show(self, call: Pending, body: tt.ToolRef) -> None:
-        self._when_ready(call, lambda: call.reply(self._info(self._registry.find(body.name))))
+    async def _show(self, _: Pending, body: tt.ToolRef) -> tt.ToolInfo:
+        await self._registry.ready()
+        return self._info(self._registry.find(body.name))
 
-    def _when_ready(self, call: Pending, act: Callable[[], None]) -> None:
-        """When all sources are known; later errors are replies, too."""
-        call.defer(lambda error: None)
-
-        def then() -> None:
-            try:
-                if not call.ended:
-                    act()
-            except AiosError as error:
-                call.fail(error)
-
-        self._registry.ready(then)
-
-    def _call(self, call: Pending, body: tt.ToolCall) -> None:
-        self._when_ready(call, lambda: self._start(call, body))
-
-    def _start(self, call: Pending, body: tt.ToolCall) -> None:
-        caller = call.caller.pid
+    async def _call(self, call: Pending, body: tt.ToolCall) -> tt.ToolReply:
+        await self._registry.ready()
         tool = self._registry.find(body.name)
         self._access.check(
             call.asker, "tool", "call", tool.name, tool.spec.effect, arguments=body.arguments
@@ -105,10 +92,10 @@ class ToolHandlers:
             server = tool.source.name
             raise ToolUnavailable(
                 f"{tool.name} is revoked: the MCP server {server} changed its tools",
-                f"look at: aios mcp ls; allow it with: aios mcp approve {server}",
+                f"review them: aios mcp ls; allow them: aios mcp approve {server}",
             )
-        process = self._table.get(caller)
-        name = process.name if process else "operator"
+        process = self._table.get(call.caller.pid)
+        name = process.name if process else OPERATOR_NAME
 
         def may_reach(host: str) -> None:
             if not _HOST.fullmatch(host):
@@ -116,93 +103,70 @@ class ToolHandlers:
             effect: Effect = "read" if tool.spec.effect == "read" else "reversible"
             self._access.check(call.asker, "network", "connect", host, effect)
 
-        self._calls.start(
-            Call(call, tool, body.arguments, caller, name, call.asker.behalf, may_reach)
+        return await self._calls.run(
+            Call(call, tool, body.arguments, call.caller.pid, name, may_reach)
         )
 
     # ------------------------------------------------------------------ offers
 
-    def _offer(self, call: Pending, body: tt.OfferRequest) -> None:
+    async def _offer(self, call: Pending, body: tt.OfferRequest) -> Empty:
         process = self._table.caller(call.caller.pid)
+        await self._registry.ready()
+        self._access.check(call.asker, "tool", "offer", process.name, "reversible")
+        self._registry.offer(process.pid, body.tools)
+        self._calls.offers(process.pid)
+        return Empty()
 
-        def act() -> None:
-            self._access.check(call.asker, "tool", "offer", process.name, "reversible")
-            self._registry.offer(process.pid, body.tools)
-            self._calls.offers(process.pid)
-            call.reply(Empty())
-
-        self._when_ready(call, act)
-
-    def _next(self, call: Pending, _: Empty) -> None:
-        self._calls.next_work(self._table.caller(call.caller.pid).pid, call)
+    async def _next(self, call: Pending, _: Empty) -> tt.ToolWork:
+        return await self._calls.next_work(self._table.caller(call.caller.pid).pid, call)
 
     def _answer(self, call: Pending, body: tt.ToolAnswer) -> Empty:
-        outcome = answered(body.code, body.message) if body.code else tt.ToolReply(body.result)
-        self._calls.answer(self._table.caller(call.caller.pid).pid, body.work, outcome)
+        answer = answered(body.code, body.message) if body.code else tt.ToolReply(body.result)
+        self._calls.answer(self._table.caller(call.caller.pid).pid, body.work, answer)
         return Empty()
 
     # ------------------------------------------------------------------ sources and keys
 
-    def _add(self, call: Pending, body: tt.SourceRequest) -> None:
+    async def _add(self, _: Pending, body: tt.SourceRequest) -> tt.ToolList:
         registry = self._registry
         registry.refuse_taken(body.name, body.kind)
         if not body.path.startswith("/") or "\0" in body.path:
             raise InvalidArgument(f"{body.path[:80]!r} is no whole path", "use: aios tool add FILE")
+        try:
+            await registry.ask(source_of(body))
+        except ToolUnavailable:
+            if body.name not in registry.sources:
+                registry.problems.pop(body.name, None)
+            raise
+        registry.sources[body.name] = body
+        mine = [x for x in registry.all() if x.source and x.source.name == body.name]
+        reply = self._tool_list(mine)
+        await self._save_sources()
+        return reply
 
-        def told(found: list[tt.ToolSpec] | AiosError) -> None:
-            if isinstance(found, AiosError):
-                if body.name not in registry.sources:
-                    registry.problems.pop(body.name, None)
-                call.fail(found)
-                return
-            registry.sources[body.name] = body
-            mine = [x for x in registry.all() if x.source and x.source.name == body.name]
-            self._save_sources(call, self._tool_list(mine))
-
-        call.defer(lambda error: None)
-        registry.ask(source_of(body), told)
-
-    def _save_sources(self, call: Pending, reply: msgspec.Struct) -> None:
+    async def _save_sources(self) -> None:
         sources = dict(self._registry.sources)
-        self._keep(call, lambda: self._files.save_sources(sources), lambda: reply)
+        await self._worker.run(lambda: self._files.save_sources(sources))
 
-    def _remove(self, call: Pending, body: tt.SourceRef) -> None:
+    async def _remove(self, _: Pending, body: tt.SourceRef) -> Empty:
         if body.name not in self._registry.sources:
             raise NotFound(f"no file or API {body.name!r}", "list tools with: aios tool ls")
         del self._registry.sources[body.name]
-        self._gone(body.name)
-        call.defer(lambda error: None)
-        self._save_sources(call, Empty())
+        self._forget(body.name)
+        await self._save_sources()
+        return Empty()
 
-    def _gone(self, name: str) -> None:
+    def _forget(self, name: str) -> None:
         self._registry.problems.pop(name, None)
         self._registry.hide(name)
         self._host.forget(name)
 
-    def _secret(self, call: Pending, body: tt.SecretRequest) -> None:
-        def done() -> Empty:
-            users = [r.name for r in self._registry.sources.values() if r.secret == body.name]
-            for name in [*users, *self._registry.servers]:
-                self._host.forget(name)  # they have read the old one
-            return Empty()
-
-        call.defer(lambda error: None)
-        self._keep(call, lambda: self._files.save_secret(body.name, body.value), done)
-
-    def _keep(
-        self, call: Pending, write: Callable[[], None], reply: Callable[[], msgspec.Struct]
-    ) -> None:
-        """Write in the worker's thread, then answer."""
-
-        def done(outcome: Outcome[None]) -> None:
-            try:
-                outcome.result()
-            except AiosError as error:
-                call.fail(error)
-            else:
-                call.reply(reply())
-
-        self._worker.submit(write, done)
+    async def _secret(self, _: Pending, body: tt.SecretRequest) -> Empty:
+        await self._worker.run(lambda: self._files.save_secret(body.name, body.value))
+        users = [r.name for r in self._registry.sources.values() if r.secret == body.name]
+        for name in [*users, *self._registry.servers]:
+            self._host.forget(name)  # its workers have read the old key
+        return Empty()
 
     # ------------------------------------------------------------------ MCP servers
 
@@ -221,92 +185,84 @@ class ToolHandlers:
             list(changes), list(pin.skipped) if pin else [],
         )  # fmt: skip
 
-    def _mcp_add(self, call: Pending, body: tt.McpAddRequest) -> None:
-        self._registry.refuse_taken(body.name, "mcp")
-        server = checked(body.name, body.server)
-        before = self._registry.servers.get(body.name)
-        self._registry.servers[body.name] = server
-
-        def undo() -> None:
+    async def _mcp_add(self, _: Pending, body: tt.McpAddRequest) -> tt.McpInfo:
+        registry, name = self._registry, body.name
+        registry.refuse_taken(name, "mcp")
+        server = checked(name, body.server)
+        before = registry.servers.get(name)
+        registry.servers[name] = server
+        try:
+            return await self._pin(name, lambda: self._files.save_server(name, server))
+        except ToolUnavailable:
             if before is None:
-                self._registry.servers.pop(body.name, None)
-                self._registry.problems.pop(body.name, None)
+                registry.servers.pop(name, None)
+                registry.problems.pop(name, None)
             else:
-                self._registry.servers[body.name] = before
-                self._registry.show_server(body.name)
+                registry.servers[name] = before
+                registry.show_server(name)
+            raise
 
-        self._pin(call, body.name, undo, lambda: self._files.save_server(body.name, server))
+    async def _mcp_approve(self, _: Pending, body: tt.SourceRef) -> tt.McpInfo:
+        self._require_server(body.name)
+        try:
+            return await self._pin(body.name, lambda: None)
+        except ToolUnavailable:
+            self._registry.show_server(body.name)
+            raise
 
-    def _mcp_approve(self, call: Pending, body: tt.SourceRef) -> None:
-        self._server(body.name)
-        self._pin(call, body.name, lambda: self._registry.show_server(body.name), lambda: None)
-
-    def _server(self, name: str) -> tt.McpServer:
-        found = self._registry.servers.get(name)
-        if found is None:
+    def _require_server(self, name: str) -> None:
+        if name not in self._registry.servers:
             raise NotFound(f"no MCP server {name!r}", "list them with: aios mcp ls")
-        return found
 
-    def _pin(
-        self, call: Pending, name: str, undo: Callable[[], None], also: Callable[[], None]
-    ) -> None:
-        """Start the server, approve the tools that it has now, and keep that."""
+    async def _pin(self, name: str, save: Callable[[], None]) -> tt.McpInfo:
+        """Start a server, approve the tools that it has now, and keep that. Raises ToolUnavailable
+        when it does not start."""
         registry = self._registry
-
-        def told(report: SourceDescribed | JobDone) -> None:
-            if isinstance(report, JobDone) or report.error:
-                undo()
-                reason = report.message if isinstance(report, JobDone) else report.error
-                call.fail(ToolUnavailable(f"MCP server {name}: {reason}",
-                                          "mend its entry and add it again"))  # fmt: skip
-                return
-            if name not in registry.servers:
-                call.fail(NotFound(f"MCP server {name} was removed meanwhile"))
-                return
-            config = config_digest(registry.servers[name])
-            registry.pins[name] = Pin(
-                report.digest, config, report.tools, skipped=report.skipped[:64]
+        try:
+            report = await self._host.describe(
+                registry.server_source(name, ""), _MCP_START_TIMEOUT_S
             )
-            registry.show_server(name)
-            pins = dict(registry.pins)
+        except ToolUnavailable as error:
+            raise ToolUnavailable(
+                f"MCP server {name}: {error.message}", "mend its entry and add it again"
+            ) from None
+        if name not in registry.servers:
+            raise NotFound(f"MCP server {name} was removed meanwhile")
+        config = config_digest(registry.servers[name])
+        registry.pins[name] = Pin(report.digest, config, report.tools, skipped=report.skipped[:64])
+        registry.show_server(name)
+        await self._save_pins(save)
+        return self._mcp_info(name)
 
-            def write() -> None:
-                also()
-                self._files.save_pins(pins)
-
-            self._keep(call, write, lambda: self._mcp_info(name))
-
-        call.defer(lambda error: None)
-        source = registry.server_source(name, "")
-        self._host.describe(source, _MCP_START_TIMEOUT_S, told)
-
-    def _mcp_remove(self, call: Pending, body: tt.SourceRef) -> None:
-        self._server(body.name)
-        del self._registry.servers[body.name]
-        self._registry.pins.pop(body.name, None)
-        self._gone(body.name)
+    async def _save_pins(self, also: Callable[[], None]) -> None:
         pins = dict(self._registry.pins)
 
         def write() -> None:
-            self._files.save_server(body.name, None)
+            also()
             self._files.save_pins(pins)
 
-        call.defer(lambda error: None)
-        self._keep(call, write, Empty)
+        await self._worker.run(write)
+
+    async def _mcp_remove(self, _: Pending, body: tt.SourceRef) -> Empty:
+        self._require_server(body.name)
+        del self._registry.servers[body.name]
+        self._registry.pins.pop(body.name, None)
+        self._forget(body.name)
+        await self._save_pins(lambda: self._files.save_server(body.name, None))
+        return Empty()
 
     def on_changed(self, report: SourceChanged) -> None:
-        """A server has other tools than those approved: all of it is revoked."""
+        """Revoke a server whose tools are not those that were approved."""
         pin = self._registry.pins.get(report.name)
         if pin is None or report.digest == pin.digest or report.name not in self._registry.servers:
             return
         pin.changes = differences(pin.tools, report.tools)
         self._registry.show_server(report.name)
-        pins = dict(self._registry.pins)
-        self._worker.submit(lambda: self._files.save_pins(pins), lambda outcome: None)
+        start(self._save_pins(lambda: None))
 
 
 def differences(before: list[tt.ToolSpec], now: list[tt.ToolSpec]) -> list[str]:
-    """How tools differ, one line each; never empty."""
+    """Return how tools differ, one line each; never empty."""
     old, new = {spec.name: spec for spec in before}, {spec.name: spec for spec in now}
     lines = [f"+ {name}" for name in sorted(new.keys() - old.keys())]
     lines += [f"- {name}" for name in sorted(old.keys() - new.keys())]

@@ -1,31 +1,31 @@
-"""What the tool manager keeps on disk: sources, MCP servers, what was approved of them, and keys.
+"""Files of the tool manager: sources, MCP servers, their approved tools, and keys.
 
-``mcp.json`` is the common ``mcpServers`` JSON and may be edited by hand; entries and fields that
-are not ours are left as they are. Every file is private to the user and replaced as a whole. The
-functions block: the kernel calls them at boot or in its worker thread. Keys are written here and
-read only by the toolhost's workers.
+``mcp.json`` is the common ``mcpServers`` JSON and may be edited by hand; foreign entries and fields
+stay as they are. Every file is private to the user and replaced as a whole. The functions block:
+the kernel calls them at boot or in its worker thread. Keys are written here; only the toolhost's
+workers read them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from aios.hw.machine.durable import replace_file
 from aios.syscalls import codec, paths
 from aios.syscalls.errors import AiosError, InvalidArgument, ResourceExhausted
 from aios.syscalls.types.tool import McpServer, SourceRequest, ToolSpec
 
 
 class Pin(msgspec.Struct):
-    """What the operator approved: the server's tools, and how it was configured then.
+    """The approved tools of a server, and its configuration at that time.
 
-    ``changes``: how its tools differ now; with any it is revoked. ``skipped``: those that cannot
-    be used, and why.
+    ``changes``: how its tools differ now; with any, the server is revoked. ``skipped``: tools that
+    cannot be used, and why.
     """
 
     digest: str
@@ -36,7 +36,7 @@ class Pin(msgspec.Struct):
 
 
 class ToolFiles:
-    """The files, by path."""
+    """All files."""
 
     def __init__(self) -> None:
         folder = paths.tools_dir()
@@ -44,25 +44,25 @@ class ToolFiles:
         self._secrets, self._mcp = paths.secrets_file(), paths.mcp_file()
 
     def sources(self) -> dict[str, SourceRequest]:
-        """Files and APIs that were added. Raises InvalidArgument when the file is damaged."""
+        """Read the added files and APIs. Raises InvalidArgument when the file is damaged."""
         found: dict[str, SourceRequest] = _convert(self._sources, dict[str, SourceRequest])
         return found
 
     def save_sources(self, sources: dict[str, SourceRequest]) -> None:
-        """Replace them."""
+        """Replace the file."""
         _write(self._sources, msgspec.to_builtins(sources))
 
     def pins(self) -> dict[str, Pin]:
-        """What was approved. Raises InvalidArgument when the file is damaged."""
+        """Read the approved tools. Raises InvalidArgument when the file is damaged."""
         found: dict[str, Pin] = _convert(self._pins, dict[str, Pin])
         return found
 
     def save_pins(self, pins: dict[str, Pin]) -> None:
-        """Replace them."""
+        """Replace the file."""
         _write(self._pins, msgspec.to_builtins(pins))
 
     def servers(self) -> dict[str, McpServer]:
-        """The entries of mcp.json. Raises InvalidArgument naming the one that is wrong."""
+        """Read the entries of mcp.json. Raises InvalidArgument, which names the wrong one."""
         return {name: _server(name, entry) for name, entry in self._entries().items()}
 
     def save_server(self, name: str, server: McpServer | None) -> None:
@@ -76,7 +76,7 @@ class ToolFiles:
         _write(self._mcp, document)
 
     def save_secret(self, name: str, value: str | None) -> None:
-        """Keep or forget a key."""
+        """Set a key; None removes it."""
         secrets = _read(self._secrets)
         if value is None:
             secrets.pop(name, None)
@@ -92,12 +92,12 @@ class ToolFiles:
 
 
 def config_digest(server: McpServer) -> str:
-    """A hash of an entry: one that was edited must be approved anew."""
+    """Hash an entry: an edited one must be approved again."""
     return hashlib.sha256(msgspec.json.encode(server, order="sorted")).hexdigest()
 
 
 def checked(name: str, server: McpServer) -> McpServer:
-    """The entry, if it makes sense. Raises InvalidArgument."""
+    """Return the entry if it is valid. Raises InvalidArgument."""
     if (server.command is None) == (server.url is None):
         raise InvalidArgument(
             f"MCP server {name}: give exactly one of command and url",
@@ -141,20 +141,11 @@ def _convert(path: Path, kind: Any) -> Any:
 
 
 def _write(path: Path, document: Any) -> None:
-    """Whole or not at all, and only for this user's eyes. Raises AiosError."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    """Replace a file, readable by this user only. Raises ResourceExhausted."""
+    data = json.dumps(document, indent=2).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                json.dump(document, file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        replace_file(path, data)
     except OSError as error:
         raise ResourceExhausted(
             f"{path} cannot be written: {error.strerror}", "nothing was changed; make room"
@@ -162,5 +153,5 @@ def _write(path: Path, document: Any) -> None:
 
 
 def problem(error: AiosError) -> str:
-    """One line about a file that cannot be used."""
+    """Return one line about a file that cannot be used."""
     return f"{error.message} ({error.hint})" if error.hint else error.message

@@ -1,29 +1,30 @@
-"""Whose turn it is: concurrency limits and exclusive locks of tools, in fair order.
+"""The gate: concurrency limits and exclusive locks of tools, in fair order.
 
-Pure state. A ticket waits until its tool has room and its lock is free; nobody overtakes on either.
-Order is that of arrival, except that an agent with several tickets waiting takes turns with the
-others: a thousand calls at once of one agent delay another's first call by one.
+Pure state. A ticket waits until its tool has room and its lock is free; no ticket overtakes another
+on either. The order is that of arrival, but an agent with several waiting tickets takes turns with
+the others: a thousand calls at once of one agent delay another's first call by one.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from aios.kernel.loop.task import Promise
 
 
 @dataclass(eq=False)
 class Ticket:
-    """One call's place. ``go`` is called once, when it may begin."""
+    """The place of one call. ``turn`` is settled when the call may begin."""
 
     pid: int
     tool: str
     limit: int
     lock: str
-    go: Callable[[], None]
     server: int = 0
-    """The agent that runs it itself; 0 for the toolhost."""
+    """Pid of the agent that offers the tool; 0 for the toolhost."""
+    turn: Promise[None] = field(default_factory=Promise)
     order: tuple[int, int] = field(default=(0, 0))
     running: bool = False
 
@@ -43,7 +44,7 @@ class Gate:
         self._serving = False
 
     def enter(self, ticket: Ticket) -> None:
-        """Wait for one's turn, which may be now."""
+        """Queue a ticket; its turn may come within this call."""
         self._number += 1
         turn = max(self._clock, self._last_turn.get(ticket.pid, 0) + 1)
         self._last_turn[ticket.pid] = turn
@@ -52,7 +53,7 @@ class Gate:
         self._serve()
 
     def leave(self, ticket: Ticket) -> None:
-        """Wait no longer, or be done; others may begin. Idempotent."""
+        """Give up a place, waiting or running; others may begin. Idempotent."""
         if ticket.running:
             ticket.running = False
             self._running[ticket.tool] -= 1
@@ -67,15 +68,15 @@ class Gate:
         self._serve()
 
     def running(self, tool: str) -> int:
-        """Calls of a tool that run."""
+        """Return how many calls of a tool run."""
         return self._running[tool]
 
     def waiting(self, tool: str) -> int:
-        """Calls of a tool that wait."""
+        """Return how many calls of a tool wait."""
         return sum(ticket.tool == tool for ticket in self._waiting)
 
     def waits_of(self, pid: int) -> list[str]:
-        """The tools that an agent's calls wait for, and who is in an exclusive one."""
+        """Return the tools that an agent's calls wait for, and who holds an exclusive one."""
         return [ticket.tool + self._holder(ticket) for ticket in self._waiting if ticket.pid == pid]
 
     def _holder(self, ticket: Ticket) -> str:
@@ -86,14 +87,14 @@ class Gate:
         return f" (pid {holder.server} serves {who})" if holder.server else f" ({who} is in it)"
 
     def _serve(self) -> None:
-        """Begin all that may, in order. What begins may end at once, and so call back here."""
+        """Begin all calls that may begin, in order. One that ends at once calls back here."""
         if self._serving:
             return
         self._serving = True
         try:
             while (ticket := self._next()) is not None:
                 self._begin(ticket)
-                ticket.go()
+                ticket.turn.resolve(None)
         finally:
             self._serving = False
         if not self._waiting:
@@ -122,7 +123,7 @@ class Gate:
             self._held[ticket.lock] = ticket
 
     def check(self) -> list[str]:
-        """What is wrong with the accounts; empty when all is well."""
+        """Return what is inconsistent; empty when all is well."""
         problems = []
         for lock, ticket in self._held.items():
             if not ticket.running or ticket.lock != lock:

@@ -1,31 +1,32 @@
 """The kernel's end of the toolhost: starts it when it is needed, and again when it has died.
 
-Promises one report for every order, also when the toolhost dies, and that none outlives ``close``.
-Never blocks. Deaths in quick succession are followed by pauses; after several it is given up until
-somebody asks again.
+Promises one report for every order, also when the toolhost dies, and that no toolhost outlives
+``close``. Never blocks. Restarts after deaths in quick succession are delayed; after several deaths
+without a report it is given up until the next order.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import select
 import socket
 import subprocess
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop, Timer
-from aios.syscalls.errors import AiosError
+from aios.kernel.loop.respawn import Respawn
+from aios.kernel.loop.task import Promise, Task
+from aios.syscalls.errors import AiosError, ToolUnavailable
 from aios.syscalls.toolwire import (
     DescribeSource,
     ForgetSource,
     JobDone,
+    Message,
     Order,
     ReachAnswer,
     ReachRequest,
-    Report,
     RunTool,
     Source,
     SourceChanged,
@@ -38,14 +39,12 @@ from aios.syscalls.toolwire import (
 log = logging.getLogger("aios.tools")
 
 StartToolhost = Callable[[socket.socket], "subprocess.Popen[bytes]"]
-OnReport = Callable[[JobDone | SourceDescribed], None]
 OnReach = Callable[[str], None]
-"""Whether a call may reach a host. Raises AiosError."""
-_QUICK_S = 5.0
-_PAUSES_S = (0.0, 0.5, 2.0, 5.0)
-"""Before the next start, by how many deaths in quick succession there were."""
-_GIVE_UP_S = 10.0
-"""How much longer than its time a call may take before the toolhost is taken to be stuck."""
+"""Raises AiosError if a call may not reach a host."""
+MAX_DEATHS = 5
+"""Deaths in a row, without a report in between, after which the toolhost is given up."""
+_GRACE_S = 10.0
+"""How long after its timeout a call may last before the toolhost is killed as stuck."""
 _CLOSE_TIMEOUT_S = 5.0
 
 
@@ -54,13 +53,13 @@ class _Open:
     """An order without its report."""
 
     order: RunTool | DescribeSource
-    on_report: OnReport
-    alarm: Timer
     on_reach: OnReach | None
+    alarm: Timer
+    report: Promise[JobDone | SourceDescribed] = field(default_factory=Promise)
 
 
 class ToolHost:
-    """One toolhost after another, and the orders under way."""
+    """The toolhost of the moment, and the orders under way."""
 
     def __init__(
         self,
@@ -69,56 +68,62 @@ class ToolHost:
         on_changed: Callable[[SourceChanged], None],
         on_lost: Callable[[], None],
     ) -> None:
+        """``on_changed`` hears of an MCP server with other tools than approved, ``on_lost`` of the
+        toolhost's death."""
         self._loop, self._start = loop, start
         self._on_changed, self._on_lost = on_changed, on_lost
         self._jobs = itertools.count(1)
         self._open: dict[int, _Open] = {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
-        self._in, self._out = bytearray(), bytearray()
-        self._started_s = 0.0
-        self._deaths = 0
-        self._restart: Timer | None = None
-        self.restarts = 0
+        self._link: Link[Order, Message] | None = None
+        self._respawn = Respawn(loop, self._again, MAX_DEATHS)
 
     @property
     def os_pid(self) -> int:
-        """The toolhost's host pid, 0 when there is none."""
+        """Host pid of the toolhost, 0 when there is none."""
         return self._process.pid if self._process else 0
 
-    def run(
-        self, source: Source, tool: str, arguments: str, timeout_s: float, done: OnReport,
-        reach: OnReach,
-    ) -> int:  # fmt: skip
-        """Order a call; returns its job number. ``done`` gets a Done; ``reach`` is asked for each
-        host meanwhile."""
-        job = next(self._jobs)
-        self._order(RunTool(job, source, tool, arguments, timeout_s), done, reach)
-        return job
+    @property
+    def restarts(self) -> int:
+        """Restarts since the kernel started."""
+        return self._respawn.restarts
 
-    def describe(self, source: Source, timeout_s: float, done: OnReport) -> None:
-        """Ask for a source's tools; ``done`` gets a SourceDescribed, or a JobDone with an error."""
-        self._order(DescribeSource(next(self._jobs), source, timeout_s), done)
+    def run(
+        self, source: Source, tool: str, arguments: str, timeout_s: float, on_reach: OnReach
+    ) -> tuple[int, Task[JobDone]]:
+        """Run a tool. Return the number of the job, and its report; ``on_reach`` is asked for each
+        host that the tool wants to reach."""
+        job = next(self._jobs)
+        report = self._order(RunTool(job, source, tool, arguments, timeout_s), on_reach)
+        return job, _job_done(report)
+
+    async def describe(self, source: Source, timeout_s: float) -> SourceDescribed:
+        """Ask a source for its tools. Raises ToolUnavailable."""
+        report = await self._order(DescribeSource(next(self._jobs), source, timeout_s))
+        error = report.message if isinstance(report, JobDone) else report.error
+        if error or isinstance(report, JobDone):
+            raise ToolUnavailable(error)
+        return report
 
     def stop(self, job: int) -> None:
-        """End a call early; its report still comes."""
+        """End a call early. Its report still comes."""
         if job in self._open:
-            self._alarm(self._open[job], 0.0)
+            self._set_alarm(self._open[job], 0.0)
             self._send(StopJob(job))
 
     def forget(self, name: str) -> None:
-        """A source is gone, or another now."""
-        if self._process:
-            self._send(ForgetSource(name))
+        """End the workers of a source that is gone or has changed."""
+        self._send(ForgetSource(name))
 
     def close(self) -> None:
-        """End the toolhost and all it runs; waits for that."""
-        if self._restart:
-            self._restart.cancel()
+        """End the toolhost and all that it runs; wait for that."""
+        self._respawn.cancel()
         for each in self._open.values():
             each.alarm.cancel()
         self._open.clear()
-        self._drop()
+        if self._link:
+            self._link.close()
+            self._link = None
         if self._process:
             try:
                 self._process.wait(_CLOSE_TIMEOUT_S)
@@ -128,21 +133,21 @@ class ToolHost:
             self._process = None
 
     def _order(
-        self, order: RunTool | DescribeSource, on_report: OnReport, on_reach: OnReach | None = None
-    ) -> None:
-        made = _Open(order, on_report, self._loop.at(0.0, lambda: None), on_reach)
+        self, order: RunTool | DescribeSource, on_reach: OnReach | None = None
+    ) -> Promise[JobDone | SourceDescribed]:
+        made = _Open(order, on_reach, self._loop.after(0.0, lambda: None))
         self._open[order.job] = made
-        self._alarm(made, order.timeout_s)
+        self._set_alarm(made, order.timeout_s)
         if self._process:
             self._send(order)
-        elif self._restart is None or self._restart.cancelled:
+        elif not self._respawn.waiting:
             self._open_host()  # which sends all that is open
+        return made.report
 
-    def _alarm(self, each: _Open, after_s: float) -> None:
-        """The toolhost keeps the times; this is for when it does not."""
+    def _set_alarm(self, each: _Open, after_s: float) -> None:
+        """The toolhost keeps the deadlines; this is for the case that it does not."""
         each.alarm.cancel()
-        due_s = time.monotonic() + after_s + _GIVE_UP_S
-        each.alarm = self._loop.at(due_s, self._stuck)
+        each.alarm = self._loop.after(after_s + _GRACE_S, self._stuck)
 
     def _stuck(self) -> None:
         log.error("the toolhost does not end a call that is late; killing it")
@@ -153,61 +158,34 @@ class ToolHost:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = self._start(theirs)
-        ours.setblocking(False)
-        self._socket, self._started_s = ours, time.monotonic()
-        self._in.clear()
-        self._out.clear()
-        self._loop.watch(ours.fileno(), self._ready)
+        self._link = Link(self._loop, ours, self._hear, self._lost, encode, take)
         for each in list(self._open.values()):
-            self._alarm(each, each.order.timeout_s)
+            self._set_alarm(each, each.order.timeout_s)
             self._send(each.order)
 
+    def _again(self) -> None:
+        if self._process is None and self._open:
+            self._open_host()
+
     def _send(self, order: Order) -> None:
-        if self._socket:
-            self._out += encode(order)
-            self._flush()
+        if self._link:
+            self._link.send(order)
 
-    def _flush(self) -> None:
-        assert self._socket
-        try:
-            del self._out[: self._socket.send(self._out)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            return  # it is gone; the readable end says so next
-        self._loop.want_write(self._socket.fileno(), bool(self._out))
+    def _hear(self, message: Message) -> None:
+        match message:
+            case SourceChanged():
+                self._on_changed(message)
+            case ReachRequest():
+                self._reach(message)
+            case JobDone() | SourceDescribed():
+                self._respawn.worked()
+                self._end(message)
 
-    def _ready(self, events: int) -> None:
-        if self._socket is None:
-            return
-        if events & select.EPOLLOUT:
-            self._flush()
-        if not events & ~select.EPOLLOUT:
-            return
-        try:
-            part = self._socket.recv(1 << 18)
-        except BlockingIOError:
-            return
-        except OSError:
-            part = b""
-        self._in += part
-        while self._socket and (message := take(self._in)) is not None:
-            if isinstance(message, SourceChanged | SourceDescribed | JobDone | ReachRequest):
-                self._hear(message)
-        if not part and self._socket:
-            self._lost()
-
-    def _hear(self, report: Report) -> None:
-        if isinstance(report, SourceChanged):
-            self._on_changed(report)
-            return
-        if isinstance(report, ReachRequest):
-            self._reach(report)
-            return
+    def _end(self, report: JobDone | SourceDescribed) -> None:
         each = self._open.pop(report.job, None)
         if each:
             each.alarm.cancel()
-            each.on_report(report)
+            each.report.resolve(report)
 
     def _reach(self, asked: ReachRequest) -> None:
         each = self._open.get(asked.job)
@@ -218,39 +196,24 @@ class ToolHost:
             except AiosError as error:
                 self._send(ReachAnswer(asked.job, error.code, error.message, error.hint))
 
-    def _drop(self) -> None:
-        if self._socket:
-            self._loop.unwatch(self._socket.fileno())
-            self._socket.close()
-            self._socket = None
-
     def _lost(self) -> None:
-        """Calls under way end; who may be tried again is the caller's business."""
-        self._drop()
+        """The toolhost is gone: calls under way end. The caller decides whether to try again."""
         assert self._process
         self._process.kill()
-        code = self._process.wait()
-        self._process = None
+        log.error("the toolhost ended (exit status %d)", self._process.wait())
+        self._process = self._link = None
         self._on_lost()
-        quick = time.monotonic() - self._started_s < _QUICK_S
-        self._deaths = self._deaths + 1 if quick else 1
-        log.error("the toolhost ended (exit status %d)", code)
-        lost, self._open = list(self._open.values()), {}
-        given_up = self._deaths > len(_PAUSES_S)
-        if not given_up:
-            self.restarts += 1
-            due_s = time.monotonic() + _PAUSES_S[self._deaths - 1]
-            self._restart = self._loop.at(due_s, self._again)
-        for each in lost:
-            each.alarm.cancel()
-            reason = "the toolhost died during the call"
-            if given_up:
-                reason += f"; it has died {self._deaths} times within seconds"
-            each.on_report(JobDone(
+        reason, retry = "the toolhost died during the call", self._respawn.died()
+        if not retry:
+            reason += f"; it has died {MAX_DEATHS} times in a row"
+        for each in list(self._open.values()):
+            self._end(JobDone(
                 each.order.job, "", "TOOL_UNAVAILABLE", reason,
-                "call again; if it goes on, the kernel's log says more", lost=not given_up,
+                "call again; if that fails, see the kernel's log", lost=retry,
             ))  # fmt: skip
 
-    def _again(self) -> None:
-        if self._process is None and self._open:
-            self._open_host()
+
+async def _job_done(report: Promise[JobDone | SourceDescribed]) -> JobDone:
+    done = await report
+    assert isinstance(done, JobDone)
+    return done

@@ -1,8 +1,8 @@
-"""Which tools there are: standard ones, those of files, APIs and MCP servers, and agents' offers.
+"""The registry of tools: standard tools, those of files, APIs and MCP servers, and agents' offers.
 
-Tools of a source are learned from the toolhost when they are first needed; an MCP server's from
-what was approved, so that it need not run. A tool of a file, API or server is ``SOURCE.TOOL``; the
-standard ones and what agents offer have no dot, so neither can be mistaken for another.
+The toolhost lists a source's tools when they are first needed; those of an MCP server are the ones
+that were approved, so that it need not run. A tool of a file, API or server is ``SOURCE.TOOL``;
+names of standard tools and of agents' offers have no dot, so they are never confused.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import TypeVar
 
 import msgspec
 
+from aios.kernel.loop.task import Promise, start
 from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ToolUnavailable
 from aios.syscalls.suggest import did_you_mean
-from aios.syscalls.toolwire import JobDone, Source, SourceDescribed
+from aios.syscalls.toolwire import Source
 from aios.syscalls.types.tool import McpServer, SourceRequest, ToolSpec
 
 from .files import Pin, ToolFiles, config_digest, problem
@@ -25,12 +26,11 @@ T = TypeVar("T")
 
 STANDARD = "standard"
 DESCRIBE_TIMEOUT_S = 30.0
-Told = Callable[["list[ToolSpec] | AiosError"], None]
 
 
 @dataclass(eq=False)
 class Tool:
-    """A tool by its full name. ``owner``: the pid that offers it, else 0."""
+    """A tool by its full name. ``owner``: pid of the agent that offers it, else 0."""
 
     name: str
     spec: ToolSpec
@@ -42,7 +42,7 @@ class Tool:
 
     @property
     def lock(self) -> str:
-        """The exclusive lock that a call holds; one that is only its own has its full name."""
+        """The exclusive lock that a call holds; a lock of this tool alone has its full name."""
         return self.name if self.spec.exclusive == self.spec.name else self.spec.exclusive
 
 
@@ -60,7 +60,7 @@ class Registry:
         self._unknown: dict[str, Source] = {STANDARD: self._standard}
         self._unknown |= {name: source_of(request) for name, request in self.sources.items()}
         self._asked = 0
-        self._then: list[Callable[[], None]] = []
+        self._waiting: list[Promise[None]] = []
         for name in self.servers:
             self.show_server(name)
 
@@ -73,46 +73,42 @@ class Registry:
 
     # ------------------------------------------------------------------ looking
 
-    def ready(self, then: Callable[[], None]) -> None:
-        """Call back when all sources have been asked for their tools, which may be now."""
-        if not self._unknown and not self._asked:
-            then()
-            return
-        self._then.append(then)
+    async def ready(self) -> None:
+        """Wait until all sources have been asked for their tools."""
         asked, self._unknown = self._unknown, {}
         self._asked += len(asked)
         for source in asked.values():
-            self.ask(source, lambda _: self._told())
+            start(self.ask(source)).then(lambda _: self._heard())
+        if self._asked:
+            waiting: Promise[None] = Promise()
+            self._waiting.append(waiting)
+            await waiting
 
-    def _told(self) -> None:
+    def _heard(self) -> None:
         self._asked -= 1
         if not self._asked:
-            waiting, self._then = self._then, []
-            for then in waiting:
-                then()
+            waiting, self._waiting = self._waiting, []
+            for each in waiting:
+                each.resolve(None)
 
-    def ask(self, source: Source, told: Told) -> None:
-        """Learn a source's tools, afresh, and show them."""
-
-        def done(report: JobDone | SourceDescribed) -> None:
-            if isinstance(report, SourceDescribed) and not report.error:
-                self.problems.pop(source.name, None)
-                self._show(source, report.tools)
-                told(report.tools)
-                return
-            reason = report.error if isinstance(report, SourceDescribed) else report.message
-            self.problems[source.name] = reason
+    async def ask(self, source: Source) -> None:
+        """Ask a source for its tools, and show them. Raises ToolUnavailable."""
+        try:
+            report = await self._host.describe(source, DESCRIBE_TIMEOUT_S)
+        except ToolUnavailable as error:
+            self.problems[source.name] = error.message
             self.hide(source.name)
-            told(ToolUnavailable(f"{source.name}: {reason}", "mend it and add it again"))
-
-        self._host.describe(source, DESCRIBE_TIMEOUT_S, done)
+            raise ToolUnavailable(f"{source.name}: {error.message}", "mend it and add it again") \
+                from None  # fmt: skip
+        self.problems.pop(source.name, None)
+        self._show(source, report.tools)
 
     def all(self) -> list[Tool]:
-        """In order of name."""
+        """Return all tools, ordered by name."""
         return [self._tools[name] for name in sorted(self._tools)]
 
     def find(self, name: str) -> Tool:
-        """The tool of this name. Raises NotFound, naming one that is near."""
+        """Return the tool of a name. Raises NotFound, naming a similar one."""
         found = self._tools.get(name)
         if found is None:
             near = did_you_mean(name, self._tools)
@@ -129,7 +125,7 @@ class Registry:
             self._tools[name] = Tool(name, spec, label, source)
 
     def hide(self, source: str) -> None:
-        """A source's tools are there no more."""
+        """Remove a source's tools."""
         for name, tool in list(self._tools.items()):
             if tool.source and tool.source.name == source:
                 del self._tools[name]
@@ -141,47 +137,49 @@ class Registry:
             raise InvalidArgument(f"{name!r} is the name of another source", "choose another")
 
     def show_server(self, name: str) -> None:
-        """The tools of a server as they were approved, or none."""
+        """Show a server's tools as they were approved, or none."""
         pin, server = self.pins.get(name), self.servers[name]
         self.hide(name)
         if pin is None or pin.config_digest != config_digest(server):
-            self.problems[name] = f"not approved; look at it and: aios mcp approve {name}"
+            self.problems[name] = f"not approved; review it, then: aios mcp approve {name}"
             return
         self._show(self.server_source(name, pin.digest), pin.tools)
         for tool in self._tools.values():
             if tool.source and tool.source.name == name:
                 tool.revoked = bool(pin.changes)
         if pin.changes:
-            self.problems[name] = f"it changed its tools; look and: aios mcp approve {name}"
+            self.problems[name] = f"its tools changed; review them, then: aios mcp approve {name}"
         else:
             self.problems.pop(name, None)
 
     def server_source(self, name: str, pin: str) -> Source:
-        """A server as the toolhost knows it."""
+        """Return a server as the toolhost knows it."""
         return Source(name, "mcp", msgspec.json.encode(self.servers[name]).decode(), pin)
 
     # ------------------------------------------------------------------ offers
 
     def offer(self, owner: int, specs: list[ToolSpec]) -> None:
-        """An agent's offer in place of its earlier one. Raises InvalidArgument; then nothing is."""
+        """Replace an agent's offer. Raises InvalidArgument, and changes nothing then."""
         names = [spec.name for spec in specs]
         for name in names:
             taken = self._tools.get(name)
             if "." in name or names.count(name) > 1 or (taken and taken.owner != owner):
                 whose = f"is {taken.label}'s" if taken else "has a dot in it or comes twice"
-                raise InvalidArgument(f"{name!r} cannot be offered: it {whose}", "name it anew")
+                raise InvalidArgument(
+                    f"{name!r} cannot be offered: it {whose}", "give it another name"
+                )
         self.withdraw(owner)
         for spec in specs:
             self._tools[spec.name] = Tool(spec.name, spec, f"pid {owner}", owner=owner)
 
     def withdraw(self, owner: int) -> None:
-        """An agent offers nothing any more."""
+        """Remove an agent's offer."""
         for name, tool in list(self._tools.items()):
             if tool.owner and tool.owner == owner:
                 del self._tools[name]
 
 
 def source_of(request: SourceRequest) -> Source:
-    """A file or API as the toolhost knows it."""
+    """Return a file or API as the toolhost knows it."""
     config = msgspec.json.encode(request).decode()
     return Source(request.name, request.kind, config)

@@ -19,7 +19,8 @@ class Scene:
 
     def enter(self, name: str, pid: int, tool: str = "t", limit: int = 1, lock: str = "") -> None:
         """A call with a name."""
-        ticket = Ticket(pid, tool, limit, lock, lambda: self.began.append(name))
+        ticket = Ticket(pid, tool, limit, lock)
+        ticket.turn.then(lambda _: self.began.append(name))
         self.tickets[name] = ticket
         self.gate.enter(ticket)
 
@@ -74,7 +75,8 @@ def test_what_begins_may_end_at_once() -> None:
     tickets: list[Ticket] = []
 
     def enter(number: int) -> None:
-        ticket = Ticket(1, "t", 1, "", lambda: gate.leave(tickets[number]))
+        ticket = Ticket(1, "t", 1, "")
+        ticket.turn.then(lambda _: gate.leave(tickets[number]))
         tickets.append(ticket)
         gate.enter(ticket)
 
