@@ -135,10 +135,10 @@ def test_nobody_acts_on_behalf_of_whom_it_does_not_serve(
             server.call("getpid", Empty())
         forged = (work + 1, work - 1, 10**9, 1 << 63)
         for number in (n for n in forged if n):
-            with pytest.raises(PermissionDenied, match="does not serve"), on_behalf(number):
+            with pytest.raises(PermissionDenied, match="serves no work"), on_behalf(number):
                 server.call("getpid", Empty())
         server.call("tool.answer", ToolAnswer(work, '"done"'))
-        with pytest.raises(PermissionDenied, match="does not serve"), on_behalf(work):
+        with pytest.raises(PermissionDenied, match="serves no work"), on_behalf(work):
             server.call("fs.write", FsWrite("/x", b"x"))
         while not caller.poll(call_id):
             select.select([caller.filenos()[0]], [], [], 1)
