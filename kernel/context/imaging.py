@@ -13,12 +13,11 @@ from aios.hw.core.messages import Op, OpResult
 from aios.hw.engine.engine import EngineInfo
 from aios.hw.engine.image import image_bytes
 from aios.hw.machine.arena import Extent
-from aios.kernel.scheduler.request import Request
 
 from .operations import Operations
 from .prefix import PrefixIndex
-from .seat import Seat
-from .store import Home, Image, KvStore, new_stamp
+from .sequence import Home, Image, Seat, Sequence, new_stamp
+from .store import KvStore
 
 _COPY_BYTES_PER_S = 2e9
 """A cautious guess of how fast images move, to see when computing again is cheaper."""
@@ -47,7 +46,7 @@ class Imaging:
         moved_s = _COPY_FIXED_S + 2 * image_bytes(self._info, length) / _COPY_BYTES_PER_S
         return self._info.restorable and length * self._info.prefill_token_s > moved_s
 
-    def save(self, seat: Seat, owner: Request | None) -> Image | None:
+    def save(self, seat: Seat, owner: Sequence | None) -> Image | None:
         """Plan an image of what is in the seat, with ``owner`` parked in it or, for None, as a
         cache. None when the store has no room."""
         image = Image(seat.tokens[: seat.length], seat.length, self._home, owner)

@@ -9,24 +9,23 @@ computed again by another request that begins with them.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from aios.hw.core.messages import Op, OpResult
 from aios.hw.engine.engine import GRID_TOKENS, EngineInfo
 from aios.hw.machine.arena import Extent
-from aios.kernel.scheduler.request import Request
 from aios.syscalls.types.trace import OpRecord
 
 from .imaging import Imaging
 from .operations import Operations, Settle
 from .prefix import BLOCK, PrefixIndex, common
-from .seat import Seat
-from .store import Image, KvStore
+from .sequence import Image, Seat, Sequence
+from .store import KvStore
 
 _CACHE_TOKENS = 64
 """What a seat holds after its request has ended is kept as an image from so many tokens on."""
 
-Coldness = Callable[[Request], tuple[float, ...]]
+Coldness = Callable[[Sequence], tuple[float, ...]]
 
 
 class ContextManager:
@@ -62,7 +61,7 @@ class ContextManager:
 
     # ------------------------------------------------------------------ planning
 
-    def seat_all(self, chosen: Sequence[Request], coldest_first: Coldness) -> list[Op]:
+    def seat_all(self, chosen: Collection[Sequence], coldest_first: Coldness) -> list[Op]:
         """Give every chosen request a seat; returns what the core must do first, in order.
 
         ``coldest_first`` orders those that may lose their seat: the greatest key goes first.
@@ -77,7 +76,7 @@ class ContextManager:
                 self._seats[request.seat].used = self._tick
         return self._operations.listed()
 
-    def shared(self, request: Request) -> int:
+    def shared(self, request: Sequence) -> int:
         """Tokens of its beginning whose KV exists somewhere."""
         return self._source(request)[1]
 
@@ -93,15 +92,15 @@ class ContextManager:
 
     # ------------------------------------------------------------------ what came of it
 
-    def settle(self, results: Sequence[OpResult]) -> list[OpRecord]:
+    def settle(self, results: list[OpResult]) -> list[OpRecord]:
         """Take in how the operations of the slice went; returns them for the trace."""
         return self._operations.settle(results)
 
-    def failed(self, ok: Sequence[bool]) -> set[int]:
-        """Requests whose seats are empty because an operation failed."""
+    def failed(self, ok: list[bool]) -> set[int]:
+        """Sequences whose seats are empty because an operation failed."""
         return self._operations.failed(ok)
 
-    def ran(self, request: Request, length: int) -> None:
+    def ran(self, request: Sequence, length: int) -> None:
         """A slice is over and the seat that the request had in it holds so many tokens."""
         seat = self._seats[request.seat] if request.seat is not None else None
         if seat is None:
@@ -113,7 +112,7 @@ class ContextManager:
             request.length = seat.length
         self._index.update(seat)
 
-    def release(self, request: Request) -> None:
+    def release(self, request: Sequence) -> None:
         """The request has ended: its seat is anyone's, and what is in it a cache."""
         if request.seat is not None:
             self._seats[request.seat].owner = None
@@ -147,7 +146,7 @@ class ContextManager:
             image.owner.image, image.owner.length = None, 0
             image.owner.recomputes += 1
 
-    def check(self, requests: Collection[Request]) -> list[str]:
+    def check(self, requests: Collection[Sequence]) -> list[str]:
         """What is wrong with the accounts; empty when all is well."""
         problems = []
         for seat in self._seats:
@@ -171,7 +170,7 @@ class ContextManager:
 
     # ------------------------------------------------------------------ seats
 
-    def _place(self, request: Request, keep: Collection[Request], coldest: Coldness) -> None:
+    def _place(self, request: Sequence, keep: Collection[Sequence], coldest: Coldness) -> None:
         image, request.image = request.image, None
         if image:
             self._load(request, image, image.length, keep, coldest)
@@ -196,7 +195,7 @@ class ContextManager:
             self._trim(request, self._free_seat(keep, coldest, None), 0)
         request.cached_tokens = max(request.cached_tokens, shared_prompt)
 
-    def _source(self, request: Request) -> tuple[Seat | Image | None, int]:
+    def _source(self, request: Sequence) -> tuple[Seat | Image | None, int]:
         """Where the most tokens of its beginning are; the last one must be run for its logits."""
         most = len(request.tokens) - 1
         if not self._info.restorable:  # nothing can be copied, but a seat can be taken over
@@ -209,7 +208,7 @@ class ContextManager:
             shared -= shared % GRID_TOKENS
         return (source, shared) if shared else (None, 0)
 
-    def _yields(self, seat: Seat, shared: int, keep: Collection[Request]) -> bool:
+    def _yields(self, seat: Seat, shared: int, keep: Collection[Sequence]) -> bool:
         """Whether a free seat's content may be cut to its beginning, or is worth a copy."""
         if not self._info.restorable or 2 * shared > seat.length:
             return True
@@ -218,7 +217,9 @@ class ContextManager:
             for other in self._seats
         )
 
-    def _free_seat(self, keep: Collection[Request], coldest: Coldness, source: Seat | None) -> Seat:
+    def _free_seat(
+        self, keep: Collection[Sequence], coldest: Coldness, source: Seat | None
+    ) -> Seat:
         free = [seat for seat in self._seats if seat.owner is None and seat is not source]
         if free:
             seat = min(free, key=lambda s: (s.length > 0, s.used if s.length else 0, s.number))
@@ -239,7 +240,7 @@ class ContextManager:
         self._index.remove(seat)
 
     def _begin(
-        self, request: Request, seat: Seat, length: int, op: Op, then: Settle | None = None
+        self, request: Sequence, seat: Seat, length: int, op: Op, then: Settle | None = None
     ) -> None:
         """The seat is the request's from now on, and holds ``length`` of its tokens after ``op``.
         ``then`` gets its result, too."""
@@ -259,15 +260,15 @@ class ContextManager:
 
         self._operations.plan(op, request, settle)
 
-    def _trim(self, request: Request, seat: Seat, length: int) -> None:
+    def _trim(self, request: Sequence, seat: Seat, length: int) -> None:
         self._begin(request, seat, length, Op("trim", seat.number, tokens=length))
 
     def _load(
         self,
-        request: Request,
+        request: Sequence,
         image: Image,
         length: int,
-        keep: Collection[Request],
+        keep: Collection[Sequence],
         coldest: Coldness,
     ) -> None:
         self._store.pin(image)  # whoever leaves the seat for it must not push it out

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aios.hw.core.messages import Op, OpResult
-from aios.kernel.scheduler.request import Request
 from aios.syscalls.types.trace import OpRecord
+
+from .sequence import Sequence
 
 log = logging.getLogger("aios.context")
 
@@ -42,16 +43,16 @@ class Operations:
     def __bool__(self) -> bool:
         return bool(self._planned)
 
-    def plan(self, op: Op, request: Request | None, settle: Settle) -> None:
+    def plan(self, op: Op, sequence: Sequence | None, settle: Settle) -> None:
         """Add one, for a request or for nobody in particular."""
-        number, pid = (request.id, request.pid) if request else (0, 0)
+        number, pid = (sequence.id, sequence.pid) if sequence else (0, 0)
         self._planned.append(_Planned(op, number, pid, settle))
 
     def listed(self) -> list[Op]:
         """What the core is to do."""
         return [planned.op for planned in self._planned]
 
-    def settle(self, results: Sequence[OpResult]) -> list[OpRecord]:
+    def settle(self, results: list[OpResult]) -> list[OpRecord]:
         """The first ones are done, with these results; returns them for the trace."""
         planned, self._planned = self._planned[: len(results)], self._planned[len(results) :]
         records = []
@@ -72,7 +73,7 @@ class Operations:
                         "read from" if op.kind == "load" else "written to", op.path,
                         result.reason)  # fmt: skip
 
-    def failed(self, ok: Sequence[bool]) -> set[int]:
+    def failed(self, ok: list[bool]) -> set[int]:
         """Requests whose seats are empty because an operation failed."""
         return {
             plan.request_id

@@ -17,15 +17,16 @@ import time
 from array import array
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from aios.kernel.loop.task import Outcome
 from aios.kernel.loop.worker import Worker
-from aios.kernel.model.model import Model
 from aios.syscalls.errors import AiosError, NotFound, ResourceExhausted
 from aios.syscalls.types.chat import ContextReply, Message, NamedContext
+
+from .imaging import Written
 
 MOST_CONTEXTS = 256
 """Of one agent name."""
@@ -34,6 +35,16 @@ _STALE_S = 24 * 3600.0
 
 T = TypeVar("T")
 Done = Callable[[T | AiosError], None]
+
+
+class KvFiles(Protocol):
+    """The model of a conversation: it writes the KV of tokens to files, and finds it there."""
+
+    def save_context(self, tokens: array[int], path: str, done: Written) -> None:
+        """Write what KV there is of these tokens."""
+
+    def restore_context(self, tokens: array[int], path: str, stamp: int) -> None:
+        """Note that a file holds the KV of these tokens."""
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -54,7 +65,7 @@ class SavedContexts:
     def save(
         self,
         agent: str,
-        model: Model,
+        model: KvFiles,
         tokens: array[int],
         name: str,
         messages: list[Message],
@@ -79,7 +90,7 @@ class SavedContexts:
 
         self._worker.submit(lambda: _make_room(folder, name), made)
 
-    def restore(self, agent: str, model: Model, name: str, done: Done[ContextReply]) -> None:
+    def restore(self, agent: str, model: KvFiles, name: str, done: Done[ContextReply]) -> None:
         """The messages, and how many tokens of KV came with them. NotFound."""
         path = self._folder / agent / f"{name}.ctx"
 

@@ -14,75 +14,21 @@ import contextlib
 import heapq
 import itertools
 import logging
-import secrets
 import shutil
-from array import array
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from aios.hw.machine.arena import Arena, Extent
+
+from .sequence import Image
 
 log = logging.getLogger("aios.kvstore")
 
 _CACHED_FILE_TOKENS = 128
 """Cached images of fewer tokens are dropped rather than written to a file."""
-_ATTENTION_TOKENS = 4096.0
-"""Around so many tokens, attention costs as much as all the rest of a prompt token."""
 _MOST_KEPT = 256
 """Files of others that are known at once; those that were used longest ago are forgotten."""
-
-
-class Home(Protocol):
-    """The context manager of a model."""
-
-    def forget(self, image: Image) -> None:
-        """The store has given it up."""
-
-
-class Owner(Protocol):
-    """A request that can be parked in an image."""
-
-    image: Image | None
-    length: int
-    recomputes: int
-
-
-def new_stamp() -> int:
-    """What tells an image from any other that was ever written, by whichever kernel."""
-    return secrets.randbits(63)
-
-
-@dataclass(eq=False)
-class Image:
-    """KV of the first ``length`` of ``tokens``, in the arena or in a file.
-
-    ``owner``: the request that is parked in it; None: it is a cache. ``home``: whose model it is
-    of. ``pins``: operations under way that read or write it.
-    """
-
-    tokens: array[int]
-    length: int
-    home: Home
-    owner: Owner | None = None
-    extent: Extent | None = None
-    path: str = ""
-    size_bytes: int = 0
-    """Of the image, once it has been written; until then the room it has."""
-    pins: int = 0
-    kept: bool = False
-    """The file belongs to somebody else: never deleted, not in the budget."""
-    keys: list[int] = field(default_factory=list)
-    use: int = 0
-    """Number of its last use among all uses; 0: it is not among those that may be evicted."""
-    stamp: int = field(default_factory=new_stamp)
-
-    @property
-    def worth(self) -> float:
-        """Cost of computing it again, over its size."""
-        return 1.0 + self.length / _ATTENTION_TOKENS
 
 
 Spill = Callable[[Image, Extent, str], None]

@@ -32,7 +32,6 @@ from aios.hw.core.messages import (
     Yield,
 )
 from aios.hw.engine.engine import EngineInfo, Message
-from aios.kernel.context import window
 from aios.kernel.context.filing import Filing
 from aios.kernel.context.imaging import Written
 from aios.kernel.context.manager import ContextManager
@@ -44,6 +43,7 @@ from aios.kernel.scheduler.scheduler import LONE_CHUNK_FACTOR, SUSPECT_DEATHS, S
 from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, ModelUnavailable
 from aios.syscalls.types.trace import RequestRecord
 
+from . import context_window as window
 from .core_life import CoreLife, StartCore, State
 from .preparing import Preparing
 

@@ -5,7 +5,6 @@ The tokens here and the number of them in a seat or image are the whole state of
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,7 +12,7 @@ import xxhash
 
 from aios.hw.engine.engine import Message
 from aios.hw.engine.sampling import SamplingParams
-from aios.kernel.context.store import Image
+from aios.kernel.context.sequence import Sequence
 from aios.kernel.loop.states import step
 from aios.syscalls.errors import AiosError
 from aios.syscalls.types.chat import ChatReply, Timing, Usage, WindowReport
@@ -24,13 +23,10 @@ from .budget import Budget
 from .phases import PHASES, Phase
 
 
-@dataclass(eq=False)
-class Request:
+@dataclass(eq=False, kw_only=True)
+class Request(Sequence):
     """One ``llm.chat``. Times are monotonic seconds, None until they happen."""
 
-    id: int
-    """Never used twice: a slice under way may still have a row of one that has ended."""
-    pid: int
     name: str
     rank: int
     nice: int
@@ -56,19 +52,9 @@ class Request:
     """What its helpers have generated, and read."""
 
     phase: Phase = "preparing"
-    tokens: array[int] = field(default_factory=lambda: array("i"))
-    prompt_tokens: int = 0
     text: list[str] = field(default_factory=list)
     finish: str = ""
 
-    seat: int | None = None
-    length: int = 0
-    """Tokens whose KV is in the seat or, parked, in the image."""
-    image: Image | None = None
-    computed: int = 0
-    """Most tokens whose KV it ever had; what is beyond is new work."""
-    cached_tokens: int = 0
-    """Prompt tokens that it found computed."""
     cells: int = 0
     """Reserved of its account's quota; 0 until it has started."""
 
@@ -89,8 +75,6 @@ class Request:
     phase_since_s: float = 0.0
     ready_s: float = 0.0
     slices: int = 0
-    parks: int = 0
-    recomputes: int = 0
     core_deaths: int = 0
     """Cores that died while working on it, since its last token."""
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from aios.hw.core.messages import Op, Slice, SliceEnd, SliceRow, StepRow
 from aios.hw.engine.engine import EngineInfo
 from aios.kernel.context.manager import ContextManager
 from aios.kernel.context.prefix import common
+from aios.kernel.context.sequence import Sequence
 from aios.syscalls.types.trace import SliceRecord
 
 from . import policy
@@ -150,7 +151,7 @@ class Scheduler:
             if not self._context.busy:
                 return None
             return self._slice(_Choice(), self._context.errands(), now)
-        ops = self._context.seat_all(choice.rows, lambda request: self._coldness(request, now))
+        ops = self._context.seat_all(choice.rows, lambda owner: self._coldness(owner, now))
         for request in choice.rows:
             self._start(request, now)
         return self._slice(choice, ops, now)
@@ -189,7 +190,7 @@ class Scheduler:
             request.finish = row.finish
             yield request, row
 
-    def on_moved(self, ok: Sequence[bool]) -> None:
+    def on_moved(self, ok: list[bool]) -> None:
         """Operations before the slice under way failed: requests that should have found tokens
         computed found none."""
         assert self._running and self._context
@@ -286,7 +287,7 @@ class Scheduler:
         return request.account.may_run_s(now) <= now and fits(request)
 
     def _ahead(
-        self, request: Request, others: Sequence[Request], choice: _Choice
+        self, request: Request, others: Collection[Request], choice: _Choice
     ) -> Request | None:
         """Another request that is about to compute a long beginning which both have in common.
 
@@ -311,7 +312,7 @@ class Scheduler:
                 return other
         return None
 
-    def _all_wait(self, running: Sequence[Request]) -> bool:
+    def _all_wait(self, running: Collection[Request]) -> bool:
         """The slice is full and there is one class only, whose newcomers wait for its end: no need
         to work out who comes first, at each arrival, among all who could run."""
         return (
@@ -321,7 +322,7 @@ class Scheduler:
         )
 
     def _worth_yielding(
-        self, missing: Sequence[Request], running: Sequence[Request], now: float
+        self, missing: Collection[Request], running: Collection[Request], now: float
     ) -> bool:
         chosen = self._settings.policy
         if chosen.preempts or len(running) < min(self._settings.width, self._width):
@@ -353,8 +354,9 @@ class Scheduler:
     def _steps_left(self, request: Request) -> int:
         return policy.quantum_steps(self.quantum, request.nice) - request.used_steps
 
-    def _coldness(self, request: Request, now: float) -> tuple[float, ...]:
-        return (request.phase == "held", *self._settings.policy.key(request, now))
+    def _coldness(self, owner: Sequence, now: float) -> tuple[float, ...]:
+        assert isinstance(owner, Request)
+        return (owner.phase == "held", *self._settings.policy.key(owner, now))
 
     # ------------------------------------------------------------------ accounting
 

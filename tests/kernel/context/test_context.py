@@ -16,7 +16,8 @@ from aios.hw.core.messages import Op
 from aios.hw.engine.engine import Rung
 from aios.hw.machine.arena import Arena
 from aios.kernel.context.prefix import BLOCK, PrefixIndex
-from aios.kernel.context.store import Image, KvStore
+from aios.kernel.context.sequence import Image
+from aios.kernel.context.store import KvStore
 from aios.kernel.model.info import describe
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import Cancelled

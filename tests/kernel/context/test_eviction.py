@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from aios.hw.machine.arena import PAGE_BYTES, Arena, Extent
-from aios.kernel.context.store import Image, KvStore
+from aios.kernel.context.sequence import Image
+from aios.kernel.context.store import KvStore
 
 
 class _Home:
