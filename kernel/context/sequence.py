@@ -1,7 +1,6 @@
-"""A sequence of tokens, and the two places where its KV can be: a seat or an image.
+"""A sequence of tokens and the image that it is parked in.
 
-A seat is one of the sequences that a model's engine computes; an image is a copy of one, in the
-arena or in a file. The tokens and the number of them whose KV exists are a sequence's whole state.
+Its tokens and the number of them whose KV exists, in a seat or an image, are its whole state.
 """
 
 from __future__ import annotations
@@ -36,21 +35,6 @@ class Sequence:
     """Prompt tokens whose KV it found computed."""
     parks: int = 0
     recomputes: int = 0
-
-
-@dataclass(eq=False)
-class Seat:
-    """Holds the KV of the first ``length`` of ``tokens``. Without an owner it holds what the last
-    owner left behind."""
-
-    number: int
-    tokens: array[int] = field(default_factory=lambda: array("i"))
-    length: int = 0
-    owner: Sequence | None = None
-    keys: list[int] = field(default_factory=list)
-    """Keys of its blocks in the prefix index."""
-    used: int = 0
-    """When it was last used, in slices of the context manager."""
 
 
 class Home(Protocol):

@@ -33,7 +33,7 @@ def describe(model: Model) -> ModelInfo:
         images=context.images if context else 0,
         file_bytes=model.store.disk_used_bytes,
         memory_bytes=model.memory_bytes,
-        quantum_tokens=model.scheduler.quantum,
-        chunk_tokens=model.scheduler.chunk,
+        quantum_tokens=model.scheduler.pace.quantum_tokens,
+        chunk_tokens=model.scheduler.pace.chunk_tokens,
         restorable=info.restorable if info else True,
     )

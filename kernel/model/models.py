@@ -17,8 +17,8 @@ from aios.hw.engine import model_files as gguf
 from aios.hw.engine.engine import EngineInfo
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.loop import Loop, Timer
+from aios.kernel.scheduler.pace import Settings
 from aios.kernel.scheduler.request import Request
-from aios.kernel.scheduler.scheduler import Settings
 from aios.syscalls.errors import AiosError, IllegalState, ModelUnavailable
 
 from .core_life import Core, StartCore
@@ -90,7 +90,7 @@ class Models:
     @property
     def quantum_tokens(self) -> int:
         """The longest quantum of a model; 1 without models."""
-        return max((model.scheduler.quantum for model in self), default=1)
+        return max((model.scheduler.pace.quantum_tokens for model in self), default=1)
 
     def cancel(self, request: Request, error: AiosError) -> None:
         """End a request with an error."""

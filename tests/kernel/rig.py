@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -45,14 +45,17 @@ from aios.hw.machine.framing import encode
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop
+from aios.kernel.loop.task import Outcome, Promise
 from aios.kernel.model.model import Model
 from aios.kernel.model.models import Models
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
+from aios.kernel.scheduler.pace import Settings
 from aios.kernel.scheduler.request import Request
-from aios.kernel.scheduler.scheduler import Settings
 from aios.syscalls.errors import AiosError
 from aios.syscalls.types.chat import ChatReply
+
+T = TypeVar("T")
 
 GRID = Rung("prefill apart", mixed=False)
 
@@ -187,8 +190,9 @@ class Rig:
         """Submit a request; its outcome comes into ``outcomes`` by its id."""
         number = next(self._ids)
 
-        def done(outcome: ChatReply | AiosError) -> None:
-            self.outcomes[number] = outcome
+        def done(outcome: Outcome[ChatReply]) -> None:
+            assert outcome.error is None or isinstance(outcome.error, AiosError)
+            self.outcomes[number] = outcome.error or outcome.result()
             if after:
                 after()
 
@@ -201,8 +205,9 @@ class Rig:
             ),
             messages=prompt if isinstance(prompt, list) else None,
             prompt=prompt if isinstance(prompt, str) else None,
-            received_s=time.monotonic(), on_text=None, on_done=done, window_policy=window,
+            window_policy=window,
         )  # fmt: skip
+        request.result.then(done)
         self.models.find(model).submit(request)
         return request
 
@@ -287,6 +292,13 @@ class Rig:
         self.check()
         self.store.close()
         self.loop.close()
+
+
+def outcome_of(promise: Promise[T]) -> T:
+    """Return what a settled promise was resolved with. Raises what it was rejected with."""
+    outcomes: list[Outcome[T]] = []
+    promise.then(outcomes.append)
+    return outcomes[0].result()
 
 
 def _with_rung(info: EngineInfo, rung: Rung) -> EngineInfo:

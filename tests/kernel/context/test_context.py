@@ -15,13 +15,15 @@ import pytest
 from aios.hw.core.messages import Op
 from aios.hw.engine.engine import Rung
 from aios.hw.machine.arena import Arena
+from aios.kernel.context.image_writer import Written
 from aios.kernel.context.prefix import BLOCK, PrefixIndex
 from aios.kernel.context.sequence import Image
 from aios.kernel.context.store import KvStore
+from aios.kernel.loop.task import Promise
 from aios.kernel.model.info import describe
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import Cancelled
-from tests.kernel.rig import GRID, open_rig
+from tests.kernel.rig import GRID, open_rig, outcome_of
 
 COMMON = "the common beginning of all prompts, long enough to be worth sharing among them. " * 3
 
@@ -299,7 +301,7 @@ def test_a_hundred_thousand_parks_leave_nothing_behind(tmp_path: Path) -> None:
         if number % 500 == 0:
             assert store.check() == []
             assert len(files) == sum(bool(i.path) for i in store.images | store._leaving)
-    shelved = len(store._in_memory._heap) + len(store._on_disk._heap)
+    shelved = len(store._in_memory) + len(store._on_disk)
     assert shelved <= 2 * len(store.images) + 128, "no memory of those that are gone"
     while under_way:
         store.unpin(under_way.pop())
@@ -319,8 +321,8 @@ def test_files_of_others_are_known_up_to_a_limit_and_never_deleted(tmp_path: Pat
         file = tmp_path / "mine.kv"
         file.write_bytes(b"precious")
         for n in range(600):
-            rig.model.restore_context(tokens, str(tmp_path / f"{n}.kv"), n)
-        rig.model.restore_context(tokens, str(file), 1)
+            rig.model.saved_kv.restore(tokens, str(tmp_path / f"{n}.kv"), n)
+        rig.model.saved_kv.restore(tokens, str(file), 1)
         assert describe(rig.model).images <= 257
         rig.models.unload(rig.model)
         assert file.read_bytes() == b"precious" and not rig.store.images
@@ -347,15 +349,14 @@ def test_a_saved_file_holds_no_more_than_the_tokens_that_are_its_own(tmp_path: P
         for seat in rig.model.context._seats:  # type: ignore[union-attr]
             if seat.tokens is mine.tokens:
                 rig.model.context._empty(seat)  # type: ignore[union-attr]
-        got: list[tuple[int, int]] = []
         path = tmp_path / "a.kv"
-        rig.model.save_context(mine.tokens, str(path), lambda *told: got.append(told))
+        saved = rig.model.saved_kv.save(mine.tokens, str(path))
         rig.run()
-        ((count, stamp),) = got
+        count, stamp = outcome_of(saved)
         assert len(COMMON) < count < len(COMMON) + BLOCK
         assert theirs.tokens[:count] == mine.tokens[:count]
         rig.models.unload(rig.model)
-        rig.model.restore_context(mine.tokens[:count], str(path), stamp)
+        rig.model.saved_kv.restore(mine.tokens[:count], str(path), stamp)
         again = rig.ask(COMMON + "mine" + "".join(map(chr, mine.generated)), tokens=9)
         rig.run()
         assert rig.reply(again).usage.cached_tokens == count
@@ -365,16 +366,15 @@ def test_a_saved_file_holds_no_more_than_the_tokens_that_are_its_own(tmp_path: P
 def test_a_context_is_written_when_the_slice_is_over(tmp_path: Path) -> None:
     """The reply is there before the slice's end; the whole of it is saved all the same."""
     with open_rig(tmp_path, seats=2, quantum=50, ram=1 << 22) as rig:
-        got: list[tuple[int, int]] = []
+        saves: list[Promise[Written]] = []
 
         def save() -> None:
-            path = str(tmp_path / "a.kv")
-            rig.model.save_context(first.tokens, path, lambda *told: got.append(told))
+            saves.append(rig.model.saved_kv.save(first.tokens, str(tmp_path / "a.kv")))
 
         first: Request = rig.ask(COMMON, tokens=20, after=save)
         rig.ask("another, who keeps the slice going", tokens=40)
         rig.run()
-        assert got[0][0] >= (len(first.tokens) - 1) // BLOCK * BLOCK
+        assert outcome_of(saves[0])[0] >= (len(first.tokens) - 1) // BLOCK * BLOCK
 
 
 @pytest.mark.parametrize("what", ["unload", "kill"])
@@ -382,12 +382,11 @@ def test_a_save_under_way_ends_when_the_core_does(tmp_path: Path, what: str) -> 
     with open_rig(tmp_path, seats=2, ram=1 << 22) as rig:
         first = rig.ask(COMMON, tokens=20)
         rig.run()
-        got: list[tuple[int, int]] = []
-        rig.model.save_context(first.tokens, str(tmp_path / "a.kv"), lambda *t: got.append(t))
-        assert rig.model.wanted and not got
+        saved = rig.model.saved_kv.save(first.tokens, str(tmp_path / "a.kv"))
+        assert rig.model.wanted and not saved.settled
         rig.models.unload(rig.model) if what == "unload" else rig.core.kill()
         rig.run()
-        assert got[0][0] == 0
+        assert outcome_of(saved)[0] == 0
 
 
 def test_an_operation_on_a_full_device_fails_and_leaves_no_part(tmp_path: Path) -> None:

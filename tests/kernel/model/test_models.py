@@ -10,19 +10,19 @@ import pytest
 
 from aios.hw.engine.engine import Logits, Message, Row
 from aios.hw.engine.fake import FakeEngine, LiteralGrammar
-from aios.kernel.model import core_life
+from aios.kernel.loop import respawn
+from aios.kernel.loop.task import start
 from aios.kernel.model.info import describe
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import (
-    AiosError,
     Cancelled,
     ContextOverflow,
     IllegalState,
     InvalidArgument,
     ModelUnavailable,
 )
-from tests.kernel.rig import Died, Rig, open_rig
+from tests.kernel.rig import Died, Rig, open_rig, outcome_of
 
 A, B = "fake:end=0", "fake:end=0,ctx=1024"
 ONE = 2 * 512 * 64
@@ -112,13 +112,14 @@ def test_idle_models_leave_but_the_default_stays(tmp_path: Path) -> None:
 
 def test_loading_by_hand_unloading_in_use_and_meanwhile(tmp_path: Path) -> None:
     with open_rig(tmp_path, A) as rig:
-        told: list[AiosError | None] = []
-        rig.models.find(B).core.when_ready(told.append)
+        core = rig.models.find(B).core
+        first = start(core.when_ready())
         rig.models.unload(rig.models.find(B))  # it was only about to be ready
-        assert isinstance(told.pop(), IllegalState)
-        rig.models.find(B).core.when_ready(told.append)
+        with pytest.raises(IllegalState):
+            outcome_of(first)
+        second = start(core.when_ready())
         rig.run()
-        assert told == [None]
+        assert outcome_of(second) is None
         rig.ask("x", B, tokens=50)
         with pytest.raises(IllegalState, match="1 requests"):
             rig.models.unload(rig.models.find(B))
@@ -169,7 +170,7 @@ def test_one_that_kills_cores_takes_nobody_along(
         return works(engine, given)
 
     monkeypatch.setattr(FakeEngine, where, dies)
-    monkeypatch.setattr(core_life, "BACKOFF_WINDOW_S", 0.0)
+    monkeypatch.setattr(respawn, "WINDOW_S", 0.0)
     with open_rig(tmp_path, A, seats=4, name=name) as rig:
         before = [rig.ask(f"good {n}", tokens=9) for n in range(3)]
         bad = rig.ask("bad!", tokens=5)

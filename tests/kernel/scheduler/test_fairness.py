@@ -13,8 +13,8 @@ from aios.bench.rig.simcore import PREFILL_TOKEN_S, Job, Simulation
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.fair_share import cells, fits
+from aios.kernel.scheduler.pace import LONE_CHUNK_FACTOR
 from aios.kernel.scheduler.request import Request
-from aios.kernel.scheduler.scheduler import LONE_CHUNK_FACTOR
 from tests.kernel.rig import open_rig
 
 from .test_policy import Machine, make_request
@@ -186,7 +186,7 @@ def test_a_visitor_waits_for_one_step_of_a_full_batch_at_most(prompt: int) -> No
         visits = [Job(draw.uniform(0.0, 5.0), 8 + n, 40, 6, "interactive") for n in range(4)]
         simulation = Simulation("fair", seats=8)
         outcome = simulation.run([*batch, *visits])
-        chunk = simulation.scheduler.chunk * LONE_CHUNK_FACTOR
+        chunk = simulation.scheduler.pace.chunk_tokens * LONE_CHUNK_FACTOR
         simulation.close()
         waits = [outcome.wait_s[number] for number in range(9, 13)]
         assert max(waits) < chunk * PREFILL_TOKEN_S + 0.05, (seed, waits)
@@ -204,7 +204,7 @@ def _expected(machine: Machine) -> list[int]:
         before = [r for r in jobs if r.account is job.account and r.turn < job.turn]
         weight = job.account.weight * 1.25**-job.nice
         clock = machine.scheduler.shares._clocks[job.account.id]
-        share = clock + len(before) * machine.scheduler.quantum / weight
+        share = clock + len(before) * machine.scheduler.pace.quantum_tokens / weight
         waited = now - job.phase_since_s
         aged = job.rank > min(r.rank for r in jobs)
         urgency = job.rank - (int(waited / policy.AGING_S) if aged else 0)

@@ -62,8 +62,7 @@ class _Day:
         self.asked += 1
         request = Request(
             id=self.asked, pid=self.asked, name="a", rank=1, nice=0, account=_ACCOUNT,
-            params=_PARAMS, messages=None, prompt=None, received_s=0.0, on_text=None,
-            on_done=lambda outcome: None,
+            params=_PARAMS,
         )  # fmt: skip
         common = rng.choice(self.beginnings)[: rng.choice((0, 0, 16, 32, 32, 48, 150))]
         request.tokens = array("i", [*common, *rng.choices(range(256), k=rng.randint(1, 40))])

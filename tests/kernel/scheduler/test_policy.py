@@ -21,17 +21,17 @@ from aios.kernel.loop.states import IllegalTransition, step
 from aios.kernel.process.states import LIVES
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
+from aios.kernel.scheduler.pace import Settings
 from aios.kernel.scheduler.phases import PHASES
 from aios.kernel.scheduler.request import Request
-from aios.kernel.scheduler.scheduler import Scheduler, Settings
+from aios.kernel.scheduler.scheduler import Scheduler
 from aios.syscalls.errors import InvalidArgument
 
 
 def make_request(number: int, prompt: int = 3, rank: int = 1, nice: int = 0) -> Request:
     request = Request(
         id=number, pid=number, name=f"a{number}", rank=rank, nice=nice,
-        params=SamplingParams(max_tokens=1000, seed=number), messages=None, prompt="x",
-        account=Account(number), received_s=0.0, on_text=None, on_done=lambda outcome: None,
+        params=SamplingParams(max_tokens=1000, seed=number), prompt="x", account=Account(number),
     )  # fmt: skip
     request.tokens.extend([number % 200 + 1] * prompt)
     request.prompt_tokens = prompt

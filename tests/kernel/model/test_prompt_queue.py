@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aios.hw.engine.engine import Logits, Row, Tokens
-from aios.kernel.model import preparing
+from aios.kernel.model import prompt_queue
 from aios.syscalls.errors import Cancelled, InvalidArgument, ModelUnavailable
 from tests.kernel.rig import Died, Rig, open_rig
 
@@ -19,8 +19,8 @@ PROMPT = "a prompt of about forty bytes, number {:03}"
 
 @pytest.fixture(autouse=True)
 def _small_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "MOST_BYTES", WINDOW_BYTES)
-    monkeypatch.setattr(preparing, "EACH_BYTES", 0)
+    monkeypatch.setattr(prompt_queue, "MAX_BYTES", WINDOW_BYTES)
+    monkeypatch.setattr(prompt_queue, "OVERHEAD_BYTES", 0)
 
 
 class _Watched:
@@ -107,7 +107,7 @@ def test_what_is_cancelled_while_it_waits_is_never_prepared(tmp_path: Path) -> N
 def test_a_prompt_takes_something_however_short_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparing, "EACH_BYTES", WINDOW_BYTES // 4)
+    monkeypatch.setattr(prompt_queue, "OVERHEAD_BYTES", WINDOW_BYTES // 4)
     with open_rig(tmp_path, seats=8) as rig:
         _served(rig, "x")
         watched = _Watched(rig)
