@@ -98,7 +98,7 @@ class _Day:
         for request in sorted(chosen, key=lambda r: r.seat or 0):
             assert request.seat is not None
             self._run(request, request.seat, 0 if request.seat in failed else request.length)
-        context.settle(results)
+        context.settle(results, 0.0)
         for request in chosen:
             assert request.seat is not None
             context.ran(request, engine.length(request.seat))
