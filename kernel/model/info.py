@@ -1,4 +1,4 @@
-"""What describes a model to those who look: one row of ``aios model ls``."""
+"""The description of a model: one row of ``aios model ls``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .model import Model
 
 
 def describe(model: Model) -> ModelInfo:
-    """The model as it is now. What only a core can tell is as the last one told it."""
+    """Describe a model as it is now; what only a core knows is as the last one reported it."""
     info, context, arena = model.info, model.context, model.store.arena
     running, ready = model.scheduler.counts
     return ModelInfo(
