@@ -1,4 +1,4 @@
-"""A core that hangs is found out by its silence, and replaced like one that died."""
+"""A core that hangs is noticed by its silence, and replaced like one that died."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUIET_S = 0.05
 
 
 def _let_pass(rig: Rig, until: Callable[[], bool]) -> None:
-    """The core does nothing meanwhile."""
+    """Turn the loop until a condition holds; the core does nothing."""
     end_s = time.monotonic() + 20
     while not until():
         assert time.monotonic() < end_s
@@ -30,7 +30,9 @@ def _let_pass(rig: Rig, until: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5])
-def test_a_core_that_hangs_is_replaced_and_the_request_goes_on(tmp_path: Path, steps: int) -> None:
+def test_a_core_that_hangs_is_replaced_and_the_request_continues(
+    tmp_path: Path, steps: int
+) -> None:
     with open_rig(tmp_path, chunk=4, core_timeout_s=QUIET_S) as rig:
         request = rig.ask("a story", tokens=200)
         for _ in range(steps):
@@ -42,7 +44,7 @@ def test_a_core_that_hangs_is_replaced_and_the_request_goes_on(tmp_path: Path, s
         assert rig.model.core.restarts == 1
 
 
-def test_what_hangs_every_core_is_told_why_it_fails(tmp_path: Path) -> None:
+def test_a_request_that_hangs_every_core_fails_with_the_reason(tmp_path: Path) -> None:
     with open_rig(tmp_path, chunk=4, core_timeout_s=QUIET_S) as rig:
         request = rig.ask("a story")
         _let_pass(rig, lambda: request.id in rig.outcomes)
@@ -108,7 +110,7 @@ class _Loop:
         self.time = max(now, self.time)
 
 
-def test_silence_is_counted_from_what_was_said_last() -> None:
+def test_silence_is_counted_from_the_last_message() -> None:
     clock, hung = _Loop(), list[float]()
     dog = Watchdog(cast(Loop, clock), lambda: 10.0, hung.append)
     dog.begin()
@@ -129,7 +131,7 @@ def test_silence_is_counted_from_what_was_said_last() -> None:
     assert hung == [10.0, 10.0]
 
 
-def test_time_in_which_nothing_ran_does_not_count() -> None:
+def test_time_in_which_the_kernel_did_not_run_does_not_count() -> None:
     clock, hung = _Loop(), list[float]()
     dog = Watchdog(cast(Loop, clock), lambda: 10.0, hung.append)
     dog.begin()
@@ -143,7 +145,7 @@ def test_a_core_that_has_died_is_no_longer_watched() -> None:
     loop, deaths = Loop(), list[str]()
 
     class Dying:
-        """It is gone when it is sent something, and the news comes as an event of the loop."""
+        """Dies when it is sent something; the news comes as an event of the loop."""
 
         os_pid = 1
 

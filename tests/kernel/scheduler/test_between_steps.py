@@ -1,4 +1,4 @@
-"""What comes to a core between the steps of a slice: it looks for commands there, as in life.
+"""Commands that reach a core between the steps of a slice, as in a real one.
 
 On the played machine commands otherwise reach a core only between slices.
 """
