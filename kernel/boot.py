@@ -31,7 +31,7 @@ from aios.kernel.access.manager import AccessManager
 from aios.kernel.access.names import Names
 from aios.kernel.access.questions import QuestionFiles
 from aios.kernel.access.rules import Rule
-from aios.kernel.context.saved import SavedContexts
+from aios.kernel.context.saved_contexts import SavedContexts
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.task import Outcome
@@ -48,7 +48,7 @@ from aios.kernel.process.launcher import Launcher
 from aios.kernel.process.supervisor import Supervisor
 from aios.kernel.process.table import Process, ProcessTable
 from aios.kernel.scheduler import policy
-from aios.kernel.scheduler.scheduler import Settings
+from aios.kernel.scheduler.pace import Settings
 from aios.kernel.storage.calls import StorageCalls
 from aios.kernel.storage.files.quota import Limits
 from aios.kernel.storage.manager import Storage
@@ -224,9 +224,9 @@ class Kernel:
             table, access, self._supervisor, self._models, self.loop.clock, self._callers.by_user,
             self._tool_calls.waits_of,
         )  # fmt: skip
+        saved = SavedContexts(paths.data_dir() / "contexts", self._worker, self.loop.clock)
         model_calls = ModelCalls(
-            table, access, self._models, SavedContexts(paths.data_dir() / "contexts", self._worker),
-            self._memory, Recall(memory_calls, self._memory),
+            table, access, self._models, saved, self._memory, Recall(memory_calls, self._memory),
         )  # fmt: skip
         storage_calls = StorageCalls(table, access, self._storage, self._runtime)
         access_calls = AccessCalls(

@@ -17,7 +17,7 @@ from aios.kernel.model.model import Model
 from aios.kernel.model.models import Models
 from aios.kernel.process.table import ProcessTable
 from aios.kernel.scheduler import policy
-from aios.kernel.scheduler.scheduler import Settings
+from aios.kernel.scheduler.pace import Settings
 from aios.kernel.trap.pending import Handler, Pending
 from aios.kernel.trap.trap import Counts
 from aios.syscalls.errors import Cancelled

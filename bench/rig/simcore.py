@@ -22,8 +22,9 @@ from aios.kernel.context.manager import ContextManager
 from aios.kernel.context.store import KvStore
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
+from aios.kernel.scheduler.pace import Settings
 from aios.kernel.scheduler.request import Request
-from aios.kernel.scheduler.scheduler import Scheduler, Settings
+from aios.kernel.scheduler.scheduler import Scheduler
 
 PREFILL_TOKEN_S, STEP_S, ROW_S, MOVED_BYTES_PER_S = 0.0035, 0.012, 0.004, 5e9
 """Costs of a small model on two cores: a step has a fixed cost and a cost for each row."""
@@ -118,8 +119,7 @@ class Simulation:
         request = Request(
             id=number, pid=job.account, name=f"agent-{job.account}", rank=policy.RANKS[job.klass],
             nice=0, account=account, params=SamplingParams(max_tokens=4096, seed=0),
-            messages=None, prompt=None, received_s=job.at_s, on_text=None,
-            on_done=lambda outcome: None, phase_since_s=job.at_s,
+            received_s=job.at_s, phase_since_s=job.at_s,
             expected_tokens=job.reply if self._oracle else None,
         )  # fmt: skip
         request.tokens = array("i", itertools.repeat(number, job.prompt))

@@ -1,1 +1,1 @@
-"""The context manager: seats, images of parked sequences, shared prefixes, context windows."""
+"""The context manager: seats, images of parked sequences, shared prefixes, saved contexts."""

@@ -1,8 +1,8 @@
-"""The prefix index: whose KV begins with these tokens?
+"""The prefix index: finds the KV that begins with given tokens.
 
 Sequences are hashed in blocks, each block's key chained to the one before, so a lookup costs the
-length of the prompt however many sequences are known. Keys only find candidates; the tokens
-themselves decide, so a collision of hashes can never mix two contexts.
+length of the prompt, however many sequences there are. Keys only find candidates; the tokens
+themselves decide, so a hash collision can never mix two contexts.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 import xxhash
 
 BLOCK = 16
-"""Tokens of a block; shorter common beginnings are not worth sharing."""
-_MOST_CANDIDATES = 16
-"""Holders with the same key that are compared token by token."""
+"""Tokens of a block; shorter common prefixes are not worth sharing."""
+_MAX_CANDIDATES = 16
+"""Limit on holders with the same key that are compared token by token."""
 
 
 class Holder(Protocol):
@@ -38,7 +38,7 @@ class PrefixIndex(Generic[H]):
         self._holders: dict[int, dict[H, None]] = {}
 
     def update(self, holder: H) -> None:
-        """Call when a holder's tokens or length have changed; length 0 removes it."""
+        """Note that a holder's tokens or length have changed; length 0 removes it."""
         blocks = holder.length // BLOCK
         while len(holder.keys) > blocks:
             self._drop(holder.keys.pop(), holder)
@@ -57,9 +57,9 @@ class PrefixIndex(Generic[H]):
     def find(
         self, tokens: array[int], most: int, prefer: Callable[[H], float]
     ) -> tuple[H | None, int]:
-        """The holder with the longest common beginning and its length, at most ``most``.
+        """Return the holder with the longest common prefix, and its length up to ``most``.
 
-        Among equals the one with the least ``prefer``. (None, 0) below one block.
+        Among equals, the one with the least ``prefer``; (None, 0) below one block.
         """
         key, found = 0, None
         for block in range(most // BLOCK):
@@ -70,7 +70,7 @@ class PrefixIndex(Generic[H]):
             found = holders
         best: H | None = None
         longest = 0
-        for holder in list(found or ())[:_MOST_CANDIDATES]:
+        for holder in list(found or ())[:_MAX_CANDIDATES]:
             shared = min(most, holder.length, common(tokens, holder.tokens))
             if shared < BLOCK:
                 continue
@@ -89,7 +89,7 @@ class PrefixIndex(Generic[H]):
 
 
 def common(a: array[int], b: array[int]) -> int:
-    """Length of the common beginning of two token sequences."""
+    """Return the length of the common prefix of two token sequences."""
     length = min(len(a), len(b))
     left = np.frombuffer(a, np.int32, length) if length else np.empty(0, np.int32)
     right = np.frombuffer(b, np.int32, length) if length else left

@@ -2,136 +2,37 @@
 
     seat → image in the arena → image in a file → tokens alone (recomputed when they run again)
 
-One store for all models. Promises that a parked request's image is never dropped for the sake of a
-cache, that both budgets hold, and that every byte is accounted for: ``check`` says otherwise.
-Cached images, whose request has ended, leave when room is needed: GreedyDual, so what was not used
-for long and is cheap to compute again goes first, to a file when there is room, else for good.
+One store for all models. Promises that the image of a parked request is never dropped in favour of
+a cache, that both budgets hold, and that every byte is accounted for (see ``check``). Cached
+images leave when room is needed, the least recently used and the cheapest to compute first: to a
+file when there is room, else for good.
 """
 
 from __future__ import annotations
 
 import contextlib
-import heapq
 import itertools
 import logging
-import secrets
 import shutil
-from array import array
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from aios.hw.machine.arena import Arena, Extent
+
+from .eviction import Shelf
+from .sequence import Image
 
 log = logging.getLogger("aios.kvstore")
 
 _CACHED_FILE_TOKENS = 128
-"""Cached images of fewer tokens are dropped rather than written to a file."""
-_ATTENTION_TOKENS = 4096.0
-"""Around so many tokens, attention costs as much as all the rest of a prompt token."""
-_MOST_KEPT = 256
-"""Files of others that are known at once; those that were used longest ago are forgotten."""
-
-
-class Home(Protocol):
-    """The context manager of a model."""
-
-    def forget(self, image: Image) -> None:
-        """The store has given it up."""
-
-
-class Owner(Protocol):
-    """A request that can be parked in an image."""
-
-    image: Image | None
-    length: int
-    recomputes: int
-
-
-def new_stamp() -> int:
-    """What tells an image from any other that was ever written, by whichever kernel."""
-    return secrets.randbits(63)
-
-
-@dataclass(eq=False)
-class Image:
-    """KV of the first ``length`` of ``tokens``, in the arena or in a file.
-
-    ``owner``: the request that is parked in it; None: it is a cache. ``home``: whose model it is
-    of. ``pins``: operations under way that read or write it.
-    """
-
-    tokens: array[int]
-    length: int
-    home: Home
-    owner: Owner | None = None
-    extent: Extent | None = None
-    path: str = ""
-    size_bytes: int = 0
-    """Of the image, once it has been written; until then the room it has."""
-    pins: int = 0
-    kept: bool = False
-    """The file belongs to somebody else: never deleted, not in the budget."""
-    keys: list[int] = field(default_factory=list)
-    use: int = 0
-    """Number of its last use among all uses; 0: it is not among those that may be evicted."""
-    stamp: int = field(default_factory=new_stamp)
-
-    @property
-    def worth(self) -> float:
-        """Cost of computing it again, over its size."""
-        return 1.0 + self.length / _ATTENTION_TOKENS
+"""Shortest cached image, in tokens, that is written to a file rather than dropped."""
+_MAX_KEPT = 256
+"""Limit on files of saved contexts that are known; the least recently used are forgotten."""
 
 
 Spill = Callable[[Image, Extent, str], None]
 """Plan the operation that copies an image's extent to a file."""
-
-
-class _Shelf:
-    """Cached images of one tier, least valuable first; of equals, the one that was used longest
-    ago."""
-
-    _uses = itertools.count(1)
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Image]] = []
-        self._clock = 0.0
-        self._compact_at = 64
-
-    def put(self, image: Image) -> None:
-        """Add it, or note that it was used."""
-        image.use = next(self._uses)
-        heapq.heappush(self._heap, (self._clock + image.worth, image.use, image))
-        if len(self._heap) > self._compact_at:
-            self._heap = [entry for entry in self._heap if _current(entry)]
-            heapq.heapify(self._heap)
-            self._compact_at = max(64, 2 * len(self._heap))
-
-    def take(self) -> Image | None:
-        """Remove the least valuable; None when there is none that may go."""
-        busy = []
-        found = None
-        while self._heap and found is None:
-            entry = heapq.heappop(self._heap)
-            if not _current(entry):
-                continue
-            if entry[2].pins:
-                busy.append(entry)
-            else:
-                # one that had been passed over because it was in use must not turn the clock back
-                self._clock, found = max(self._clock, entry[0]), entry[2]
-        for entry in busy:
-            heapq.heappush(self._heap, entry)
-        if found:
-            found.use = 0
-        return found
-
-
-def _current(entry: tuple[float, int, Image]) -> bool:
-    _, use, image = entry
-    return image.use == use
 
 
 def _unlink(path: str) -> None:
@@ -140,7 +41,7 @@ def _unlink(path: str) -> None:
 
 
 class KvStore:
-    """Both tiers and their budgets. ``folder`` is the store's own; what is in it goes."""
+    """Both tiers and their budgets. ``folder`` is the store's own and is emptied."""
 
     def __init__(
         self,
@@ -149,24 +50,24 @@ class KvStore:
         disk_bytes: int,
         delete: Callable[[str], None] = _unlink,
     ) -> None:
-        """``delete`` removes a file that is no longer needed; it may take its time."""
+        """``delete`` removes a file that is no longer needed, perhaps later."""
         self.arena = arena
         self.disk_bytes = disk_bytes if folder else 0
         self.disk_used_bytes = 0
         self.images: set[Image] = set()
         self._leaving: set[Image] = set()
-        """Removed, but an operation on their place is under way."""
+        """Removed images whose place a planned operation still uses."""
         self._kept: OrderedDict[str, Image] = OrderedDict()
         self._folder, self._delete = folder, delete
         self._names = itertools.count(1)
-        self._in_memory, self._on_disk = _Shelf(), _Shelf()
+        self._in_memory, self._on_disk = Shelf(), Shelf()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
             if disk_bytes:
                 self._make_folder(folder)
 
     def add(self, image: Image, room_bytes: int, spill: Spill) -> bool:
-        """Find a place for an image of at most so many bytes; False when there is none.
+        """Find a place for an image of at most ``room_bytes``; return False when there is none.
 
         A parked image may push cached ones out of both tiers, a cached one only out of memory.
         """
@@ -184,32 +85,32 @@ class KvStore:
         return True
 
     def adopt(self, image: Image) -> bool:
-        """Know an image in a file of somebody else's; False when it is known already."""
+        """Add the image of a saved context's file; return False when it is known already."""
         if image.path in self._kept:
             self._kept.move_to_end(image.path)
             return False
         image.kept = True
         self.images.add(image)
         self._kept[image.path] = image
-        while len(self._kept) > _MOST_KEPT:
+        while len(self._kept) > _MAX_KEPT:
             self.remove(next(iter(self._kept.values())))
         return True
 
     def written(self, image: Image, size_bytes: int) -> None:
-        """It has been saved, and is so large."""
+        """Note the size of an image that has been written."""
         if image.path and not image.kept:
             self.disk_used_bytes += size_bytes - image.size_bytes
         image.size_bytes = size_bytes
 
     def used(self, image: Image) -> None:
-        """A cached image was of use."""
+        """Note that a cached image was used."""
         if image.kept:
             self._kept.move_to_end(image.path)
         elif image.use:
             (self._on_disk if image.path else self._in_memory).put(image)
 
     def remove(self, image: Image) -> None:
-        """Free its place. Idempotent; waits for operations under way (see ``unpin``)."""
+        """Free the image's place, after the operations that use it (see ``unpin``). Idempotent."""
         image.use = 0
         if image not in self.images:
             return
@@ -223,11 +124,11 @@ class KvStore:
             self._free(image)
 
     def pin(self, image: Image) -> None:
-        """An operation that uses its place has been planned."""
+        """Note that an operation that uses the image's place has been planned."""
         image.pins += 1
 
     def unpin(self, image: Image) -> None:
-        """The operation is over."""
+        """Note that such an operation is over."""
         image.pins -= 1
         if not image.pins and image in self._leaving:
             self._leaving.remove(image)
@@ -240,7 +141,7 @@ class KvStore:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def check(self) -> list[str]:
-        """What is wrong with the accounts; empty when all is well."""
+        """Return what is wrong with the accounts."""
         problems = self.arena.check()
         known = self.images | self._leaving
         extents = sum(image.extent.size_bytes for image in known if image.extent)
@@ -274,7 +175,7 @@ class KvStore:
         image.extent, image.path = None, self._new_path()
         self.disk_used_bytes += image.size_bytes
         spill(image, extent, image.path)
-        self.arena.free(extent)  # whoever gets it is served after the spill, in the same slice
+        self.arena.free(extent)  # its next user is served after the spill, in the same slice
         self._on_disk.put(image)
         return True
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -13,8 +11,8 @@ from aios.hw.engine.engine import Message
 from aios.hw.engine.sampling import SamplingParams
 from aios.kernel.access.manager import AccessManager
 from aios.kernel.access.principals import OPERATOR
-from aios.kernel.context.saved import SavedContexts
-from aios.kernel.loop.task import Outcome
+from aios.kernel.context.saved_contexts import SavedContexts
+from aios.kernel.loop.task import Promise
 from aios.kernel.memory.manager import MemoryManager
 from aios.kernel.memory.recall import Recall, WithNotes
 from aios.kernel.process.table import Process, ProcessTable
@@ -22,18 +20,20 @@ from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.budget import Budget
 from aios.kernel.scheduler.request import Request
 from aios.kernel.trap.pending import Handler, Pending
-from aios.syscalls.errors import AiosError, InvalidArgument
+from aios.syscalls.errors import Cancelled, InvalidArgument
 from aios.syscalls.types.chat import (
     ChatReply,
     ChatRequest,
     ContextList,
     ContextName,
+    ContextReply,
     ContextsOf,
+    NamedContext,
     Recalled,
     SaveRequest,
 )
 from aios.syscalls.types.common import Effect, Empty
-from aios.syscalls.types.kernel import ModelList, ModelRequest
+from aios.syscalls.types.kernel import ModelInfo, ModelList, ModelRequest
 
 from .info import describe
 from .model import Model
@@ -66,7 +66,7 @@ class ModelCalls:
             "context.remove": self._context_remove,
         }
 
-    def _chat(self, call: Pending, body: ChatRequest) -> None:
+    async def _chat(self, call: Pending, body: ChatRequest) -> ChatReply:
         if call.caller.pid == OPERATOR:
             raise InvalidArgument("the operator has no process to charge", "run an agent: aios run")
         process = self._table.caller(call.caller.pid)
@@ -74,48 +74,31 @@ class ModelCalls:
             raise InvalidArgument("give exactly one of messages and prompt")
         if body.json_schema is not None and body.grammar is not None:
             raise InvalidArgument("give at most one of json_schema and grammar")
-        if not body.recall:
-            call.defer(lambda error: None)
-            self._generate(call, process, body, [])
-            return
-
-        def recalled(outcome: Outcome[WithNotes]) -> None:
-            if call.ended:
-                return
-            try:
-                request, notes = outcome.result()
-                self._generate(call, process, request, notes)
-            except AiosError as error:
-                call.fail(error)
-
-        call.defer(lambda error: None)
-        self._recall.into(call, body, recalled)
-
-    def _generate(
-        self, call: Pending, process: Process, body: ChatRequest, recalled: list[Recalled]
-    ) -> None:
+        notes: list[Recalled] = []
+        if body.recall:
+            body, notes = await self._recalled(call, body)
         model = self._models.find(body.model or process.model)
         self._access.check(call.asker, "model", "use", _file_name(model))
+        request = self._request(call, process, body)
+        said = _said(request)  # summarising may replace the messages
+        reply = await self._generate(call, process, model, request)
+        self._memory.record(process, said, reply.text)
+        return msgspec.structs.replace(reply, recalled=notes)
+
+    async def _recalled(self, call: Pending, body: ChatRequest) -> WithNotes:
+        promise: Promise[WithNotes] = Promise()
+        self._recall.into(call, body, promise.settle)
+        found = await promise
+        if call.ended:
+            raise Cancelled("the call ended while notes were looked for")
+        return found
+
+    def _request(self, call: Pending, process: Process, body: ChatRequest) -> Request:
+        """Make the request, with tokens from the budgets. Raises BudgetExceeded."""
         budget = Budget(self._table.lineage(process))
         allowed = budget.take(body.max_tokens)
         if not allowed:
             raise budget.exceeded()
-        request = self._request(call, process, body, allowed)
-        request.budget = budget
-        request.on_done = self._finisher(call, process, request, budget, model, recalled)
-        try:
-            call.defer(lambda error: model.cancel(request, error))
-            process.requests[request.id] = request
-            _note_window(process, model)
-            model.submit(request)
-        except Exception:
-            process.requests.pop(request.id, None)
-            budget.give_back(budget.taken)
-            raise
-        if process.life == "paused":  # while its notes were looked for
-            model.hold(request)
-
-    def _request(self, call: Pending, process: Process, body: ChatRequest, allowed: int) -> Request:
         self._request_ids += 1
         messages = body.messages
         return Request(
@@ -128,97 +111,76 @@ class ModelCalls:
             params=_sampling(body, allowed, process.account.quota_cells),
             messages=[Message(m.role, m.content) for m in messages] if messages else None,
             prompt=body.prompt,
-            received_s=time.monotonic(),
             on_text=call.chunk if body.stream else None,
-            on_done=lambda outcome: None,
             expected_tokens=body.expected_tokens,
             window_policy=body.window,
+            budget=budget,
         )
 
-    def _finisher(
-        self,
-        call: Pending,
-        process: Process,
-        request: Request,
-        budget: Budget,
-        model: Model,
-        recalled: list[Recalled],
-    ) -> Callable[[ChatReply | AiosError], None]:
-        said = _said(request)
-
-        def done(outcome: ChatReply | AiosError) -> None:
-            generated = len(request.tokens) - request.prompt_tokens
-            process.requests.pop(request.id, None)
-            budget.give_back(budget.taken - generated - request.helped_tokens)
-            process.tokens_in += request.prompt_tokens + request.helped_prompt_tokens
-            process.tokens_out += generated + request.helped_tokens
-            process.parks += request.parks
+    async def _generate(
+        self, call: Pending, process: Process, model: Model, request: Request
+    ) -> ChatReply:
+        """Have the model do a request; charge what it used, once, however it ends."""
+        call.on_end(lambda error: model.cancel(request, error))
+        process.requests[request.id] = request
+        _note_window(process, model)
+        try:
+            model.submit(request)
+            if process.life == "paused":  # while its notes were looked for
+                model.hold(request)
+            reply = await request.result
+        finally:
+            _settle(process, request)
             _note_window(process, model)
-            if not isinstance(outcome, AiosError) and process.living:
-                process.last_tokens, process.last_model = request.tokens, model.name
-                process.held_tokens = len(request.tokens)
-            if isinstance(outcome, AiosError):
-                call.fail(outcome)
-            else:
-                self._memory.record(process, said, outcome.text)
-                call.reply(msgspec.structs.replace(outcome, recalled=recalled))
-
-        return done
+        if process.living:
+            process.last_tokens, process.last_model = request.tokens, model.name
+            process.held_tokens = len(request.tokens)
+        return reply
 
     def _model_list(self, _: Pending, __: Empty) -> ModelList:
         return ModelList([describe(model) for model in self._models])
 
-    def _model_load(self, call: Pending, body: ModelRequest) -> None:
+    async def _model_load(self, call: Pending, body: ModelRequest) -> ModelInfo:
         model = self._models.find(body.name)
-
-        def ready(error: AiosError | None) -> None:
-            if error:
-                call.fail(error)
-            else:
-                call.reply(describe(model))
-
-        call.defer(lambda error: None)
-        model.core.when_ready(ready)
+        await model.core.when_ready()
+        return describe(model)
 
     def _model_unload(self, _: Pending, body: ModelRequest) -> Empty:
         self._models.unload(self._models.find(body.name))
         return Empty()
 
-    def _context_save(self, call: Pending, body: SaveRequest) -> None:
+    async def _context_save(self, call: Pending, body: SaveRequest) -> NamedContext:
         process, model = self._of_last_call(call)
         agent, name = self._context(call, body.name, "write", "reversible")
-        call.defer(lambda error: None)
-        self._saved.save(agent, model, process.last_tokens, name, body.messages, _teller(call))
-
-    def _context_restore(self, call: Pending, body: ContextName) -> None:
-        _, model = self._of_last_call(call)
-        agent, name = self._context(call, body.name, "read", "read")
-        call.defer(lambda error: None)
-        self._saved.restore(agent, model, name, _teller(call))
-
-    def _context_list(self, call: Pending, body: ContextsOf) -> None:
-        tell = _teller(call)
-        agent, _ = self._context(call, f"{body.agent}/" if body.agent else "", "read", "read")
-        call.defer(lambda error: None)
-        self._saved.list(
-            agent, lambda got: tell(ContextList(got) if isinstance(got, list) else got)
+        return await self._saved.save(
+            agent, model.saved_kv, process.last_tokens, name, body.messages
         )
 
-    def _context_remove(self, call: Pending, body: ContextName) -> None:
-        tell = _teller(call)
+    async def _context_restore(self, call: Pending, body: ContextName) -> ContextReply:
+        _, model = self._of_last_call(call)
+        agent, name = self._context(call, body.name, "read", "read")
+        return await self._saved.restore(agent, model.saved_kv, name)
+
+    async def _context_list(self, call: Pending, body: ContextsOf) -> ContextList:
+        agent, _ = self._context(call, f"{body.agent}/" if body.agent else "", "read", "read")
+        return ContextList(await self._saved.list(agent))
+
+    async def _context_remove(self, call: Pending, body: ContextName) -> Empty:
         agent, name = self._context(call, body.name, "delete", "irreversible")
-        call.defer(lambda error: None)
-        self._saved.remove(agent, name, lambda got: tell(got or Empty()))
+        await self._saved.remove(agent, name)
+        return Empty()
 
     def _context(self, call: Pending, ref: str, action: str, effect: Effect) -> tuple[str, str]:
-        """Whose a saved context is, and its name there, when the caller may do this to it. Raises
-        AiosError."""
+        """Return the agent that owns a saved context, and its name there, if the caller may do this
+        to it. Raises AiosError."""
         pid = call.caller.pid
         own = self._table.caller(pid).name if pid != OPERATOR else ""
         agent, _, name = ref.rpartition("/")
         agent = agent or own
         if not agent:
-            raise InvalidArgument("the operator has no contexts of its own", "name an agent's")
+            raise InvalidArgument(
+                "the operator has no contexts of its own", "name one of an agent: AGENT/NAME"
+            )
         asked = f"own/{name}" if agent == own else f"other/{agent}/{name}"
         self._access.check(call.asker, "context", action, asked, effect)
         return agent, name
@@ -230,16 +192,15 @@ class ModelCalls:
         return process, self._models.find(process.last_model or process.model)
 
 
-def _teller(call: Pending) -> Callable[[msgspec.Struct | AiosError], None]:
-    """Ends the call with what it gets."""
-
-    def tell(result: msgspec.Struct | AiosError) -> None:
-        if isinstance(result, AiosError):
-            call.fail(result)
-        else:
-            call.reply(result)
-
-    return tell
+def _settle(process: Process, request: Request) -> None:
+    """Charge the process for a request that has ended; give back what was not generated."""
+    assert request.budget
+    generated = len(request.tokens) - request.prompt_tokens
+    process.requests.pop(request.id, None)
+    request.budget.give_back(request.budget.taken - generated - request.helped_tokens)
+    process.tokens_in += request.prompt_tokens + request.helped_prompt_tokens
+    process.tokens_out += generated + request.helped_tokens
+    process.parks += request.parks
 
 
 def _note_window(process: Process, model: Model) -> None:
@@ -248,14 +209,14 @@ def _note_window(process: Process, model: Model) -> None:
 
 
 def _said(request: Request) -> str:
-    """What is new in a request: its last message, or the raw prompt."""
+    """Return what is new in a request: its last message, or the raw prompt."""
     if not request.messages:
         return request.prompt or ""
     return request.messages[-1].content
 
 
 def _file_name(model: Model) -> str:
-    """The model's name in rules on models; the same however it was asked for."""
+    """Return the model's name in rules, which does not depend on how it was asked for."""
     return Path(model.path).stem if model.path.endswith(".gguf") else model.path
 
 

@@ -1,4 +1,4 @@
-"""What describes a model to those who look: one row of ``aios model ls``."""
+"""The description of a model: one row of ``aios model ls``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .model import Model
 
 
 def describe(model: Model) -> ModelInfo:
-    """The model as it is now. What only a core can tell is as the last one told it."""
+    """Describe a model as it is now; what only a core knows is as the last one reported it."""
     info, context, arena = model.info, model.context, model.store.arena
     running, ready = model.scheduler.counts
     return ModelInfo(
@@ -33,7 +33,7 @@ def describe(model: Model) -> ModelInfo:
         images=context.images if context else 0,
         file_bytes=model.store.disk_used_bytes,
         memory_bytes=model.memory_bytes,
-        quantum_tokens=model.scheduler.quantum,
-        chunk_tokens=model.scheduler.chunk,
+        quantum_tokens=model.scheduler.pace.quantum_tokens,
+        chunk_tokens=model.scheduler.pace.chunk_tokens,
         restorable=info.restorable if info else True,
     )

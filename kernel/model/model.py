@@ -1,9 +1,9 @@
 """One model being served: its requests, and what becomes of them when its core dies.
 
-Requests and what the core says of them are dealt with here; the core itself is kept alive in
-core_life.py, who runs is decided in scheduler.py, and who sits where in context/manager.py.
+Requests and the core's events are handled here. core_life.py keeps the core alive, the scheduler
+decides who runs, the context manager who sits where.
 
-Promises that a request outlives the core: after a restart each goes on from its tokens, or from
+Promises that a request outlives the core: after a restart each continues from its tokens, or from
 its image in the arena. A request that was being worked on in three deaths, the last time alone, and
 got no token between them, is taken for their cause and fails.
 """
@@ -13,50 +13,41 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import time
 from array import array
 from collections.abc import Callable
 
-from aios.hw.core.messages import (
-    Adopt,
-    Drop,
-    Event,
-    Failed,
-    Hello,
-    Moved,
-    Prepare,
-    Prepared,
-    Refused,
-    SliceEnd,
-    Step,
-    Yield,
-)
-from aios.hw.engine.engine import EngineInfo, Message
-from aios.kernel.context import window
-from aios.kernel.context.filing import Filing
-from aios.kernel.context.imaging import Written
+from aios.hw.core import messages
+from aios.hw.core.messages import Event, Prepared, Refused, Step
+from aios.hw.engine.engine import EngineInfo
 from aios.kernel.context.manager import ContextManager
+from aios.kernel.context.saved_kv import SavedKv
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.loop import Loop, Timer
+from aios.kernel.loop.task import detach
+from aios.kernel.scheduler.chooser import SUSPECT_DEATHS
 from aios.kernel.scheduler.history import History
+from aios.kernel.scheduler.pace import LONE_CHUNK_FACTOR, Settings
 from aios.kernel.scheduler.request import Request
-from aios.kernel.scheduler.scheduler import LONE_CHUNK_FACTOR, SUSPECT_DEATHS, Scheduler, Settings
+from aios.kernel.scheduler.scheduler import Scheduler
 from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, ModelUnavailable
 from aios.syscalls.types.trace import RequestRecord
 
+from . import context_window as window
 from .core_life import CoreLife, StartCore, State
-from .preparing import Preparing
+from .prompt_queue import PromptQueue
 
 log = logging.getLogger("aios.model")
 
-MOST_DEATHS_OF_A_REQUEST = SUSPECT_DEATHS + 1
-_MOST_RECORDS = 10_000
+MAX_DEATHS_OF_A_REQUEST = SUSPECT_DEATHS + 1
+"""Deaths of cores working on a request, since its last token, after which it fails."""
+_MAX_RECORDS = 10_000
+"""Limit on ended requests kept for the trace."""
 _STEPS_OF_PATIENCE = 20
-"""A step takes so much longer on a machine that is very busy."""
+"""How many times longer a step may take on a very busy machine."""
 
 
 class Model:
-    """Owns everything about one model, all in the kernel's thread."""
+    """All about one model, in the kernel's thread."""
 
     def __init__(
         self,
@@ -70,317 +61,36 @@ class Model:
         may_load: Callable[[Model], bool] = lambda model: True,
         on_idle: Callable[[Model], None] = lambda model: None,
     ) -> None:
-        """``core_timeout_s``: how long a busy core may be silent, beside some steps; 0: for ever.
-        ``may_load`` is asked for memory before a core is started; ``on_idle`` is told when the last
-        request has ended."""
+        """``core_timeout_s``: how long a busy core may be silent, besides some steps; 0: unlimited.
+        ``may_load`` makes room in memory before a core is started, or returns False; ``on_idle`` is
+        called when the last request has ended."""
         self.name, self.path, self.store, self._on_idle = name, path, store, on_idle
-        self.idle_since_s = time.monotonic()
+        self._loop, self._core_timeout_s = loop, core_timeout_s
+        self.idle_since_s = loop.now()
         self.info: EngineInfo | None = None
-        """What the core has said of itself; None before it was first loaded."""
+        """What the core has said about itself; None before the first load."""
         self.core = CoreLife(
             name, loop, start, lambda: may_load(self), self._works, self._patience_s,
             self._on_event, self._on_death, self._on_failure,
         )  # fmt: skip
-        self._core_timeout_s = core_timeout_s
         self.scheduler = Scheduler(name, settings)
         self.context: ContextManager | None = None
-        """While it is loaded; it outlives the cores."""
+        """Set while the model is loaded; it outlives the cores."""
         self.requests: dict[int, Request] = {}
-        self._preparing = Preparing(self._send_prompt)
-        self.records = History[RequestRecord](_MOST_RECORDS)
-        self._loop = loop
+        self._prompts = PromptQueue(self._send_prompt)
+        self.saved_kv = SavedKv(self._write_contexts)
+        self.records = History[RequestRecord](_MAX_RECORDS)
         self._quota_timer: Timer | None = None
         self._helper_ids = itertools.count(-1, -1)
-        self._filing = Filing()
 
     @property
     def state(self) -> State:
-        """Of its core."""
+        """The state of its core."""
         return self.core.state
-
-    # ------------------------------------------------------------------ requests
-
-    def submit(self, request: Request) -> None:
-        """Take a request; it ends through its ``on_done``. Loads the model when it must."""
-        self.core.use()
-        request.phase_since_s = time.monotonic()
-        self.requests[request.id] = request
-        if self.state == "ready":
-            self._preparing.add(request)
-
-    def cancel(self, request: Request, error: AiosError) -> None:
-        """End a request now; the core stops it at the next token."""
-        if request.helper:
-            self.cancel(request.helper, error)
-        if request.id in self.requests:
-            self.core.send(Drop(request.id))
-            self._finish(request, error)
-            self._dispatch()
-
-    def hold(self, request: Request) -> None:
-        """Its agent is paused: it keeps what it has, and does not run."""
-        if request.helper:
-            self.hold(request.helper)
-        if request.phase in ("preparing", "ready", "running"):
-            self.scheduler.hold(request, time.monotonic())
-            self._dispatch()
-
-    def unhold(self, request: Request) -> None:
-        """Its agent goes on."""
-        if request.helper:
-            self.unhold(request.helper)
-        if request.phase == "held":
-            now = time.monotonic()
-            if request.tokens:
-                self.scheduler.add(request, now)
-                self._dispatch()
-            else:
-                request.move("preparing", now)
-
-    def reconsider(self) -> None:
-        """Priorities or settings have changed."""
-        self._preparing.reorder()
-        self._dispatch()
-
-    def _send_prompt(self, request: Request) -> None:
-        streamed, cut = request.on_text is not None, request.window_policy != "error"
-        self.core.send(Prepare(
-            request.id, request.params, streamed, request.messages, request.prompt, cut
-        ))  # fmt: skip
-
-    def _finish(self, request: Request, error: AiosError | None) -> None:
-        if request.id not in self.requests:
-            return  # it has ended in between: a core is found dead when it is sent something
-        now = time.monotonic()
-        self.scheduler.remove(request, now)
-        del self.requests[request.id]
-        outcome = error.code if error else "done"
-        if not request.hidden:
-            self.records.append(request.record(self.name, outcome, now))
-        request.on_done(error or request.reply(self.name, now))
-        if not self.requests:
-            self._rest()
-
-    def _rest(self) -> None:
-        self.idle_since_s = time.monotonic()
-        self._on_idle(self)
-
-    def _dispatch(self) -> None:
-        """Start the next slice, or end the one under way if the policy wants others to run. Not
-        while an idle core prepares prompts: a slice would begin after those, but without them."""
-        if self.state != "ready" or (self._preparing and not self.scheduler.busy):
-            return
-        now = time.monotonic()
-        command = self.scheduler.next_slice(now)
-        if command:
-            self._preparing.last_slice = command.slice
-            self.core.send(command)
-        elif (number := self.scheduler.should_yield(now)) is not None:
-            self.core.send(Yield(number))
-        elif not self.scheduler.counts[0]:
-            self._wait_for_quota(now)
-
-    def _wait_for_quota(self, now: float) -> None:
-        """Nobody may run now; look again when somebody's quota lets it."""
-        if self._quota_timer:
-            self._quota_timer.cancel()
-        due_s = self.scheduler.wake_s(now)
-        self._quota_timer = None if due_s is None else self._loop.at(due_s, self._dispatch)
-
-    def _works(self) -> bool:
-        """The core has something to do, and will say so."""
-        return bool(self._preparing) or self.scheduler.busy
-
-    def _patience_s(self) -> float:
-        """How long the core may be silent: it shows life between the steps of a slice."""
-        info = self.info
-        if not self._core_timeout_s or info is None:
-            return 0.0
-        prompt_s = info.prefill_token_s * self.scheduler.chunk * LONE_CHUNK_FACTOR
-        longest_step_s = prompt_s + info.decode_token_s * info.seats
-        return self._core_timeout_s + _STEPS_OF_PATIENCE * longest_step_s
-
-    # ------------------------------------------------------------------ the core
-
-    def unload(self) -> None:
-        """End the idle model's core and forget its contexts; the next request loads it again."""
-        assert not self.requests
-        self.core.end()
-        self._preparing.clear()  # a prompt may be on its way that nobody waits for any more
-        self.scheduler.core_lost(time.monotonic())  # the slice of the last request may be under way
-        if self.context:
-            self.context.close()
-        self.context = None
-        self._write_contexts()
-        self.core.forget(IllegalState(f"model {self.name} was unloaded", "load it again"))
-
-    def save_context(self, tokens: array[int], path: str, done: Written) -> None:
-        """Write what KV there is of these tokens to a file. ``done`` is told when it is there, or
-        that there is none."""
-        self._filing.save(tokens, path, done)
-        self._write_contexts()
-
-    def _write_contexts(self) -> None:
-        """Between slices only: during one, nobody knows how much is in the seats."""
-        if self.state == "ready" and self.scheduler.busy:
-            return
-        if self._filing:
-            self._filing.write(self.context if self.state == "ready" else None)
-            self._dispatch()
-
-    def restore_context(self, tokens: array[int], path: str, stamp: int) -> None:
-        """KV of these tokens is in a file; it is looked at when a request begins with them."""
-        self._filing.restore(self.context, tokens, path, stamp)
-
-    def shut(self) -> None:
-        """End the core; requests fail."""
-        self.core.end()
-        self._write_contexts()
-        self._fail(ModelUnavailable("the kernel is shutting down"))
-
-    def _on_event(self, event: Event) -> None:
-        match event:
-            case Step():
-                self._on_step(event)
-            case Moved():
-                self.scheduler.on_moved(event.ok)
-            case SliceEnd():
-                self.scheduler.on_slice_end(event, time.monotonic())
-                self._write_contexts()
-                self._dispatch()
-            case Prepared():
-                self._preparing.answered(event.request)
-                self._on_prepared(event)
-                self._go_on()
-            case Refused():
-                self._preparing.answered(event.request)
-                if request := self.requests.get(event.request):
-                    self._finish(request, InvalidArgument(event.reason))
-                self._go_on()
-            case Hello():
-                self._on_hello(event.info)
-            case Failed():
-                self.core.reason = event.reason
-
-    def _on_hello(self, info: EngineInfo) -> None:
-        log.info("model %s: %s, %s", self.name, info.description, info.rung.name)
-        self.info = info
-        if self.context is None:
-            self.context = ContextManager(self.store, info)
-        self._filing.attach(self.context)
-        self.scheduler.attach(self.context, info)
-        if not info.restorable:
-            log.warning("model %s: its state cannot be saved; what loses its seat is computed "
-                        "again", self.name)  # fmt: skip
-        self.core.ready()
-        for request in list(self.requests.values()):
-            if self.state != "ready":
-                return  # it has been found dead, and another is on its way
-            if request.tokens:
-                tokens, streamed = request.tokens.tobytes(), request.on_text is not None
-                self.core.send(
-                    Adopt(request.id, request.params, streamed, tokens, request.prompt_tokens)
-                )
-            elif not request.helper:
-                self._preparing.add(request)
-        self._dispatch()
-        if not self.requests:
-            self._rest()
-
-    def _on_prepared(self, event: Prepared) -> None:
-        request = self.requests.get(event.request)
-        if request is None or request.tokens or request.helper:
-            return
-        if event.dropped and request.window_policy == "summarise" and not request.window:
-            self.core.send(Drop(request.id))
-            window.summarise(self, request, event.dropped)
-            return
-        tokens = array("i")
-        tokens.frombytes(event.tokens)
-        quota = request.account.quota_cells
-        holds = window.holds(self, request)
-        if len(tokens) >= holds:
-            self.core.send(Drop(request.id))
-            self._finish(request, window.overflow(self.name, len(tokens), holds, holds == quota))
-            return
-        if event.dropped:
-            request.window = window.report(request, event.dropped)
-        request.tokens, request.prompt_tokens = tokens, len(tokens)
-        if request.phase == "preparing":
-            self.scheduler.add(request, time.monotonic())
-
-    def _go_on(self) -> None:
-        """A prompt has been prepared, or refused. Those that wait are sent after the next slice."""
-        self._dispatch()
-        self._preparing.refill()
-
-    def helper_id(self) -> int:
-        """For a request of the kernel's own: below zero, where those of agents are not."""
-        return next(self._helper_ids)
-
-    def begin_anew(self, request: Request, messages: list[Message]) -> None:
-        """Prepare it again, with other messages."""
-        if request.id in self.requests:
-            request.messages = messages
-            if self.state == "ready":
-                self._preparing.add(request)
-
-    def fail(self, request: Request, error: AiosError) -> None:
-        """A request cannot go on."""
-        if request.id in self.requests:
-            self._finish(request, error)
-
-    def _on_step(self, step: Step) -> None:
-        now = time.monotonic()
-        if step.rows:
-            self.core.gave_token()
-        for request, row in self.scheduler.on_step(step.rows, now):
-            request.core_deaths = 0
-            if row.text and request.on_text:
-                request.on_text(row.text)
-            if row.finish:
-                self._finish(request, None)
-        if any(row.finish for row in step.rows):
-            self._dispatch()
-
-    def _on_death(self, how: str) -> None:
-        """The core has died, and another will be started."""
-        suspects = self._worked_on()
-        if self.context:
-            self.context.lost()
-        self._write_contexts()
-        for request in suspects:
-            request.core_deaths += 1
-            if request.core_deaths >= MOST_DEATHS_OF_A_REQUEST and request.phase != "done":
-                self._finish(request, ModelUnavailable(
-                    f"the model's core died {request.core_deaths} times while working on this "
-                    f"request ({how})", "change the request, or look into: aios daemon status",
-                ))  # fmt: skip
-
-    def _worked_on(self) -> list[Request]:
-        """What the core that has died may have been doing: it does what it is sent in order."""
-        running = self.scheduler.core_lost(time.monotonic())
-        first, begun = self._preparing.clear()
-        if not first:
-            return running
-        prepared = [self.requests[first]] if first in self.requests else []  # or cancelled
-        return running + prepared if begun else prepared
-
-    def _on_failure(self, error: AiosError) -> None:
-        """There will be no core."""
-        self._write_contexts()
-        self._fail(error)
-        self._rest()
-
-    def _fail(self, error: AiosError) -> None:
-        for request in list(self.requests.values()):
-            self._finish(request, error)
-
-    # ------------------------------------------------------------------ looking in
 
     @property
     def memory_bytes(self) -> int:
-        """Weights and KV cache; before it is first loaded, the weights alone."""
+        """Size of weights and KV cache; before the first load, of the weights alone."""
         info = self.info
         try:
             weights = os.stat(info.tuned.path if info and info.tuned else self.path).st_size
@@ -390,10 +100,283 @@ class Model:
 
     @property
     def wanted(self) -> bool:
-        """Somebody waits for it, or for something that it does."""
+        """A request or a call waits for it, or a context is being written."""
         writing = self.context is not None and self.context.busy
-        return bool(self.requests or self.core.awaited or self._filing or writing)
+        return bool(self.requests or self.core.awaited or self.saved_kv or writing)
 
     def check(self) -> list[str]:
-        """What is wrong with the accounts; empty when all is well."""
+        """Return what is wrong with the accounts."""
         return self.context.check(self.requests.values()) if self.context else []
+
+    # ------------------------------------------------------------------ requests
+
+    def submit(self, request: Request) -> None:
+        """Take a request and settle its ``result`` when it ends; load the model if it must be.
+
+        Raises ModelUnavailable.
+        """
+        self.core.use()
+        request.received_s = request.phase_since_s = self._loop.now()
+        self.requests[request.id] = request
+        if self.state == "ready":
+            self._prompts.add(request)
+
+    def cancel(self, request: Request, error: AiosError) -> None:
+        """End a request now; the core stops it at the next token."""
+        if request.helper:
+            self.cancel(request.helper, error)
+        if request.id in self.requests:
+            self.core.send(messages.Drop(request.id))
+            self._finish(request, error)
+            self._dispatch()
+
+    def hold(self, request: Request) -> None:
+        """Stop running a request whose agent is paused; it keeps what it has."""
+        if request.helper:
+            self.hold(request.helper)
+        if request.phase in ("preparing", "ready", "running"):
+            self.scheduler.hold(request, self._loop.now())
+            self._dispatch()
+
+    def unhold(self, request: Request) -> None:
+        """Let a held request run again."""
+        if request.helper:
+            self.unhold(request.helper)
+        if request.phase == "held":
+            now = self._loop.now()
+            if request.tokens:
+                self.scheduler.add(request, now)
+                self._dispatch()
+            else:
+                request.move("preparing", now)
+
+    def reconsider(self) -> None:
+        """Choose again: priorities or settings have changed."""
+        self._prompts.reorder()
+        self._dispatch()
+
+    def helper_id(self) -> int:
+        """Return a number for a request of the kernel's own: below zero, unlike those of agents."""
+        return next(self._helper_ids)
+
+    def _finish(self, request: Request, error: AiosError | None) -> None:
+        """End a request, unless it has ended: its helper or its owner may have ended it."""
+        if request.id not in self.requests:
+            return
+        now = self._loop.now()
+        self.scheduler.remove(request, now)
+        del self.requests[request.id]
+        if not request.hidden:
+            outcome = error.code if error else "done"
+            self.records.append(request.record(self.name, outcome, now))
+        if error:
+            request.result.reject(error)
+        else:
+            request.result.resolve(request.reply(self.name, now))
+        if not self.requests:
+            self._rest()
+
+    def _fail_all(self, error: AiosError) -> None:
+        for request in list(self.requests.values()):
+            self._finish(request, error)
+
+    def _rest(self) -> None:
+        self.idle_since_s = self._loop.now()
+        self._on_idle(self)
+
+    # ------------------------------------------------------------------ slices
+
+    def _dispatch(self) -> None:
+        """Start the next slice, or end the one under way if the policy wants others to run. Not
+        while an idle core prepares prompts: a slice would begin after those, but without them."""
+        if self.state != "ready" or (self._prompts and not self.scheduler.busy):
+            return
+        now = self._loop.now()
+        command = self.scheduler.next_slice(now)
+        if command:
+            self._prompts.last_slice = command.slice
+            self.core.send(command)
+        elif (number := self.scheduler.should_yield(now)) is not None:
+            self.core.send(messages.Yield(number))
+        elif not self.scheduler.counts[0]:
+            self._wait_for_quota(now)
+
+    def _wait_for_quota(self, now: float) -> None:
+        """Choose again as soon as a quota lets a request run."""
+        if self._quota_timer:
+            self._quota_timer.cancel()
+        due_s = self.scheduler.wake_s(now)
+        self._quota_timer = None if due_s is None else self._loop.at(due_s, self._dispatch)
+
+    def _works(self) -> bool:
+        """Return True if the core has something to do that it will report."""
+        return bool(self._prompts) or self.scheduler.busy
+
+    def _patience_s(self) -> float:
+        """Return how long the core may be silent: it shows life between the steps of a slice."""
+        info = self.info
+        if not self._core_timeout_s or info is None:
+            return 0.0
+        prompt_s = info.prefill_token_s * self.scheduler.pace.chunk_tokens * LONE_CHUNK_FACTOR
+        longest_step_s = prompt_s + info.decode_token_s * info.seats
+        return self._core_timeout_s + _STEPS_OF_PATIENCE * longest_step_s
+
+    # ------------------------------------------------------------------ the core's events
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Step():
+                self._on_step(event)
+            case messages.Moved():
+                self.scheduler.on_moved(event.ok)
+            case messages.SliceEnd():
+                self.scheduler.on_slice_end(event, self._loop.now())
+                self._write_contexts()
+                self._dispatch()
+            case Prepared() | Refused():
+                self._on_answer(event)
+            case messages.Hello():
+                self._on_hello(event.info)
+            case messages.Failed():
+                self.core.reason = event.reason
+
+    def _on_hello(self, info: EngineInfo) -> None:
+        log.info("model %s: %s, %s", self.name, info.description, info.rung.name)
+        self.info = info
+        if self.context is None:
+            self.context = ContextManager(self.store, info)
+        self.saved_kv.attach(self.context)
+        self.scheduler.attach(self.context, info)
+        if not info.restorable:
+            log.warning("model %s: its state cannot be saved; what loses its seat is computed "
+                        "again", self.name)  # fmt: skip
+        self.core.ready()
+        for request in list(self.requests.values()):
+            if request.tokens:
+                self.core.send(messages.Adopt(
+                    request.id, request.params, request.on_text is not None,
+                    request.tokens.tobytes(), request.prompt_tokens,
+                ))  # fmt: skip
+            elif not request.helper:
+                self._prompts.add(request)
+        self._dispatch()
+        if not self.requests:
+            self._rest()
+
+    def _on_step(self, step: Step) -> None:
+        if step.rows:
+            self.core.gave_token()
+        for request, row in self.scheduler.on_step(step.rows, self._loop.now()):
+            request.core_deaths = 0
+            if row.text and request.on_text:
+                request.on_text(row.text)
+            if row.finish:
+                self._finish(request, None)
+        if any(row.finish for row in step.rows):
+            self._dispatch()
+
+    # ------------------------------------------------------------------ prompts
+
+    def _send_prompt(self, request: Request) -> None:
+        streamed, cut = request.on_text is not None, request.window_policy != "error"
+        self.core.send(messages.Prepare(
+            request.id, request.params, streamed, request.messages, request.prompt, cut
+        ))  # fmt: skip
+
+    def _on_answer(self, event: Prepared | Refused) -> None:
+        """Handle a prompt's tokens or its refusal. Prompts that wait are sent after the slice."""
+        self._prompts.answered(event.request)
+        request = self.requests.get(event.request)
+        if request and isinstance(event, Refused):
+            self._finish(request, InvalidArgument(event.reason))
+        elif request and isinstance(event, Prepared) and not (request.tokens or request.helper):
+            self._on_prepared(request, event)
+        self._dispatch()
+        self._prompts.refill()
+
+    def _on_prepared(self, request: Request, event: Prepared) -> None:
+        if event.dropped and request.window_policy == "summarise" and not request.window:
+            self.core.send(messages.Drop(request.id))
+            detach(self._summarise(request, event.dropped))
+            return
+        tokens = array("i", event.tokens)
+        holds = window.holds(self, request)
+        if len(tokens) >= holds:
+            self.core.send(messages.Drop(request.id))
+            by_quota = holds == request.account.quota_cells
+            self._finish(request, window.overflow(self.name, len(tokens), holds, by_quota))
+            return
+        if event.dropped:
+            request.window = window.report(request, event.dropped)
+        request.tokens, request.prompt_tokens = tokens, len(tokens)
+        if request.phase == "preparing":
+            self.scheduler.add(request, self._loop.now())
+
+    async def _summarise(self, request: Request, dropped: int) -> None:
+        """Prepare a request again with a summary of the turns that must go."""
+        try:
+            request.messages = await window.summarise(self, request, dropped)
+        except AiosError as error:
+            self._finish(request, error)
+        else:
+            if request.id in self.requests and self.state == "ready":
+                self._prompts.add(request)
+
+    # ------------------------------------------------------------------ saved contexts
+
+    def _write_contexts(self) -> None:
+        """Plan the writing between slices: during one, the length of seats is not known."""
+        if self.state == "ready" and self.scheduler.busy:
+            return
+        if self.saved_kv:
+            self.saved_kv.write(ready=self.state == "ready")
+            self._dispatch()
+
+    # ------------------------------------------------------------------ ends of cores
+
+    def unload(self) -> None:
+        """End the idle model's core and forget its contexts; the next request loads it again."""
+        assert not self.requests
+        self.core.end()
+        self._prompts.clear()  # the prompt of a cancelled request may be on its way
+        self.scheduler.core_lost(self._loop.now())  # the last request's slice may be under way
+        if self.context:
+            self.context.close()
+        self.context = self.saved_kv.context = None
+        self._write_contexts()
+        self.core.forget(IllegalState(f"model {self.name} was unloaded", "load it again"))
+
+    def shut(self) -> None:
+        """End the core; requests fail."""
+        self.core.end()
+        self._write_contexts()
+        self._fail_all(ModelUnavailable("the kernel is shutting down"))
+
+    def _on_death(self, how: str) -> None:
+        """Note that the core has died and will be replaced; fail the requests to blame."""
+        suspects = self._worked_on()
+        if self.context:
+            self.context.lost()
+        self._write_contexts()
+        for request in suspects:
+            request.core_deaths += 1
+            if request.core_deaths >= MAX_DEATHS_OF_A_REQUEST:
+                self._finish(request, ModelUnavailable(
+                    f"the model's core died {request.core_deaths} times while working on this "
+                    f"request ({how})", "change the request, or see: aios daemon status",
+                ))  # fmt: skip
+
+    def _worked_on(self) -> list[Request]:
+        """Return the requests that the core may have died of: it does what it is sent in order."""
+        running = self.scheduler.core_lost(self._loop.now())
+        first, begun = self._prompts.clear()
+        if not first:
+            return running
+        prepared = [self.requests[first]] if first in self.requests else []  # or cancelled
+        return running + prepared if begun else prepared
+
+    def _on_failure(self, error: AiosError) -> None:
+        """Fail all requests: there will be no core."""
+        self._write_contexts()
+        self._fail_all(error)
+        self._rest()

@@ -1,14 +1,13 @@
 """The models that the kernel serves: found by name, loaded on demand, unloaded when idle.
 
-Promises that the cores together stay within the memory budget as far as is known before loading:
-a model that does not fit waits until others are idle and have made room; one that could never fit
-is refused with both numbers. The default model is never unloaded for being idle.
+Promises that the cores together stay within the memory budget, as far as sizes are known before
+loading: a model that does not fit waits until idle ones have made room; one that can never fit is
+refused with both numbers. The default model is never unloaded for being idle.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,24 +16,24 @@ from aios.hw.engine import model_files as gguf
 from aios.hw.engine.engine import EngineInfo
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.loop import Loop, Timer
+from aios.kernel.scheduler.pace import Settings
 from aios.kernel.scheduler.request import Request
-from aios.kernel.scheduler.scheduler import Settings
 from aios.syscalls.errors import AiosError, IllegalState, ModelUnavailable
 
-from .core_life import Core, StartCore
+from .core_life import Core
 from .model import Model
 
 log = logging.getLogger("aios.models")
 
-_MOST_NAMES = 256
-"""From so many on, names of models that are not loaded are forgotten."""
+_MAX_NAMES = 256
+"""Number of names from which on those of models that are not loaded are forgotten."""
 
 Start = Callable[[str, EngineInfo | None, Callable[[Event], None], Callable[[], None]], Core]
-"""Start a core for a path, as the one that it replaces was loaded; see corelife.StartCore."""
+"""Start a core for a path, loaded like the one that it replaces; see core_life.StartCore."""
 
 
 class Models:
-    """All models that have been asked for, by every name they were asked for."""
+    """All models that were asked for, by every name that was used."""
 
     def __init__(
         self,
@@ -59,7 +58,8 @@ class Models:
         return iter(dict.fromkeys(self._by_name.values()))
 
     def find(self, name: str | None) -> Model:
-        """The model of this name or path, served from now on. Raises ModelUnavailable."""
+        """Return the model of this name or path; it is served from now on. Raises
+        ModelUnavailable."""
         name = name or self._default
         model = self._by_name.get(name)
         if model is None:
@@ -68,15 +68,15 @@ class Models:
             except LookupError as error:
                 raise ModelUnavailable(str(error.args[0]), "models: aios model ls") from None
             model = next((m for m in self if m.path == path), None) or self._new(name, path)
-            if len(self._by_name) >= _MOST_NAMES:
+            if len(self._by_name) >= _MAX_NAMES:
                 self._forget_unused()
             self._by_name[name] = model
         return model
 
     def warnings(self) -> list[str]:
-        """What is wrong with the default model, as far as can be seen before it is loaded."""
+        """Return what is wrong with the default model, as far as it shows before loading."""
         if self._default in self._by_name:
-            return []  # it has a state of its own
+            return []  # its state is shown
         try:
             gguf.resolve(self._default, self._folder)
         except LookupError as error:
@@ -84,13 +84,13 @@ class Models:
         return []
 
     def holding(self, request_id: int) -> Model:
-        """The model that works on this request."""
+        """Return the model that works on this request."""
         return next(model for model in self if request_id in model.requests)
 
     @property
     def quantum_tokens(self) -> int:
         """The longest quantum of a model; 1 without models."""
-        return max((model.scheduler.quantum for model in self), default=1)
+        return max((model.scheduler.pace.quantum_tokens for model in self), default=1)
 
     def cancel(self, request: Request, error: AiosError) -> None:
         """End a request with an error."""
@@ -105,12 +105,12 @@ class Models:
         self.holding(request.id).unhold(request)
 
     def reconsider(self) -> None:
-        """A weight, class, quota or setting has changed."""
+        """Choose again who runs: a weight, class, quota or setting has changed."""
         for model in self:
             model.reconsider()
 
     def unload(self, model: Model) -> None:
-        """At the operator's wish. Raises IllegalState while it has requests."""
+        """Unload a model for the operator. Raises IllegalState while it has requests."""
         if model.requests:
             raise IllegalState(
                 f"model {model.name} has {len(model.requests)} requests",
@@ -125,17 +125,17 @@ class Models:
             model.shut()
 
     def _new(self, name: str, path: str) -> Model:
-        def start(on_event: Callable[[Event], None], on_gone: Callable[[], None]) -> Core:
-            earlier = model.info if model.state == "restarting" else None
-            return self._start(path, earlier, on_event, on_gone)
-
-        starter: StartCore = start
-        model = Model(name, path, self._store, self._settings, self._loop, starter,
-                      self._core_timeout_s, self._may_load, self._on_idle)  # fmt: skip
+        model = Model(
+            name, path, self._store, self._settings, self._loop,
+            lambda on_event, on_gone: self._start(
+                path, model.info if model.state == "restarting" else None, on_event, on_gone
+            ),
+            self._core_timeout_s, self._may_load, self._on_idle,
+        )  # fmt: skip
         return model
 
     def _may_load(self, model: Model) -> bool:
-        """Make room for it, if idle models can give enough."""
+        """Make room in memory for a model; return False if idle models cannot give enough."""
         if self._memory_bytes is None:
             return True
         if model.memory_bytes > self._memory_bytes:
@@ -144,12 +144,7 @@ class Models:
                 f"{self._memory_bytes:,}", "raise it: aios daemon restart --memory N",
             )  # fmt: skip
         others = [other for other in self if other is not model and other.core.loaded]
-        excess = sum(m.memory_bytes for m in others) + model.memory_bytes - self._memory_bytes
-        victims = []
-        for idle in sorted((m for m in others if not m.wanted), key=lambda m: m.idle_since_s):
-            if excess > 0:
-                excess -= idle.memory_bytes
-                victims.append(idle)
+        victims, excess = self._victims(others, model.memory_bytes)
         if excess > 0:
             return False
         for victim in victims:
@@ -157,14 +152,26 @@ class Models:
             victim.unload()
         return True
 
+    def _victims(self, loaded: list[Model], more_bytes: int) -> tuple[list[Model], int]:
+        """Return the idle models that have to leave, the longest idle first, and the bytes by which
+        the budget is still exceeded without them."""
+        excess = sum(m.memory_bytes for m in loaded) + more_bytes - (self._memory_bytes or 1 << 62)
+        victims = []
+        for idle in sorted((m for m in loaded if not m.wanted), key=lambda m: m.idle_since_s):
+            if excess > 0:
+                excess -= idle.memory_bytes
+                victims.append(idle)
+        return victims, excess
+
     def _on_idle(self, model: Model) -> None:
-        self._loop.at(0.0, self._serve_waiting)
+        self._loop.after(0, self._serve_waiting)
         if self._idle_unload_s and model is not self._by_name.get(self._default):
             before = self._idle_timers.pop(model, None)
             if before:
                 before.cancel()
-            due_s = time.monotonic() + self._idle_unload_s
-            self._idle_timers[model] = self._loop.at(due_s, lambda: self._unload_idle(model))
+            self._idle_timers[model] = self._loop.after(
+                self._idle_unload_s, lambda: self._unload_idle(model)
+            )
 
     def _unload_idle(self, model: Model) -> None:
         del self._idle_timers[model]
@@ -176,14 +183,10 @@ class Models:
             self._serve_waiting()
 
     def _shed(self) -> None:
-        """What a model takes is known when it is loaded; idle ones may have to leave then."""
-        loaded = [model for model in self if model.core.loaded]
-        excess = sum(m.memory_bytes for m in loaded) - (self._memory_bytes or 1 << 62)
-        for idle in sorted((m for m in loaded if not m.wanted), key=lambda m: m.idle_since_s):
-            if excess > 0:
-                log.info("model %s leaves: the memory budget is exceeded", idle.name)
-                excess -= idle.memory_bytes
-                idle.unload()
+        """Unload idle models while the budget is exceeded: a model's size is known once loaded."""
+        for victim in self._victims([model for model in self if model.core.loaded], 0)[0]:
+            log.info("model %s leaves: the memory budget is exceeded", victim.name)
+            victim.unload()
 
     def _serve_waiting(self) -> None:
         self._shed()

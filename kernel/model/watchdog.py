@@ -1,43 +1,42 @@
-"""A watchdog: what has work to do and says nothing for too long is taken for hung.
+"""The watchdog: a process that has work to do and is silent for too long is taken for hung.
 
-It keeps one timer while an answer is awaited, and none otherwise. Time in which this process did
-not run either (a machine that slept) does not count.
+It keeps one timer while an answer is awaited, and none otherwise. Time in which the kernel itself
+did not run (on a machine that slept) does not count.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 from aios.kernel.loop.loop import Loop, Timer
 
 _LATE_S = 5.0
-"""A timer that comes so much too late says that nothing ran here."""
+"""A timer that is this late shows that the kernel did not run."""
 
 
 class Watchdog:
-    """Watches one process after another; ``hung`` is told for how many seconds it was quiet."""
+    """Watches one process after another; calls ``hung`` with the seconds of silence."""
 
     def __init__(
         self, loop: Loop, patience_s: Callable[[], float], hung: Callable[[float], None]
     ) -> None:
-        """``patience_s`` is asked whenever it matters; 0: for ever."""
+        """``patience_s`` returns the longest silence allowed now; 0: unlimited."""
         self._loop, self._patience_s, self._hung = loop, patience_s, hung
         self._heard_s = 0.0
         self._timer: Timer | None = None
 
     def begin(self) -> None:
-        """It has been given work, and will say something."""
+        """Start watching, if not yet: the process has been given work."""
         if self._timer is None and self._patience_s():
-            self._heard_s = time.monotonic()
+            self.heard()
             self._wait()
 
     def heard(self) -> None:
-        """It has said something."""
-        self._heard_s = time.monotonic()
+        """Note that the process has said something."""
+        self._heard_s = self._loop.now()
 
     def rest(self) -> None:
-        """Nothing is awaited."""
+        """Stop watching: nothing is awaited."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -47,7 +46,7 @@ class Watchdog:
 
     def _due(self) -> None:
         assert self._timer
-        now = time.monotonic()
+        now = self._loop.now()
         if now - self._timer.due_s > _LATE_S:
             self._heard_s = now
         quiet_s = now - self._heard_s

@@ -1,4 +1,4 @@
-"""Accounts: what a program may use of the model, and how its share is weighed.
+"""Accounts: what a program may use of the model, and the weight of its share.
 
 A program and everything it starts share one account, so an agent gains nothing by splitting its
 work among calls or children.
@@ -13,7 +13,7 @@ _MINUTE_S = 60.0
 
 @dataclass(eq=False)
 class Account:
-    """One program. ``quota_tokens`` per minute and ``quota_cells`` of KV at once; None: no limit.
+    """One program. ``quota_tokens`` per minute, ``quota_cells`` of KV at once; None: unlimited.
 
     A quota makes requests wait; it never fails one that could run later.
     """
@@ -23,9 +23,9 @@ class Account:
     quota_tokens: int | None = None
     quota_cells: int | None = None
     cells: int = 0
-    """Reserved by its requests that have started."""
+    """KV cells reserved by its requests that have started."""
     _tokens: float = 0.0
-    """Left in the bucket, which holds a minute's worth; negative after a long slice."""
+    """Tokens in the bucket, which holds a minute's worth; negative after a long slice."""
     _filled_s: float | None = None
 
     @property
@@ -34,7 +34,7 @@ class Account:
         return self.quota_tokens is not None or self.quota_cells is not None
 
     def may_run_s(self, now: float) -> float:
-        """When its token quota lets it run again; not after ``now`` when it may run now."""
+        """Return when its token quota lets it run: ``now``, or later."""
         if self.quota_tokens is None:
             return now
         self._fill(now)
@@ -43,7 +43,7 @@ class Account:
         return now + (1.0 - self._tokens) * _MINUTE_S / self.quota_tokens
 
     def charge(self, tokens: int, now: float) -> None:
-        """It has computed so many tokens, prompt and generated."""
+        """Charge tokens that were computed, prompt and generated."""
         if self.quota_tokens is not None:
             self._fill(now)
             self._tokens -= tokens

@@ -1,7 +1,7 @@
-"""The budget of one ``llm.chat``: what it takes from its process and from all who started that.
+"""The budget of one ``llm.chat``: tokens taken from its process and from that one's ancestors.
 
 Tokens are taken before they are generated, so calls at the same time cannot exceed a budget
-together; what was not generated goes back when the call ends, or before.
+together; what was not generated is given back when the call ends, or before.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from aios.syscalls.errors import BudgetExceeded
 
 
 class Payer(Protocol):
-    """What a budget needs of a process. ``max_tokens`` None: it has no limit."""
+    """A process, as a budget sees it. ``max_tokens`` None: unlimited."""
 
     pid: int
     name: str
@@ -22,14 +22,14 @@ class Payer(Protocol):
 
 
 class Budget:
-    """Taken for one call. ``lineage``: the process that pays, and those above it."""
+    """Tokens taken for one call. ``lineage``: the process that pays, and its ancestors."""
 
     def __init__(self, lineage: Iterable[Payer]) -> None:
         self._lineage = list(lineage)
         self.taken = 0
 
     def take(self, wanted: int) -> int:
-        """Take as many tokens as all of them have left, and not more than wanted."""
+        """Take what all of them have left, at most ``wanted``; return how many tokens."""
         found = wanted
         for member in self._lineage:
             if member.max_tokens is not None:
@@ -38,11 +38,11 @@ class Budget:
         return max(0, found)
 
     def give_back(self, tokens: int) -> None:
-        """So many of those taken were not generated."""
+        """Give back tokens that were not generated."""
         self._book(-tokens)
 
     def exceeded(self) -> BudgetExceeded:
-        """The error that names whose budget leaves nothing."""
+        """Return the error that names the process whose budget is used up."""
         member = next(m for m in self._lineage
                       if m.max_tokens is not None and m.budget_used >= m.max_tokens)  # fmt: skip
         return BudgetExceeded(

@@ -1,8 +1,8 @@
-"""Shares of the model: what each account has used of it, and what it may reserve.
+"""Shares of the model: what each account has used, and the KV cells that it may reserve.
 
 An account's clock is its virtual time: the work done for it over its weight. Policies that share
-(``fair``) let the one whose clock is behind go first. An account that did not want the model for a
-while comes back at the floor, where those who did are: it has no claim to what it did not use.
+(``fair``) run the account whose clock is behind. An account that did not want the model for a while
+returns at the floor, where the others are: it has no claim to what it did not use.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from . import policy
 from .account import Account
 from .request import Request
 
-_MOST_CLOCKS = 4096
+_MAX_CLOCKS = 4096
+"""Number of clocks from which on those of idle accounts are forgotten."""
 
 
 class Shares:
@@ -28,9 +29,9 @@ class Shares:
         return len(self._clocks)
 
     def wake(self, account: Account, ready: Collection[Request]) -> None:
-        """It wants the model; ``ready`` are those who do already."""
+        """Note that an account wants the model; ``ready``: the requests that already do."""
         self._clocks[account.id] = max(self._clocks.get(account.id, 0.0), self._floor)
-        if len(self._clocks) > _MOST_CLOCKS:
+        if len(self._clocks) > _MAX_CLOCKS:
             live = {request.account.id for request in ready} | {account.id}
             self._clocks = {
                 number: clock for number, clock in self._clocks.items()
@@ -38,17 +39,17 @@ class Shares:
             }  # fmt: skip
 
     def charge(self, request: Request, work: float) -> None:
-        """So much has been done for it, in prompt tokens."""
+        """Charge work, in prompt tokens, to a request's account."""
         self._clocks[request.account.id] = self._clock(request) + work / _weight(request)
 
     def raise_floor(self, ready: Collection[Request]) -> None:
-        """To the clock that is most behind of those who want the model."""
+        """Raise the floor to the slowest clock among the accounts that want the model."""
         if ready:
             behind = min(self._clocks.get(r.account.id, 0.0) for r in ready)
             self._floor = max(self._floor, behind)
 
     def project(self, jobs: Iterable[Request], turn_work: float) -> None:
-        """Set each request's ``share``: what its account will have used when it is its turn."""
+        """Set each request's ``share``: what its account will have used at the request's turn."""
         clocks, floor = self._clocks, self._floor
         turns: dict[Account, int] = {}
         for request in sorted(jobs, key=attrgetter("turn")):
@@ -64,8 +65,8 @@ class Shares:
 
 
 def fits(request: Request, reserved: int = 0) -> bool:
-    """Whether its account's quota of cells has room for it; alone it always has. ``reserved``:
-    cells that others of the account take in the same slice."""
+    """Return True if the account's quota of cells has room for the request, or if it is alone.
+    ``reserved``: cells that the account's other requests take in the same slice."""
     account = request.account
     held = account.cells + reserved
     if account.quota_cells is None or request.cells or not held:
@@ -74,7 +75,7 @@ def fits(request: Request, reserved: int = 0) -> bool:
 
 
 def cells(request: Request) -> int:
-    """KV cells that a request may come to need."""
+    """Return the KV cells that a request may need."""
     wanted = request.prompt_tokens + request.params.max_tokens
     return min(wanted, request.account.quota_cells or wanted)
 

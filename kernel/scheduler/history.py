@@ -1,7 +1,7 @@
-"""A history: the newest records of one kind, numbered from the first that there ever was.
+"""A history: the newest records of one kind, numbered from the first one ever.
 
-Numbers are what a reader goes on from: they mean the same however many records have come, and have
-been forgotten, since it last looked.
+A reader continues from a number, which stays valid however many records have been added, and
+forgotten, since.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ T = TypeVar("T")
 
 
 class History(Generic[T]):
-    """At most so many records. ``end`` is the number that the next one gets."""
+    """Keeps the newest ``limit`` records. ``end``: the number that the next one gets."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._records: deque[T] = deque()
         self.end = 0
         self.dropped = 0
-        """Forgotten because there were too many."""
+        """Records forgotten because there were too many."""
 
     def append(self, record: T) -> None:
-        """Add one; the oldest is forgotten when there are too many."""
+        """Add a record; forget the oldest when there are too many."""
         self._records.append(record)
         self.end += 1
-        if len(self._records) > self._most:
+        if len(self._records) > self._limit:
             self._records.popleft()
             self.dropped += 1
 
     def since(self, number: int) -> list[T]:
-        """Those from this number on which are still there, oldest first."""
+        """Return the records from this number on that are still there, oldest first."""
         first = self.end - len(self._records)
         return list(islice(self._records, max(0, number - first), None))
 
     def forget(self, number: int) -> None:
-        """Those before this number."""
+        """Forget the records before this number."""
         for _ in range(min(len(self._records), number - self.end + len(self._records))):
             self._records.popleft()

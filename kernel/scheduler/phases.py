@@ -14,4 +14,5 @@ PHASES: Mapping[Phase, frozenset[Phase]] = {
     "held": frozenset({"ready", "preparing", "done"}),
     "done": frozenset(),
 }
-"""``ready``: it could run; ``running``: in the slice under way; ``held``: its agent is paused."""
+"""``preparing``: it has no tokens yet; ``ready``: it could run; ``running``: it is in the current
+slice; ``held``: its agent is paused."""

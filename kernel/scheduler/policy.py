@@ -1,11 +1,11 @@
-"""Scheduling policies: pure functions that say who comes first.
+"""Scheduling policies: pure functions that decide which request comes first.
 
-A policy gives each request that could run a key; the scheduler runs the lowest keys, as many as
-share a batch. It sees numbers only, so the same code runs in the kernel and in a simulator.
+A policy gives each runnable request a key; the scheduler runs those with the lowest keys, as many
+as fit a batch. It sees numbers only, so the same code runs in the kernel and in a simulator.
 
-Every key begins with the request's class. Aging: what has waited AGING_S while there were others
-of higher classes counts as one class more urgent, so nothing starves. Among equals it does not
-count, or long queues would be served by waiting and not by the policy.
+Every key begins with the request's class. A request that has waited AGING_S while there were
+requests of higher classes counts as one class more urgent, so none starves. Among equals waiting
+does not count, or it would replace the policy in long queues.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ RANKS = {"interactive": 0, "normal": 1, "batch": 2}
 """Classes, most urgent first. A request of a lower rank number preempts at the next token."""
 AGING_S = 30.0
 NICE_AGING_S = 2.0
-"""``priority``: waiting so long is worth one step of niceness."""
+"""``priority``: waiting time that is worth one step of niceness."""
 FIRST_LEVEL, LEVEL_GROWTH = 56.0, 8.0
 """``mlfq``: work of the first level, in prompt tokens (a short question and a dozen tokens of
-answer), and how much larger each further level is. Levels are few, and within one the first to
-come is finished first: equals that take turns all end at the end."""
+answer), and the growth from level to level. Levels are few and each is served first come, first
+served: equals that take turns would all end late."""
 
 
 class Job(Protocol):
-    """What a policy may look at. Work is counted in prompt tokens."""
+    """A request, as a policy sees it. Work is counted in prompt tokens."""
 
     @property
     def rank(self) -> int:
@@ -42,23 +42,23 @@ class Job(Protocol):
 
     @property
     def arrival(self) -> int:
-        """Order in which it was received."""
+        """Its number in the order of arrival."""
 
     @property
     def turn(self) -> int:
-        """Its place in the round; a new one at the tail when it has used its quantum."""
+        """Its place in the round; the last place once it has used its quantum."""
 
     @property
     def received_s(self) -> float:
-        """When it was received."""
+        """Time at which it was received."""
 
     @property
     def outranked(self) -> bool:
-        """There are others of a higher class."""
+        """There are requests of a higher class."""
 
     @property
     def idle_since_s(self) -> float:
-        """Since when it could have run and did not."""
+        """Time since which it could have run and did not."""
 
     @property
     def share(self) -> float:
@@ -66,11 +66,11 @@ class Job(Protocol):
 
     @property
     def service(self) -> float:
-        """Work done for it, and the prompt work that must be done first."""
+        """Work done for it, plus the prompt work that must be done first."""
 
     @property
     def left(self) -> float:
-        """Work that is left, as far as anyone has said."""
+        """Work left, by what the caller expects."""
 
 
 J = TypeVar("J", bound=Job)
@@ -78,17 +78,17 @@ Key = Callable[[Job, float], tuple[float, ...]]
 
 
 class Policy(NamedTuple):
-    """A name, what it promises, and the order it puts requests in at a time."""
+    """A name, a promise, and the key that orders requests at a given time."""
 
     name: str
     promise: str
     key: Key
     turns: bool = False
-    """Goes by turns: a slice ends when somebody's quantum does."""
+    """Goes by turns: a slice ends when a request's quantum does."""
     shares: bool = False
-    """Looks at ``share``."""
+    """Uses ``share``."""
     preempts: bool = False
-    """A newcomer may end the slice of one of its own class, not only of a lower one."""
+    """A newcomer may end the slice of a request of its own class, not only of a lower one."""
 
 
 def _urgency(job: Job, now: float) -> int:
@@ -140,7 +140,7 @@ POLICIES: dict[str, Policy] = {
 
 
 def find(name: str) -> Policy:
-    """The policy of this name. Raises InvalidArgument naming the nearest one."""
+    """Return the policy of this name. Raises InvalidArgument, which names the nearest one."""
     policy = POLICIES.get(name)
     if policy:
         return policy
@@ -151,15 +151,15 @@ def find(name: str) -> Policy:
 
 
 def pick(policy: Policy, jobs: Iterable[J], width: int, now: float) -> Sequence[J]:
-    """The most urgent jobs, in order."""
+    """Return the most urgent jobs, at most ``width``, in order."""
     return nsmallest(width, jobs, key=lambda job: policy.key(job, now))
 
 
 def niceness(nice: int) -> float:
-    """What a nice value is worth: a quarter more for each step less."""
+    """Return the weight of a nice value: a quarter more for each step down."""
     return float(1.25**-nice)
 
 
 def quantum_steps(quantum_tokens: int, nice: int) -> int:
-    """A request's share of a round: the quantum, a quarter more for each step of niceness less."""
+    """Return the steps that a request has in a round: the quantum times its niceness's weight."""
     return max(1, round(quantum_tokens * niceness(nice)))

@@ -1,11 +1,7 @@
-"""A generation as the kernel knows it: what it wants, where it stands, what it has cost.
-
-The tokens here and the number of them in a seat or image are the whole state of a generation.
-"""
+"""A generation as the kernel knows it: what it wants, where it stands, what it has cost."""
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,9 +9,9 @@ import xxhash
 
 from aios.hw.engine.engine import Message
 from aios.hw.engine.sampling import SamplingParams
-from aios.kernel.context.store import Image
+from aios.kernel.context.sequence import Sequence
 from aios.kernel.loop.states import step
-from aios.syscalls.errors import AiosError
+from aios.kernel.loop.task import Promise
 from aios.syscalls.types.chat import ChatReply, Timing, Usage, WindowReport
 from aios.syscalls.types.trace import RequestRecord
 
@@ -24,96 +20,84 @@ from .budget import Budget
 from .phases import PHASES, Phase
 
 
-@dataclass(eq=False)
-class Request:
+@dataclass(eq=False, kw_only=True)
+class Request(Sequence):
     """One ``llm.chat``. Times are monotonic seconds, None until they happen."""
 
-    id: int
-    """Never used twice: a slice under way may still have a row of one that has ended."""
-    pid: int
     name: str
     rank: int
     nice: int
     account: Account
     params: SamplingParams
-    messages: list[Message] | None
-    prompt: str | None
-    received_s: float
-    on_text: Callable[[str], None] | None
-    on_done: Callable[[ChatReply | AiosError], None]
+    messages: list[Message] | None = None
+    prompt: str | None = None
+    """Raw text in place of messages."""
+    received_s: float = 0.0
+    on_text: Callable[[str], None] | None = None
+    """Gets the text as it is generated."""
+    result: Promise[ChatReply] = field(default_factory=Promise)
     expected_tokens: int | None = None
-    """How long the caller thinks the reply will be."""
+    """Length of the reply that the caller expects."""
     window_policy: str = "error"
     window: WindowReport | None = None
     """What was done to make the prompt fit."""
     hidden: bool = False
-    """The kernel's own, on behalf of another request, whose ``helper`` it is."""
+    """A request of the kernel's own, on behalf of another, whose ``helper`` it is."""
     helper: Request | None = None
     budget: Budget | None = None
-    """Where it takes tokens from for what helpers generate; None: there is no limit."""
+    """Where it takes tokens from for its helpers; None: there is no limit."""
     helped_tokens: int = 0
+    """Tokens that its helpers have generated."""
     helped_prompt_tokens: int = 0
-    """What its helpers have generated, and read."""
 
     phase: Phase = "preparing"
-    tokens: array[int] = field(default_factory=lambda: array("i"))
-    prompt_tokens: int = 0
     text: list[str] = field(default_factory=list)
     finish: str = ""
 
-    seat: int | None = None
-    length: int = 0
-    """Tokens whose KV is in the seat or, parked, in the image."""
-    image: Image | None = None
-    computed: int = 0
-    """Most tokens whose KV it ever had; what is beyond is new work."""
-    cached_tokens: int = 0
-    """Prompt tokens that it found computed."""
     cells: int = 0
-    """Reserved of its account's quota; 0 until it has started."""
+    """KV cells reserved from its account's quota; 0 until it has started."""
 
     arrival: int = 0
     turn: int = 0
     used_steps: int = 0
-    """Of its quantum in this round."""
+    """Steps of its quantum that it has used in this round."""
     share: float = 0.0
+    """Set, as ``outranked`` is, by the scheduler before policies look."""
     outranked: bool = False
-    """Both set by the scheduler before policies look."""
     done_work: float = 0.0
-    """In prompt tokens."""
+    """Work done for it, in prompt tokens."""
     decode_cost: float = 1.0
-    """Of a generated token, in prompt tokens."""
+    """Cost of a generated token, in prompt tokens."""
 
     first_slice_s: float | None = None
     first_token_s: float | None = None
     phase_since_s: float = 0.0
     ready_s: float = 0.0
     slices: int = 0
-    parks: int = 0
-    recomputes: int = 0
     core_deaths: int = 0
-    """Cores that died while working on it, since its last token."""
+    """Cores that died while they worked on it, since its last token."""
 
     @property
     def idle_since_s(self) -> float:
-        """Since when it could have run and did not."""
+        """Time since which it could have run and did not; infinite while it could not."""
         return self.phase_since_s if self.phase == "ready" else float("inf")
 
     @property
     def service(self) -> float:
-        """Work done for it, and the prompt work that must be done first."""
+        """Work done for it, plus the prompt work that must be done first."""
         return self.done_work + max(0, self.prompt_tokens - max(self.length, self.computed))
 
     @property
     def left(self) -> float:
-        """Work that is left, as far as the caller has said."""
+        """Work left, by what the caller expects."""
         generated = len(self.tokens) - self.prompt_tokens
         expected = self.expected_tokens or self.params.max_tokens
         prompt = max(0, self.prompt_tokens - self.length)
         return prompt + max(1, expected - generated) * self.decode_cost
 
     def move(self, phase: Phase, now: float) -> None:
-        """Go to a phase; time spent runnable but not running is counted as ready time."""
+        """Go to a phase; count the time in which it was runnable but did not run. Raises
+        IllegalTransition."""
         following = step(PHASES, "request", self.phase, phase)
         if self.phase in ("preparing", "ready"):
             self.ready_s += now - self.phase_since_s
@@ -121,11 +105,11 @@ class Request:
 
     @property
     def generated(self) -> list[int]:
-        """Tokens after the prompt."""
+        """The tokens after the prompt."""
         return self.tokens[self.prompt_tokens :].tolist()
 
     def timing(self, now: float) -> Timing:
-        """What the caller is told."""
+        """Return the times that the caller gets."""
         first_slice = now if self.first_slice_s is None else self.first_slice_s
         first_token = now if self.first_token_s is None else self.first_token_s
         return Timing(
@@ -140,7 +124,7 @@ class Request:
         )
 
     def reply(self, model: str, now: float) -> ChatReply:
-        """The finished generation."""
+        """Return the finished generation."""
         generated = self.generated
         return ChatReply(
             text="".join(self.text),
@@ -154,7 +138,7 @@ class Request:
         )
 
     def record(self, model: str, outcome: str, now: float) -> RequestRecord:
-        """The line it leaves in the trace."""
+        """Return its line in the trace."""
         return RequestRecord(
             request_id=self.id,
             pid=self.pid,

@@ -1,4 +1,4 @@
-"""Models, their stores and real cores in one process, without a clock or a model.
+"""Models, their stores and real cores in one process, on the fake engine.
 
 The kernel's half is the kernel's own; the core is hw.core's, on the fake engine, driven by hand:
 ``Rig.run`` lets commands and events go to and fro until nobody has anything to do. A test may stop
@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -45,24 +45,27 @@ from aios.hw.machine.framing import encode
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop
+from aios.kernel.loop.task import Outcome, Promise
 from aios.kernel.model.model import Model
 from aios.kernel.model.models import Models
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
+from aios.kernel.scheduler.pace import Settings
 from aios.kernel.scheduler.request import Request
-from aios.kernel.scheduler.scheduler import Settings
 from aios.syscalls.errors import AiosError
 from aios.syscalls.types.chat import ChatReply
+
+T = TypeVar("T")
 
 GRID = Rung("prefill apart", mixed=False)
 
 
 class Died(BaseException):
-    """Raise it in a core's engine to have the core die there."""
+    """Raised in a core's engine, it makes the core die there."""
 
 
 class InlineCore:
-    """A core in this process; it works when it is told to."""
+    """A core in this process; it works only when ``work`` is called."""
 
     os_pid = 1
 
@@ -102,7 +105,7 @@ class InlineCore:
         self._link.send(command)
 
     def work(self) -> bool:
-        """Do one command, if there is one."""
+        """Carry out one command, if there is one. Return True if there was."""
         if not (self.alive and self._core and select.select([self._socket], [], [], 0)[0]):
             return False
         try:
@@ -112,7 +115,7 @@ class InlineCore:
         return True
 
     def kill(self) -> None:
-        """As kill -9 does: the kernel finds the link closed."""
+        """Die as from kill -9: the kernel finds the link closed."""
         if self.alive:
             self.alive = False
             if self._core:
@@ -126,7 +129,7 @@ class InlineCore:
 
 
 class Rig:
-    """Models by name, like the kernel's, and requests to them."""
+    """The kernel's models, and requests to them."""
 
     def __init__(
         self,
@@ -184,11 +187,12 @@ class Rig:
         grammar: str | None = None,
         after: Callable[[], None] | None = None,
     ) -> Request:
-        """Submit a request; its outcome comes into ``outcomes`` by its id."""
+        """Submit a request; its outcome goes to ``outcomes`` under its id."""
         number = next(self._ids)
 
-        def done(outcome: ChatReply | AiosError) -> None:
-            self.outcomes[number] = outcome
+        def done(outcome: Outcome[ChatReply]) -> None:
+            assert outcome.error is None or isinstance(outcome.error, AiosError)
+            self.outcomes[number] = outcome.error or outcome.result()
             if after:
                 after()
 
@@ -201,13 +205,15 @@ class Rig:
             ),
             messages=prompt if isinstance(prompt, list) else None,
             prompt=prompt if isinstance(prompt, str) else None,
-            received_s=time.monotonic(), on_text=None, on_done=done, window_policy=window,
+            window_policy=window,
         )  # fmt: skip
+        request.result.then(done)
         self.models.find(model).submit(request)
         return request
 
     def step(self) -> bool:
-        """One command of each core, and the events that are there; whether anything happened."""
+        """Carry out one command of each core and the events there are. Return True if anything
+        happened."""
         worked = [core.work() for core in list(self.cores)]
         before = len(self.loop._timers)
         self.loop.turn(0)
@@ -220,14 +226,14 @@ class Rig:
         )
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Until nothing happens any more, or a condition holds."""
+        """Step until nothing happens any more, or a condition holds."""
         quiet = 0
         while not until() and quiet < 2:
             quiet = 0 if self.step() else quiet + 1
             self.check()
 
     def wait(self, until: Callable[[], bool], most_s: float = 20.0) -> None:
-        """Like ``run``, but timers (back-off, idleness) get their time."""
+        """Step until a condition holds, and let timers (back-off, idleness) run out."""
         end_s = time.monotonic() + most_s
         while not until():
             assert time.monotonic() < end_s
@@ -246,7 +252,7 @@ class Rig:
         return outcome
 
     def listen_in_slices(self) -> None:
-        """From now on the kernel does what it has to do between the steps of a slice, too."""
+        """Turn the kernel's loop between the steps of a slice, too, from now on."""
         engine = self.core.engine
         assert engine
         decode = engine.decode
@@ -258,11 +264,11 @@ class Rig:
         engine.decode = decoded  # type: ignore[method-assign]
 
     def alone(self, request: Request) -> list[int]:
-        """The tokens that the request gets from an engine of its own, one token at a time."""
+        """Return the tokens that the request gets from an engine of its own, token by token."""
         return self.drawn_alone(request, self.reply(request).model)
 
     def drawn_alone(self, request: Request, model: str) -> list[int]:
-        """Also of a request that has no reply of its own."""
+        """Do the same for a request that has no reply."""
         from aios.hw.core.generation import Generation
 
         engine = FakeEngine(EngineSettings(path=model, seats=1, context_tokens=self.window))
@@ -289,6 +295,13 @@ class Rig:
         self.loop.close()
 
 
+def outcome_of(promise: Promise[T]) -> T:
+    """Return what a settled promise was resolved with. Raises what it was rejected with."""
+    outcomes: list[Outcome[T]] = []
+    promise.then(outcomes.append)
+    return outcomes[0].result()
+
+
 def _with_rung(info: EngineInfo, rung: Rung) -> EngineInfo:
     import msgspec
 
@@ -297,7 +310,7 @@ def _with_rung(info: EngineInfo, rung: Rung) -> EngineInfo:
 
 @contextlib.contextmanager
 def open_rig(folder: Path, default: str = "fake:end=0", **options: object) -> Iterator[Rig]:
-    """A rig; at its end nothing may be left, descriptors included."""
+    """Open a rig; check that nothing is left at its end, descriptors included."""
     before = _descriptors()
     rig = Rig(folder, default, **options)  # type: ignore[arg-type]
     yield rig
@@ -306,7 +319,7 @@ def open_rig(folder: Path, default: str = "fake:end=0", **options: object) -> It
 
 
 def _descriptors() -> int:
-    """But those of mappings, which go with the last view of them."""
+    """Count descriptors except those of mappings, which last as long as a view of them."""
     count = 0
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):

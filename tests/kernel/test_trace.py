@@ -39,7 +39,7 @@ def test_a_trace_that_grows_while_it_is_read_is_told_once_and_whole(
 ) -> None:
     draw = random.Random(seed)
     monkeypatch.setattr(calls, "_PAGE_UNITS", 100)
-    monkeypatch.setattr(scheduler, "_MOST_RECORDS", 60)
+    monkeypatch.setattr(scheduler, "_MAX_RECORDS", 60)
     numbers = itertools.count()
     with open_rig(tmp_path) as rig:
         models = [rig.models.find("fake:end=0"), rig.models.find("fake:end=1")]

@@ -1,6 +1,6 @@
-"""Contexts in seats, memory and files: shared, parked, spilled, damaged and lost, and never wrong.
+"""Contexts in seats, memory and files: shared, parked, spilled, damaged, lost, but never wrong.
 
-Everything runs on real cores in this process (see rig.py) and is held against a run alone.
+Everything runs on real cores in this process (see rig.py) and is compared with a run alone.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ import pytest
 from aios.hw.core.messages import Op
 from aios.hw.engine.engine import Rung
 from aios.hw.machine.arena import Arena
+from aios.kernel.context.image_writer import Written
 from aios.kernel.context.prefix import BLOCK, PrefixIndex
-from aios.kernel.context.store import Image, KvStore
+from aios.kernel.context.sequence import Image
+from aios.kernel.context.store import KvStore
+from aios.kernel.loop.task import Promise
 from aios.kernel.model.info import describe
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import Cancelled
-from tests.kernel.rig import GRID, open_rig
+from tests.kernel.rig import GRID, open_rig, outcome_of
 
 COMMON = "the common beginning of all prompts, long enough to be worth sharing among them. " * 3
 
@@ -31,7 +34,7 @@ COMMON = "the common beginning of all prompts, long enough to be worth sharing a
 def test_whatever_happens_the_tokens_are_those_of_running_alone(
     tmp_path: Path, seed: int, model: str, rung: Rung | None
 ) -> None:
-    """Families of prompts, little room, cancelled ones, and cores killed at any command."""
+    """Prompts that share prefixes, little room, cancelled requests, cores killed at any command."""
     rng = random.Random(seed)
     ram, disk = rng.choice([(1 << 20, 0), (3 << 12, 1 << 20), (1 << 15, 1 << 16), (1 << 18, 0)])
     with open_rig(tmp_path, model, seats=rng.randint(1, 4), quantum=rng.randint(1, 9), ram=ram,
@@ -46,7 +49,7 @@ def test_whatever_happens_the_tokens_are_those_of_running_alone(
                 rig.step()
                 rig.check()
             done = [r for r in asked if r.id in rig.outcomes]
-            if done and rng.random() < 0.5:  # somebody goes on from there
+            if done and rng.random() < 0.5:  # a later prompt continues from there
                 last = rng.choice(done)
                 said.append("".join(chr(t) for t in last.tokens[1:] if t < 128))
             if rng.random() < 0.1 and request.id not in rig.outcomes:
@@ -68,9 +71,9 @@ def test_a_common_beginning_is_computed_once(tmp_path: Path, rung: Rung | None) 
         asked = [rig.ask(COMMON + f" agent {n}", tokens=4) for n in range(16)]
         rig.run()
         cached = sorted(rig.reply(request).usage.cached_tokens for request in asked)
-        assert cached[0] == 0, "somebody had to compute it"
+        assert cached[0] == 0, "one request had to compute it"
         grid = 64 if rung else 1
-        assert cached[1] >= (len(COMMON) + 1) // grid * grid, "and nobody else did"
+        assert cached[1] >= (len(COMMON) + 1) // grid * grid, "and no other did"
         prompts = sum(len(r.tokens[: r.prompt_tokens]) for r in asked)
         computed = sum(
             row[3] for piece in rig.model.scheduler.records.since(0) for row in piece.rows
@@ -79,12 +82,12 @@ def test_a_common_beginning_is_computed_once(tmp_path: Path, rung: Rung | None) 
         assert all(rig.reply(r).tokens == rig.alone(r) for r in asked)
 
 
-def test_the_next_turn_pays_for_what_is_new_and_branches_share(tmp_path: Path) -> None:
+def test_the_next_turn_computes_new_tokens_only_and_branches_share(tmp_path: Path) -> None:
     with open_rig(tmp_path, seats=2, ram=1 << 22) as rig:
         first = rig.ask(COMMON, tokens=10)
         rig.run()
         said = COMMON + rig.reply(first).text
-        for n in range(6):  # others come in between: a tool call takes its time
+        for n in range(6):  # others run in between, as during a tool call
             rig.ask(f"{n} something else, and much of it " * 4, tokens=4)
         rig.run()
         branches = [rig.ask(said + f" branch {n}", tokens=6) for n in range(4)]
@@ -94,7 +97,7 @@ def test_the_next_turn_pays_for_what_is_new_and_branches_share(tmp_path: Path) -
             assert rig.reply(branch).tokens == rig.alone(branch)
 
 
-def test_what_a_dead_core_took_along_is_not_called_cached(tmp_path: Path) -> None:
+def test_tokens_lost_with_a_core_do_not_count_as_cached(tmp_path: Path) -> None:
     with open_rig(tmp_path, seats=2, ram=1 << 12) as rig:
         rig.ask(COMMON, tokens=4)
         rig.run()
@@ -106,8 +109,8 @@ def test_what_a_dead_core_took_along_is_not_called_cached(tmp_path: Path) -> Non
         assert rig.reply(second).usage.cached_tokens == 0
 
 
-def test_a_cache_that_was_damaged_is_not_called_cached(tmp_path: Path) -> None:
-    """Even when the reply is there before the slice is over."""
+def test_tokens_of_a_damaged_cache_do_not_count_as_cached(tmp_path: Path) -> None:
+    """Not even when the reply comes before the slice is over."""
     with open_rig(tmp_path, seats=1, quantum=50, ram=1 << 20) as rig:
         for prompt in (COMMON, "something else " * 16):
             rig.ask(prompt, tokens=2)
@@ -121,8 +124,8 @@ def test_a_cache_that_was_damaged_is_not_called_cached(tmp_path: Path) -> None:
         assert rig.reply(again).usage.cached_tokens == 0
 
 
-def test_a_cache_is_not_pushed_out_by_the_one_who_is_parked_for_it(tmp_path: Path) -> None:
-    """Room for one image: it is the source of the newcomer's context, and its seat must be made."""
+def test_a_cache_is_not_evicted_by_the_request_parked_for_it(tmp_path: Path) -> None:
+    """There is room for one image: the source of the newcomer's context, which needs a seat."""
     with open_rig(tmp_path, seats=1, ram=5 << 12, name="rr") as rig:
         rig.ask(COMMON, tokens=2)
         rig.run()
@@ -143,15 +146,15 @@ def test_parked_images_outlive_the_core(tmp_path: Path) -> None:
         rig.core.kill()
         rig.wait(lambda: len(rig.outcomes) == 4)
         restored = [r for r in parked if r.recomputes == before[r.id]]
-        assert len(restored) >= len(parked) - 1, "but the one that was being moved"
+        assert len(restored) >= len(parked) - 1, "except the one being moved"
         assert all(rig.reply(r).tokens == rig.alone(r) for r in asked)
 
 
 @pytest.mark.parametrize("point", range(16))
-def test_one_that_begins_alike_leaves_a_parked_image_to_its_owner(
+def test_a_request_with_the_same_prefix_leaves_a_parked_image_to_its_owner(
     tmp_path: Path, point: int
 ) -> None:
-    """A core's death costs the request in the seat and the one being moved, and nobody else."""
+    """A core's death costs only the request in the seat and the one being moved."""
     with open_rig(tmp_path, seats=1, quantum=4, chunk=64, name="fair") as rig:
         asked = [rig.ask("x" * 400, tokens=30) for _ in range(4)]
         for _ in range(point):
@@ -181,7 +184,7 @@ def test_a_core_may_die_at_any_command(tmp_path: Path, point: int) -> None:
 # ---------------------------------------------------------------------------- tiers
 
 
-def test_from_seat_to_memory_to_files_to_nothing(tmp_path: Path) -> None:
+def test_contexts_move_from_seats_to_memory_to_files_to_nothing(tmp_path: Path) -> None:
     """Twelve long contexts, room for a few images in each tier: none fails, budgets hold."""
     with open_rig(tmp_path, seats=1, quantum=2, ram=3 << 15, disk=4 << 15) as rig:
         asked = [rig.ask(f"{n:02} " * 150, tokens=10) for n in range(12)]
@@ -191,13 +194,13 @@ def test_from_seat_to_memory_to_files_to_nothing(tmp_path: Path) -> None:
             files = sum(f.stat().st_size for f in (tmp_path / "kv").iterdir())
             most = [max(most[0], rig.store.arena.used_bytes), max(most[1], files)]
             assert files <= 4 << 15
-        assert most[0] > 2 << 15 and most[1] > 1 << 15, "both were used"
+        assert most[0] > 2 << 15 and most[1] > 1 << 15, "both tiers were used"
         assert all(rig.reply(r).tokens == rig.alone(r) for r in asked)
         assert any(r.recomputes for r in asked) and any(not r.recomputes for r in asked)
 
 
 @pytest.mark.parametrize("how", ["damaged", "truncated", "missing", "foreign", "swapped", "huge"])
-def test_bad_files_are_found_out_and_computed_again(tmp_path: Path, how: str) -> None:
+def test_bad_files_are_noticed_and_computed_again(tmp_path: Path, how: str) -> None:
     with open_rig(tmp_path, seats=1, quantum=2, ram=1 << 12, disk=1 << 20) as rig:
         asked = [rig.ask(f"{n} " * 100, tokens=10) for n in range(3)]
         rig.run(lambda: len(list((tmp_path / "kv").glob("*.kv"))) == 2)
@@ -209,7 +212,7 @@ def test_bad_files_are_found_out_and_computed_again(tmp_path: Path, how: str) ->
                 del data[len(data) // 2 :]
             elif how == "foreign":
                 data[8:16] = os.urandom(8)
-            elif how == "swapped":  # a good image, of somebody else
+            elif how == "swapped":  # a good image of another context
                 data[16:24] = os.urandom(8)
             path.write_bytes(data)
             if how == "missing":
@@ -227,7 +230,7 @@ def test_a_full_disk_costs_recomputation_only(
     with open_rig(tmp_path, seats=1, quantum=2, ram=1 << 12, disk=1 << 20) as rig:
         asked = [rig.ask(f"{n} " * 100, tokens=10) for n in range(3)]
         rig.run(lambda: bool(rig.cores and rig.cores[0].engine))
-        (tmp_path / "kv").rmdir()  # no room for anything from now on
+        (tmp_path / "kv").rmdir()  # from now on no file can be written
         rig.run()
         assert all(rig.reply(r).tokens == rig.alone(r) for r in asked)
         failed = [op for op, result in rig.core.ops if op.path and not result.ok]
@@ -236,8 +239,8 @@ def test_a_full_disk_costs_recomputation_only(
 
 
 def test_spills_race_with_other_models_saves(tmp_path: Path) -> None:
-    """Two models, one small memory. The places that one's spill has freed are the other's at once,
-    whoever gets there first."""
+    """Two models share a small arena: a place that one frees by a spill is at once the other's,
+    before or after the file is written."""
     for seed in range(6):
         rng = random.Random(seed)
         with open_rig(tmp_path, seats=1, quantum=3, ram=1 << 15, disk=1 << 18) as rig:
@@ -254,7 +257,7 @@ def test_spills_race_with_other_models_saves(tmp_path: Path) -> None:
 
 
 def test_a_hundred_thousand_parks_leave_nothing_behind(tmp_path: Path) -> None:
-    """Accounts under random operations of the store alone. Seed 7."""
+    """The store's accounts hold under random operations. Seed 7."""
     rng, folder = random.Random(7), tmp_path / "kv"
     files: dict[str, int] = {}
 
@@ -298,8 +301,8 @@ def test_a_hundred_thousand_parks_leave_nothing_behind(tmp_path: Path) -> None:
         if number % 500 == 0:
             assert store.check() == []
             assert len(files) == sum(bool(i.path) for i in store.images | store._leaving)
-    shelved = len(store._in_memory._heap) + len(store._on_disk._heap)
-    assert shelved <= 2 * len(store.images) + 128, "no memory of those that are gone"
+    shelved = len(store._in_memory) + len(store._on_disk)
+    assert shelved <= 2 * len(store.images) + 128, "evicted images are forgotten"
     while under_way:
         store.unpin(under_way.pop())
     for image in list(store.images):
@@ -310,7 +313,7 @@ def test_a_hundred_thousand_parks_leave_nothing_behind(tmp_path: Path) -> None:
     store.close()
 
 
-def test_files_of_others_are_known_up_to_a_limit_and_never_deleted(tmp_path: Path) -> None:
+def test_files_of_saved_contexts_are_known_up_to_a_limit_and_never_deleted(tmp_path: Path) -> None:
     with open_rig(tmp_path, disk=1 << 20) as rig:
         rig.ask("x", tokens=1)
         rig.run()
@@ -318,14 +321,14 @@ def test_files_of_others_are_known_up_to_a_limit_and_never_deleted(tmp_path: Pat
         file = tmp_path / "mine.kv"
         file.write_bytes(b"precious")
         for n in range(600):
-            rig.model.restore_context(tokens, str(tmp_path / f"{n}.kv"), n)
-        rig.model.restore_context(tokens, str(file), 1)
+            rig.model.saved_kv.restore(tokens, str(tmp_path / f"{n}.kv"), n)
+        rig.model.saved_kv.restore(tokens, str(file), 1)
         assert describe(rig.model).images <= 257
         rig.models.unload(rig.model)
         assert file.read_bytes() == b"precious" and not rig.store.images
 
 
-def test_a_store_without_a_folder_keeps_to_memory(tmp_path: Path) -> None:
+def test_a_store_without_a_folder_uses_memory_only(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     store = KvStore(Arena(1 << 12), blocked / "kv", 1 << 20)
@@ -336,8 +339,8 @@ def test_a_store_without_a_folder_keeps_to_memory(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- saved files
 
 
-def test_a_saved_file_holds_no_more_than_the_tokens_that_are_its_own(tmp_path: Path) -> None:
-    """Somebody else has gone on from the same beginning; their KV must not pass for ours."""
+def test_a_saved_file_holds_the_saved_tokens_only(tmp_path: Path) -> None:
+    """Another request has continued the same prefix; its KV must not pass for ours."""
     with open_rig(tmp_path, seats=2, ram=1 << 22) as rig:
         mine = rig.ask(COMMON + "mine", tokens=4)
         rig.run()
@@ -346,15 +349,14 @@ def test_a_saved_file_holds_no_more_than_the_tokens_that_are_its_own(tmp_path: P
         for seat in rig.model.context._seats:  # type: ignore[union-attr]
             if seat.tokens is mine.tokens:
                 rig.model.context._empty(seat)  # type: ignore[union-attr]
-        got: list[tuple[int, int]] = []
         path = tmp_path / "a.kv"
-        rig.model.save_context(mine.tokens, str(path), lambda *told: got.append(told))
+        saved = rig.model.saved_kv.save(mine.tokens, str(path))
         rig.run()
-        ((count, stamp),) = got
+        count, stamp = outcome_of(saved)
         assert len(COMMON) < count < len(COMMON) + BLOCK
         assert theirs.tokens[:count] == mine.tokens[:count]
         rig.models.unload(rig.model)
-        rig.model.restore_context(mine.tokens[:count], str(path), stamp)
+        rig.model.saved_kv.restore(mine.tokens[:count], str(path), stamp)
         again = rig.ask(COMMON + "mine" + "".join(map(chr, mine.generated)), tokens=9)
         rig.run()
         assert rig.reply(again).usage.cached_tokens == count
@@ -362,18 +364,17 @@ def test_a_saved_file_holds_no_more_than_the_tokens_that_are_its_own(tmp_path: P
 
 
 def test_a_context_is_written_when_the_slice_is_over(tmp_path: Path) -> None:
-    """The reply is there before the slice's end; the whole of it is saved all the same."""
+    """The reply comes before the slice's end; all of it is saved all the same."""
     with open_rig(tmp_path, seats=2, quantum=50, ram=1 << 22) as rig:
-        got: list[tuple[int, int]] = []
+        saves: list[Promise[Written]] = []
 
         def save() -> None:
-            path = str(tmp_path / "a.kv")
-            rig.model.save_context(first.tokens, path, lambda *told: got.append(told))
+            saves.append(rig.model.saved_kv.save(first.tokens, str(tmp_path / "a.kv")))
 
         first: Request = rig.ask(COMMON, tokens=20, after=save)
         rig.ask("another, who keeps the slice going", tokens=40)
         rig.run()
-        assert got[0][0] >= (len(first.tokens) - 1) // BLOCK * BLOCK
+        assert outcome_of(saves[0])[0] >= (len(first.tokens) - 1) // BLOCK * BLOCK
 
 
 @pytest.mark.parametrize("what", ["unload", "kill"])
@@ -381,12 +382,11 @@ def test_a_save_under_way_ends_when_the_core_does(tmp_path: Path, what: str) -> 
     with open_rig(tmp_path, seats=2, ram=1 << 22) as rig:
         first = rig.ask(COMMON, tokens=20)
         rig.run()
-        got: list[tuple[int, int]] = []
-        rig.model.save_context(first.tokens, str(tmp_path / "a.kv"), lambda *t: got.append(t))
-        assert rig.model.wanted and not got
+        saved = rig.model.saved_kv.save(first.tokens, str(tmp_path / "a.kv"))
+        assert rig.model.wanted and not saved.settled
         rig.models.unload(rig.model) if what == "unload" else rig.core.kill()
         rig.run()
-        assert got[0][0] == 0
+        assert outcome_of(saved)[0] == 0
 
 
 def test_an_operation_on_a_full_device_fails_and_leaves_no_part(tmp_path: Path) -> None:

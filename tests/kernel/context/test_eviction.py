@@ -1,4 +1,4 @@
-"""Which cached image leaves first: by size, cost and use, held against a naive reference."""
+"""Which cached image leaves first: by size, cost and use, compared with a naive reference."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from aios.hw.machine.arena import PAGE_BYTES, Arena, Extent
-from aios.kernel.context.store import Image, KvStore
+from aios.kernel.context.sequence import Image
+from aios.kernel.context.store import KvStore
 
 
 class _Home:
-    """Notes what the store gives up."""
+    """Records what the store drops."""
 
     def __init__(self) -> None:
         self.forgotten: list[Image] = []
@@ -24,7 +25,7 @@ class _Home:
 
 
 class _Owner:
-    """Somebody who is parked."""
+    """A parked sequence."""
 
     image: Image | None = None
 
@@ -40,10 +41,10 @@ def _cached(store: KvStore, home: _Home, tokens: int, pages: int = 1) -> Image:
 
 
 def _spill(image: Image, extent: Extent, path: str) -> None:
-    """The operation itself is not of interest here."""
+    """Do nothing: the operation itself does not matter here."""
 
 
-def test_the_cheaper_one_to_compute_goes_first() -> None:
+def test_the_image_that_is_cheaper_to_compute_goes_first() -> None:
     """Per byte, long contexts cost more: attention grows with their length."""
     store, home = _store(4), _Home()
     images = [_cached(store, home, tokens) for tokens in (4000, 100, 8000, 2000)]
@@ -53,8 +54,8 @@ def test_the_cheaper_one_to_compute_goes_first() -> None:
     store.close()
 
 
-def test_its_size_alone_saves_nobody_and_room_is_made_until_there_is_enough() -> None:
-    """Large and small of one cost per byte go by age; both go when both are needed."""
+def test_size_alone_saves_no_image_and_room_is_made_until_there_is_enough() -> None:
+    """Large and small images of one cost per byte go by age, both if need be."""
     store, home = _store(8), _Home()
     small, large, third = (_cached(store, home, 100, pages) for pages in (1, 5, 2))
     _cached(store, home, 100, 2)
@@ -63,7 +64,7 @@ def test_its_size_alone_saves_nobody_and_room_is_made_until_there_is_enough() ->
     store.close()
 
 
-def test_among_equals_the_one_that_was_not_used_for_longest_goes_first() -> None:
+def test_among_equals_the_least_recently_used_goes_first() -> None:
     store, home = _store(3), _Home()
     first, second, third = (_cached(store, home, 100) for _ in range(3))
     store.used(first)
@@ -77,8 +78,8 @@ def test_among_equals_the_one_that_was_not_used_for_longest_goes_first() -> None
     store.close()
 
 
-def test_what_is_dear_but_never_used_goes_in_the_end() -> None:
-    """The clock: each that leaves makes those that come later dearer than those that stay."""
+def test_a_costly_image_that_is_never_used_goes_in_the_end() -> None:
+    """Each image that leaves turns the clock, which favours images that come later."""
     store, home = _store(2), _Home()
     dear = _cached(store, home, 40_000)  # worth about eleven cheap ones
     cheap = [_cached(store, home, 0) for _ in range(20)]
@@ -87,7 +88,7 @@ def test_what_is_dear_but_never_used_goes_in_the_end() -> None:
     store.close()
 
 
-def test_one_that_is_in_use_is_passed_over_and_its_turn_comes_after() -> None:
+def test_an_image_in_use_is_passed_over_and_goes_later() -> None:
     store, home = _store(2), _Home()
     busy, dear = _cached(store, home, 10), _cached(store, home, 20_000)
     store.pin(busy)
@@ -102,13 +103,13 @@ def test_one_that_is_in_use_is_passed_over_and_its_turn_comes_after() -> None:
     store.close()
 
 
-def test_parked_images_push_cached_ones_out_and_are_never_pushed_out(tmp_path: Path) -> None:
+def test_parked_images_evict_cached_ones_and_are_never_evicted(tmp_path: Path) -> None:
     store, home = _store(2, 1, tmp_path / "kv"), _Home()
     short, long = _cached(store, home, 10), _cached(store, home, 1000)
     for expected in ([short], [short], [short, long]):
         parked = Image(array("i", [0]), 1, home, _Owner())  # type: ignore[arg-type]
         assert store.add(parked, PAGE_BYTES, _spill)
-        assert home.forgotten == expected, "the long one went to a file before it went for good"
+        assert home.forgotten == expected, "the long one goes to a file before it goes for good"
     refused = Image(array("i", [0]), 1, home, _Owner())  # type: ignore[arg-type]
     assert not store.add(refused, PAGE_BYTES, _spill)
     assert not store.add(Image(array("i", [0]), 1, home), PAGE_BYTES, _spill)
@@ -182,7 +183,7 @@ class _Naive:
         return True
 
     def remove(self, image: Image) -> None:
-        """Images of the reference have the sizes that they were given."""
+        """Drop an image of the reference."""
         self.gone.append(image)
         self.heat.pop(image, None)
         extent = self.extents.pop(image, None)
@@ -195,7 +196,7 @@ class _Naive:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_the_order_is_that_of_a_naive_reference(tmp_path: Path, seed: int) -> None:
-    """Random images come, are used, pinned, parked and removed; both say who leaves, and when."""
+    """Random images come, are used, pinned, parked and removed; both drop the same ones."""
     rng = random.Random(seed)
     ram, disk = rng.randint(4, 40) * PAGE_BYTES, rng.choice((0, 6, 30)) * PAGE_BYTES
     home, folder = _Home(), tmp_path / "kv" if disk else None

@@ -1,4 +1,4 @@
-"""Several models at once: room, waiting, idleness, failures, and windows that are outgrown."""
+"""Several models at once: room, waiting, idleness, failures, and full context windows."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 
 from aios.hw.engine.engine import Logits, Message, Row
 from aios.hw.engine.fake import FakeEngine, LiteralGrammar
-from aios.kernel.model import core_life
+from aios.kernel.loop import respawn
+from aios.kernel.loop.task import start
 from aios.kernel.model.info import describe
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import (
-    AiosError,
     Cancelled,
     ContextOverflow,
     IllegalState,
     InvalidArgument,
     ModelUnavailable,
 )
-from tests.kernel.rig import Died, Rig, open_rig
+from tests.kernel.rig import Died, Rig, open_rig, outcome_of
 
 A, B = "fake:end=0", "fake:end=0,ctx=1024"
 ONE = 2 * 512 * 64
@@ -72,7 +72,7 @@ def test_a_model_waits_for_room_and_the_idle_one_makes_it(tmp_path: Path) -> Non
         assert {long.id, other.id} <= set(rig.outcomes)
 
 
-def test_one_that_waits_is_told_so_and_may_give_up(tmp_path: Path) -> None:
+def test_a_model_that_waits_for_room_says_so_and_stops_when_unwanted(tmp_path: Path) -> None:
     with open_rig(tmp_path, A, memory=ONE + 4096) as rig:
         for name in (B, A):  # so that the sizes of both are known
             rig.ask("x", name, tokens=1)
@@ -85,13 +85,13 @@ def test_one_that_waits_is_told_so_and_may_give_up(tmp_path: Path) -> None:
         assert isinstance(rig.outcomes[waiting.id], Cancelled)
         cores = len(rig.cores)
         rig.run()
-        assert rig.reply(busy) and model.state == "unloaded", "nobody wants it any more"
+        assert rig.reply(busy) and model.state == "unloaded", "no request wants it any more"
         assert len(rig.cores) == cores
 
 
-def test_what_can_never_fit_is_refused_with_both_numbers(tmp_path: Path) -> None:
+def test_a_model_that_can_never_fit_is_refused_with_both_numbers(tmp_path: Path) -> None:
     with open_rig(tmp_path, A, memory=ONE - 4096) as rig:
-        rig.ask("x", A, tokens=1)  # nobody knows its size yet
+        rig.ask("x", A, tokens=1)  # its size is not known yet
         rig.run()
         rig.models.unload(rig.model)
         with pytest.raises(ModelUnavailable, match=r"65,536 bytes.*61,440"):
@@ -99,7 +99,7 @@ def test_what_can_never_fit_is_refused_with_both_numbers(tmp_path: Path) -> None
         assert not rig.model.requests
 
 
-def test_idle_models_leave_but_the_default_stays(tmp_path: Path) -> None:
+def test_idle_models_are_unloaded_but_not_the_default(tmp_path: Path) -> None:
     with open_rig(tmp_path, A, idle_unload_s=0.05) as rig:
         for _ in range(20):
             rig.ask("x", B, tokens=1)
@@ -110,24 +110,25 @@ def test_idle_models_leave_but_the_default_stays(tmp_path: Path) -> None:
         assert rig.model.state == "ready"
 
 
-def test_loading_by_hand_unloading_in_use_and_meanwhile(tmp_path: Path) -> None:
+def test_loading_and_unloading_by_hand(tmp_path: Path) -> None:
     with open_rig(tmp_path, A) as rig:
-        told: list[AiosError | None] = []
-        rig.models.find(B).core.when_ready(told.append)
-        rig.models.unload(rig.models.find(B))  # it was only about to be ready
-        assert isinstance(told.pop(), IllegalState)
-        rig.models.find(B).core.when_ready(told.append)
+        core = rig.models.find(B).core
+        first = start(core.when_ready())
+        rig.models.unload(rig.models.find(B))  # before it is ready
+        with pytest.raises(IllegalState):
+            outcome_of(first)
+        second = start(core.when_ready())
         rig.run()
-        assert told == [None]
+        assert outcome_of(second) is None
         rig.ask("x", B, tokens=50)
         with pytest.raises(IllegalState, match="1 requests"):
             rig.models.unload(rig.models.find(B))
         rig.run()
         rig.models.unload(rig.models.find(B))
-        rig.models.unload(rig.models.find(B))  # once is enough, twice no harm
+        rig.models.unload(rig.models.find(B))  # a second time does no harm
 
 
-def test_a_model_that_cannot_be_loaded_fails_its_requests_and_frees_the_way(
+def test_a_model_that_cannot_be_loaded_fails_its_requests_only(
     tmp_path: Path,
 ) -> None:
     with open_rig(tmp_path, A) as rig:
@@ -136,13 +137,13 @@ def test_a_model_that_cannot_be_loaded_fails_its_requests_and_frees_the_way(
         outcome = rig.outcomes[bad.id]
         assert isinstance(outcome, ModelUnavailable) and "nonsense" in outcome.message
         with pytest.raises(ModelUnavailable):
-            rig.ask("x", "fake:nonsense=1")  # at once again: it is not tried
+            rig.ask("x", "fake:nonsense=1")  # too soon: it is not tried again
         good = rig.ask("x", tokens=1)
         rig.run()
         assert rig.reply(good)
 
 
-def test_cores_that_keep_dying_back_off_and_give_up(tmp_path: Path) -> None:
+def test_restarts_of_cores_that_keep_dying_are_delayed_and_end(tmp_path: Path) -> None:
     with open_rig(tmp_path, A) as rig:
         rig.ask("x", tokens=400)
         deaths: list[float] = []
@@ -157,7 +158,7 @@ def test_cores_that_keep_dying_back_off_and_give_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["decode", "tokenize_text"])
 @pytest.mark.parametrize("name", ["rr", "fifo", "fair", "srtf"])
-def test_one_that_kills_cores_takes_nobody_along(
+def test_a_request_that_kills_cores_harms_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, name: str
 ) -> None:
     works = getattr(FakeEngine, where)
@@ -169,7 +170,7 @@ def test_one_that_kills_cores_takes_nobody_along(
         return works(engine, given)
 
     monkeypatch.setattr(FakeEngine, where, dies)
-    monkeypatch.setattr(core_life, "BACKOFF_WINDOW_S", 0.0)
+    monkeypatch.setattr(respawn, "WINDOW_S", 0.0)
     with open_rig(tmp_path, A, seats=4, name=name) as rig:
         before = [rig.ask(f"good {n}", tokens=9) for n in range(3)]
         bad = rig.ask("bad!", tokens=5)
@@ -179,7 +180,7 @@ def test_one_that_kills_cores_takes_nobody_along(
         assert all(rig.reply(good).tokens == rig.alone(good) for good in before + after)
 
 
-def test_a_grammar_that_comes_to_nothing_ends_its_own_request(
+def test_a_grammar_without_a_next_token_ends_its_own_request_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mask = LiteralGrammar.mask
@@ -196,12 +197,12 @@ def test_a_grammar_that_comes_to_nothing_ends_its_own_request(
         rig.run()
         outcome = rig.outcomes[bad.id]
         assert isinstance(outcome, InvalidArgument) and "grammar" in outcome.message
-        assert len(bad.generated) == 1, "what it had drawn counts"
+        assert len(bad.generated) == 1, "the token it had drawn counts"
         assert rig.reply(good).tokens == rig.alone(good)
         assert rig.model.core.restarts == 0
 
 
-def test_names_that_are_asked_for_do_not_pile_up(tmp_path: Path) -> None:
+def test_names_of_models_do_not_pile_up(tmp_path: Path) -> None:
     with open_rig(tmp_path, A) as rig:
         for n in range(700):
             rig.models.find(f"fake:end={n}")
@@ -252,7 +253,7 @@ def test_a_conversation_is_cut_to_what_its_program_may_hold(tmp_path: Path, poli
         assert reply.usage.prompt_tokens + 20 <= 400 and len(reply.tokens) == 20
 
 
-def test_what_no_policy_can_make_fit_is_an_error(tmp_path: Path) -> None:
+def test_a_message_that_no_policy_makes_fit_is_an_error(tmp_path: Path) -> None:
     with open_rig(tmp_path, A) as rig:
         for policy in ("truncate", "summarise"):
             request = rig.ask([Message("user", "w" * 600)], window=policy)
@@ -261,7 +262,7 @@ def test_what_no_policy_can_make_fit_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["cancel", "kill", "pause"])
-def test_a_summary_under_way(tmp_path: Path, how: str) -> None:
+def test_a_request_ends_or_continues_while_it_is_summarised(tmp_path: Path, how: str) -> None:
     def begun(rig: Rig) -> bool:
         return any(number < 0 for number in rig.model.requests)
 
@@ -284,7 +285,7 @@ def test_a_summary_under_way(tmp_path: Path, how: str) -> None:
 
 
 def test_the_pieces_of_a_summary_are_requests_of_their_own(tmp_path: Path) -> None:
-    """The next piece comes to the core while the slice that has a row of the one before goes on."""
+    """The next piece reaches the core while a slice still has a row of the piece before."""
     with open_rig(tmp_path, A, ram=1 << 22, quantum=64) as rig:
         other = rig.ask("x", tokens=480)
         rig.run(lambda: len(other.tokens) > 2)

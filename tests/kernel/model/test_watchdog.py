@@ -1,4 +1,4 @@
-"""A core that hangs is found out by its silence, and replaced like one that died."""
+"""A core that hangs is noticed by its silence, and replaced like one that died."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from aios.hw.core import core
 from aios.hw.core.messages import Command, Event, Yield
 from aios.kernel.loop.loop import Loop, Timer
-from aios.kernel.model.core_life import CoreLife
+from aios.kernel.loop.states import IllegalTransition
+from aios.kernel.model.core_life import Core, CoreLife
 from aios.kernel.model.watchdog import Watchdog
 from aios.syscalls.errors import ModelUnavailable
 from tests.kernel.rig import Rig, open_rig
@@ -21,7 +22,7 @@ QUIET_S = 0.05
 
 
 def _let_pass(rig: Rig, until: Callable[[], bool]) -> None:
-    """The core does nothing meanwhile."""
+    """Turn the loop until a condition holds; the core does nothing."""
     end_s = time.monotonic() + 20
     while not until():
         assert time.monotonic() < end_s
@@ -29,7 +30,9 @@ def _let_pass(rig: Rig, until: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5])
-def test_a_core_that_hangs_is_replaced_and_the_request_goes_on(tmp_path: Path, steps: int) -> None:
+def test_a_core_that_hangs_is_replaced_and_the_request_continues(
+    tmp_path: Path, steps: int
+) -> None:
     with open_rig(tmp_path, chunk=4, core_timeout_s=QUIET_S) as rig:
         request = rig.ask("a story", tokens=200)
         for _ in range(steps):
@@ -41,7 +44,7 @@ def test_a_core_that_hangs_is_replaced_and_the_request_goes_on(tmp_path: Path, s
         assert rig.model.core.restarts == 1
 
 
-def test_what_hangs_every_core_is_told_why_it_fails(tmp_path: Path) -> None:
+def test_a_request_that_hangs_every_core_fails_with_the_reason(tmp_path: Path) -> None:
     with open_rig(tmp_path, chunk=4, core_timeout_s=QUIET_S) as rig:
         request = rig.ask("a story")
         _let_pass(rig, lambda: request.id in rig.outcomes)
@@ -86,14 +89,15 @@ def test_a_core_shows_life_while_it_computes_a_prompt(
         assert rig.reply(request).tokens == rig.alone(request)
 
 
-class _Clock:
-    """A loop and a clock of its own."""
+class _Loop:
+    """A loop with a clock that the test turns."""
 
-    now = 100.0
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+    def __init__(self) -> None:
+        self.time = 100.0
         self._timers: list[Timer] = []
+
+    def now(self) -> float:
+        return self.time
 
     def at(self, due_s: float, callback: Callable[[], None]) -> Timer:
         self._timers.append(Timer(due_s, callback))
@@ -101,13 +105,13 @@ class _Clock:
 
     def go_to(self, now: float, late_s: float = 0.0) -> None:
         while due := [t for t in self._timers if not t.cancelled and t.due_s <= now]:
-            self.now = due[0].due_s + late_s
+            self.time = due[0].due_s + late_s
             due[0].run()
-        self.now = max(now, self.now)
+        self.time = max(now, self.time)
 
 
-def test_silence_is_counted_from_what_was_said_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, hung = _Clock(monkeypatch), list[float]()
+def test_silence_is_counted_from_the_last_message() -> None:
+    clock, hung = _Loop(), list[float]()
     dog = Watchdog(cast(Loop, clock), lambda: 10.0, hung.append)
     dog.begin()
     clock.go_to(106)
@@ -127,27 +131,29 @@ def test_silence_is_counted_from_what_was_said_last(monkeypatch: pytest.MonkeyPa
     assert hung == [10.0, 10.0]
 
 
-def test_time_in_which_nothing_ran_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, hung = _Clock(monkeypatch), list[float]()
+def test_time_in_which_the_kernel_did_not_run_does_not_count() -> None:
+    clock, hung = _Loop(), list[float]()
     dog = Watchdog(cast(Loop, clock), lambda: 10.0, hung.append)
     dog.begin()
     clock.go_to(110, late_s=3600)
     assert hung == []
-    clock.go_to(clock.now + 10)
+    clock.go_to(clock.time + 10)
     assert hung == [10.0]
 
 
-def test_a_core_that_is_found_dead_is_not_waited_for() -> None:
+def test_a_core_that_has_died_is_no_longer_watched() -> None:
     loop, deaths = Loop(), list[str]()
 
-    class Dead:
+    class Dying:
+        """Dies when it is sent something; the news comes as an event of the loop."""
+
         os_pid = 1
 
         def __init__(self, on_event: Callable[[Event], None], on_gone: Callable[[], None]) -> None:
             self._on_gone = on_gone
 
         def send(self, command: Command) -> None:
-            self._on_gone()
+            loop.after(0, self._on_gone)
 
         def kill(self) -> None:
             raise AssertionError("it is dead")
@@ -156,13 +162,28 @@ def test_a_core_that_is_found_dead_is_not_waited_for() -> None:
             return "signal 9"
 
     life = CoreLife(
-        "m", loop, Dead, lambda: True, works=lambda: True, patience_s=lambda: QUIET_S,
+        "m", loop, Dying, lambda: True, works=lambda: True, patience_s=lambda: QUIET_S,
         on_event=lambda event: None, on_death=deaths.append, on_failure=lambda error: None,
     )  # fmt: skip
     life.load()
     life.ready()
     life.send(Yield(1))
+    assert life._watchdog._timer
+    loop.turn(0)
     assert deaths == ["signal 9"] and life.state == "restarting"
     assert life._watchdog._timer is None
     life.end()
+    loop.close()
+
+
+def test_no_core_goes_to_a_state_that_the_table_does_not_allow() -> None:
+    loop = Loop()
+    life = CoreLife(
+        "m", loop, lambda *_: cast(Core, None), lambda: True, works=lambda: False,
+        patience_s=lambda: 0.0, on_event=lambda event: None, on_death=lambda how: None,
+        on_failure=lambda error: None,
+    )  # fmt: skip
+    with pytest.raises(IllegalTransition, match="core of m: unloaded → ready"):
+        life.ready()
+    assert life.state == "unloaded"
     loop.close()

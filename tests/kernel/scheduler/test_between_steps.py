@@ -1,4 +1,4 @@
-"""What comes to a core between the steps of a slice: it looks for commands there, as in life.
+"""Commands that reach a core between the steps of a slice, as in a real one.
 
 On the played machine commands otherwise reach a core only between slices.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aios.hw.engine.engine import Logits, Message, Row, Rung
-from aios.kernel.model import core_life
+from aios.kernel.loop import respawn
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.request import Request
@@ -102,7 +102,7 @@ class _Meddler:
 def test_every_request_ends_with_the_tokens_of_running_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, model: str, rung: Rung | None
 ) -> None:
-    monkeypatch.setattr(core_life, "BACKOFF_WINDOW_S", 0.0)
+    monkeypatch.setattr(respawn, "WINDOW_S", 0.0)
     ram, disk = [(1 << 13, 0), (1 << 16, 1 << 18)][seed]
     with open_rig(tmp_path, model, seats=3, ram=ram, disk=disk, rung=rung) as rig:
         meddler = _Meddler(rig, seed)

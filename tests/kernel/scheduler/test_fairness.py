@@ -1,4 +1,4 @@
-"""What each policy promises, quotas and aging, on the played machine and on real cores."""
+"""The promise of each policy, quotas and aging, on a played machine and on real cores."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from aios.bench.rig.simcore import PREFILL_TOKEN_S, Job, Simulation
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.fair_share import cells, fits
+from aios.kernel.scheduler.pace import LONE_CHUNK_FACTOR
 from aios.kernel.scheduler.request import Request
-from aios.kernel.scheduler.scheduler import LONE_CHUNK_FACTOR
 from tests.kernel.rig import open_rig
 
 from .test_policy import Machine, make_request
@@ -54,7 +54,7 @@ def test_parallel_requests_do_not_buy_a_larger_share(width: int) -> None:
     assert jain > 0.95, shares
 
 
-def test_who_comes_late_has_no_claim_to_the_past_and_none_is_held_against_it() -> None:
+def test_a_late_account_has_neither_claims_nor_debts_from_the_past() -> None:
     machine = Machine("fair", seats=4, width=1, quantum=4)
     machine.add(make_request(1))
     for _ in range(50):
@@ -65,7 +65,7 @@ def test_who_comes_late_has_no_claim_to_the_past_and_none_is_held_against_it() -
     assert abs(shares[1] - shares[2]) <= 8, shares
 
 
-def test_mlfq_lets_the_short_one_in_and_long_prompts_join_lower() -> None:
+def test_mlfq_runs_short_requests_first_and_long_prompts_join_lower() -> None:
     machine = Machine("mlfq", seats=4, width=1, quantum=4)
     machine.add(make_request(1))
     for _ in range(30):
@@ -77,7 +77,7 @@ def test_mlfq_lets_the_short_one_in_and_long_prompts_join_lower() -> None:
     assert set(machine.served) == {3}
 
 
-def test_srtf_goes_by_what_was_said() -> None:
+def test_srtf_goes_by_the_expected_length() -> None:
     machine = Machine("srtf", seats=4, width=1, quantum=4)
     for number, expected in ((1, 50), (2, 5), (3, 20)):
         machine.add(make_request(number)).expected_tokens = expected
@@ -94,8 +94,8 @@ def test_priority_goes_by_niceness_and_waiting_counts() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(policy.POLICIES))
-def test_nobody_starves(name: str) -> None:
-    """One of the lowest class among many of the highest, who never stop coming."""
+def test_no_request_starves(name: str) -> None:
+    """One request of the lowest class among ever more of the highest."""
     machine = Machine(name, seats=2, width=1, quantum=4)
     machine.add(make_request(1, rank=2, nice=19))
     for number in range(2, 60):
@@ -125,8 +125,10 @@ def test_work_per_slice_does_not_grow_with_idle_accounts_and_they_are_forgotten(
 
 @pytest.mark.parametrize("name", sorted(policy.POLICIES))
 @pytest.mark.parametrize("seed", range(2))
-def test_a_quota_of_cells_makes_wait_and_never_hangs(tmp_path: Path, name: str, seed: int) -> None:
-    """Many parallel requests of one program whose quota admits one; others run beside it."""
+def test_a_quota_of_cells_makes_requests_wait_and_never_hangs(
+    tmp_path: Path, name: str, seed: int
+) -> None:
+    """A program's quota admits one of its many parallel requests; other programs run as well."""
     rng = random.Random(seed)
     with open_rig(tmp_path, seats=2, quantum=2, name=name) as rig:
         tight = Account(1, quota_cells=64)
@@ -161,7 +163,7 @@ def test_a_quota_of_tokens_is_a_rate(tmp_path: Path) -> None:
         assert rig.reply(slow).tokens == rig.alone(slow)
 
 
-def test_a_paused_request_gives_its_seat_away_first() -> None:
+def test_a_paused_request_loses_its_seat_first() -> None:
     machine = Machine("rr", seats=2, width=1, quantum=2)
     first, second = machine.add(make_request(1)), machine.add(make_request(2))
     machine.slice()
@@ -179,21 +181,21 @@ def test_a_paused_request_gives_its_seat_away_first() -> None:
 
 @pytest.mark.parametrize("prompt", [45, 1500])
 def test_a_visitor_waits_for_one_step_of_a_full_batch_at_most(prompt: int) -> None:
-    """Whenever it comes, also while the batch computes its prompts in large chunks."""
+    """It comes at any time, also while the batch computes its prompts in large chunks."""
     for seed in range(20):
         draw = random.Random(seed)
         batch = [Job(0.0, number, prompt, 192, "batch") for number in range(8)]
         visits = [Job(draw.uniform(0.0, 5.0), 8 + n, 40, 6, "interactive") for n in range(4)]
         simulation = Simulation("fair", seats=8)
         outcome = simulation.run([*batch, *visits])
-        chunk = simulation.scheduler.chunk * LONE_CHUNK_FACTOR
+        chunk = simulation.scheduler.pace.chunk_tokens * LONE_CHUNK_FACTOR
         simulation.close()
         waits = [outcome.wait_s[number] for number in range(9, 13)]
         assert max(waits) < chunk * PREFILL_TOKEN_S + 0.05, (seed, waits)
 
 
 def _expected(machine: Machine) -> list[int]:
-    """Who runs next, worked out from the policy's promise in the simplest way."""
+    """Work out from the policy's promise, in the simplest way, who runs next."""
     now, chosen, width = machine.now, machine.settings.policy, machine.settings.width
     jobs = [
         r for r in machine.living.values()
@@ -204,7 +206,7 @@ def _expected(machine: Machine) -> list[int]:
         before = [r for r in jobs if r.account is job.account and r.turn < job.turn]
         weight = job.account.weight * 1.25**-job.nice
         clock = machine.scheduler.shares._clocks[job.account.id]
-        share = clock + len(before) * machine.scheduler.quantum / weight
+        share = clock + len(before) * machine.scheduler.pace.quantum_tokens / weight
         waited = now - job.phase_since_s
         aged = job.rank > min(r.rank for r in jobs)
         urgency = job.rank - (int(waited / policy.AGING_S) if aged else 0)

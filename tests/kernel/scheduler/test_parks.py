@@ -1,4 +1,4 @@
-"""A day's worth of parks through the whole path of a context: nothing is left, none is wrong.
+"""A day's worth of parks through the whole path of a context: nothing is left, nothing wrong.
 
 Context manager, store and operations are the kernel's, the seat operations are the core's with the
 arena mapped a second time; only the choice of who runs is made here, at random. The fake engine's
@@ -45,7 +45,7 @@ class _Day:
         self.context = ContextManager(self.store, self.engine.info)
         self.living: list[Request] = []
         self.hashes: dict[int, list[int]] = {}
-        """Of each living request: the hash of every beginning, computed by the test."""
+        """Hashes of every prefix of each living request, computed by the test."""
         self.beginnings = [self.rng.choices(range(256), k=150) for _ in range(6)]
         self.folder, self.asked, self.parks = folder, 0, 0
         self.seen = dict.fromkeys(
@@ -57,13 +57,12 @@ class _Day:
         self.operations = SeatOperations(self.engine, self.memory)
 
     def arrive(self) -> None:
-        """A new request; most begin like others."""
+        """Add a request; most share a prefix with others."""
         rng = self.rng
         self.asked += 1
         request = Request(
             id=self.asked, pid=self.asked, name="a", rank=1, nice=0, account=_ACCOUNT,
-            params=_PARAMS, messages=None, prompt=None, received_s=0.0, on_text=None,
-            on_done=lambda outcome: None,
+            params=_PARAMS,
         )  # fmt: skip
         common = rng.choice(self.beginnings)[: rng.choice((0, 0, 16, 32, 32, 48, 150))]
         request.tokens = array("i", [*common, *rng.choices(range(256), k=rng.randint(1, 40))])
@@ -72,14 +71,14 @@ class _Day:
         self.living.append(request)
 
     def leave(self, request: Request) -> None:
-        """It has ended or was cancelled, wherever it is."""
+        """End or cancel a request, wherever it is."""
         self.parks += request.parks
         self.context.release(request)
         self.living.remove(request)
         del self.hashes[request.id]
 
     def slice(self) -> None:
-        """One slice, its operations, and what comes of it."""
+        """Run a slice with its operations."""
         rng, context, engine = self.rng, self.context, self.engine
         chosen = rng.sample(self.living, ROWS)
         coldness = {request.id: rng.random() for request in self.living}
@@ -99,7 +98,7 @@ class _Day:
         for request in sorted(chosen, key=lambda r: r.seat or 0):
             assert request.seat is not None
             self._run(request, request.seat, 0 if request.seat in failed else request.length)
-        context.settle(results)
+        context.settle(results, 0.0)
         for request in chosen:
             assert request.seat is not None
             context.ran(request, engine.length(request.seat))
@@ -113,7 +112,7 @@ class _Day:
         self.seen["failed"] += not ok
 
     def _run(self, request: Request, seat: int, expected: int) -> None:
-        """Compute what is missing, after a look at what is there; then it has grown."""
+        """Check what the seat holds, then compute the missing tokens and one more."""
         engine, rng = self.engine, self.rng
         there = engine.length(seat)
         assert there == expected, "the seat holds what the kernel thinks"
@@ -131,7 +130,7 @@ class _Day:
         assert self.engine._hash[seat] == known[length], "the KV is of other tokens"
 
     def lose_core(self) -> None:
-        """kill -9, in the middle of what it was doing."""
+        """Kill the core in the middle of its work."""
         chosen = self.rng.sample(self.living, ROWS)
         ops = self.context.seat_all(chosen, lambda request: (request.id,))
         for op in ops[: self.rng.randint(0, len(ops))]:
@@ -142,7 +141,7 @@ class _Day:
         self.seen["lost"] += 1
 
     def sizes(self) -> list[int]:
-        """Of all that could grow."""
+        """Return the sizes of all that could grow."""
         store, context = self.store, self.context
         return [
             len(store.images), len(store._leaving), len(store._kept), len(store.arena._free),
@@ -157,7 +156,7 @@ class _Day:
         assert len(list(self.folder.iterdir())) == files
 
     def end(self) -> None:
-        """Everybody leaves, what is cached goes: nothing is there any more."""
+        """End all requests and drop all caches; check that nothing is left."""
         for request in list(self.living):
             self.leave(request)
         self.check()
@@ -217,7 +216,7 @@ def test_a_hundred_thousand_parks_through_the_whole_path(tmp_path: Path) -> None
             else:
                 assert all(now <= 2 * before + 8 for before, now in zip(most, sizes, strict=True))
     assert _rss_bytes() - early_bytes < 8 << 20
-    assert min(day.seen.values()) >= 20, f"all of it was tried: {day.seen}"
+    assert min(day.seen.values()) >= 20, f"each kind happened: {day.seen}"
     assert day.seen["load"] > 0.9 * PARKS, "nearly all were restored, not computed again"
     day.end()
     del day, request

@@ -1,4 +1,4 @@
-"""Policies are pure; the scheduler is driven without a core, on a clock that the test turns."""
+"""Policies as pure functions, and the scheduler without a core, on a clock that the test turns."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from aios.kernel.loop.states import IllegalTransition, step
 from aios.kernel.process.states import LIVES
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
+from aios.kernel.scheduler.pace import Settings
 from aios.kernel.scheduler.phases import PHASES
 from aios.kernel.scheduler.request import Request
-from aios.kernel.scheduler.scheduler import Scheduler, Settings
+from aios.kernel.scheduler.scheduler import Scheduler
 from aios.syscalls.errors import InvalidArgument
 
 
 def make_request(number: int, prompt: int = 3, rank: int = 1, nice: int = 0) -> Request:
     request = Request(
         id=number, pid=number, name=f"a{number}", rank=rank, nice=nice,
-        params=SamplingParams(max_tokens=1000, seed=number), messages=None, prompt="x",
-        account=Account(number), received_s=0.0, on_text=None, on_done=lambda outcome: None,
+        params=SamplingParams(max_tokens=1000, seed=number), prompt="x", account=Account(number),
     )  # fmt: skip
     request.tokens.extend([number % 200 + 1] * prompt)
     request.prompt_tokens = prompt
@@ -39,7 +39,7 @@ def make_request(number: int, prompt: int = 3, rank: int = 1, nice: int = 0) -> 
 
 
 class Machine:
-    """A scheduler and the core's part of it, played on a fake engine, one slice at a time."""
+    """A scheduler and a played core on a fake engine, one slice at a time."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ def test_seats_are_kept_until_needed() -> None:
     for number in (1, 2, 3):
         machine.add(make_request(number))
     kinds = [op.kind for _ in range(9) for op in machine.ops()]
-    assert kinds == ["trim"] * 3, "three seats for three: nobody is parked"
+    assert kinds == ["trim"] * 3, "three seats for three: none is parked"
     machine.add(make_request(4))
     kinds = [op.kind for _ in range(8) for op in machine.ops()]
     assert "save" in kinds and "load" in kinds
@@ -165,7 +165,7 @@ def test_seats_are_kept_until_needed() -> None:
 @pytest.mark.parametrize("arena", [4096, 1 << 16, 1 << 22])
 @pytest.mark.parametrize("seed", range(6))
 def test_any_schedule_gives_the_tokens_of_running_alone(seed: int, arena: int) -> None:
-    """Random arrivals, classes, pauses and ends; with and without room for images."""
+    """Arrivals, classes, pauses and ends are random; there is room for images or none."""
     rng = random.Random(seed)
     machine = Machine("fifo", rng.randint(1, 4), rng.randint(1, 4), rng.randint(1, 9), arena)
     requests = {n: make_request(n, rng.randint(1, 60), rng.randint(0, 2)) for n in range(1, 13)}
@@ -196,7 +196,7 @@ def test_any_schedule_gives_the_tokens_of_running_alone(seed: int, arena: int) -
 
 
 def _spy(looked: list[int], key: Callable[[policy.Job], tuple[float, ...]]) -> policy.Key:
-    """The key of a policy that counts how often it is asked for."""
+    """The key of a policy; counts its calls."""
 
     def counted(job: policy.Job, now: float) -> tuple[float, ...]:
         looked.append(1)
@@ -205,7 +205,7 @@ def _spy(looked: list[int], key: Callable[[policy.Job], tuple[float, ...]]) -> p
     return counted
 
 
-def test_work_per_slice_does_not_grow_with_those_who_cannot_run() -> None:
+def test_work_per_slice_does_not_grow_with_requests_that_cannot_run() -> None:
     machine = Machine("rr", seats=2)
     looked: list[int] = []
     spy = policy.Policy("spy", "", _spy(looked, lambda j: (0, j.turn)))

@@ -1,4 +1,4 @@
-"""Prompts on their way to the core: a few at a time, the urgent first, none lost."""
+"""Prompts go to the core a few at a time, the urgent first, and none is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aios.hw.engine.engine import Logits, Row, Tokens
-from aios.kernel.model import preparing
+from aios.kernel.model import prompt_queue
 from aios.syscalls.errors import Cancelled, InvalidArgument, ModelUnavailable
 from tests.kernel.rig import Died, Rig, open_rig
 
@@ -19,18 +19,18 @@ PROMPT = "a prompt of about forty bytes, number {:03}"
 
 @pytest.fixture(autouse=True)
 def _small_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "MOST_BYTES", WINDOW_BYTES)
-    monkeypatch.setattr(preparing, "EACH_BYTES", 0)
+    monkeypatch.setattr(prompt_queue, "MAX_BYTES", WINDOW_BYTES)
+    monkeypatch.setattr(prompt_queue, "OVERHEAD_BYTES", 0)
 
 
 class _Watched:
-    """What a rig's core prepares, and how much of it between two steps."""
+    """Records what a rig's core prepares, and how much of it between two steps."""
 
     def __init__(self, rig: Rig) -> None:
         self.made: list[str] = []
         self.before_steps: list[int] = []
         self.seats: list[int] = []
-        """In each step."""
+        """Rows in each step."""
         engine = rig.core.engine
         assert engine
         tokenize, decode = engine.tokenize_text, engine.decode
@@ -48,12 +48,12 @@ class _Watched:
 
     @property
     def most(self) -> int:
-        """Prompts between two steps."""
+        """Most prompts between two steps."""
         steps = self.before_steps
         return max(after - before for before, after in itertools.pairwise(steps))
 
 
-def test_a_flood_is_prepared_a_few_between_two_steps_and_the_urgent_first(tmp_path: Path) -> None:
+def test_a_flood_is_prepared_a_few_at_a_time_and_the_urgent_first(tmp_path: Path) -> None:
     with open_rig(tmp_path, window=2048) as rig:
         stream = rig.ask("x", tokens=200)
         rig.run(lambda: len(stream.tokens) > 3)
@@ -62,8 +62,8 @@ def test_a_flood_is_prepared_a_few_between_two_steps_and_the_urgent_first(tmp_pa
         flood = [rig.ask(PROMPT.format(n), tokens=2) for n in range(40)]
         urgent = rig.ask("urgent", tokens=2, rank=0)
         rig.run()
-        assert watched.made.index("urgent") <= 2, "only what had been sent is before it"
-        assert watched.most <= 5, "what a window holds, or two of them where a slice ends"
+        assert watched.made.index("urgent") <= 2, "only prompts already sent come before it"
+        assert watched.most <= 5, "one window, or two where a slice ends"
         for request in (stream, urgent, *flood):
             assert rig.reply(request).tokens == rig.alone(request)
 
@@ -81,18 +81,18 @@ def test_requests_that_arrive_together_begin_together(tmp_path: Path) -> None:
             assert rig.reply(request).tokens == rig.alone(request)
 
 
-def test_slices_go_on_between_the_windows_of_a_flood(tmp_path: Path) -> None:
+def test_slices_run_between_the_windows_of_a_flood(tmp_path: Path) -> None:
     with open_rig(tmp_path, seats=8) as rig:
         _served(rig, "x")
         watched = _Watched(rig)
         asked = [rig.ask(PROMPT.format(n), tokens=1) for n in range(20)]
         rig.run()
-        assert watched.before_steps[0] == 2, "what a window holds"
+        assert watched.before_steps[0] == 2, "one window"
         for request in asked:
             assert rig.reply(request).tokens == rig.alone(request)
 
 
-def test_what_is_cancelled_while_it_waits_is_never_prepared(tmp_path: Path) -> None:
+def test_a_prompt_cancelled_while_it_waits_is_never_prepared(tmp_path: Path) -> None:
     with open_rig(tmp_path) as rig:
         _served(rig, "x")
         watched = _Watched(rig)
@@ -104,10 +104,8 @@ def test_what_is_cancelled_while_it_waits_is_never_prepared(tmp_path: Path) -> N
         rig.reply(asked[-1])
 
 
-def test_a_prompt_takes_something_however_short_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(preparing, "EACH_BYTES", WINDOW_BYTES // 4)
+def test_short_prompts_have_a_cost_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_queue, "OVERHEAD_BYTES", WINDOW_BYTES // 4)
     with open_rig(tmp_path, seats=8) as rig:
         _served(rig, "x")
         watched = _Watched(rig)
@@ -117,7 +115,7 @@ def test_a_prompt_takes_something_however_short_it_is(
         assert watched.before_steps[0] == 3
 
 
-def test_a_change_of_rank_counts_for_what_waits(tmp_path: Path) -> None:
+def test_a_change_of_rank_counts_for_waiting_prompts(tmp_path: Path) -> None:
     with open_rig(tmp_path) as rig:
         _served(rig, "x")
         watched = _Watched(rig)
@@ -125,12 +123,12 @@ def test_a_change_of_rank_counts_for_what_waits(tmp_path: Path) -> None:
         asked[-1].rank = 0
         rig.model.reconsider()
         rig.run()
-        assert watched.made.index(PROMPT.format(9)) == 2, "after those that had been sent"
+        assert watched.made.index(PROMPT.format(9)) == 2, "after the prompts already sent"
 
 
 @pytest.mark.parametrize("loading", [False, True])
-def test_a_core_found_dead_by_a_cancel_ends_the_request_once(tmp_path: Path, loading: bool) -> None:
-    """Its end has not been read when it is sent the news."""
+def test_a_request_cancelled_when_its_core_is_dead_ends_once(tmp_path: Path, loading: bool) -> None:
+    """The kernel has not noticed the death when it sends the core the news."""
     with open_rig(tmp_path) as rig:
         if not loading:
             _served(rig, "x")
@@ -175,7 +173,7 @@ def test_a_core_that_dies_while_it_prepares_loses_no_request(tmp_path: Path, at:
             assert rig.reply(request).tokens == rig.alone(request)
 
 
-def test_a_model_unloaded_with_a_cancelled_prompt_on_its_way_prepares_again(tmp_path: Path) -> None:
+def test_a_model_unloaded_with_a_cancelled_prompt_on_its_way_works_again(tmp_path: Path) -> None:
     with open_rig(tmp_path) as rig:
         _served(rig, "x")
         rig.model.cancel(rig.ask("never answered"), Cancelled("by the test"))
