@@ -228,7 +228,9 @@ class Kernel:
             table, access, self._models, SavedContexts(paths.data_dir() / "contexts", self._worker),
             self._memory, Recall(memory_calls, self._memory),
         )  # fmt: skip
-        storage_calls = StorageCalls(table, access, self._storage, self._runtime)
+        storage_calls = StorageCalls(
+            table, access, self._storage, self._runtime, self.loop.clock
+        )  # fmt: skip
         access_calls = AccessCalls(
             access, self._audit_worker, self._grants, paths.policy_file(), self.loop.clock
         )
