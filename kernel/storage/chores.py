@@ -6,10 +6,12 @@ no other call waits for them. A repair checks this way, then changes rows in one
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 from aios.kernel.storage.db.schema import reading
+from aios.kernel.storage.files import quota
 from aios.kernel.storage.repair import backup, index_check
 from aios.kernel.storage.repair.check import Findings, examine
 from aios.kernel.storage.repair.index_check import REBUILT
@@ -28,7 +30,7 @@ class Chores:
     async def status(self) -> s.StorageStatus:
         """Return the state of storage, also of one that has failed."""
         storage = self._storage
-        homes, garbage = ([], 0) if storage.failure else await storage.homes()
+        homes, garbage = ([], 0) if storage.failure else await storage.committer.read(self._homes)
         return s.StorageStatus(
             state="failed" if storage.failure else "damaged" if storage.damage.lines else "ready",
             reason=str(storage.failure or storage.refusal or ""),
@@ -40,16 +42,23 @@ class Chores:
             damage=storage.damage.lines,
         )
 
+    def _homes(self, connection: sqlite3.Connection) -> tuple[list[s.FsUsage], int]:
+        """Return what every home uses, and how many blobs wait to be deleted."""
+        owners = connection.execute("SELECT owner FROM home ORDER BY owner").fetchall()
+        (garbage,) = connection.execute("SELECT count(*) FROM garbage").fetchone()
+        limits = self._storage.limits
+        return [quota.usage(connection, limits, owner) for (owner,) in owners], garbage
+
     async def check(self, content: bool, mend: bool) -> s.StorageReport:
         """Check everything, with ``content`` each byte of blobs, too; repair if asked."""
         storage = self._storage
         if storage.failure:
             raise storage.failure
         with storage.garbage.held():
-            found = await storage.chore(lambda: self._examine(content))
+            found = await storage.chores.run(lambda: self._examine(content))
         repaired: list[str] = []
         if mend:
-            repaired = await storage.change(lambda connection: repair(connection, found))
+            repaired = await storage.committer.change(lambda connection: repair(connection, found))
             storage.garbage.sweep()
             storage.damage.repaired()
             if found.index.damaged:
@@ -59,7 +68,7 @@ class Chores:
 
     def _examine(self, content: bool) -> Findings:
         storage = self._storage
-        with closing(reading(storage.database)) as connection:
+        with closing(reading(storage.committer.path)) as connection:
             connection.execute("BEGIN")
             found = examine(connection, storage.blobs, content)
             if content:
@@ -79,7 +88,7 @@ class Chores:
         if storage.failure:
             raise storage.failure
         with storage.garbage.held():
-            copied = await storage.chore(
-                lambda: backup.backup(storage.database, storage.blobs, folder)
+            copied = await storage.chores.run(
+                lambda: backup.backup(storage.committer.path, storage.blobs, folder)
             )
         return s.BackupReply(str(folder), *copied)

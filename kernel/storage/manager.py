@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
@@ -19,9 +18,9 @@ from aios.kernel.loop.lanes import CLOSE_S, Lanes
 from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.task import Outcome, Promise, Task, detach
 from aios.kernel.loop.worker import Worker
-from aios.kernel.storage.db.commit import Committer, Opened, Work
+from aios.kernel.storage.db.commit import Committer, Opened
 from aios.kernel.storage.db.damage import KnownDamage
-from aios.kernel.storage.files import kv, mount_table, quota, shares, tree
+from aios.kernel.storage.files import kv, mount_list, quota, shares, tree
 from aios.kernel.storage.files.blobs import Blobs
 from aios.kernel.storage.files.content import Content
 from aios.kernel.storage.files.garbage import Garbage
@@ -45,26 +44,26 @@ class Storage:
     """All of storage. ``open`` it first; ``close`` finishes what is under way."""
 
     def __init__(self, loop: Loop, folder: Path, url: str, limits: Limits) -> None:
-        self.folder, self.url, self._limits = folder, url, limits
-        self._loop = loop
-        self._committer = Committer(loop, folder, url)
-        self._lanes = Lanes(loop, "lane")
-        self._chores = Worker(loop, "chores")
-        self._index = Index(loop, self.index_path, self._committer)
+        self.folder, self.url, self.limits, self._loop = folder, url, limits, loop
+        self.index_path = folder / "index.db"
+        self.committer = Committer(loop, folder, url)
+        self.lanes = Lanes(loop, "lane")
+        self.chores = Worker(loop, "chores")
+        self._index = Index(loop, self.index_path, self.committer)
         self._refresher = Refresher(loop, self._index)
-        self._search = Search(loop, self._committer, self._index, self._refresher)
+        self._search = Search(loop, self.committer, self._index, self._refresher)
         self.blobs = Blobs(folder)
-        self.garbage = Garbage(self._committer, self._lanes, self.blobs)
+        self.garbage = Garbage(self.committer, self.lanes, self.blobs)
         content = Content(
-            self._committer, self._lanes, self.blobs, self.garbage, limits, loop.clock,
+            self.committer, self.lanes, self.blobs, self.garbage, limits, loop.clock,
             self._index.changed,
         )  # fmt: skip
         self.files = Files(
-            self._committer, self._lanes, content, self.garbage, limits, loop.clock,
+            self.committer, self.lanes, content, self.garbage, limits, loop.clock,
             self._index.changed,
         )  # fmt: skip
         self.uploads = Uploads(
-            content, self._committer, self._lanes, self.blobs, self.garbage, limits
+            content, self.committer, self.lanes, self.blobs, self.garbage, limits
         )
         self.damage = KnownDamage()
         self._opening = True
@@ -74,7 +73,7 @@ class Storage:
 
     def open(self) -> None:
         """Check and open in the background; calls wait until that has succeeded or failed."""
-        self._committer.open().then(self._opened)
+        self.committer.open().then(self._opened)
 
     def _opened(self, outcome: Outcome[Opened]) -> None:
         if outcome.error:
@@ -92,7 +91,7 @@ class Storage:
         written = secrets.randbits(48) if self.refusal else 0
         self.blobs.open(opened.urls, opened.store, opened.boot, written)
         self._index.open(self.blobs)
-        self._committer.read(mount_table.mounts).then(self._keep_mounts)
+        self.committer.read(mount_list.mounts).then(self._keep_mounts)
         self.garbage.sweep()
         if not opened.damage:  # otherwise damage may hide the rows that name a blob
             detach(self.garbage.collect_orphans())
@@ -129,9 +128,9 @@ class Storage:
         until_s = self._loop.now() + CLOSE_S
         self._refresher.close(until_s)
         self._index.close(until_s)
-        self._chores.close(max(0.0, until_s - self._loop.now()))
-        self._lanes.close(until_s)
-        self._committer.close()
+        self.chores.close(max(0.0, until_s - self._loop.now()))
+        self.lanes.close(until_s)
+        self.committer.close()
 
     def use_embedder(self, embedder: Embedder) -> None:
         """Search by meaning, too, from now on."""
@@ -147,51 +146,27 @@ class Storage:
     @property
     def failure(self) -> AiosError | None:
         """Why nothing works; None if it does."""
-        return self._committer.failure
+        return self.committer.failure
 
     @property
     def refusal(self) -> AiosError | None:
         """Why nothing can be changed, though it can be read; None if it can."""
-        return self._committer.refusal
+        return self.committer.refusal
 
     @property
     def semantic(self) -> bool:
         """Search by meaning is available."""
         return self._index.embedder is not None
 
-    @property
-    def database(self) -> Path:
-        """The file of names and small content."""
-        return self._committer.path
-
-    @property
-    def index_path(self) -> Path:
-        """The file of the search index."""
-        return self.folder / "index.db"
-
     def warnings(self) -> list[str]:
         """Return what the operator should know."""
         if self.failure:
             return [f"storage cannot be used: {self.failure.message}; see: aios storage status"]
         late = [f"{line}; calls that need it end at their deadlines, all others go on"
-                for line in dict.fromkeys(self._lanes.late() + self._refresher.late())]  # fmt: skip
+                for line in dict.fromkeys(self.lanes.late() + self._refresher.late())]  # fmt: skip
         found = self.damage.lines
         return late + ([f"storage is damaged; the first of {len(found)} findings: {found[0]}; "
                         "all of it: aios storage check"] if found else [])  # fmt: skip
-
-    # ------------------------------------------------------------------ for chores
-
-    def in_lane(self, folder: str, job: Callable[[], T]) -> Promise[T]:
-        """Do something with a folder of the host, which may not answer."""
-        return self._lanes.run(folder, job)
-
-    def chore(self, job: Callable[[], T]) -> Promise[T]:
-        """Do something that takes long, in a thread that no other call waits for."""
-        return self._chores.run(job)
-
-    def change(self, change: Work[T]) -> Promise[T]:
-        """Change anything, in one commit."""
-        return self._committer.change(change)
 
     def rebuild_index(self, reason: str) -> Promise[None]:
         """Empty the search index; it is filled again from the files."""
@@ -209,24 +184,14 @@ class Storage:
         self._search.search(place, agent, body, may, until_s, promise.settle)
         return await promise
 
-    async def homes(self) -> tuple[list[s.FsUsage], int]:
-        """Return what every home uses, and how many blobs wait to be deleted."""
-
-        def look(connection: sqlite3.Connection) -> tuple[list[s.FsUsage], int]:
-            owners = connection.execute("SELECT owner FROM home ORDER BY owner").fetchall()
-            (garbage,) = connection.execute("SELECT count(*) FROM garbage").fetchone()
-            return [quota.usage(connection, self._limits, owner) for (owner,) in owners], garbage
-
-        return await self._committer.read(look)
-
     async def usage(self, owner: str) -> s.FsUsage:
         """Return what a home uses."""
-        return await self._committer.read(lambda c: quota.usage(c, self._limits, owner))
+        return await self.committer.read(lambda c: quota.usage(c, self.limits, owner))
 
     async def set_quota(self, owner: str, quota_bytes: int | None) -> s.FsUsage:
         """Give a home a quota of its own, or (None) remove it."""
-        return await self._committer.change(
-            lambda c: quota.set_quota(c, self._limits, owner, quota_bytes)
+        return await self.committer.change(
+            lambda c: quota.set_quota(c, self.limits, owner, quota_bytes)
         )
 
     async def share(self, place: Place, grantee: str, rights: s.Rights | None) -> None:
@@ -237,11 +202,11 @@ class Storage:
                 tree.get(connection, place.owner, place.path)
             shares.share(connection, place.owner, place.path, grantee, rights)
 
-        await self._committer.change(change)
+        await self.committer.change(change)
 
     async def shares(self, agent: str) -> s.FsShares:
         """Return the shares that an agent has given and received."""
-        return await self._committer.read(
+        return await self.committer.read(
             lambda c: s.FsShares(shares.given(c, agent), shares.received(c, agent))
         )
 
@@ -251,16 +216,16 @@ class Storage:
         """Add, change or remove a mount; return all mounts."""
 
         def change(connection: sqlite3.Connection) -> list[s.MountInfo]:
-            mount_table.set_mount(connection, body.agent, body.name, body.folder, body.writable)
-            return mount_table.mounts(connection)
+            mount_list.set_mount(connection, body.agent, body.name, body.folder, body.writable)
+            return mount_list.mounts(connection)
 
-        mounts = await self._committer.change(change)
+        mounts = await self.committer.change(change)
         self._refresher.keep(mounts)
         return s.MountList(mounts)
 
     async def mounts(self) -> s.MountList:
         """Return all mounts."""
-        return s.MountList(await self._committer.read(mount_table.mounts))
+        return s.MountList(await self.committer.read(mount_list.mounts))
 
     def _keep_mounts(self, outcome: Outcome[list[s.MountInfo]]) -> None:
         if outcome.error is None:
@@ -268,18 +233,18 @@ class Storage:
 
     async def get_value(self, owner: str, key: str) -> s.KvEntry:
         """Return a value."""
-        return await self._committer.read(lambda c: kv.get(c, owner, key))
+        return await self.committer.read(lambda c: kv.get(c, owner, key))
 
     async def set_value(self, owner: str, key: str, value: bytes, expect: int | None) -> s.KvEntry:
         """Set a value."""
         unix = self._loop.clock.unix()
-        return await self._committer.change(
-            lambda c: kv.put(c, self._limits, owner, key, value, expect, unix)
+        return await self.committer.change(
+            lambda c: kv.put(c, self.limits, owner, key, value, expect, unix)
         )
 
     async def delete_value(self, owner: str, key: str, expect: int | None) -> None:
         """Delete a value."""
-        await self._committer.change(lambda c: kv.delete(c, self._limits, owner, key, expect))
+        await self.committer.change(lambda c: kv.delete(c, self.limits, owner, key, expect))
 
     async def keys(self, owner: str, body: s.KvList) -> s.KvKeys:
         """List keys in order."""
@@ -288,4 +253,4 @@ class Storage:
             found = kv.keys(connection, owner, body.prefix, body.after, body.limit + 1)
             return s.KvKeys(found[: body.limit], len(found) > body.limit)
 
-        return await self._committer.read(look)
+        return await self.committer.read(look)

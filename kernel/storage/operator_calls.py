@@ -49,7 +49,7 @@ class OperatorCalls:
     async def _set_mount(self, body: s.MountRequest) -> s.MountList:
         folder = body.folder
         if folder is not None:
-            real = await self._storage.in_lane(folder, lambda: self._mountable(folder))
+            real = await self._storage.lanes.run(folder, lambda: self._mountable(folder))
             self._table.names.reserve(body.agent)  # no program's child may take the name
             body = msgspec.structs.replace(body, folder=real)
         return await self._storage.mount(body)

@@ -62,21 +62,16 @@ class Committer:
     """
 
     def __init__(self, loop: Loop, folder: Path, url: str) -> None:
-        self._path, self._url = folder / "meta.db", url
+        self.path, self._url = folder / "meta.db", url
         self._worker = Worker(loop, "storage")
         self._waiting: deque[_Change[Any]] = deque()
         self._connection: sqlite3.Connection | None = None
         self._lock: Lock | None = None
-        self._clean = CleanMark(self._path)
+        self._clean = CleanMark(self.path)
         self._suspect = False
         """Damage was met: the next start checks the whole database."""
         self.failure: AiosError | None = None
         self.refusal: AiosError | None = None
-
-    @property
-    def path(self) -> Path:
-        """The database file."""
-        return self._path
 
     def open(self) -> Promise[Opened]:
         """Check and open. What is submitted meanwhile waits, and fails if opening fails."""
@@ -120,14 +115,14 @@ class Committer:
     def _open(self) -> Opened:
         try:
             if self._lock is None:
-                self._lock = Lock(self._path.parent)
+                self._lock = Lock(self.path.parent)
             clean = self._clean.take()
-            self._connection = open_database(self._path)
+            self._connection = open_database(self.path)
             return self._register(self._connection, []) if clean else self._look(self._connection)
         except sqlite3.Error as error:
             self.failure = self._typed(error)
         except OSError as error:
-            self.failure = StorageUnavailable(f"cannot open {self._path}: {error}")
+            self.failure = StorageUnavailable(f"cannot open {self.path}: {error}")
         except AiosError as error:
             self.failure = error
         raise self.failure
@@ -137,14 +132,14 @@ class Committer:
         found = find_damage(connection)
         if not found.spreads:
             for line in mend_derived(connection, found):
-                log.warning("%s: %s", self._path, line)
+                log.warning("%s: %s", self.path, line)
             found = find_damage(connection) if found.problems else found
         self._suspect = bool(found.problems)
         for line in found.problems:
-            log.error("%s is damaged: %s", self._path, line)
+            log.error("%s is damaged: %s", self.path, line)
         if found.spreads:
             self.refusal = StorageDamaged(
-                f"pages of {self._path} are damaged, and a change could spread it: "
+                f"pages of {self.path} are damaged, and a change could spread it: "
                 f"{found.problems[0]}; reading goes on",
                 "with the kernel down (aios daemon down): aios storage repair, or take a backup: "
                 "aios storage restore FOLDER",
@@ -238,7 +233,7 @@ class Committer:
                 connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             self.failure = StorageUnavailable(
-                f"{self._path}: a failed change could not be undone: {error}",
+                f"{self.path}: a failed change could not be undone: {error}",
                 "start the kernel again: aios daemon restart",
             )
 
@@ -246,21 +241,21 @@ class Committer:
         """Return the error for the caller, and log SQLite's."""
         code = _code(error)
         self._suspect = True
-        log.error("%s: %s", self._path, error)
+        log.error("%s: %s", self.path, error)
         if code == sqlite3.SQLITE_FULL:
             return DiskFull(
-                f"there is no room for {self._path}: nothing was changed",
+                f"there is no room for {self.path}: nothing was changed",
                 "make room on that disk; reading goes on meanwhile",
             )
         if code in _DAMAGE and name:
             return StorageDamaged(f"{name}: its record is damaged: {error}", FILE_HINT)
         if code in _DAMAGE:
-            return StorageDamaged(f"{self._path}: {error}", RESTORE_HINT)
+            return StorageDamaged(f"{self.path}: {error}", RESTORE_HINT)
         return self._unavailable(error)
 
     def _unavailable(self, error: sqlite3.Error) -> StorageUnavailable:
         return StorageUnavailable(
-            f"{self._path}: {error}", "when the disk works again: aios daemon restart"
+            f"{self.path}: {error}", "when the disk works again: aios daemon restart"
         )
 
 

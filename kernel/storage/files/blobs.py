@@ -49,7 +49,6 @@ class LocalBlobs:
         self._folder = folder
 
     def put(self, blobs: Sequence[tuple[str, bytes]]) -> None:
-        """Write files; each file and its folder are on the disk on return."""
         try:
             free = os.statvfs(self._folder.parent)
             if free.f_bavail * free.f_frsize < RESERVE_BYTES + sum(len(d) for _, d in blobs):
@@ -65,7 +64,6 @@ class LocalBlobs:
             raise disk_error(error, self._folder) from None
 
     def get(self, key: str) -> bytes:
-        """Return a blob's bytes."""
         try:
             return (self._folder / key).read_bytes()
         except FileNotFoundError:
@@ -74,7 +72,6 @@ class LocalBlobs:
             raise disk_error(error, self._folder) from None
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Unlink files."""
         try:
             for key in keys:
                 (self._folder / key).unlink(missing_ok=True)
@@ -82,7 +79,6 @@ class LocalBlobs:
             raise disk_error(error, self._folder) from None
 
     def names(self) -> Iterator[str]:
-        """Yield names relative to the folder."""
         for base, _, names in os.walk(self._folder):
             yield from (os.path.relpath(os.path.join(base, name), self._folder) for name in names)
 
@@ -113,16 +109,13 @@ class RemoteBlobs:
         self._url = url
 
     def put(self, blobs: Sequence[tuple[str, bytes]]) -> None:
-        """Write objects, all at once where the store can."""
         self._do(lambda: self._system.pipe({self._path(key): data for key, data in blobs}))
 
     def get(self, key: str) -> bytes:
-        """Return a blob's bytes."""
         data: bytes = self._do(lambda: self._system.cat_file(self._path(key)))
         return data
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Remove objects."""
         for key in keys:
             try:
                 self._do(functools.partial(self._system.rm_file, self._path(key)))
@@ -130,7 +123,6 @@ class RemoteBlobs:
                 continue
 
     def names(self) -> Iterator[str]:
-        """Yield names below the URL."""
         try:
             found: list[str] = self._do(lambda: self._system.find(self._root))
         except KeyError:

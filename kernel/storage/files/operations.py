@@ -20,7 +20,7 @@ from aios.syscalls.types import storage as s
 from . import changes, mount, tree, versions, virtual_folders
 from .content import Content, file_info
 from .garbage import Garbage
-from .mount_table import find_mount
+from .mount_list import find_mount
 from .paths import Place
 from .quota import Limits
 from .shares import allow

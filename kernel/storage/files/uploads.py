@@ -23,7 +23,7 @@ from .blobs import Blobs
 from .chunks import BLOB_BYTES, INLINE_BYTES, Piece
 from .content import Content
 from .garbage import Garbage
-from .mount_table import find_mount
+from .mount_list import find_mount
 from .paths import Place
 from .quota import Limits
 from .shares import allow

@@ -11,7 +11,7 @@ import sqlite3
 from aios.syscalls.errors import NotFound, StorageDamaged
 from aios.syscalls.types.storage import FileInfo
 
-from . import mount_table, shares, tree
+from . import mount_list, shares, tree
 from .paths import Place, joined
 
 
@@ -36,7 +36,7 @@ def entries(connection: sqlite3.Connection, place: Place, agent: str) -> list[Fi
         owners_of = sorted({share.owner for share in shares.received(connection, agent)})
         return [folder(f"/shared/{owner}") for owner in owners_of]
     if place.kind == "mounts":
-        return [folder(f"/mnt/{mount.name}") for mount in mount_table.mounts(connection, agent)]
+        return [folder(f"/mnt/{mount.name}") for mount in mount_list.mounts(connection, agent)]
     if place.kind != "shared" or place.owner == agent:
         return None
     shared = _shared_below(connection, place, agent)

@@ -78,7 +78,7 @@ def test_what_cannot_be_read_fails_who_reads_it_and_a_failed_commit_everybody(
         raise _unreadable()
 
     with rig(tmp_path) as store:
-        storage, committer = store.storage, store.storage._committer
+        storage, committer = store.storage, store.storage.committer
         with pytest.raises(StorageUnavailable, match="I/O"):
             store.ask(committer.read(read))
         hold, held = threading.Event(), threading.Event()
@@ -90,7 +90,7 @@ def test_what_cannot_be_read_fails_who_reads_it_and_a_failed_commit_everybody(
         committer.read(wait)
         held.wait()
         good = store.begin(storage.set_value("bob", "k", b"\1", None))  # these share a commit
-        bad = store.begin(storage.change(read))
+        bad = store.begin(committer.change(read))
         hold.set()
         while not bad:
             store.loop.turn(10_000)

@@ -90,7 +90,7 @@ def test_a_folder_that_does_not_answer_keeps_nobody_but_those_who_use_it(
     store.mount("bob", "dead", None)
     assert not stuck
     gate.open.set()
-    store.ask(store.storage.in_lane("/", lambda: None))
+    store.ask(store.storage.lanes.run("/", lambda: None))
     while not stuck:
         store.loop.turn(1000)
     assert stuck[0].result().data == b"kiwi of dead"

@@ -1,4 +1,4 @@
-"""The table of mounts: which folder of the host is mounted for which agent.
+"""The list of mounts: which folder of the host is mounted for which agent.
 
 Functions run on the writing connection; what is in the folders is read by mount.py.
 """
