@@ -63,8 +63,7 @@ class Chores:
             storage.damage.repaired()
             if found.index.damaged:
                 repaired.append(await self._rebuild_index(found.index.problems[0]))
-        problems = [*found.problems, *found.index.problems]
-        return s.StorageReport(found.files, found.versions, found.blobs, problems, repaired)
+        return found.report(repaired)
 
     def _examine(self, content: bool) -> Findings:
         storage = self._storage

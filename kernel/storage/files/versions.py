@@ -19,10 +19,15 @@ from .tree import File, Stamp
 
 def record(connection: sqlite3.Connection, limits: Limits, new: File, how: str) -> int:
     """Write the rows of a file's new version; return the bytes freed by dropping old versions."""
+    add(connection, new, how)
+    return drop_before(connection, new.id, new.version - limits.keep + 1)[1]
+
+
+def add(connection: sqlite3.Connection, new: File, how: str) -> None:
+    """Write the rows of a file's new version, made by ``how``."""
     tree.update(connection, new)
     row = (new.id, new.version, new.size if new.live else 0, new.changed, new.by, how)
     connection.execute("INSERT INTO version VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, row_sum(*row)))
-    return drop_before(connection, new.id, new.version - limits.keep + 1)[1]
 
 
 def drop_before(connection: sqlite3.Connection, file: int, oldest: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from aios.kernel.storage.files.blobs import Blobs
 from aios.kernel.storage.files.quota import OVERHEAD_BYTES
 from aios.kernel.storage.files.tree import File
 from aios.syscalls.errors import AiosError
+from aios.syscalls.types.storage import StorageReport
 
 from .index_check import IndexFindings
 
@@ -34,6 +35,11 @@ class Findings:
     files: int = 0
     versions: int = 0
     blobs: int = 0
+
+    def report(self, repaired: Sequence[str] = ()) -> StorageReport:
+        """Return what the operator is told."""
+        problems = [*self.problems, *self.index.problems]
+        return StorageReport(self.files, self.versions, self.blobs, problems, list(repaired))
 
 
 class _Broken(NamedTuple):

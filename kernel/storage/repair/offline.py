@@ -101,8 +101,7 @@ def _check(folder: Path, *, content: bool) -> StorageReport:
                 found.index = index_check.examine(folder / "index.db", connection)
     except StorageDamaged as error:
         return StorageReport(0, 0, 0, [error.message])
-    problems = [*found.problems, *found.index.problems]
-    return StorageReport(found.files, found.versions, found.blobs, problems)
+    return found.report()
 
 
 def _repair(folder: Path) -> StorageReport:
@@ -121,12 +120,11 @@ def _repair(folder: Path) -> StorageReport:
         connection.execute("BEGIN IMMEDIATE")
         repaired = repair(connection, found)
         connection.execute("COMMIT")
-        index = index_check.examine(folder / "index.db", connection)
-        if index.damaged:
+        found.index = index_check.examine(folder / "index.db", connection)
+        if found.index.damaged:
             remove(folder / "index.db")  # the next kernel rebuilds it
             repaired.append(index_check.REBUILT)
-    problems = [*found.problems, *index.problems]
-    return StorageReport(found.files, found.versions, found.blobs, problems, rescued + repaired)
+    return found.report(rescued + repaired)
 
 
 def _rescue(folder: Path) -> list[str]:

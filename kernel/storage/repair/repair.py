@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 
 from aios.kernel.storage.db.schema import SUMMED, row_sum
-from aios.kernel.storage.files import chunks, tree
+from aios.kernel.storage.files import chunks, tree, versions
 from aios.kernel.storage.files.tree import File
 
 from .check import Findings, all_files, broken_versions, counted_use, wrong_counts
@@ -96,9 +96,7 @@ def _go_back(connection: sqlite3.Connection, file: File, version: int, size: int
     for part in chunks.extents(connection, file.id, version):
         chunks.put_extent(connection, file.id, file.version + 1, part)
     new = file._replace(version=file.version + 1, size=size, by="repair")
-    tree.update(connection, new)
-    row = (new.id, new.version, new.size, new.changed, new.by, "rollback")
-    connection.execute("INSERT INTO version VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, row_sum(*row)))
+    versions.add(connection, new, "rollback")
 
 
 def _recount(connection: sqlite3.Connection) -> Iterator[str]:
