@@ -228,7 +228,9 @@ class Kernel:
         model_calls = ModelCalls(
             table, access, self._models, saved, self._memory, Recall(memory_calls, self._memory),
         )  # fmt: skip
-        storage_calls = StorageCalls(table, access, self._storage, self._runtime)
+        storage_calls = StorageCalls(
+            table, access, self._storage, self._runtime, self.loop.clock
+        )  # fmt: skip
         access_calls = AccessCalls(
             access, self._audit_worker, self._grants, paths.policy_file(), self.loop.clock
         )

@@ -313,7 +313,7 @@ def restore(options: argparse.Namespace) -> int:
 
 def _offline(*words: str) -> None:
     """Become the kernel's own tool, which opens the folder itself."""
-    parts.become("aios.kernel.storage.repair.tool", *words)
+    parts.become("aios.kernel.storage.repair.offline", *words)
 
 
 def _when(unix: float) -> str:

@@ -40,16 +40,17 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     try:
         yield part
         if durable:
-            _sync(part)
+            sync(part)
         part.replace(path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
     if durable:
-        _sync(path.parent)
+        sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Write a file or folder to the disk. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -1,7 +1,7 @@
-"""What of the database is not what was written, and what that stops.
+"""Damage in the database: how it is found, and what it stops.
 
-SQLite finds damaged pages and indexes, checksums find damaged rows. What is damaged fails those who
-touch it; all else goes on. Only pages that SQLite could write over what is whole stop all changes.
+SQLite finds damaged pages and indexes; checksums find damaged rows. Damage fails the calls that
+touch it and no others. Only pages that SQLite could write over intact ones stop all changes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import sqlite3
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,66 +21,68 @@ from .schema import SUMMED, row_sum
 
 log = logging.getLogger("aios.storage")
 
-MOST_TOLD = 100
-"""Damaged rows, and pages, that are told one by one."""
+MAX_LISTED = 100
+"""Limit on damaged rows, and on damaged pages, that are listed one by one."""
 _STAYS = re.compile(
     r"missing from index|wrong # of entries|non-unique entry|NULL value in|value in \w+\.\w+|"
     r"never used|btreeInitPage|unable to get the page|Extends off end|Offset \d+ out of range"
 )
-"""Findings of SQLite on pages that it refuses to use, or only reads wrongly. Any other means that
-a change could be written over what is whole: pages that are used twice, or are out of order."""
+"""SQLite's findings on pages that it refuses to use or reads wrongly. Any other finding (pages used
+twice or out of order) means that a change could overwrite an intact page."""
 
 
 class Damage(NamedTuple):
-    """What is wrong with pages, as SQLite tells it, and with rows."""
+    """What is wrong with pages, in SQLite's words, and with rows."""
 
     pages: list[str]
     rows: list[str]
 
     @property
     def problems(self) -> list[str]:
-        """All of it."""
+        """All findings."""
         return self.pages + self.rows
 
     @property
     def spreads(self) -> bool:
-        """A change could make more of it."""
+        """A change could damage more."""
         return any(not _STAYS.search(text) for text in self.pages)
 
 
-def damage(connection: sqlite3.Connection) -> Damage:
-    """Look at all but content: pages, indexes, every row's checksum."""
+def find_damage(connection: sqlite3.Connection) -> Damage:
+    """Check pages, indexes and every row's checksum; not the content of files."""
     pages = _damaged_pages(connection)
-    return Damage(pages, list(itertools.islice(damaged_rows(connection), MOST_TOLD)))
+    return Damage(pages, list(itertools.islice(damaged_rows(connection), MAX_LISTED)))
 
 
 def mend_derived(connection: sqlite3.Connection, found: Damage) -> list[str]:
-    """Make anew what follows from rows that are whole, so that nothing acts on it when it is wrong:
-    indexes, and counts of uses, which must not be too low. Returns what was done."""
+    """Rebuild what can be derived from intact rows: indexes, and reference counts that are too low.
+
+    Returns what was done.
+    """
     done = []
     try:
         if found.pages and all(" index " in text for text in found.pages) and not found.rows:
             connection.execute("REINDEX")
-            done.append("indexes were damaged, and made anew")
+            done.append("indexes were damaged, and rebuilt")
         low = connection.execute(
             "UPDATE chunk SET refs = n FROM (SELECT chunk AS used, count(*) AS n FROM extent"
             " GROUP BY chunk) WHERE used = id AND refs < n"
         ).rowcount
         if low:
-            done.append(f"{low} pieces of content had a wrong count of uses: counted anew")
+            done.append(f"{low} chunks had a wrong reference count: counted again")
     except sqlite3.DatabaseError as error:
-        done.append(f"what follows from the rows could not be made anew: {error}")
+        done.append(f"what is derived from rows could not be rebuilt: {error}")
     return done
 
 
 def _damaged_pages(connection: sqlite3.Connection) -> list[str]:
-    found = connection.execute(f"PRAGMA integrity_check({MOST_TOLD})").fetchall()
+    found = connection.execute(f"PRAGMA integrity_check({MAX_LISTED})").fetchall()
     lines = [line for (text,) in found for line in text.splitlines()]
     return [line for line in lines if line != "ok" and not line.startswith("***")]
 
 
 def damaged_rows(connection: sqlite3.Connection) -> Iterator[str]:
-    """Every row that is not what was written."""
+    """Yield a line for each row whose checksum does not match."""
     for table, columns in SUMMED.items():
         try:
             for *values, found in connection.execute(f"SELECT {columns}, sum FROM {table}"):
@@ -96,20 +97,20 @@ def _brief(values: list[object]) -> str:
 
 
 class CleanMark:
-    """A file beside the database: it was closed well, and looked at before. While the database is
-    as it was then, the next start need not look at all of it again."""
+    """A file beside the database which says that it was checked and closed cleanly. While nothing
+    has touched the database since, the next start need not check all of it."""
 
     def __init__(self, database: Path) -> None:
         self._database, self._path = database, database.with_suffix(".clean")
 
     def leave(self) -> None:
-        """The database is closed. Raises OSError."""
-        now = time.time_ns()
-        os.utime(self._database, ns=(now, now - 10**9))  # a write at this very moment shows, too
+        """Mark the closed database as clean. Raises OSError."""
+        changed_ns = self._database.stat().st_mtime_ns
+        os.utime(self._database, ns=(changed_ns, changed_ns - 10**9))  # any write after this shows
         self._path.write_text(self._state())
 
     def take(self) -> bool:
-        """Whether nothing has touched it since; a kill leaves no mark behind."""
+        """Remove the mark; True when the database is as the mark says. A kill leaves no mark."""
         try:
             left = self._path.read_text("ascii", "replace")
             self._path.unlink()
@@ -124,26 +125,26 @@ class CleanMark:
 
 
 class KnownDamage:
-    """What has been met, in the order it was found; in the kernel's thread."""
+    """Damage met so far, in the order found. Used in the kernel's thread."""
 
     def __init__(self) -> None:
         self._lines: dict[str, None] = {}
 
     @property
     def lines(self) -> list[str]:
-        """One for each place; at most MOST_TOLD that calls have met."""
+        """One line for each finding; calls add up to MAX_LISTED."""
         return list(self._lines)
 
     def found(self, lines: Sequence[str]) -> None:
-        """At the start, and logged there."""
+        """Set what opening found, which it has logged."""
         self._lines = dict.fromkeys(lines)
 
     def met(self, error: StorageDamaged) -> None:
-        """By a call."""
-        if error.message not in self._lines and len(self._lines) < MOST_TOLD:
+        """Add what a call has met."""
+        if error.message not in self._lines and len(self._lines) < MAX_LISTED:
             log.error("storage is damaged: %s", error.message)
             self._lines[error.message] = None
 
-    def mended(self) -> None:
-        """All that could be found."""
+    def repaired(self) -> None:
+        """Forget everything: it has been repaired."""
         self._lines.clear()

@@ -1,10 +1,10 @@
 """The tables of storage, how the database is opened, and the checksums of its rows.
 
     meta.db   names, versions, small content      blobs/   larger content, in files
-    index.db  for search; made anew when lost     lock     held by whoever has meta.db open
+    index.db  for search; rebuilt when lost       lock     held by the process that has meta.db open
 
-One connection writes and checkpoints; there is never a second one that does. A commit is on the
-disk when it returns (synchronous=FULL).
+Only one connection ever writes and checkpoints. A commit is on the disk when it returns
+(synchronous=FULL).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from . import wal
 
 FORMAT = 1
 NEWEST = (1 << 62) - 1
-"""``last`` of an extent that the newest version has."""
+"""``last`` of an extent that belongs to the newest version."""
 RESTORE_HINT = (
-    "with the kernel down, take a backup: aios storage restore FOLDER; "
+    "with the kernel down, restore a backup: aios storage restore FOLDER; "
     "without one, save what can be read: aios storage repair"
 )
 FILE_HINT = (
-    "older versions may be whole: aios.fs.history, aios.fs.rollback; as the operator: "
-    "aios storage repair, or take a backup: aios storage restore FOLDER; all damage: "
+    "older versions may be intact: aios.fs.history, aios.fs.rollback; as the operator: "
+    "aios storage repair, or restore a backup: aios storage restore FOLDER; all damage: "
     "aios storage check"
 )
 
@@ -78,20 +78,20 @@ SUMMED = {
     "mount": "agent, name, folder, writable",
     "kv": "owner, key, version, changed, value",
 }
-"""The columns that each row's ``sum`` is of. An extent's ``last`` changes in bulk; a wrong one
-shows as a version whose extents do not make up its size."""
+"""The columns that each row's ``sum`` covers. An extent's ``last`` changes in bulk and is not among
+them; a wrong one shows as a version whose extents do not add up to its size."""
 
 
 def row_sum(*values: object) -> int:
-    """The checksum of a row, as SQLite holds integers."""
+    """Return the checksum of a row as a signed 64-bit integer."""
     return int(xxhash.xxh3_64_intdigest(msgpack.packb(values))) - (1 << 63)
 
 
 class Lock:
-    """Held by the one process that may open a storage folder; it ends with the process."""
+    """The lock on a storage folder: one process may open it. It ends with the process."""
 
     def __init__(self, folder: Path) -> None:
-        """Take it. Raises StorageUnavailable naming who has it."""
+        """Take the lock. Raises StorageUnavailable naming the process that holds it."""
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -110,17 +110,18 @@ class Lock:
         os.pwrite(self._fd, str(os.getpid()).encode(), 0)
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the lock."""
         os.close(self._fd)
 
 
 def open_database(path: Path, *, verify: bool = True) -> sqlite3.Connection:
-    """The writing connection, its tables made when they are missing.
+    """Open the writing connection; create the tables if there are none.
 
-    With ``verify`` a damaged log is an error, as opening would drop the commits behind the damage.
-    Raises StorageDamaged when SQLite cannot use it, StorageUnavailable when it cannot be opened.
+    With ``verify`` a damaged log is an error, because opening would drop the commits behind the
+    damage. Raises StorageDamaged if SQLite cannot use the file, StorageUnavailable if it cannot be
+    opened.
     """
-    torn = wal.damage(path.with_name(path.name + "-wal"))
+    torn = wal.find_damage(path.with_name(path.name + "-wal"))
     if torn and verify:
         raise StorageDamaged(f"{path}: {torn}", RESTORE_HINT)
     connection = connect(path)
@@ -134,7 +135,7 @@ def open_database(path: Path, *, verify: bool = True) -> sqlite3.Connection:
                 "use the version of AIOS that wrote it",
             )
         if not _schema(connection) >= _expected_schema():
-            raise StorageDamaged(f"{path}: its list of tables is not what was written",
+            raise StorageDamaged(f"{path}: its schema is not what was written",
                                  RESTORE_HINT)  # fmt: skip
     except sqlite3.DatabaseError as error:
         connection.close()
@@ -156,7 +157,7 @@ def _expected_schema() -> set[tuple[str, str]]:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection that commits durably. Raises StorageDamaged, StorageUnavailable."""
+    """Open a connection that commits durably. Raises StorageDamaged, StorageUnavailable."""
     try:
         connection = sqlite3.connect(path, isolation_level=None, cached_statements=256)
     except sqlite3.OperationalError as error:
@@ -176,7 +177,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def reading(path: Path) -> sqlite3.Connection:
-    """A second connection that only reads, so it never writes the log back either."""
+    """Open a second, read-only connection; it never writes the log back."""
     connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
     connection.execute("PRAGMA query_only=1")
     connection.execute("PRAGMA cell_size_check=1")
@@ -188,6 +189,6 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
 
 
 def remove(database: Path) -> None:
-    """Take a database away that nobody has open, if it is there."""
+    """Delete a database that no process has open, if it exists."""
     for end in ("", "-wal", "-shm", "-journal"):
         database.with_name(database.name + end).unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Looks into a write-ahead log before SQLite does, for damage that SQLite takes for its end.
+"""Checks a write-ahead log before SQLite opens it, for damage that SQLite takes for the log's end.
 
-A frame whose checksum is wrong ends the log for SQLite: all commits after it are silently lost.
-After a crash that is right for the last commit, which nobody was told of. So: more than one whole
-commit behind a bad frame means that acknowledged commits are there and cannot be reached.
+A frame with a wrong checksum ends the log for SQLite: all commits after it are silently lost. After
+a crash that is right for the last commit, which was never acknowledged. So more than one whole
+commit behind a bad frame means that acknowledged commits cannot be reached.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
 _MASK = 0xFFFFFFFF
 _MAGIC = 0x377F0682
-"""The last bit says in which byte order the checksums are."""
+"""Its last bit gives the byte order of the checksums."""
 
 
-def damage(path: Path) -> str:
-    """What is wrong with the log; '' when nothing is, or there is none."""
+def find_damage(path: Path) -> str:
+    """Return what is wrong with the log; '' if nothing is, or there is no log."""
     try:
         log = path.read_bytes()
     except FileNotFoundError:
@@ -40,7 +40,7 @@ def damage(path: Path) -> str:
     for start in range(_HEADER.size, len(log) - size + 1, size):
         _, commit, own1, own2, *found = _FRAME.unpack_from(log, start)
         if (own1, own2) != (salt1, salt2):
-            bad = bad or start  # left from before the log was begun anew, or changed
+            bad = bad or start  # left from before the log was reset, or changed
             continue
         if not bad:
             body = log[start : start + 8] + log[start + _FRAME.size : start + size]
@@ -54,7 +54,7 @@ def damage(path: Path) -> str:
 
 
 class _Checksum:
-    """SQLite's checksum of a fixed number of bytes: two sums that run over pairs of words.
+    """SQLite's checksum over a fixed number of bytes: two sums that run over pairs of words.
 
     ``one += x + two; two += y + one`` for each pair (x, y) is linear, so it is a weighted sum of
     all words; the weights are the powers of that step's matrix, modulo 2**32.
@@ -72,7 +72,7 @@ class _Checksum:
         self._of_y = weights[[1, 3]]
 
     def add(self, sums: tuple[int, int], data: bytes) -> tuple[int, int]:
-        """The sums after these bytes, from what they were before."""
+        """Return the sums after these bytes, given the sums before them."""
         values = np.frombuffer(data, self._words).astype(np.uint32)
         x, y = values[::2], values[1::2]
         one, two = ((self._of_x * x).sum(1) + (self._of_y * y).sum(1)).tolist()

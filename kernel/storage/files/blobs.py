@@ -1,8 +1,8 @@
-"""Where large content lies: files in a folder, or objects behind a URL (S3 and others).
+"""Blobs: large content in files below a folder, or in objects behind a URL (S3 and others).
 
-A blob is written once under a name of its own, never changed, and deleted when nothing refers to
-it. ``put`` returns when the bytes are safe: on the disk, or with the remote store. All of it blocks
-and runs in the lane of its store, so a slow store never keeps small files waiting.
+A blob is written once under a name that is never reused, never changed, and deleted when nothing
+refers to it. ``put`` returns when the bytes are durable: on the disk, or in the remote store.
+Everything here blocks and runs in the store's lane, so a slow store never delays small files.
 """
 
 from __future__ import annotations
@@ -15,30 +15,31 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from aios.hw.machine.durable import sync
 from aios.syscalls.errors import AiosError, DiskFull, InvalidArgument, StorageUnavailable
 
 from .chunks import BLOB_BYTES, INLINE_BYTES, Piece
 
 RESERVE_BYTES = 16 << 20
-"""Room that blobs leave on the disk, so that the database can still commit what frees some."""
+"""Disk space that blobs leave free, so that the database can still commit deletions."""
 _PER_FOLDER = 4096
 _REMOTE_TIMEOUT_S = 20
 
 
 class BlobStore(Protocol):
-    """What holds blobs. Raises StorageUnavailable, DiskFull; KeyError for a missing blob."""
+    """A store of blobs. Raises StorageUnavailable, DiskFull; KeyError for a missing blob."""
 
     def put(self, blobs: Sequence[tuple[str, bytes]]) -> None:
-        """Keep them all, durably."""
+        """Write all of them durably."""
 
     def get(self, key: str) -> bytes:
-        """The bytes of one."""
+        """Return a blob's bytes."""
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Forget them; one that is missing is fine."""
+        """Delete blobs; missing ones are ignored."""
 
     def names(self) -> Iterator[str]:
-        """All there are."""
+        """Yield the names of all blobs."""
 
 
 class LocalBlobs:
@@ -48,22 +49,21 @@ class LocalBlobs:
         self._folder = folder
 
     def put(self, blobs: Sequence[tuple[str, bytes]]) -> None:
-        """Each file and its folder are on the disk on return."""
         try:
             free = os.statvfs(self._folder.parent)
             if free.f_bavail * free.f_frsize < RESERVE_BYTES + sum(len(d) for _, d in blobs):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            for folder in {(self._folder / key).parent for key, _ in blobs}:
+            folders = {(self._folder / key).parent for key, _ in blobs}
+            for folder in folders:
                 _make_durable(folder)
             for key, data in blobs:
                 _write_durable(self._folder / key, data)
-            for folder in {(self._folder / key).parent for key, _ in blobs}:
-                _sync_folder(folder)
+            for folder in folders:
+                sync(folder)
         except OSError as error:
             raise disk_error(error, self._folder) from None
 
     def get(self, key: str) -> bytes:
-        """Its bytes."""
         try:
             return (self._folder / key).read_bytes()
         except FileNotFoundError:
@@ -72,7 +72,6 @@ class LocalBlobs:
             raise disk_error(error, self._folder) from None
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Unlink them."""
         try:
             for key in keys:
                 (self._folder / key).unlink(missing_ok=True)
@@ -80,7 +79,6 @@ class LocalBlobs:
             raise disk_error(error, self._folder) from None
 
     def names(self) -> Iterator[str]:
-        """Names relative to the folder."""
         for base, _, names in os.walk(self._folder):
             yield from (os.path.relpath(os.path.join(base, name), self._folder) for name in names)
 
@@ -89,7 +87,7 @@ class RemoteBlobs:
     """Objects of an fsspec file system."""
 
     def __init__(self, url: str) -> None:
-        """Raises InvalidArgument for a URL that no installed package understands."""
+        """Open a store. Raises InvalidArgument if no installed package understands the URL."""
         try:
             import fsspec
 
@@ -102,7 +100,7 @@ class RemoteBlobs:
             self._system, self._root = fsspec.core.url_to_fs(url, use_listings_cache=False,
                                                              **options)  # fmt: skip
             if options:
-                self._system.retries = 1  # s3fs tries on top of that, for a read even twice over
+                self._system.retries = 1  # s3fs retries on top of that
         except (ImportError, ValueError) as error:
             raise InvalidArgument(
                 f"storage = {url!r}: {error}",
@@ -111,16 +109,13 @@ class RemoteBlobs:
         self._url = url
 
     def put(self, blobs: Sequence[tuple[str, bytes]]) -> None:
-        """All at once, where the store can."""
         self._do(lambda: self._system.pipe({self._path(key): data for key, data in blobs}))
 
     def get(self, key: str) -> bytes:
-        """Its bytes."""
         data: bytes = self._do(lambda: self._system.cat_file(self._path(key)))
         return data
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Remove them."""
         for key in keys:
             try:
                 self._do(functools.partial(self._system.rm_file, self._path(key)))
@@ -128,7 +123,6 @@ class RemoteBlobs:
                 continue
 
     def names(self) -> Iterator[str]:
-        """Names below the URL."""
         try:
             found: list[str] = self._do(lambda: self._system.find(self._root))
         except KeyError:
@@ -140,7 +134,7 @@ class RemoteBlobs:
         return f"{self._root}/{key}"
 
     def _do(self, action: Any) -> Any:
-        """Whatever a store's package raises becomes one typed error, with its reason."""
+        """Turn what the store's package raises into one typed error with its reason."""
         try:
             return action()
         except FileNotFoundError as error:
@@ -150,23 +144,37 @@ class RemoteBlobs:
         except Exception as error:
             raise StorageUnavailable(
                 f"{self._url} does not answer as it should: {type(error).__name__}: {error}",
-                "small files go on; look at the store, its address and its keys",
+                "small files still work; check the store, its address and its keys",
             ) from None
 
 
 class Blobs:
-    """The stores of one kernel by number: the one that is written to, and those of old times."""
+    """The blob stores of one kernel by number: the current one is written to, the others are read.
 
-    def __init__(
-        self, folder: Path, urls: dict[int, str], current: int, boot: int, written: int = 0
-    ) -> None:
-        """``written``: names begin behind this number, when others may be of the same ``boot``."""
-        self._folder, self.urls, self.current, self._boot = folder, urls, current, boot
+    ``open`` it before use.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.urls: dict[int, str] = {}
+        self.current = 0
+        self._boot = self._written = 0
         self._open: dict[int, BlobStore] = {}
-        self._written = written
+
+    def open(self, urls: dict[int, str], current: int, boot: int, written: int = 0) -> None:
+        """Set the stores' URLs ('' is the folder) and the number of this start of the kernel.
+
+        Names begin behind the number ``written``, for when other starts have the same number.
+        """
+        self.urls, self.current, self._boot, self._written = urls, current, boot, written
+
+    @property
+    def local(self) -> int | None:
+        """The number of the store in the folder."""
+        return next((number for number, url in self.urls.items() if not url), None)
 
     def store(self, number: int) -> BlobStore:
-        """A store, opened when it is first needed."""
+        """Return a store; open it when it is first needed. Raises KeyError if there is none."""
         if number not in self._open:
             url = self.urls.get(number)
             if url is None:
@@ -174,12 +182,13 @@ class Blobs:
             self._open[number] = RemoteBlobs(url) if url else LocalBlobs(self._folder / "blobs")
         return self._open[number]
 
-    def where(self, number: int) -> str:
-        """What a store's answers are waited for from."""
-        return self.urls.get(number) or str(self._folder / "blobs")
+    def lane(self, *numbers: int) -> str:
+        """Return the lane in which all these stores are reached: a remote one's, if any is."""
+        remote = (url for number in numbers if (url := self.urls.get(number)))
+        return next(remote, str(self._folder / "blobs"))
 
     def cut(self, data: bytes) -> list[Piece]:
-        """Make content into pieces, those that are blobs kept already."""
+        """Split content into pieces; those that are blobs are written."""
         pieces, blobs = [], []
         for start in range(0, len(data), BLOB_BYTES):
             part = data[start : start + BLOB_BYTES]
@@ -197,7 +206,7 @@ class Blobs:
         return pieces
 
     def written_before(self, key: str) -> bool:
-        """Whether a name is of an earlier run of the kernel, so of nothing under way."""
+        """Return True if an earlier kernel wrote the blob, so no write under way needs it."""
         boot = key.partition("/")[0]
         try:
             return int(boot, 16) < self._boot
@@ -206,7 +215,7 @@ class Blobs:
 
 
 def disk_error(error: OSError, where: Path) -> AiosError:
-    """A host's error, typed."""
+    """Return the typed error for an error of the host's disk."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull(
             f"there is no room in {where}", "make room on that disk; reading goes on meanwhile"
@@ -232,12 +241,4 @@ def _make_durable(folder: Path) -> None:
     if not folder.is_dir():
         _make_durable(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        sync(folder.parent)

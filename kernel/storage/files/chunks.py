@@ -1,14 +1,14 @@
-"""Content: chunks that rows or blobs hold, and the extents that make files of them.
+"""Chunks of content, in rows or blobs, and the extents that make files of them.
 
-A chunk has a SHA-256 and a count of its uses. Up to INLINE_BYTES it is a row of the database, which
-makes a small write one commit and nothing else. Larger ones are blobs, equal ones kept once, on the
-disk before the commit that names them. A blob's name is never used twice, so deleting one that
-nothing refers to can never meet one that is being written.
+A chunk has a SHA-256 and a reference count. Up to INLINE_BYTES it is a row of the database, so a
+small write is one commit and nothing else. A larger chunk is a blob, kept once for equal content,
+and on the disk before the commit that names it. Names of blobs are never reused, so deleting an
+unreferenced blob cannot hit one that is being written.
 
-An extent says from which version to which a chunk stands at an offset of a file. So an append
-adds a row whatever the file's size, and old versions cost what they do not share.
+An extent says for which versions a chunk stands at an offset of a file. So an append adds a row
+whatever the file's size, and an old version costs only what it does not share.
 
-Functions here run inside a transaction on the writing connection.
+Functions run inside a transaction on the writing connection.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from aios.kernel.storage.db.schema import FILE_HINT, NEWEST, row_sum
 from aios.syscalls.errors import StorageDamaged
 
 INLINE_BYTES = 64 << 10
+"""Size up to which a chunk is a row."""
 BLOB_BYTES = 1 << 20
+"""Size of a blob, but for the last of a file."""
 TAIL_BYTES = 16 << 10
-"""An append is merged with the chunk before it up to this size."""
+"""Size up to which an append is merged with the chunk before it."""
 
 
 class Piece(NamedTuple):
@@ -46,7 +48,7 @@ class Extent(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What to read: bytes, or a blob. ``skip`` and ``size`` select from the whole chunk."""
+    """Where to read: bytes, or a blob. ``skip`` and ``size`` select a part of the chunk."""
 
     hash: bytes
     skip: int
@@ -56,7 +58,7 @@ class Source(NamedTuple):
     key: str
 
     def take(self, whole: bytes, what: str) -> bytes:
-        """The selected part of a chunk. Raises StorageDamaged when it is not what was written."""
+        """Return the selected part of a chunk. Raises StorageDamaged if its checksum is wrong."""
         if hashlib.sha256(whole).digest() != self.hash:
             raise StorageDamaged(
                 f"{what}: its content at chunk {self.hash.hex()[:16]} is not what was written",
@@ -66,14 +68,14 @@ class Source(NamedTuple):
 
 
 def inline(data: bytes) -> list[Piece]:
-    """Small content as pieces."""
+    """Return small content as pieces."""
     return [Piece(hashlib.sha256(data).digest(), len(data), data)] if data else []
 
 
 def add(connection: sqlite3.Connection, piece: Piece) -> int:
-    """Count one more use of a piece's content; returns its chunk.
+    """Add a reference to a piece's content; return its chunk.
 
-    When it is there already the blob that was written for it becomes garbage.
+    If an equal chunk exists, the blob that was written for this one becomes garbage.
     """
     store, key = (None, None) if piece.data is not None else (piece.store, piece.key)
     known = None if key is None else connection.execute(
@@ -92,13 +94,16 @@ def add(connection: sqlite3.Connection, piece: Piece) -> int:
 
 
 def use(connection: sqlite3.Connection, chunk: int) -> None:
-    """Count one more use of a chunk."""
+    """Add a reference to a chunk."""
     connection.execute("UPDATE chunk SET refs = refs + 1 WHERE id = ?", (chunk,))
 
 
 def release(connection: sqlite3.Connection, chunk: int) -> None:
-    """One use less; unused content goes, its blob becomes garbage. A name that is not its blob's
-    is left alone: that blob may be another's."""
+    """Remove a reference; without any, the chunk is deleted and its blob becomes garbage.
+
+    If the blob's name does not match the hash, the row is damaged and the blob is left alone: it
+    may be another chunk's.
+    """
     row = connection.execute(
         "SELECT refs, store, key, hash FROM chunk WHERE id = ?", (chunk,)
     ).fetchone()
@@ -118,7 +123,7 @@ def _discard(connection: sqlite3.Connection, store: int, key: str) -> None:
 
 
 def has_garbage(connection: sqlite3.Connection) -> bool:
-    """Whether blobs wait to be deleted."""
+    """Return True if blobs wait to be deleted."""
     return connection.execute("SELECT 1 FROM garbage LIMIT 1").fetchone() is not None
 
 
@@ -126,7 +131,7 @@ def has_garbage(connection: sqlite3.Connection) -> bool:
 
 
 def close_all(connection: sqlite3.Connection, file: int, last: int, start: int = 0) -> None:
-    """What the newest version has from an offset on belongs to versions up to ``last`` only."""
+    """End the newest version's extents from an offset on at version ``last``."""
     connection.execute(
         "UPDATE extent SET last = ? WHERE file = ? AND last = ? AND at >= ?",
         (last, file, NEWEST, start),
@@ -136,14 +141,14 @@ def close_all(connection: sqlite3.Connection, file: int, last: int, start: int =
 def place(
     connection: sqlite3.Connection, file: int, first: int, at: int, pieces: Sequence[Piece]
 ) -> None:
-    """Put pieces one after another at an offset of a new version."""
+    """Put pieces one after another, from an offset of a new version on."""
     for piece in pieces:
         put_extent(connection, file, first, Extent(at, add(connection, piece), piece.size))
         at += piece.size
 
 
 def put_extent(connection: sqlite3.Connection, file: int, first: int, extent: Extent) -> None:
-    """One row, from version ``first`` on. Its chunk's use has been counted."""
+    """Add an extent from version ``first`` on. The reference to its chunk is already counted."""
     at, chunk, size = extent
     connection.execute(
         "INSERT INTO extent VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -152,7 +157,7 @@ def put_extent(connection: sqlite3.Connection, file: int, first: int, extent: Ex
 
 
 def extents(connection: sqlite3.Connection, file: int, version: int) -> list[Extent]:
-    """All of a version, in order."""
+    """Return all extents of a version, in order."""
     rows = connection.execute(
         "SELECT at, chunk, size FROM extent WHERE file = ? AND last >= ? AND first <= ?"
         " ORDER BY at",
@@ -164,16 +169,16 @@ def extents(connection: sqlite3.Connection, file: int, version: int) -> list[Ext
 def whole_extents(
     connection: sqlite3.Connection, file: int, version: int, size: int, what: str
 ) -> list[Extent]:
-    """The same. Raises StorageDamaged when they are not what was written, or not all."""
+    """Return all extents of a version. Raises StorageDamaged if one is damaged or missing."""
     found = sources(connection, file, version, 0, size, what)
     parts = extents(connection, file, version)
     if len(found) != len(parts):
-        raise StorageDamaged(f"{what}: the record of where its content is, is damaged", FILE_HINT)
+        raise StorageDamaged(f"{what}: the record of its content is damaged", FILE_HINT)
     return parts
 
 
 def tail(connection: sqlite3.Connection, file: int) -> tuple[int, bytes] | None:
-    """Offset and bytes of the newest version's last chunk, when an append may be merged into it."""
+    """Return offset and bytes of the newest version's last chunk if an append may merge into it."""
     row = connection.execute(
         "SELECT extent.at, chunk.data, chunk.hash, first, chunk, extent.size, extent.sum"
         " FROM extent JOIN chunk ON chunk.id = chunk"
@@ -184,16 +189,16 @@ def tail(connection: sqlite3.Connection, file: int) -> tuple[int, bytes] | None:
         return None
     at, data, digest, *extent, total = row
     if hashlib.sha256(data).digest() != digest or row_sum(file, at, *extent) != total:
-        return None  # damaged: leave it alone, and let reading it say so
+        return None  # damaged: a read reports it
     return row[0], row[1]
 
 
 def sources(
     connection: sqlite3.Connection, file: int, version: int, start: int, end: int, what: str
 ) -> list[Source]:
-    """What to read for bytes ``start`` to ``end`` of a version.
+    """Return where to read bytes ``start`` to ``end`` of a version.
 
-    Raises StorageDamaged when the extents do not cover them.
+    Raises StorageDamaged if the extents do not cover them.
     """
     rows = connection.execute(
         "SELECT extent.at, extent.first, extent.chunk, extent.size, extent.sum, hash, store, key,"
@@ -212,15 +217,17 @@ def sources(
         reached += take
     if reached < end:
         raise StorageDamaged(
-            f"{what}: the record of where its content is, is damaged at byte {reached}",
+            f"{what}: the record of its content is damaged at byte {reached}",
             FILE_HINT,
         )
     return found
 
 
 def drop_before(connection: sqlite3.Connection, file: int, oldest: int) -> int:
-    """Forget what only versions before ``oldest`` have; returns its bytes. Whose extent is damaged
-    keeps its content: it may be another file's."""
+    """Drop the extents that only versions before ``oldest`` have; return their bytes.
+
+    A damaged extent does not release its chunk, which may be another file's.
+    """
     where = "FROM extent WHERE file = ? AND last < ?"
     freed = 0
     for at, first, chunk, size, total in connection.execute(

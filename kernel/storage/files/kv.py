@@ -1,13 +1,12 @@
-"""Small values by key, of one home each; what ``aios.kv`` keeps.
+"""Small values by key in a home: the rows behind ``aios.kv``.
 
-Values are packed by the caller; here they are bytes. They count against the home's quota.
-Functions run on the writing connection, each change in one transaction.
+The caller packs values; here they are bytes. They count against the home's quota. Functions run on
+the writing connection, each change in one transaction.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ _ROW = "SELECT owner, key, version, changed, value, sum FROM kv WHERE owner = ? 
 
 
 def get(connection: sqlite3.Connection, owner: str, key: str) -> KvEntry:
-    """A value. Raises NotFound, StorageDamaged."""
+    """Return a value. Raises NotFound, StorageDamaged."""
     row = _find(connection, owner, key)
     if row is None:
         raise NotFound(f"there is no value {key!r}", "list the keys: aios.kv.list()")
@@ -34,11 +33,11 @@ def get(connection: sqlite3.Connection, owner: str, key: str) -> KvEntry:
 
 def put(
     connection: sqlite3.Connection, limits: Limits, owner: str, key: str, value: bytes,
-    expect: int | None,
+    expect: int | None, unix: float,
 ) -> KvEntry:  # fmt: skip
-    """Set a value. Raises VersionConflict, QuotaExceeded."""
+    """Set a value, changed at ``unix``. Raises VersionConflict, QuotaExceeded."""
     old = _old(connection, owner, key, expect)
-    row = (owner, key, (old[2] if old else 0) + 1, time.time(), value)
+    row = (owner, key, (old[2] if old else 0) + 1, unix, value)
     connection.execute("INSERT OR REPLACE INTO kv VALUES (?, ?, ?, ?, ?, ?)", (*row, row_sum(*row)))
     charge(connection, limits, owner, size(key, value) - _held(old), f"setting {key!r}")
     return KvEntry(key, row[2], row[3])
@@ -47,7 +46,7 @@ def put(
 def delete(
     connection: sqlite3.Connection, limits: Limits, owner: str, key: str, expect: int | None
 ) -> None:
-    """Forget a value. Raises NotFound, VersionConflict."""
+    """Delete a value. Raises NotFound, VersionConflict."""
     old = _old(connection, owner, key, expect)
     if old is None:
         raise NotFound(f"there is no value {key!r}", "list the keys: aios.kv.list()")
@@ -58,7 +57,7 @@ def delete(
 def keys(
     connection: sqlite3.Connection, owner: str, prefix: str, after: str, most: int
 ) -> list[str]:
-    """Keys in order, from ``after`` on."""
+    """Return at most ``most`` keys with a prefix, in order, behind ``after``."""
     rows = connection.execute(
         "SELECT key FROM kv WHERE owner = ? AND key >= ? AND key > ?"
         " AND substr(key, 1, ?) = ? ORDER BY key LIMIT ?",
@@ -68,7 +67,7 @@ def keys(
 
 
 def size(key: str, value: bytes) -> int:
-    """What a value counts."""
+    """Return what a value counts against the quota, in bytes."""
     return len(key.encode()) + len(value) + OVERHEAD_BYTES
 
 
@@ -85,7 +84,7 @@ def _check_row(row: Sequence[Any], owner: str, key: str) -> None:
     if row_sum(*row[:-1]) != row[-1]:
         raise StorageDamaged(
             f"value {key!r} of {owner} is not what was written",
-            "set it anew without expect=, or delete it; or, as the operator, take a backup: "
+            "set it again without expect=, or delete it; or, as the operator, restore a backup: "
             "aios storage restore FOLDER",
         )
 
@@ -93,7 +92,7 @@ def _check_row(row: Sequence[Any], owner: str, key: str) -> None:
 def _old(
     connection: sqlite3.Connection, owner: str, key: str, expect: int | None
 ) -> tuple[Any, ...] | None:
-    """What is there before a change; a damaged value can be replaced when nothing is expected."""
+    """Return the row before a change; a damaged one can be replaced if no version is expected."""
     old = _find(connection, owner, key)
     if old and expect is not None:
         _check_row(old, owner, key)

@@ -1,12 +1,12 @@
-"""A folder of the host as an agent sees it: nothing outside can be reached through it.
+"""A mounted folder of the host: no path below it leads outside.
 
-Every path is walked name by name, from a descriptor of the mounted folder, each step with
-O_NOFOLLOW relative to the folder before. So a link is refused wherever it stands, and one that is
-put there while we walk is met by the step that would follow it, or comes too late. Only regular
-files and folders are touched; a device or FIFO is refused.
+Every path is walked name by name from a descriptor of the mounted folder, each step relative to the
+folder before and with O_NOFOLLOW. So a link is refused wherever it stands; one that appears during
+the walk is met by the step that would follow it, or comes too late. Only regular files and folders
+are touched; devices and FIFOs are refused.
 
-Content is replaced by renaming, so nobody sees half of it. A mount keeps no versions. Everything
-here blocks, perhaps for good, and runs in the lane of the folder.
+Content is replaced by a rename, so half a file is never seen. A mount keeps no versions. Everything
+here blocks, perhaps forever, and runs in the folder's lane.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from aios.syscalls.errors import (
@@ -32,27 +33,28 @@ from .blobs import disk_error
 from .paths import joined, parent_and_name
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-"""How a folder is opened that others may put something else in the place of."""
+"""Flags for opening a folder that others may replace meanwhile."""
 PART = ".aios-part-"
-"""Names begin so that are the kernel's own."""
-MOST_LISTED = 100_000
+"""Prefix of the kernel's temporary files; agents neither see nor write such names."""
+MAX_LISTED = 100_000
+"""Limit on entries of a folder that is listed."""
 
 
 class Listing(NamedTuple):
-    """A folder's entries, and whether there are more."""
+    """A folder's entries; ``more`` is set if there are others behind them."""
 
     entries: list[FileInfo]
     more: bool
 
 
 def read(mount: MountInfo, path: str, offset: int, length: int) -> tuple[FileInfo, bytes]:
-    """A piece of a file."""
+    """Return a piece of a file."""
     with _reporting(mount, path), opened(mount, path) as (fd, info):
         return info, read_all(fd, offset, length)
 
 
 def read_all(fd: int, offset: int, length: int) -> bytes:
-    """What there is of so many bytes."""
+    """Read ``length`` bytes at ``offset``, or up to the end of the file."""
     parts = []
     while length > 0 and (part := os.pread(fd, length, offset)):
         parts.append(part)
@@ -61,7 +63,7 @@ def read_all(fd: int, offset: int, length: int) -> bytes:
 
 
 def status(mount: MountInfo, path: str) -> FileInfo:
-    """What a path is."""
+    """Return what a path is."""
     with _reporting(mount, path):
         if not path:
             with root(mount.folder) as fd:
@@ -71,7 +73,7 @@ def status(mount: MountInfo, path: str) -> FileInfo:
 
 
 def entries(mount: MountInfo, path: str, after: str, most: int) -> Listing:
-    """A folder's entries in order of name; links and special files are left out."""
+    """List a folder behind ``after``, in order of name, without links and special files."""
     with _reporting(mount, path), _folder(mount, path) as fd:
         names = sorted(name for name in _names(fd) if name > after)
         found: list[FileInfo] = []
@@ -87,21 +89,20 @@ def entries(mount: MountInfo, path: str, after: str, most: int) -> Listing:
 def _names(fd: int) -> Iterator[str]:
     with os.scandir(fd) as scan:
         for count, entry in enumerate(scan):
-            if count >= MOST_LISTED:
-                raise IllegalState(f"a folder of more than {MOST_LISTED:,} entries is not listed")
+            if count >= MAX_LISTED:
+                raise IllegalState(f"the folder has more entries than the limit of {MAX_LISTED:,}")
             if not entry.name.startswith(PART) and is_text(entry.name):
                 yield entry.name
 
 
 def is_text(name: str) -> bool:
-    """Whether a name of the host can be told to anybody."""
+    """Return True if a host's file name is valid UTF-8."""
     return not any(0xD800 <= ord(c) < 0xE000 for c in name)
 
 
 def write(mount: MountInfo, path: str, data: bytes, append: bool) -> FileInfo:
-    """Replace or extend a file, folders above it made as needed; on the disk on return."""
-    parts = _parts(mount, path, data, append)
-    return write_parts(mount, path, parts)
+    """Replace a file or append to it; make folders above it as needed. Durable on return."""
+    return write_parts(mount, path, _parts(mount, path, data, append))
 
 
 def _parts(mount: MountInfo, path: str, data: bytes, append: bool) -> Iterator[bytes]:
@@ -119,7 +120,7 @@ def _parts(mount: MountInfo, path: str, data: bytes, append: bool) -> Iterator[b
 
 
 def write_parts(mount: MountInfo, path: str, parts: Iterator[bytes]) -> FileInfo:
-    """A file from parts of content, shown when the last one is on the disk."""
+    """Write a file from parts; it appears when the last part is on the disk."""
     need_write(mount, path)
     with _reporting(mount, path):
         _make_parents(mount, path)
@@ -151,7 +152,7 @@ def _write_new(folder: int, name: str, parts: Iterator[bytes], mode: int) -> Non
 
 
 def _mode(folder: int, name: str) -> int:
-    """A file that is replaced keeps its permissions."""
+    """Return the permissions of the file that is replaced, else the default."""
     try:
         return stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode) & 0o777
     except FileNotFoundError:
@@ -172,7 +173,7 @@ def _make_parents(mount: MountInfo, path: str) -> None:
 
 
 def make_folder(mount: MountInfo, path: str) -> FileInfo:
-    """A folder and those above it; ones that are there already are fine."""
+    """Make a folder and those above it, as needed."""
     need_write(mount, path)
     with _reporting(mount, path), contextlib.ExitStack() as stack:
         fd = stack.enter_context(root(mount.folder))
@@ -186,7 +187,7 @@ def make_folder(mount: MountInfo, path: str) -> FileInfo:
 
 
 def move(mount: MountInfo, source: str, target: str) -> FileInfo:
-    """Rename; the target must not exist."""
+    """Rename. Raises IllegalState if the target exists."""
     need_write(mount, source)
     need_write(mount, target)
     with _reporting(mount, source):
@@ -203,7 +204,7 @@ def move(mount: MountInfo, source: str, target: str) -> FileInfo:
 
 
 def delete(mount: MountInfo, path: str, recursive: bool) -> None:
-    """Unlink a file or a folder, for good. Links inside a folder are unlinked, not followed."""
+    """Delete a file or a folder. Links inside a folder are unlinked, not followed."""
     need_write(mount, path)
     if not path:
         raise InvalidArgument(f"/mnt/{mount.name} itself cannot be deleted",
@@ -239,7 +240,7 @@ def _delete_tree(folder: int, name: str) -> None:
 
 @contextlib.contextmanager
 def root(folder: str) -> Iterator[int]:
-    """The mounted folder. The operator named it, so links on the way to it are followed."""
+    """Open the mounted folder. The operator named it, so links on the way to it are followed."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd
@@ -249,7 +250,7 @@ def root(folder: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _folder(mount: MountInfo, path: str) -> Iterator[int]:
-    """A descriptor of a folder below the mount."""
+    """Open a folder below the mount."""
     with contextlib.ExitStack() as stack:
         fd = stack.enter_context(root(mount.folder))
         for name in path.split("/") if path else ():
@@ -260,7 +261,7 @@ def _folder(mount: MountInfo, path: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _parent(mount: MountInfo, path: str) -> Iterator[tuple[int, str]]:
-    """The folder that holds a path, and the path's last name in it."""
+    """Open the folder that holds a path; give the path's last name, too."""
     if not path:
         raise InvalidArgument(f"/mnt/{mount.name} is the mount itself, not a file in it")
     parent, name = parent_and_name(path)
@@ -270,7 +271,7 @@ def _parent(mount: MountInfo, path: str) -> Iterator[tuple[int, str]]:
 
 @contextlib.contextmanager
 def opened(mount: MountInfo, path: str) -> Iterator[tuple[int, FileInfo]]:
-    """A regular file, for reading."""
+    """Open a regular file for reading."""
     with _parent(mount, path) as (folder, name):
         _info(mount, path, os.stat(name, dir_fd=folder, follow_symlinks=False))
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -287,7 +288,7 @@ def opened(mount: MountInfo, path: str) -> Iterator[tuple[int, FileInfo]]:
 
 
 def _info(mount: MountInfo, path: str, state: os.stat_result) -> FileInfo:
-    """Raises PermissionDenied for what is neither a file nor a folder."""
+    """Return what a path is. Raises PermissionDenied if it is neither a file nor a folder."""
     shown = f"/mnt/{mount.name}/{path}".rstrip("/")
     if stat.S_ISDIR(state.st_mode):
         return FileInfo(shown, "folder", 0, 0, state.st_mtime, "")
@@ -298,7 +299,7 @@ def _info(mount: MountInfo, path: str, state: os.stat_result) -> FileInfo:
 
 
 def need_write(mount: MountInfo, path: str) -> None:
-    """Raises PermissionDenied when it is mounted read-only."""
+    """Raise PermissionDenied if the mount is read-only."""
     if not mount.writable:
         raise PermissionDenied(
             f"/mnt/{mount.name}/{path} cannot be changed: it is mounted read-only",
@@ -311,28 +312,28 @@ def need_write(mount: MountInfo, path: str) -> None:
 
 @contextlib.contextmanager
 def _reporting(mount: MountInfo, path: str) -> Iterator[None]:
-    """Errors of the host, typed and named as the agent knows the place."""
+    """Turn the host's errors into typed ones that name the place as the agent knows it."""
     shown = f"/mnt/{mount.name}/{path}".rstrip("/")
     try:
         yield
     except OSError as error:
-        match error.errno:
-            case errno.ENOENT:
-                raise NotFound(
-                    f"there is no {shown}", "list what there is: aios.fs.list, or: aios storage ls"
-                ) from None
-            case errno.ELOOP:
-                raise PermissionDenied(
-                    f"{shown} leads through a link; a mount gives only its files and folders"
-                ) from None
-            case errno.ENOTDIR:
-                raise IllegalState(
-                    f"{shown}: what should be a folder is a file or a link"
-                ) from None
-            case errno.ENOTEMPTY:
-                raise IllegalState(
-                    f"{shown} is not empty", "delete it with recursive=True"
-                ) from None
-            case errno.EACCES | errno.EPERM | errno.EROFS:
-                raise PermissionDenied(f"{shown}: {error.strerror}") from None
-        raise disk_error(error, os.path.join(mount.folder, path)) from None  # type: ignore[arg-type]
+        raise _typed(error, shown) or disk_error(error, Path(mount.folder, path)) from None
+
+
+def _typed(error: OSError, shown: str) -> AiosError | None:
+    match error.errno:
+        case errno.ENOENT:
+            return NotFound(
+                f"there is no {shown}", "list what there is: aios.fs.list, or: aios storage ls"
+            )
+        case errno.ELOOP:
+            return PermissionDenied(
+                f"{shown} leads through a link; a mount gives only its files and folders"
+            )
+        case errno.ENOTDIR:
+            return IllegalState(f"{shown}: what should be a folder is a file or a link")
+        case errno.ENOTEMPTY:
+            return IllegalState(f"{shown} is not empty", "delete it with recursive=True")
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return PermissionDenied(f"{shown}: {error.strerror}")
+    return None

@@ -1,7 +1,7 @@
-"""Paths of agents: from what a caller names to whose file it is.
+"""Paths as agents write them, resolved to a place in a home, a share or a mount.
 
-Pure: no disk is looked at. In a home there are no links and no ``..``, only rows of a table, so a
-path that passes here cannot lead anywhere else; below a mount, mount.py sees to that.
+Pure: never looks at a disk. A home has no links and no ``..``, only rows of a table, so a path that
+passes here cannot lead anywhere else; below a mount, mount.py guarantees that.
 
     /…               the caller's home          /AGENT/…   any home, for the operator
     /shared/OWNER/…  what OWNER has shared      /mnt/NAME/…  a folder of the host
@@ -26,9 +26,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 class Place(NamedTuple):
     """Where a path leads. ``path`` is below the home, the share or the mount: '' or 'a/b'.
 
-    ``shares`` and ``mounts`` are the folders /shared and /mnt themselves; ``homes`` is the
-    operator's root. ``owner``: of the home, or the name of the mount. ``prefix`` before ``path``
-    makes the caller's own name of it.
+    The kinds ``shares`` and ``mounts`` are the folders /shared and /mnt themselves; ``homes`` is
+    the operator's root. ``owner`` is the home's owner or the mount's name. ``prefix`` and ``path``
+    together are the name that the caller uses.
     """
 
     kind: Literal["home", "shared", "mount", "shares", "mounts", "homes"]
@@ -37,12 +37,12 @@ class Place(NamedTuple):
     prefix: str
 
     def shown(self, path: str | None = None) -> str:
-        """The caller's name of this place, or of another path below the same root."""
+        """Return the caller's name of this place, or of another path below the same root."""
         return f"{self.prefix}/{self.path if path is None else path}".rstrip("/") or "/"
 
 
 def resolve(path: str, agent: str | None) -> Place:
-    """Where a path leads for an agent; None: the operator. Raises InvalidArgument."""
+    """Return where a path leads for an agent (None: the operator). Raises InvalidArgument."""
     parts = split(path)
     if agent is None:
         if not parts:
@@ -67,7 +67,7 @@ def resolve(path: str, agent: str | None) -> Place:
 
 
 def split(path: str) -> list[str]:
-    """The names in a path. Raises InvalidArgument naming the part and the limit."""
+    """Return the names in a path. Raises InvalidArgument with the part and the limit."""
     if _CONTROL.search(path):
         raise InvalidArgument(f"path {path[:80]!r} has a control character (NUL, newline, …)")
     parts = [part for part in path.split("/") if part not in ("", ".")]
@@ -78,7 +78,7 @@ def split(path: str) -> list[str]:
     try:
         sizes = [len(part.encode()) for part in parts]
     except UnicodeEncodeError:
-        raise InvalidArgument(f"path {path[:80]!r} is no valid UTF-8") from None
+        raise InvalidArgument(f"path {path[:80]!r} is not valid UTF-8") from None
     if sizes and max(sizes) > MAX_NAME_BYTES:
         raise InvalidArgument(
             f"a name of {max(sizes)} bytes in a path exceeds the limit of {MAX_NAME_BYTES}"
@@ -92,25 +92,25 @@ def split(path: str) -> list[str]:
 
 
 def parent_and_name(path: str) -> tuple[str, str]:
-    """'a/b/c' → ('a/b', 'c'); 'c' → ('', 'c')."""
+    """Split a path: 'a/b/c' → ('a/b', 'c'); 'c' → ('', 'c')."""
     parent, _, name = path.rpartition("/")
     return parent, name
 
 
 def joined(parent: str, name: str) -> str:
-    """The reverse."""
+    """Return the path: the reverse of ``parent_and_name``."""
     return f"{parent}/{name}" if parent else name
 
 
 def ancestors(path: str) -> list[str]:
-    """'a/b' → ['', 'a', 'a/b']: every folder that holds it, and itself."""
+    """Return the path and all folders above it: 'a/b' → ['', 'a', 'a/b']."""
     parts = path.split("/") if path else []
     return ["/".join(parts[:n]) for n in range(len(parts) + 1)]
 
 
 def _check_agent(name: str, path: str) -> None:
     if not _AGENT.fullmatch(name):
-        raise InvalidArgument(f"path {_short(path)}: {_short(name)} is no agent's name")
+        raise InvalidArgument(f"path {_short(path)}: {_short(name)} is not an agent's name")
 
 
 def _short(text: str) -> str:

@@ -1,8 +1,7 @@
-"""What homes take and may take: every byte that is kept of a file, old versions included.
+"""Quotas: what homes use and may use. Every byte kept of a file counts, old versions included.
 
-Owns the rows of ``home``. The count is changed in the transaction that changes what is counted;
-``aios storage check`` counts anew and says when it differs. Functions run on the writing
-connection.
+Owns the rows of ``home``. The count is updated in the transaction that changes what is counted;
+``aios storage check`` recounts and reports a difference. Functions run on the writing connection.
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from aios.syscalls.errors import QuotaExceeded
 from aios.syscalls.types.storage import FsUsage
 
 OVERHEAD_BYTES = 256
-"""What every version, folder and value counts against the quota besides its content."""
+"""What each version, folder and value counts against the quota besides its content."""
 
 
 class Limits(NamedTuple):
-    """``quota`` in bytes for a home that has none of its own; ``keep`` versions of each file."""
+    """``quota``: bytes for a home without a quota of its own; ``keep``: versions per file."""
 
     quota: int
     keep: int
 
 
 def usage(connection: sqlite3.Connection, limits: Limits, owner: str) -> FsUsage:
-    """What a home takes."""
+    """Return what a home uses."""
     used, quota = _home(connection, limits, owner)
     (files,) = connection.execute(
         "SELECT count(*) FROM file WHERE owner = ? AND live = 1 AND kind = 'file'", (owner,)
@@ -35,7 +34,7 @@ def usage(connection: sqlite3.Connection, limits: Limits, owner: str) -> FsUsage
 
 
 def old_bytes(connection: sqlite3.Connection, owner: str) -> int:
-    """Bytes that pruning to one version would free."""
+    """Return the bytes that pruning to one version would free."""
     (content,) = connection.execute(
         "SELECT coalesce(sum(extent.size), 0) FROM extent JOIN file ON file.id = extent.file"
         " WHERE owner = ? AND last < ?", (owner, NEWEST),
@@ -55,9 +54,9 @@ def charge(
     what: str,
     displaced: int = 0,
 ) -> None:
-    """Count bytes against a home. Raises QuotaExceeded naming both numbers.
+    """Count bytes against a home. Raises QuotaExceeded with both numbers.
 
-    ``displaced``: what this change itself has made old, so that it is not named as prunable.
+    ``displaced``: bytes that this very change has made old; they are not reported as prunable.
     """
     used, quota = _home(connection, limits, owner)
     if more > 0 and used + more > quota:
@@ -67,7 +66,7 @@ def charge(
 
 
 def quota_error(owner: str, what: str, wanted: int, quota: int, old: int) -> QuotaExceeded:
-    """What a full home says."""
+    """Return the error for a full home."""
     return QuotaExceeded(
         f"{what} would take the home of {owner} to {wanted:,} bytes; its quota is {quota:,}",
         f"{old:,} bytes are in old versions and deleted files: aios.fs.prune(); "
@@ -82,7 +81,7 @@ def _home(connection: sqlite3.Connection, limits: Limits, owner: str) -> tuple[i
 
 
 def add_used(connection: sqlite3.Connection, owner: str, more: int) -> None:
-    """Count without asking: what is less, or has been asked for already."""
+    """Count bytes against a home without checking its quota."""
     connection.execute(
         "INSERT INTO home(owner, used) VALUES (?, ?)"
         " ON CONFLICT(owner) DO UPDATE SET used = used + excluded.used",
@@ -93,7 +92,7 @@ def add_used(connection: sqlite3.Connection, owner: str, more: int) -> None:
 def set_quota(
     connection: sqlite3.Connection, limits: Limits, owner: str, quota: int | None
 ) -> FsUsage:
-    """Give a home a quota of its own, or take it away."""
+    """Give a home a quota of its own, in bytes, or (None) remove it."""
     add_used(connection, owner, 0)
     connection.execute("UPDATE home SET quota = ? WHERE owner = ?", (quota, owner))
     return usage(connection, limits, owner)

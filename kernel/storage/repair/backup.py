@@ -1,8 +1,8 @@
-"""Copies of a storage folder: made at one moment, complete or not there, and put back whole.
+"""Backups of a storage folder: a consistent copy, complete or absent, and how it is restored.
 
-A backup is a folder with ``meta.db`` and the blobs that it names, whatever store they were in. It
-gets its name when everything in it is on the disk; what is left of an interrupted one ends in
-``.part``. Restoring keeps what it replaces beside it.
+A backup is a folder with ``meta.db`` and all blobs that it names, from whatever store. It gets its
+name when everything in it is on the disk; an interrupted one ends in ``.part``. A restore keeps the
+folder's old content in a folder beside the new.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from aios.hw.machine.durable import sync
 from aios.kernel.storage.db.schema import open_database, reading
 from aios.kernel.storage.files.blobs import Blobs, LocalBlobs, disk_error
 from aios.syscalls.errors import InvalidArgument, StorageDamaged, StorageUnavailable
@@ -26,16 +27,16 @@ _ALL = ("meta.db", "meta.db-wal", "meta.db-shm", "meta.clean", "index.db", "inde
 
 
 class Copied(NamedTuple):
-    """What a backup holds."""
+    """What was copied into a backup."""
 
     files: int
     size_bytes: int
 
 
 def backup(database: Path, blobs: Blobs, target: Path) -> Copied:
-    """Copy into a folder that does not exist yet. Blobs must not be deleted meanwhile.
+    """Copy into a new folder. Blobs must not be deleted meanwhile.
 
-    Raises InvalidArgument, DiskFull, StorageDamaged (content that cannot be read is named).
+    Raises InvalidArgument, DiskFull, or StorageDamaged with the content that cannot be read.
     """
     if os.path.exists(target):
         raise InvalidArgument(f"{target} exists", "name a folder that does not exist yet")
@@ -50,9 +51,9 @@ def backup(database: Path, blobs: Blobs, target: Path) -> Copied:
             copied = _copy_blobs(copy, blobs, LocalBlobs(part / "blobs"))
             copy.execute("PRAGMA journal_mode=DELETE")
         for path in (part / "meta.db", part):
-            _sync(path)
+            sync(path)
         part.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise disk_error(error, target) from None
     except sqlite3.Error as error:
@@ -67,15 +68,15 @@ def backup(database: Path, blobs: Blobs, target: Path) -> Copied:
 
 
 def _copy_blobs(copy: sqlite3.Connection, blobs: Blobs, target: LocalBlobs) -> int:
-    """All blobs, into the copy's own local store."""
+    """Copy all blobs into the backup's own local store; return their bytes."""
     size = 0
     for store, key in copy.execute("SELECT store, key FROM chunk WHERE key IS NOT NULL").fetchall():
         try:
             data = blobs.store(store).get(key)
         except KeyError:
             raise StorageDamaged(
-                f"blob {key} is missing, so a backup would not be whole",
-                "mend the storage first: aios storage repair",
+                f"blob {key} is missing, so a backup would not be complete",
+                "repair the storage first: aios storage repair",
             ) from None
         target.put([(key, data)])
         size += len(data)
@@ -89,9 +90,10 @@ def _copy_blobs(copy: sqlite3.Connection, blobs: Blobs, target: LocalBlobs) -> i
 
 
 def restore(source: Path, folder: Path) -> Path:
-    """Put a backup in the place of a storage folder's content; returns where the old one is now.
+    """Replace a storage folder's content with a backup; return where the old content is now.
 
-    The backup is checked first, every byte. The caller holds the folder's lock.
+    Every byte of the backup is checked first. The caller holds the folder's lock. Raises
+    InvalidArgument, DiskFull, StorageDamaged.
     """
     if not os.path.isfile(source / "meta.db"):
         raise InvalidArgument(f"{source} is not a backup: it has no meta.db",
@@ -103,7 +105,7 @@ def restore(source: Path, folder: Path) -> Path:
         shutil.copytree(source, fresh)
         _verify(source, fresh)
         for path in [*fresh.rglob("*"), fresh]:
-            _sync(path)
+            sync(path)
         old.mkdir(mode=0o700)
         for name in _ALL:
             if (folder / name).exists():
@@ -111,7 +113,7 @@ def restore(source: Path, folder: Path) -> Path:
         for name in ("blobs", "meta.db"):
             if (fresh / name).exists():
                 (fresh / name).rename(folder / name)
-        _sync(folder)
+        sync(folder)
     except OSError as error:
         raise disk_error(error, folder) from None
     finally:
@@ -122,20 +124,19 @@ def restore(source: Path, folder: Path) -> Path:
 def _verify(source: Path, folder: Path) -> None:
     try:
         with closing(open_database(folder / "meta.db")) as connection:
-            urls = dict(connection.execute("SELECT id, url FROM store"))
-            local = next((n for n, url in urls.items() if not url), 0)
-            found = examine(connection, Blobs(folder, urls, local, 0), content=True)
+            found = examine(connection, open_blobs(folder, connection), content=True)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         problem = found.problems[0] if found.problems else ""
     except (StorageUnavailable, sqlite3.Error) as error:
         problem = str(error).partition("\n")[0]
     if problem:
-        raise StorageDamaged(f"the backup {source} is damaged: {problem}", "take another one")
+        raise StorageDamaged(f"the backup {source} is damaged: {problem}", "restore another one")
 
 
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def open_blobs(folder: Path, connection: sqlite3.Connection) -> Blobs:
+    """Open the stores that a database names, for use without a kernel."""
+    blobs = Blobs(folder)
+    urls = dict(connection.execute("SELECT id, url FROM store"))
+    local = next((number for number, url in urls.items() if not url), 0)
+    blobs.open(urls, local, boot=1 << 60)  # no kernel is writing: every blob is of an earlier one
+    return blobs

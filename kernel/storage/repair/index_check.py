@@ -1,8 +1,8 @@
-"""Whether index.db says what it was told: damage that SQLite reads over gives wrong hits silently.
+"""Checks the search index: damage that SQLite does not notice would give wrong hits silently.
 
-Looks at a copy, so no search waits meanwhile: that the words are those of the passages, that each
-passage and vector is of the document that it says it is of, and that documents are the files in
-meta.db as they are. All of it can be computed again, so it is mended by making the index anew.
+Works on a copy, so no search waits. Checks that the words are those of the passages, that each
+passage and vector belongs to its document, and that documents are the files in meta.db as they are
+now. Everything in the index can be computed again, so a repair rebuilds it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 
 from aios.kernel.storage.db.schema import reading, remove
 
-ANEW = "the index of search is made anew from the files"
-_LENGTH_OFF = 1e-3
-"""Of a vector's length, which is 1 (or 0, of a text that means nothing)."""
+REBUILT = "the search index is rebuilt from the files"
+_LENGTH_TOLERANCE = 1e-3
+"""Tolerance on a vector's length, which is 1 (or 0 for a text without meaning)."""
 _STRAYS = (
     "SELECT count(*) FROM {table} AS it LEFT JOIN document ON document.file = it.file"
     " WHERE document.owner IS NOT it.owner OR it.{row} < first OR it.{row} >= first + count"
@@ -27,14 +27,14 @@ _STRAYS = (
 
 
 class IndexFindings(NamedTuple):
-    """``damaged``: it is to be made anew; else the problems are why it could not be looked at."""
+    """``damaged``: it must be rebuilt; otherwise the problems say why it could not be checked."""
 
     problems: tuple[str, ...] = ()
     damaged: bool = False
 
 
 def examine(index: Path, files: sqlite3.Connection) -> IndexFindings:
-    """What is wrong with the index of these files. Blocks, and needs room for a copy."""
+    """Return what is wrong with the index of these files. Blocks, and needs room for a copy."""
     if not index.exists():
         return IndexFindings()
     copy = index.with_name("index.check")
@@ -42,12 +42,12 @@ def examine(index: Path, files: sqlite3.Connection) -> IndexFindings:
         remove(copy)
         with closing(reading(index)) as source, closing(sqlite3.connect(copy)) as target:
             source.backup(target)
-            found = tuple(f"the index of search: {line}" for line in _look(target, files))
+            found = tuple(f"the search index: {line}" for line in _look(target, files))
             return IndexFindings(found, bool(found))
     except (sqlite3.Error, OSError) as error:
         code = int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
         damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-        return IndexFindings((f"the index of search cannot be looked at: {error}",), damaged)
+        return IndexFindings((f"the search index cannot be checked: {error}",), damaged)
     finally:
         remove(copy)
 
@@ -55,7 +55,7 @@ def examine(index: Path, files: sqlite3.Connection) -> IndexFindings:
 def _look(index: sqlite3.Connection, files: sqlite3.Connection) -> Iterator[str]:
     run = index.execute
     if not run("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        return  # it is being made
+        return  # it is being built
     for (line,) in run("PRAGMA quick_check(1)"):
         if line != "ok":
             yield str(line)
@@ -71,23 +71,23 @@ def _look(index: sqlite3.Connection, files: sqlite3.Connection) -> Iterator[str]
     counts = "SELECT (SELECT sum(count) FROM document), (SELECT count(*) FROM passage)"
     said, there = run(counts).fetchone()
     if (said or 0) != there:
-        yield f"{there} passages are there, of {said}"
+        yield f"it has {there} of {said} passages"
     with np.errstate(all="ignore"):
         wrong = sum(_is_wrong(data) for (data,) in run("SELECT data FROM vector"))
     if wrong:
         yield f"{wrong} vectors are not what was computed"
     outdated = sum(1 for _ in _outdated(index, files))
     if outdated:
-        yield f"{outdated} documents are not the files that they are said to be"
+        yield f"{outdated} documents are not the files that they claim to be"
 
 
 def _is_wrong(data: bytes) -> bool:
     length = float(np.linalg.norm(np.frombuffer(data, np.float32))) if len(data) % 4 == 0 else 2.0
-    return not (length == 0.0 or abs(length - 1.0) < _LENGTH_OFF)
+    return not (length == 0.0 or abs(length - 1.0) < _LENGTH_TOLERANCE)
 
 
 def _outdated(index: sqlite3.Connection, files: sqlite3.Connection) -> Iterator[int]:
-    """Those that would be taken for up to date: with others, the index has only not caught up."""
+    """Yield documents that pass for up to date but are not; others will still be indexed."""
     known = {
         number: (owner, version, changed)
         for number, owner, version, changed in files.execute(

@@ -18,10 +18,10 @@ from typing import Literal, NamedTuple
 from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.db.commit import Committer, Done
-from aios.kernel.storage.files import shares as grants
+from aios.kernel.storage.files import mount_list
 from aios.kernel.storage.files import tree as files
-from aios.kernel.storage.files.content import allow
 from aios.kernel.storage.files.paths import Place
+from aios.kernel.storage.files.shares import allow
 from aios.syscalls.errors import PermissionDenied
 from aios.syscalls.types.storage import FsFound, FsSearch, MountInfo, SearchHit
 
@@ -247,9 +247,9 @@ class _Look(NamedTuple):
 def _scope(connection: sqlite3.Connection, place: Place, agent: str) -> Scope:
     """Where to look. Raises what stands against it."""
     if place.kind == "mounts":
-        return Scope(None, None, grants.mounts(connection, agent), "", False)
+        return Scope(None, None, mount_list.mounts(connection, agent), "", False)
     if place.kind == "mount":
-        mount = grants.find_mount(connection, agent, place.owner)
+        mount = mount_list.find_mount(connection, agent, place.owner)
         return Scope(None, None, [mount], place.path, True)
     if place.kind not in ("home", "shared"):
         raise PermissionDenied(f"{place.shown()} is not searched", "search a path below it")
@@ -257,7 +257,7 @@ def _scope(connection: sqlite3.Connection, place: Place, agent: str) -> Scope:
     file = files.get(connection, place.owner, place.path)
     if not place.path:
         own = place.kind == "home" and not place.prefix
-        return Scope(place, None, grants.mounts(connection, agent) if own else [], "", False)
+        return Scope(place, None, mount_list.mounts(connection, agent) if own else [], "", False)
     if file.kind == "file":
         return Scope(place, [file.id], [], "", False)
     found = files.below(connection, place.owner, place.path, live=True, whole=True)

@@ -1,22 +1,23 @@
-"""Storage without a kernel around it: a loop, and calls that are waited for."""
+"""Storage without a kernel around it: a loop, and operations that are waited for."""
 
 from __future__ import annotations
 
 import random
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.task import Outcome, Promise, Task, start
 from aios.kernel.storage.chores import Chores
 from aios.kernel.storage.files.paths import resolve
 from aios.kernel.storage.files.quota import Limits
 from aios.kernel.storage.manager import Storage
 from aios.syscalls.types import storage as s
+
+T = TypeVar("T")
 
 BIG = random.Random(1).randbytes(3_000_000)
 
@@ -27,128 +28,100 @@ class Rig:
     def __init__(self, folder: Path, url: str = "", quota: int = 1 << 30, keep: int = 16) -> None:
         self.loop = Loop()
         self.storage = Storage(self.loop, folder, url, Limits(quota, keep))
+        self.files = self.storage.files
         self.chores = Chores(self.storage)
         self.storage.open()
-        self.ask(lambda done: self.storage.when_open(lambda: done(Outcome(None, None))))
+        self.ask(self.storage.opened())
 
-    def ask(self, begin: Callable[[Any], None]) -> Any:
+    def begin(self, operation: Task[T] | Promise[T]) -> list[Outcome[T]]:
+        """Start an operation; its outcome appears in the list."""
+        outcomes: list[Outcome[T]] = []
+        promise = operation if isinstance(operation, Promise) else start(operation)
+        promise.then(outcomes.append)
+        return outcomes
+
+    def ask(self, operation: Task[T] | Promise[T]) -> T:
         """Start an operation and turn the loop until it has ended."""
-        outcomes: list[Outcome[Any]] = []
-        begin(outcomes.append)
+        outcomes = self.begin(operation)
         while not outcomes:
             self.loop.turn(10_000)
         return outcomes[0].result()
 
     def close(self) -> None:
-        """As the kernel does at its end."""
+        """Close as the kernel does at its end."""
         self.storage.close()
         self.loop.close()
 
     def write(self, agent: str, path: str, data: bytes, **more: Any) -> s.FileInfo:
         body = s.FsWrite(path, data, **more)
-        found: s.FileInfo = self.ask(
-            lambda done: self.storage.write(resolve(path, agent), agent, body, done)
-        )
-        return found
+        return self.ask(self.files.write(resolve(path, agent), agent, body))
 
     def read(self, agent: str, path: str, **more: Any) -> bytes:
         body = s.FsRead(path, **more)
-        found: s.FsData = self.ask(
-            lambda done: self.storage.read(resolve(path, agent), agent, body, done)
-        )
-        return found.data
+        return self.ask(self.files.read(resolve(path, agent), agent, body)).data
 
     def names(self, agent: str, path: str = "/") -> list[str]:
-        found: s.FsEntries = self.ask(
-            lambda done: self.storage.entries(resolve(path, agent), agent, "", 1000, done)
-        )
+        found = self.ask(self.files.entries(resolve(path, agent), agent, "", 1000))
         return [entry.path for entry in found.entries]
 
     def stat(self, agent: str, path: str) -> s.FileInfo:
-        found: s.FileInfo = self.ask(
-            lambda done: self.storage.stat(resolve(path, agent), agent, done)
-        )
-        return found
+        return self.ask(self.files.stat(resolve(path, agent), agent))
 
     def mkdir(self, agent: str, path: str) -> None:
-        self.ask(lambda done: self.storage.mkdir(resolve(path, agent), agent, done))
+        self.ask(self.files.mkdir(resolve(path, agent), agent))
 
     def move(self, agent: str, source: str, target: str) -> None:
-        left, right = resolve(source, agent), resolve(target, agent)
-        self.ask(lambda done: self.storage.move(left, right, agent, done))
+        self.ask(self.files.move(resolve(source, agent), resolve(target, agent), agent))
 
     def delete(self, agent: str, path: str, recursive: bool = False) -> None:
-        self.ask(lambda done: self.storage.delete(resolve(path, agent), agent, recursive, done))
+        self.ask(self.files.delete(resolve(path, agent), agent, recursive))
 
     def history(self, agent: str, path: str) -> list[s.VersionInfo]:
-        found: s.FsVersions = self.ask(
-            lambda done: self.storage.history(resolve(path, agent), agent, done)
-        )
-        return found.versions
+        return self.ask(self.files.history(resolve(path, agent), agent)).versions
 
     def rollback(self, agent: str, path: str, version: int) -> s.FileInfo:
-        found: s.FileInfo = self.ask(
-            lambda done: self.storage.rollback(resolve(path, agent), agent, version, done)
-        )
-        return found
+        return self.ask(self.files.rollback(resolve(path, agent), agent, version))
 
     def prune(self, agent: str, path: str = "/", keep: int = 1) -> s.FsPruned:
-        found: s.FsPruned = self.ask(
-            lambda done: self.storage.prune(resolve(path, agent), agent, keep, done)
-        )
-        return found
+        return self.ask(self.files.prune(resolve(path, agent), agent, keep))
 
     def share(self, owner: str, path: str, with_: str, rights: s.Rights | None = "read") -> None:
-        self.ask(lambda done: self.storage.share(resolve(path, owner), with_, rights, done))
+        self.ask(self.storage.share(resolve(path, owner), with_, rights))
 
     def mount(self, agent: str, name: str, folder: Path | None, writable: bool = False) -> None:
         body = s.MountRequest(agent, name, str(folder) if folder else None, writable)
-        self.ask(lambda done: self.storage.mount(body, done))
+        self.ask(self.storage.mount(body))
 
     def usage(self, owner: str) -> s.FsUsage:
-        found: s.FsUsage = self.ask(lambda done: self.storage.usage(owner, done))
-        return found
+        return self.ask(self.storage.usage(owner))
 
     def search(
         self, agent: str, query: str, path: str = "/", *, within_s: float = 60.0,
         may: Callable[[str], bool] = lambda path: True, **more: Any,
     ) -> s.FsFound:  # fmt: skip
-        body, until_s = s.FsSearch(query, path, **more), time.monotonic() + within_s
-        place = resolve(path, agent)
-        found: s.FsFound = self.ask(
-            lambda done: self.storage.finder.search(place, agent, body, may, until_s, done)
-        )
-        return found
+        body, until_s = s.FsSearch(query, path, **more), self.loop.now() + within_s
+        return self.ask(self.storage.search(resolve(path, agent), agent, body, may, until_s))
 
     def set_value(self, agent: str, key: str, value: bytes, expect: int | None = None) -> s.KvEntry:
-        found: s.KvEntry = self.ask(
-            lambda done: self.storage.set_value(agent, key, value, expect, done)
-        )
-        return found
+        return self.ask(self.storage.set_value(agent, key, value, expect))
 
     def value(self, agent: str, key: str) -> s.KvEntry:
-        found: s.KvEntry = self.ask(lambda done: self.storage.get_value(agent, key, done))
-        return found
+        return self.ask(self.storage.get_value(agent, key))
 
-    def begin_upload(self, agent: str, path: str, owner: str) -> s.FsUpload:
+    def begin_upload(self, agent: str, path: str, owner: str) -> int:
         place = resolve(path, agent)
-        found: s.FsUpload = self.ask(
-            lambda done: self.storage.uploads.begin(owner, place, agent, None, done)
-        )
-        return found
+        return self.ask(self.storage.uploads.begin(owner, place, agent, None))
 
     def check(self, repair: bool = False) -> s.StorageReport:
-        found: s.StorageReport = self.ask(lambda done: self.chores.check(True, repair, done))
-        return found
+        return self.ask(self.chores.check(True, repair))
 
     def backup(self, folder: Path) -> s.BackupReply:
-        found: s.BackupReply = self.ask(lambda done: self.chores.backup(folder, done))
-        return found
+        return self.ask(self.chores.backup(folder))
 
 
 @contextmanager
 def rig(folder: Path, **more: Any) -> Iterator[Rig]:
-    """A rig that is closed afterwards, its accounts checked."""
+    """A rig that is closed afterwards."""
     made = Rig(folder, **more)
     try:
         yield made
@@ -157,6 +130,7 @@ def rig(folder: Path, **more: Any) -> Iterator[Rig]:
 
 
 def flip(path: Path, offset: int) -> None:
+    """Change a byte of a file."""
     with path.open("r+b") as file:
         file.seek(offset)
         byte = file.read(1)
@@ -165,6 +139,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 def change(folder: Path, *statements: str) -> None:
+    """Change the database behind storage's back."""
     with closing(sqlite3.connect(folder / "meta.db")) as database:
         for statement in statements:
             database.execute(statement)

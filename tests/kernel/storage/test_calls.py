@@ -58,15 +58,6 @@ class _Call:
         self.asker = Asker(pid)
         self.ended = False
         self.timeout_s = 60.0
-        self.outcome: Any = None
-
-    def defer(self, _: Any) -> None: ...
-
-    def reply(self, body: msgspec.Struct) -> None:
-        self.outcome, self.ended = body, True
-
-    def fail(self, error: AiosError) -> None:
-        self.outcome, self.ended = error, True
 
 
 class _Bench:
@@ -77,17 +68,14 @@ class _Bench:
         self.store = store
         self.pid = table.create(parent=0, stem="bob", command="b", spec=None, guest=True).pid
         self.access = _Access()
-        self.calls = StorageCalls(table, self.access, store.storage, folder)
+        self.calls = StorageCalls(
+            table, self.access, store.storage, folder, store.loop.clock
+        )  # fmt: skip
 
     def make(self, name: str, body: msgspec.Struct) -> Any:
         call: Any = _Call(name, self.pid)
-        found = self.calls.handlers[name](call, body)
-        while found is None and not call.ended:
-            self.store.loop.turn(1000)
-        outcome = found or call.outcome
-        if isinstance(outcome, AiosError):
-            raise outcome
-        return outcome
+        handler: Any = self.calls.handlers[name]
+        return self.store.ask(handler(call, body))
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from aios.kernel.loop.task import Outcome
 from aios.kernel.storage.db import wal
 from aios.kernel.storage.db.damage import Damage
 from aios.kernel.storage.db.schema import Lock
@@ -38,7 +37,7 @@ def test_writes_that_damage_refuses_leave_no_blobs(
         store.write("bob", "a", BIG)
     assert not _blobs(tmp_path)
     monkeypatch.setattr(
-        "aios.kernel.storage.db.commit.damage", lambda _: Damage(["twice used"], [])
+        "aios.kernel.storage.db.commit.find_damage", lambda _: Damage(["twice used"], [])
     )
     for _ in range(2):  # starts that are not counted
         with rig(tmp_path) as store:
@@ -47,8 +46,7 @@ def test_writes_that_damage_refuses_leave_no_blobs(
             with pytest.raises(StorageDamaged, match="twice used"):
                 store.begin_upload("bob", "b", "3")
             before = len(_blobs(tmp_path))
-            assert store.storage.content.blobs
-            pieces = store.storage.content.blobs.cut(BIG)  # of a file for a mount
+            pieces = store.storage.blobs.cut(BIG)  # of a file for a mount
             assert len(_blobs(tmp_path)) == before + len(pieces)
 
 
@@ -80,24 +78,23 @@ def test_what_cannot_be_read_fails_who_reads_it_and_a_failed_commit_everybody(
         raise _unreadable()
 
     with rig(tmp_path) as store:
-        storage, committer = store.storage, store.storage._committer
+        storage, committer = store.storage, store.storage.committer
         with pytest.raises(StorageUnavailable, match="I/O"):
-            store.ask(lambda done: committer.view(read, done))
-        outcomes: list[Outcome[Any]] = []
+            store.ask(committer.read(read))
         hold, held = threading.Event(), threading.Event()
 
         def wait(_: sqlite3.Connection) -> None:
             held.set()
             hold.wait()
 
-        committer.view(wait, lambda _: None)
+        committer.read(wait)
         held.wait()
-        storage.set_value("bob", "k", b"\1", None, outcomes.append)  # these two share a commit
-        storage.change(read, outcomes.append)
+        good = store.begin(storage.set_value("bob", "k", b"\1", None))  # these share a commit
+        bad = store.begin(committer.change(read))
         hold.set()
-        while len(outcomes) < 2:
+        while not bad:
             store.loop.turn(10_000)
-        assert outcomes[0].error is None and isinstance(outcomes[1].error, StorageUnavailable)
+        assert good[0].error is None and isinstance(bad[0].error, StorageUnavailable)
         assert storage.failure is None and not _blobs(tmp_path)
         assert committer._connection
         committer._connection = _Disk(committer._connection, "COMMIT")  # type: ignore[assignment]
@@ -116,16 +113,16 @@ def test_a_flipped_bit_in_the_log_is_not_taken_for_its_end(tmp_path: Path) -> No
         log = (tmp_path / "meta.db-wal").read_bytes()
     copy = tmp_path / "log"
     copy.write_bytes(log)
-    assert wal.damage(copy) == ""
+    assert wal.find_damage(copy) == ""
     copy.write_bytes(log[: len(log) * 2 // 3])
-    assert wal.damage(copy) == "", "a torn end is no damage"
+    assert wal.find_damage(copy) == "", "a torn end is no damage"
     for offset in (40, 32 + 24 + 100, len(log) // 2):
         copy.write_bytes(log)
         flip(copy, offset)
-        assert "commits behind are lost" in wal.damage(copy)
+        assert "commits behind are lost" in wal.find_damage(copy)
     copy.write_bytes(log)
     flip(copy, 17)
-    assert "header" in wal.damage(copy)
+    assert "header" in wal.find_damage(copy)
     assert struct.unpack(">I", log[:4])[0] & ~1 == 0x377F0682
 
 

@@ -58,9 +58,9 @@ def test_a_database_is_looked_at_unless_it_was_closed_well_and_nothing_touched_i
     def looked(connection: sqlite3.Connection) -> damage.Damage:
         nonlocal looks
         looks += 1
-        return damage.damage(connection)
+        return damage.find_damage(connection)
 
-    monkeypatch.setattr(commit, "damage", looked)
+    monkeypatch.setattr(commit, "find_damage", looked)
 
     def start() -> int:
         nonlocal looks
@@ -119,7 +119,7 @@ def test_damaged_rows_stop_those_who_touch_them_and_nobody_else(tmp_path: Path) 
     with rig(tmp_path) as store:
         storage = store.storage
         assert len(storage.damage.lines) == 6 and "6 findings" in storage.warnings()[0]
-        status: s.StorageStatus = store.ask(store.chores.status)
+        status: s.StorageStatus = store.ask(store.chores.status())
         assert status.state == "damaged" and len(status.damage) == 6
         assert {"b", "c", "d"} <= {
             word.strip("'")
@@ -152,14 +152,14 @@ def test_damaged_rows_stop_those_who_touch_them_and_nobody_else(tmp_path: Path) 
         assert store.read("bob", "a", version=1) == b"one"
 
         assert store.read("eve", "/shared/bob/a") == b"three"
-        with pytest.raises(StorageDamaged, match="grant of /b"):
+        with pytest.raises(StorageDamaged, match="share of /b"):
             store.read("eve", "/shared/bob/b")
         assert store.names("bob", "/mnt/n")
         with pytest.raises(StorageDamaged, match="mount m of bob"):
             store.names("bob", "/mnt/m")
         with pytest.raises(StorageDamaged, match="'k'") as error:
             store.value("bob", "k")
-        assert "set it anew" in error.value.hint
+        assert "set it again" in error.value.hint
         store.set_value("bob", "k", b"\3")
         assert store.value("bob", "k").value == 3
         assert store.value("bob", "l").value == 1

@@ -47,5 +47,5 @@ def test_values(store: Rig) -> None:
     assert store.value("bob", "k").value == 1
     with pytest.raises(NotFound):
         store.value("eve", "k")
-    store.ask(lambda done: store.storage.delete_value("bob", "k", 1, done))
+    store.ask(store.storage.delete_value("bob", "k", 1))
     assert store.usage("bob").used_bytes == 0

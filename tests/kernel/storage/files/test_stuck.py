@@ -64,24 +64,23 @@ def store(tmp_path: Path, gate: _Gate, monkeypatch: pytest.MonkeyPatch) -> Itera
         gate.open.set()
 
 
-def _read(store: Rig, path: str, outcomes: list[Outcome[s.FsData]]) -> None:
-    store.storage.read(resolve(path, "bob"), "bob", s.FsRead(path), outcomes.append)
+def _begin_read(store: Rig, path: str) -> list[Outcome[s.FsData]]:
+    return store.begin(store.files.read(resolve(path, "bob"), "bob", s.FsRead(path)))
 
 
 def test_a_folder_that_does_not_answer_keeps_nobody_but_those_who_use_it(
     store: Rig, gate: _Gate
 ) -> None:
-    stuck: list[Outcome[s.FsData]] = []
-    _read(store, "/mnt/dead/f", stuck)
+    stuck = _begin_read(store, "/mnt/dead/f")
     store.write("bob", "big.txt", b"a home's kiwi" + b" plum" * 28_000)
     assert gate.reached.wait(10)
     assert len(store.read("bob", "big.txt")) == 140_013
     assert store.read("bob", "/mnt/live/f") == b"kiwi of live"
     store.write("bob", "/mnt/live/g", b"more")
-    upload = store.ask(lambda done: store.storage.uploads.begin(
-        "u", resolve("/mnt/live/h", "bob"), "bob", None, done))  # fmt: skip
-    store.ask(lambda done: store.storage.uploads.part("u", upload, BIG, done))
-    assert store.ask(lambda done: store.storage.uploads.end("u", upload, done)).size_bytes
+    upload = store.ask(store.storage.uploads.begin(
+        "u", resolve("/mnt/live/h", "bob"), "bob", None))  # fmt: skip
+    store.ask(store.storage.uploads.part("u", upload, BIG))
+    assert store.ask(store.storage.uploads.end("u", upload)).size_bytes
     assert store.names("bob", "/mnt/live") == ["/mnt/live/f", "/mnt/live/g", "/mnt/live/h"]
     assert store.search("bob", "kiwi", "/mnt/live").note == ""
     assert len(store.search("bob", "kiwi", "/big.txt").hits) == 1
@@ -91,7 +90,7 @@ def test_a_folder_that_does_not_answer_keeps_nobody_but_those_who_use_it(
     store.mount("bob", "dead", None)
     assert not stuck
     gate.open.set()
-    store.ask(lambda done: store.storage.in_lane("/", lambda: None, done))
+    store.ask(store.storage.lanes.run("/", lambda: None))
     while not stuck:
         store.loop.turn(1000)
     assert stuck[0].result().data == b"kiwi of dead"
@@ -102,8 +101,7 @@ def test_the_operator_is_told_what_does_not_answer(
 ) -> None:
     assert store.storage.warnings() == []
     monkeypatch.setattr(lanes, "_LATE_S", 0.0)
-    outcomes: list[Outcome[s.FsData]] = []
-    _read(store, "/mnt/dead/f", outcomes)
+    outcomes = _begin_read(store, "/mnt/dead/f")
     assert store.read("bob", "/mnt/live/f")
     assert gate.reached.wait(10)
     (warning,) = store.storage.warnings()
@@ -118,8 +116,7 @@ def test_a_kernel_ends_though_a_folder_does_not_answer(
     store: Rig, gate: _Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aios.kernel.storage.manager.CLOSE_S", 0.1)
-    outcomes: list[Outcome[s.FsData]] = []
-    _read(store, "/mnt/dead/f", outcomes)
+    outcomes = _begin_read(store, "/mnt/dead/f")
     store.search("bob", "kiwi", within_s=0.0)
     assert gate.reached.wait(10)
     store.write("bob", "own", b"kept")
@@ -146,9 +143,8 @@ def test_a_mute_store_keeps_no_small_files_no_search_and_no_other_store(
     (tmp_path / "host").mkdir()
     with rig(tmp_path / "s", url=f"file://{tmp_path}/remote") as store:
         store.mount("bob", "h", tmp_path / "host", writable=True)
-        outcomes: list[Outcome[s.FileInfo]] = []
         body = s.FsWrite("big", BIG)
-        store.storage.write(resolve("big", "bob"), "bob", body, outcomes.append)
+        outcomes = store.begin(store.files.write(resolve("big", "bob"), "bob", body))
         assert gate.reached.wait(10)
         store.write("bob", "small.txt", b"another small kiwi")
         assert store.read("bob", "small.txt") and store.read("bob", "local") == BIG

@@ -106,9 +106,9 @@ def test_damage_that_sqlite_reads_over_is_found_and_mended(
         database.commit()
     problems = store.check().problems
     assert any(finding in line for line in problems), problems
-    assert all(line.startswith("the index of search: ") for line in problems)
+    assert all(line.startswith("the search index: ") for line in problems)
     mended = store.check(repair=True).mended
-    assert mended == ["the index of search is made anew from the files"]
+    assert mended == ["the search index is rebuilt from the files"]
     assert paths(store.search("bob", "kiwi")) == ["/mnt/y/kiwi.md", "/mnt/y/sub/deep/kiwis.md",
                                                    "/own"]  # fmt: skip
     embedded(store)
@@ -124,7 +124,7 @@ def test_an_index_that_cannot_be_looked_at_is_left_as_it_is(
     store.search("bob", "kiwi")
     monkeypatch.setattr(index_check, "reading", full)
     report = store.check(repair=True)
-    assert ["cannot be looked at: [Errno 28]" in line for line in report.problems] == [True]
+    assert ["cannot be checked: [Errno 28]" in line for line in report.problems] == [True]
     assert report.mended == []
     assert rows(tmp_path / "s", "SELECT count(*) FROM document") == [(3,)], "of a full disk, too"
 

@@ -1,7 +1,7 @@
-"""``python -m aios.kernel.storage_tool``: check, repair, back up or restore without a kernel.
+"""``python -m aios.kernel.storage.repair.offline``: check, repair, back up or restore offline.
 
-The command line runs it when no kernel does. It takes the folder's lock, so no kernel can start on
-the folder meanwhile. Exit codes: 0 done, 1 something is wrong or could not be done.
+The command line runs it when no kernel runs. It takes the folder's lock, so no kernel can start on
+the folder meanwhile. Exit codes: 0 done, 1 a problem was found or the action failed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from aios.kernel.storage.db.damage import damage
+from aios.kernel.storage.db.damage import find_damage
 from aios.kernel.storage.db.schema import FORMAT, SUMMED, TABLES, Lock, open_database, remove
 from aios.kernel.storage.files.blobs import Blobs
 from aios.syscalls import paths
@@ -25,13 +25,11 @@ from aios.syscalls.errors import AiosError, InvalidArgument, StorageDamaged
 from aios.syscalls.types.storage import BackupReply, StorageReport
 
 from . import backup, check, index_check
-
-_NEVER = 1 << 60
-"""As the number of a run: every blob is of an earlier one, as no kernel is writing any."""
+from .repair import repair
 
 
 def main() -> int:
-    """The program."""
+    """Run the program; return its exit code."""
     options = argparse.ArgumentParser()
     options.add_argument("action", choices=("check", "repair", "backup", "restore"))
     options.add_argument("folder", nargs="?")
@@ -80,8 +78,8 @@ def _text(reply: object) -> str:
         lines += [f"problem: {line}" for line in reply.problems]
         lines += [f"mended: {line}" for line in reply.mended]
         if reply.problems and not reply.mended:
-            lines.append("  mend it with: aios storage repair; "
-                         "or take a backup: aios storage restore FOLDER")  # fmt: skip
+            lines.append("  repair it with: aios storage repair; "
+                         "or restore a backup: aios storage restore FOLDER")  # fmt: skip
         return "\n".join(lines)
     if isinstance(reply, BackupReply):
         return f"{reply.folder}: {reply.files} files, {reply.size_bytes:,} bytes"
@@ -92,9 +90,7 @@ def _text(reply: object) -> str:
 @contextmanager
 def _opened(folder: Path, *, verify: bool = True) -> Iterator[tuple[sqlite3.Connection, Blobs]]:
     with closing(open_database(folder / "meta.db", verify=verify)) as connection:
-        urls = dict(connection.execute("SELECT id, url FROM store"))
-        local = next((number for number, url in urls.items() if not url), 0)
-        yield connection, Blobs(folder, urls, local, _NEVER)
+        yield connection, backup.open_blobs(folder, connection)
 
 
 def _check(folder: Path, *, content: bool) -> StorageReport:
@@ -105,36 +101,34 @@ def _check(folder: Path, *, content: bool) -> StorageReport:
                 found.index = index_check.examine(folder / "index.db", connection)
     except StorageDamaged as error:
         return StorageReport(0, 0, 0, [error.message])
-    problems = [*found.problems, *found.index.problems]
-    return StorageReport(found.files, found.versions, found.blobs, problems)
+    return found.report()
 
 
 def _repair(folder: Path) -> StorageReport:
-    """Mend rows in place; a database whose pages are damaged is copied row by row first."""
+    """Repair rows in place; a database with damaged pages is first copied row by row."""
     rescued: list[str] = []
     try:
         with _opened(folder, verify=False) as (connection, _):
             rows = tuple(f"{table} row" for table in SUMMED)
-            whole = all(text.startswith(rows) for text in damage(connection).problems)
+            pages_intact = all(text.startswith(rows) for text in find_damage(connection).problems)
     except (StorageDamaged, sqlite3.DatabaseError):
-        whole = False
-    if not whole:
+        pages_intact = False
+    if not pages_intact:
         rescued = _rescue(folder)
     with _opened(folder, verify=False) as (connection, blobs):
         found = check.examine(connection, blobs, content=True)
         connection.execute("BEGIN IMMEDIATE")
-        mended = check.repair(connection, found)
+        repaired = repair(connection, found)
         connection.execute("COMMIT")
-        index = index_check.examine(folder / "index.db", connection)
-        if index.damaged:
-            remove(folder / "index.db")  # the next kernel finds none and makes it anew
-            mended.append(index_check.ANEW)
-    problems = [*found.problems, *index.problems]
-    return StorageReport(found.files, found.versions, found.blobs, problems, rescued + mended)
+        found.index = index_check.examine(folder / "index.db", connection)
+        if found.index.damaged:
+            remove(folder / "index.db")  # the next kernel rebuilds it
+            repaired.append(index_check.REBUILT)
+    return found.report(rescued + repaired)
 
 
 def _rescue(folder: Path) -> list[str]:
-    """Copy what can be read of each table into a new database; the old one stays beside it."""
+    """Copy what can be read of each table into a new database; keep the old one beside it."""
     database, fresh = folder / "meta.db", folder / "rescued.db"
     fresh.unlink(missing_ok=True)
     said = []
@@ -162,7 +156,7 @@ def _rescue(folder: Path) -> list[str]:
 
 
 def _rows(source: sqlite3.Connection, table: str) -> tuple[list[tuple[object, ...]], str]:
-    """Rows from the front up to the damage, and from the back down to it."""
+    """Read rows from the front up to the damage, and from the back down to it."""
     rows: dict[tuple[object, ...], None] = {}
     error = ""
     key = "rowid" if table in ("file", "chunk", "store") else "1, 2"
