@@ -43,7 +43,7 @@ def _collected() -> Iterator[None]:
         gc.collect()
 
 
-SERVER = Path(__file__).parents[2] / "e2e" / "bad_mcp_server.py"
+SERVER = Path(__file__).parents[2] / "e2e" / "tools" / "bad_mcp_server.py"
 
 
 @pytest.fixture(autouse=True)
