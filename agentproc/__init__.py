@@ -1,4 +1,4 @@
-"""AIOS, as an agent sees it.
+"""AIOS as an agent sees it.
 
     import aios
 
@@ -6,10 +6,8 @@
     print(reply.text)
 
 An agent is an ordinary Python program. ``aios run agent.py`` starts it as a process of the kernel;
-``python agent.py`` works too, as long as a kernel runs. Every function here is a system call: it
-returns by its deadline, with a result or with one of the errors below.
-
-Import direction: syscalls and hw know nobody; kernel uses both; this package uses syscalls alone.
+``python agent.py`` also works while a kernel runs. Each function here is a system call: by its
+deadline it returns a result or raises one of the errors below.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""``aios.act``: a task for the model and tools to do it with.
+"""``aios.act``: give the model a task, and tools to do it with.
 
     result = aios.act("What is 17 * 23?", tools=["calculate"])
     print(result.text, [use.tool for step in result.steps for use in step.uses])
 
-In each turn the model writes calls or an answer; a grammar holds it to the tools' schemas, so that
-even the smallest model writes nothing that cannot be read. A turn that is cut off by its token
-limit is never carried out: it is asked for again in a form that must fit. What the tools returned
-is said to the model, and its context grows at the end only, so the KV of all before it is used
-again. Steps and tokens are bounded.
+In each turn the model writes calls or an answer. A grammar enforces the tools' schemas, so even a
+small model writes nothing invalid. A turn cut off by its token limit is not carried out: it is
+retried with a schema whose texts fit. The results of the calls become the next message; the context
+grows at its end only, so its KV is reused. Steps and tokens are limited.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from .tool import Tool
 if TYPE_CHECKING:
     from typing import Unpack
 
-MOST_CALLS = 4
-"""Calls that one turn may have."""
-_CHARS = 240
-"""Characters of a string, as a rule."""
-_TOLD_CHARS = 2000
-"""What the model is told of one result."""
+MAX_CALLS = 4
+"""Limit on the calls of one turn."""
+_MAX_CHARS = 240
+"""Limit on the characters of a string, in the first try of a turn."""
+_MAX_RESULT_CHARS = 2000
+"""Limit on the characters of one result in the prompt."""
 _SYSTEM = """You do the user's task with tools. Write JSON only.
 To call tools: {{"calls": [{{"tool": NAME, "arguments": {{...}}}}]}}
 When you know the answer: {{"answer": TEXT}}
@@ -50,7 +49,7 @@ Tools:
 
 @dataclass(frozen=True)
 class ToolUse:
-    """One call that the model made: its result, or the error that the model was told."""
+    """One call by the model: its result, or the error that was reported to the model."""
 
     tool: str
     arguments: dict[str, Any]
@@ -60,7 +59,7 @@ class ToolUse:
 
 @dataclass(frozen=True)
 class Step:
-    """One turn: what the model wrote, what came of it, and what it cost."""
+    """One turn: the model's text, its calls and their results, and its cost."""
 
     text: str
     uses: list[ToolUse]
@@ -70,14 +69,15 @@ class Step:
 
 @dataclass
 class ActResult:
-    """``finish``: ``answer``; ``tokens`` or ``context`` when there was no room for another turn."""
+    """The outcome of a task. ``finish``: ``answer``; ``tokens`` or ``context`` if there was no room
+    for another turn."""
 
     text: str = ""
     finish: Literal["answer", "tokens", "context"] = "answer"
     steps: list[Step] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     tokens: int = 0
-    """Generated in all."""
+    """Total number of generated tokens."""
 
 
 def act(
@@ -90,25 +90,27 @@ def act(
     timeout: float = 600.0,
     **options: Unpack[sdk.ChatOptions],
 ) -> ActResult:
-    """Have the model do a task with tools: names of the kernel's, and functions of one's own.
+    """Have the model do a task with tools: names of the kernel's tools, and the caller's own
+    functions.
 
-    ``max_steps`` turns at most, the last of which is an answer; ``budget_tokens`` generated in
-    all, ``step_tokens`` in one try of a turn (an option ``max_tokens`` counts for nothing). Own
-    functions run here; the kernel's tools in the toolhost. What a tool refuses or fails at is told
-    to the model. Raises DeadlineExceeded after ``timeout`` seconds, NotFound for a tool there is
-    not, InvalidArgument for one whose schema the model cannot be held to, and ``aios.chat``'s
-    errors.
+    Takes at most ``max_steps`` turns, of which the last is an answer, and generates at most
+    ``budget_tokens`` tokens, ``step_tokens`` in one try of a turn (the option ``max_tokens`` is
+    ignored). Own functions run here, the kernel's tools in the toolhost. Errors of tools are
+    reported to the model. Raises DeadlineExceeded after ``timeout`` seconds, NotFound for an
+    unknown tool, InvalidArgument for a tool whose schema a grammar cannot express, and the errors
+    of ``aios.chat``.
     """
-    plan = _plan(task, tools, _Limits(max_steps, budget_tokens, step_tokens, timeout), options)
+    limits = _Limits(max_steps, budget_tokens, step_tokens, timeout)
+    plan = _plan(task, tools, limits, options)
     try:
-        asked = next(plan)
+        action = next(plan)
         while True:
             try:
-                got = _done(asked)
-            except Exception as error:  # the plan knows which ones it tells the model
-                asked = plan.throw(error)
+                outcome = _perform(action)
+            except Exception as error:  # the plan reports some to the model and raises the others
+                action = plan.throw(error)
             else:
-                asked = plan.send(got)
+                action = plan.send(outcome)
     except StopIteration as end:
         result: ActResult = end.value
         return result
@@ -124,21 +126,22 @@ async def aact(
     timeout: float = 600.0,
     **options: Unpack[sdk.ChatOptions],
 ) -> ActResult:
-    """``act`` for asyncio. Cancelling the task ends the generation or the tool call under way.
+    """``act`` for asyncio. Cancelling the task cancels the current generation or tool call.
 
-    Own functions that are coroutines run in this loop and are cancelled, too; others run in a
-    thread, which goes on until they return.
+    Own coroutine functions run in this loop and are cancelled, too; other functions run in a thread
+    until they return.
     """
-    plan = _plan(task, tools, _Limits(max_steps, budget_tokens, step_tokens, timeout), options)
+    limits = _Limits(max_steps, budget_tokens, step_tokens, timeout)
+    plan = _plan(task, tools, limits, options)
     try:
-        asked = next(plan)
+        action = next(plan)
         while True:
             try:
-                got = await _adone(asked)
+                outcome = await _aperform(action)
             except Exception as error:
-                asked = plan.throw(error)
+                action = plan.throw(error)
             else:
-                asked = plan.send(got)
+                action = plan.send(outcome)
     except StopIteration as end:
         result: ActResult = end.value
         return result
@@ -146,7 +149,7 @@ async def aact(
 
 @dataclass(frozen=True)
 class _Limits:
-    """How far a task may go."""
+    """The limits of a task."""
 
     max_steps: int
     budget_tokens: int
@@ -155,15 +158,15 @@ class _Limits:
 
 
 @dataclass(frozen=True)
-class _Show:
-    """To be done for a task: look a tool up."""
+class _LookUp:
+    """An action of a plan: look up a tool."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class _Chat:
-    """To be done: have the model write a turn."""
+    """An action of a plan: have the model write a turn."""
 
     messages: list[Message]
     timeout_s: float
@@ -172,7 +175,7 @@ class _Chat:
 
 @dataclass(frozen=True)
 class _Call:
-    """To be done: call a tool; ``own`` is one's own function."""
+    """An action of a plan: call a tool; ``own`` is the caller's own function."""
 
     name: str
     arguments: dict[str, Any]
@@ -180,15 +183,15 @@ class _Call:
     own: Tool[..., Any] | None
 
 
-_Asked = _Show | _Chat | _Call
+_Action = _LookUp | _Chat | _Call
 T = TypeVar("T")
-_Plan = Generator[_Asked, Any, T]
-"""What is to be done, one after the other; sent are results, thrown the errors."""
+_Plan = Generator[_Action, Any, T]
+"""Yields actions; the result of each is sent to it, an error is thrown into it."""
 
 
-def _done(asked: _Asked) -> Any:
-    match asked:
-        case _Show(name):
+def _perform(action: _Action) -> Any:
+    match action:
+        case _LookUp(name):
             return tools.show(name)
         case _Chat(messages, timeout_s, options):
             return sdk.chat(messages, timeout=timeout_s, **options)
@@ -198,9 +201,9 @@ def _done(asked: _Asked) -> Any:
             return json.loads(own.run(json.dumps(arguments)))
 
 
-async def _adone(asked: _Asked) -> Any:
-    match asked:
-        case _Show(name):
+async def _aperform(action: _Action) -> Any:
+    match action:
+        case _LookUp(name):
             return await tools.ashow(name)
         case _Chat(messages, timeout_s, options):
             return await sdk.achat(messages, timeout=timeout_s, **options)
@@ -216,17 +219,17 @@ def _plan(
     limits: _Limits,
     options: sdk.ChatOptions,
 ) -> _Plan[ActResult]:
-    """A task, from its first turn to its result."""
+    """Do a task, from its first turn to its result."""
     deadline_s = time.monotonic() + limits.timeout_s
     own = {made.spec.name: made for made in map(tools.as_tool, _functions(wanted))}
     specs: list[ToolSpec] = []
     for each in wanted:
         if isinstance(each, str):
-            found: ToolInfo = yield _Show(each)
+            found: ToolInfo = yield _LookUp(each)
             specs.append(found.spec)
         else:
             specs.append(own[tools.as_tool(each).spec.name].spec)
-    work = _Act(own, specs, options, limits, deadline_s)
+    work = _Task(own, specs, options, limits, deadline_s)
     work.messages += [Message("user", task)]
     for step in range(max(1, limits.max_steps)):
         try:
@@ -245,8 +248,8 @@ def _functions(wanted: Sequence[str | tools.Function]) -> list[tools.Function]:
     return [each for each in wanted if not isinstance(each, str)]
 
 
-class _Act:
-    """One task under way."""
+class _Task:
+    """One task in progress."""
 
     def __init__(
         self,
@@ -259,15 +262,15 @@ class _Act:
         self._own, self._specs = own, specs
         self._options, self._deadline_s = options.copy(), deadline_s
         self._step_tokens, self._left = limits.step_tokens, limits.budget_tokens
-        act_schema.turn(specs, 1, _CHARS, False, False)  # what cannot be is told before anything
+        act_schema.turn(specs, 1, _MAX_CHARS, False, False)  # raises for unsupported tools at once
         about = self._options.pop("system", "")
-        text = _SYSTEM.format(tools="\n".join(map(_described, self._specs)))
+        text = _SYSTEM.format(tools="\n".join(map(_signature, self._specs)))
         self.messages = [Message("system", f"{about}\n{text}".strip())]
         self.result = ActResult()
 
     def step(self, *, last: bool) -> _Plan[bool]:
-        """One turn; whether another may follow."""
-        written = yield from self._turn(last)
+        """Do one turn. Return True if another may follow."""
+        written = yield from self._write_turn(last)
         if written is None:
             self.result.finish = "tokens"
             return False
@@ -275,31 +278,31 @@ class _Act:
         self.messages.append(Message("assistant", reply.text))
         uses = []
         for call in said.get("calls", []):
-            uses.append((yield from self._use(call["tool"], call["arguments"])))
+            uses.append((yield from self._carry_out(call["tool"], call["arguments"])))
         self.result.steps.append(Step(reply.text, uses, reply.usage, tries))
         if not uses:
             self.result.text = said["answer"]
             return False
-        self.messages.append(Message("user", _told(uses)))
+        self.messages.append(Message("user", _results(uses)))
         return True
 
-    def _turn(self, last: bool) -> _Plan[tuple[ChatReply, dict[str, Any], int] | None]:
-        """A whole turn, or None when there are too few tokens left for one."""
+    def _write_turn(self, last: bool) -> _Plan[tuple[ChatReply, dict[str, Any], int] | None]:
+        """Return a complete turn (reply, parsed text, tries); None if too few tokens are left."""
         limit = min(self._step_tokens, self._left)
         if limit > 0:
-            schema = act_schema.turn(self._specs, MOST_CALLS, _CHARS, False, last)
+            schema = act_schema.turn(self._specs, MAX_CALLS, _MAX_CHARS, False, last)
             reply = yield from self._chat(schema, limit)
-            if reply.finish == "stop" and (said := _read(reply.text)):
+            if reply.finish == "stop" and (said := _parsed(reply.text)):
                 return reply, said, 1
         for calls, chars in ((2, 120), (1, 60), (1, 24), (1, 8)):
             try:
                 schema = act_schema.turn(self._specs, calls, chars, True, last)
-            except InvalidArgument:  # a text that must be longer than that
+            except InvalidArgument:  # a string that must be longer than that
                 return None
-            most = act_schema.longest(schema) + 1  # and the end of the turn
+            most = act_schema.max_bytes(schema) + 1  # and the end of the turn
             if most <= min(self._left, max(self._step_tokens, 512)):
                 reply = yield from self._chat(schema, most)
-                said = _read(reply.text) if reply.finish == "stop" else None
+                said = _parsed(reply.text) if reply.finish == "stop" else None
                 return (reply, said, 2) if said else None
         return None
 
@@ -311,7 +314,7 @@ class _Act:
         self.result.tokens += reply.usage.completion_tokens
         return reply
 
-    def _use(self, name: str, arguments: dict[str, Any]) -> _Plan[ToolUse]:
+    def _carry_out(self, name: str, arguments: dict[str, Any]) -> _Plan[ToolUse]:
         try:
             result = yield _Call(name, arguments, self._left_s(), self._own.get(name))
         except (KernelUnavailable, Cancelled):
@@ -327,8 +330,8 @@ class _Act:
         return left_s
 
 
-def _read(text: str) -> dict[str, Any] | None:
-    """What a turn says; None when it cannot be read, in spite of the grammar."""
+def _parsed(text: str) -> dict[str, Any] | None:
+    """Return the object that a turn's text holds; None if it is invalid in spite of the grammar."""
     try:
         said = json.loads(text)
     except (ValueError, RecursionError):
@@ -336,18 +339,18 @@ def _read(text: str) -> dict[str, Any] | None:
     return said if isinstance(said, dict) and ("answer" in said or said.get("calls")) else None
 
 
-def _described(spec: ToolSpec) -> str:
-    """A tool in one line of the prompt."""
+def _signature(spec: ToolSpec) -> str:
+    """Return a tool as one line of the prompt."""
     schema = json.loads(spec.parameters)
     required = schema.get("required", [])
     parameters = [
-        f"{name}{'' if name in required else '?'}: {_kind(each)}"
+        f"{name}{'' if name in required else '?'}: {_type_name(each)}"
         for name, each in schema.get("properties", {}).items()
     ]
     return f"- {spec.name}({', '.join(parameters)}): {spec.description.partition(chr(10))[0]}"
 
 
-def _kind(schema: Any) -> str:
+def _type_name(schema: Any) -> str:
     if not isinstance(schema, Mapping):
         return "any"
     if "enum" in schema:
@@ -355,11 +358,13 @@ def _kind(schema: Any) -> str:
     return str(schema.get("type", "any"))
 
 
-def _told(uses: Sequence[ToolUse]) -> str:
-    """The results, as the model reads them."""
+def _results(uses: Sequence[ToolUse]) -> str:
+    """Return the results as the model's next message."""
     lines = []
     for use in uses:
         text = f"error: {use.error}" if use.error else json.dumps(use.result, ensure_ascii=False)
-        cut = len(text) - _TOLD_CHARS
-        lines.append(f"{use.tool}: {text[:_TOLD_CHARS]}" + (f" … ({cut} more)" if cut > 0 else ""))
+        cut = len(text) - _MAX_RESULT_CHARS
+        lines.append(
+            f"{use.tool}: {text[:_MAX_RESULT_CHARS]}" + (f" … ({cut} more)" if cut > 0 else "")
+        )
     return "\n".join(lines)

@@ -1,8 +1,7 @@
 """System calls for asyncio: one connection for each event loop, many calls at once on it.
 
-Replies are handed to their calls by a reader task, which the connection lives and ends with.
-Cancelling a task cancels its call; when the kernel dies, every call under way raises
-KernelUnavailable at once.
+A reader task, which lives as long as the connection, passes replies to their calls. Cancelling a
+task cancels its call. When the kernel dies, every pending call raises KernelUnavailable at once.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class AsyncConnection:
         self.closed = False
 
     async def call(self, name: str, body: msgspec.Struct, timeout_s: float | None = None) -> Any:
-        """Make a call; returns the table's reply type for it. Raises AiosError."""
+        """Make a call and return its reply, of the type in the table. Raises AiosError."""
         async with aclosing(self.stream(name, body, timeout_s)) as events:
             async for event in events:
                 if not isinstance(event, Chunk):
@@ -55,7 +54,8 @@ class AsyncConnection:
     async def stream(
         self, name: str, body: msgspec.Struct, timeout_s: float | None = None
     ) -> AsyncGenerator[Any, None]:
-        """Make a call; yields Chunks, then the reply. Closing it early cancels."""
+        """Make a call; yield Chunks, then the reply. Closing the iterator early cancels the
+        call."""
         row = BY_NAME[name]
         call_id = next(self._call_ids)
         frame = codec.encode_call(row.number, call_id, timeout_s, body, served())
@@ -126,7 +126,7 @@ _connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncConnecti
 
 
 async def connection(session: Session) -> AsyncConnection:
-    """The running loop's connection, made when it is first needed. Raises KernelUnavailable."""
+    """Return the running loop's connection, opened at first use. Raises KernelUnavailable."""
     loop = asyncio.get_running_loop()
     known = _connections.get(loop)
     if known is None or known.closed:

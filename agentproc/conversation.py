@@ -3,10 +3,10 @@
     aios.context.chat("Plan a trip to Oslo.")
     branches = aios.context.fork(3)              # best of three; the prefix is computed once
     best = max((b.chat("Go on.", seed=i) for i, b in enumerate(branches)), key=score)
-    aios.context.save("oslo")                    # and in a later run: aios.context.restore("oslo")
+    aios.context.save("oslo")                    # in a later run: aios.context.restore("oslo")
 
-A context is a list of messages; the kernel finds the work that earlier calls have done for its
-beginning, whoever made them, so each call pays for what is new.
+A context is a list of messages. The kernel reuses the KV of any earlier call that begins with the
+same messages, so each call computes only what is new.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SUMMARY = "Summary of the conversation so far: "
 
 
 class Context:
-    """One conversation. Not for use by several threads at once; fork it for that."""
+    """One conversation. Not thread-safe; fork it for use in another thread."""
 
     def __init__(self, messages: Sequence[Message] = (), *, system: str | None = None) -> None:
         self.messages: list[Message] = list(messages)
@@ -49,7 +49,8 @@ class Context:
     def chat(
         self, text: str, *, timeout: float | None = None, **options: Unpack[sdk.ChatOptions]
     ) -> ChatReply:
-        """Say something; the reply becomes part of the context. Errors are ``aios.chat``'s."""
+        """Send a message; the reply becomes part of the context. Raises the errors of
+        ``aios.chat``."""
         said = Message("user", text)
         reply = sdk.chat([*self.messages, said], timeout=timeout, **options)
         return self._heard(said, reply)
@@ -63,7 +64,7 @@ class Context:
         return self._heard(said, reply)
 
     def _heard(self, said: Message, reply: ChatReply) -> ChatReply:
-        """What the window's policy left out is left out from now on."""
+        """Append a turn, and drop from the messages what the window policy dropped."""
         if reply.window:
             head = next(
                 (i for i, m in enumerate(self.messages) if m.role != "system"), len(self.messages)
@@ -80,38 +81,38 @@ class Context:
         return reply
 
     def fork(self, n: int = 2) -> list[Context]:
-        """``n`` contexts that go on from here, each on its own."""
+        """Return ``n`` independent contexts with the same messages."""
         return [Context(self.messages) for _ in range(n)]
 
     def clear(self) -> None:
-        """Begin again."""
+        """Remove all messages."""
         self.messages, self.last = [], None
 
     def save(self, name: str) -> NamedContext:
-        """Keep it under a name for this agent (by the agent's name), its computed state included
-        as far as that is this agent's last call's. Survives the agent and the kernel.
-        ``AGENT/NAME``, here and in ``restore`` and ``remove``, is another agent's.
+        """Save the context under a name, for all agents of this agent's name, with the KV of this
+        agent's last call. Survives the agent and the kernel.
 
-        Raises ResourceExhausted when there is no room, PermissionDenied.
+        ``AGENT/NAME``, here and in ``restore`` and ``remove``, belongs to another agent. Raises
+        ResourceExhausted if there is no room, PermissionDenied.
         """
         saved: NamedContext = session.call("context.save", SaveRequest(name, self.messages))
         return saved
 
     def restore(self, name: str) -> Context:
-        """Become what was saved under a name; returns self. Raises NotFound."""
+        """Replace the messages with those saved under a name; return self. Raises NotFound."""
         reply: ContextReply = session.call("context.restore", ContextName(name))
         self.messages, self.last = list(reply.messages), None
         return self
 
     @staticmethod
     def saved(agent: str | None = None) -> list[NamedContext]:
-        """What this agent, or another, has saved."""
+        """Return the contexts saved by this agent, or by another."""
         reply: ContextList = session.call("context.list", ContextsOf(agent))
         return reply.contexts
 
     @staticmethod
     def remove(name: str) -> None:
-        """Forget what was saved under a name. Raises NotFound."""
+        """Delete a saved context. Raises NotFound."""
         session.call("context.remove", ContextName(name))
 
 

@@ -1,4 +1,4 @@
-"""``aios.fs``: files that outlive the agent, with every version of them.
+"""``aios.fs``: files that outlive the agent, with all their versions.
 
     aios.fs.write("notes/today.md", "# Plan\n")
     aios.fs.append("notes/today.md", "- call Ann\n")
@@ -6,11 +6,11 @@
     aios.fs.history("notes/today.md");  aios.fs.rollback("notes/today.md", 1)
     aios.fs.share("notes", "critic")        # critic reads /shared/planner/notes/today.md
 
-A path is of the agent's own tree: ``/`` is its home (by the agent's name), ``/shared/OWNER/…``
-what others share with it, ``/mnt/NAME/…`` a folder that the operator has mounted for it. There is
-no way out of it. A write is on the disk when it returns, and is there whole or not at all. Folders
-are made as needed. When two agents write one file the last one wins, and the other's content is the
-version before; with ``expect=`` the second gets VersionConflict instead.
+A path is in the agent's own tree: ``/`` is its home (by the agent's name), ``/shared/OWNER/…`` what
+others share with it, ``/mnt/NAME/…`` a folder that the operator has mounted. No path leads out of
+the tree. A write is atomic, and on disk when it returns. Missing folders are created. When two
+agents write one file the last one wins, and the other's content is the version before; with
+``expect=`` the second gets VersionConflict instead.
 """
 
 from __future__ import annotations
@@ -58,18 +58,20 @@ MOST_DIFFED_BYTES = 8 << 20
 
 
 def read(path: str, *, version: int | None = None) -> bytes:
-    """A file's content, all of one version. Raises NotFound, PermissionDenied, StorageDamaged."""
+    """Return a file's content, all from one version. Raises NotFound, PermissionDenied,
+    StorageDamaged."""
     with Reader(path, version) as reader:
         return reader.readall()
 
 
 def read_text(path: str, *, version: int | None = None) -> str:
-    """The same, as UTF-8 text. Raises UnicodeDecodeError, too."""
+    """Return a file's content as UTF-8 text. Raises the errors of ``read``, and
+    UnicodeDecodeError."""
     return read(path, version=version).decode()
 
 
 def write(path: str, data: str | bytes, *, expect: int | None = None) -> FileInfo:
-    """Replace a file's content; what it was before is a version.
+    """Replace a file's content; the old content becomes a version.
 
     ``expect``: the version that it must have now, 0 for none. Raises VersionConflict,
     QuotaExceeded, DiskFull, PermissionDenied.
@@ -85,17 +87,17 @@ def write(path: str, data: str | bytes, *, expect: int | None = None) -> FileInf
 
 
 def append(path: str, data: str | bytes) -> FileInfo:
-    """Add to a file's end, 4 MiB at most at once; made when it is missing. Errors are write's."""
+    """Append up to 4 MiB to a file; create it if missing. Raises the errors of ``write``."""
     content = data.encode() if isinstance(data, str) else data
     info: FileInfo = session.call("fs.write", FsWrite(path, content, append=True))
     return info
 
 
 def open(path: str, mode: Literal["rb", "wb", "r", "w"] = "rb") -> IO[Any]:
-    """A file object that streams: for content that should not be in memory at once.
+    """Return a file object that streams: for content too large for memory.
 
-    What is written shows when the file is closed, all at once; when its ``with`` is left by an
-    exception, or the agent ends, nothing of it does.
+    What is written becomes visible at once when the file is closed. If its ``with`` is left by an
+    exception, or the agent ends, all of it is discarded.
     """
     if mode in ("rb", "r"):
         reader = io.BufferedReader(Reader(path), 1 << 20)
@@ -104,7 +106,7 @@ def open(path: str, mode: Literal["rb", "wb", "r", "w"] = "rb") -> IO[Any]:
 
 
 class Reader(io.RawIOBase):
-    """One version of a file, read piece by piece. Seekable."""
+    """One version of a file, read in parts. Seekable."""
 
     def __init__(self, path: str, version: int | None = None) -> None:
         super().__init__()
@@ -118,25 +120,25 @@ class Reader(io.RawIOBase):
         return piece
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go on from another offset."""
+        """Continue at another offset."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.info.size_bytes}[whence]
         self._at = max(0, base + offset)
         return self._at
 
     def tell(self) -> int:
-        """Where the next byte comes from."""
+        """Return the offset of the next byte."""
         return self._at
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """As for any raw file."""
+        """Read into a buffer; return the number of bytes, 0 at the end."""
         start, data = self._held
         if not start <= self._at < start + len(data):
             if self._at >= self.info.size_bytes:
@@ -153,7 +155,7 @@ class Reader(io.RawIOBase):
 
 
 class Writer(io.RawIOBase):
-    """A file written in parts. ``info`` is there when it is closed."""
+    """A file written in parts. ``info`` is set when it is closed."""
 
     def __init__(self, path: str, expect: int | None = None) -> None:
         super().__init__()
@@ -163,11 +165,11 @@ class Writer(io.RawIOBase):
         self.info: FileInfo | None = None
 
     def writable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def write(self, data: str | bytes | bytearray | memoryview) -> int:  # type: ignore[override]
-        """Take bytes in, or text as UTF-8; they are sent in parts."""
+        """Write bytes, or text as UTF-8. They are sent in parts."""
         if self._upload is None:
             raise ValueError("the file is closed")
         content = data.encode() if isinstance(data, str) else memoryview(data).cast("B")
@@ -182,7 +184,7 @@ class Writer(io.RawIOBase):
         session.call("fs.part", FsPart(upload, part))
 
     def close(self) -> None:
-        """Make it the file's next version. Errors are ``aios.fs.write``'s."""
+        """Make the content the file's next version. Raises the errors of ``aios.fs.write``."""
         upload, self._upload = self._upload, None
         super().close()
         if upload is not None:
@@ -191,7 +193,7 @@ class Writer(io.RawIOBase):
             self.info = session.call("fs.end", FsEnd(upload))
 
     def discard(self) -> None:
-        """Nothing of it shows."""
+        """Drop the content; the file is not changed."""
         upload, self._upload = self._upload, None
         super().close()
         if upload is not None:
@@ -214,7 +216,7 @@ class Writer(io.RawIOBase):
 
 
 def list(path: str = "/") -> builtins.list[FileInfo]:
-    """A folder's entries in order of name."""
+    """Return a folder's entries in order of name."""
     found: builtins.list[FileInfo] = []
     more = True
     while more:
@@ -226,7 +228,7 @@ def list(path: str = "/") -> builtins.list[FileInfo]:
 
 
 def walk(path: str = "/") -> Iterator[FileInfo]:
-    """All files below a folder."""
+    """Yield all files below a folder."""
     for entry in list(path):
         if entry.kind == "folder":
             yield from walk(entry.path)
@@ -235,13 +237,13 @@ def walk(path: str = "/") -> Iterator[FileInfo]:
 
 
 def stat(path: str) -> FileInfo:
-    """What a path is. Raises NotFound."""
+    """Return what is at a path. Raises NotFound."""
     info: FileInfo = session.call("fs.stat", FsPath(path))
     return info
 
 
 def exists(path: str) -> bool:
-    """Whether there is such a file or folder."""
+    """Return True if there is a file or folder at a path."""
     try:
         stat(path)
     except NotFound:
@@ -250,22 +252,23 @@ def exists(path: str) -> bool:
 
 
 def mkdir(path: str) -> FileInfo:
-    """Make a folder, and those above it; one that is there already is fine."""
+    """Create a folder and those above it. No error if it exists."""
     info: FileInfo = session.call("fs.mkdir", FsPath(path))
     return info
 
 
 def delete(path: str, *, recursive: bool = False) -> None:
-    """Delete; ``rollback`` brings a file back until its versions are pruned, except on a mount."""
+    """Delete a file, or with ``recursive`` a folder and all in it. Until its versions are pruned,
+    ``rollback`` brings a file back, except on a mount."""
     session.call("fs.delete", FsDelete(path, recursive))
 
 
 def move(source: str, target: str) -> FileInfo:
     """Rename; the target must not exist.
 
-    Between the home, shares and mounts a file is copied and then deleted, so an interruption
-    leaves both, and so does a change of the source meanwhile (IllegalState); folders are moved
-    within one tree only.
+    Between the home, shares and mounts a file is copied and then deleted. If that is interrupted,
+    or the source changes meanwhile (IllegalState), both files stay. Folders move within one tree
+    only.
     """
     if _root(source) == _root(target):
         info: FileInfo = session.call("fs.move", FsMove(source, target))
@@ -291,21 +294,22 @@ def _root(path: str) -> tuple[str, ...]:
 
 
 def history(path: str) -> builtins.list[VersionInfo]:
-    """The kept versions of a file, deleted or not, newest first."""
+    """Return the kept versions of a file, deleted or not, newest first."""
     found: FsVersions = session.call("fs.history", FsPath(path))
     return found.versions
 
 
 def rollback(path: str, version: int) -> FileInfo:
-    """Make an old version's content the newest; brings a deleted file back."""
+    """Make an old version's content the newest. Also brings a deleted file back."""
     info: FileInfo = session.call("fs.rollback", FsRollback(path, version))
     return info
 
 
 def diff(path: str, old: int, new: int | None = None) -> str:
-    """A unified diff of two versions as text; ``new`` None: the newest. '' when they are equal.
+    """Return a unified diff of two versions as text; ``new`` None: the newest. Empty if they are
+    equal.
 
-    Computed here, in the agent. Raises IllegalState for files that are no text or over 8 MiB.
+    Computed in the agent. Raises IllegalState for files that are not text or larger than 8 MiB.
     """
     import difflib  # only here: importing aios is to be quick
 
@@ -334,28 +338,31 @@ def _content(path: str, version: int | None) -> tuple[FileInfo, bytes]:
 
 
 def prune(path: str = "/", *, keep: int = 1) -> FsPruned:
-    """Forget old versions below a path for good; each file keeps its newest ``keep``. With 1,
+    """Delete old versions below a path for good; each file keeps its newest ``keep``. With 1,
     deleted files are forgotten, too."""
     pruned: FsPruned = session.call("fs.prune", FsPrune(path, keep))
     return pruned
 
 
 def share(path: str, with_: str, rights: Rights = "read") -> FsShared:
-    """Let an agent (by name; ``*``: everyone) see a file or folder as ``/shared/ME/…``; with
-    ``write`` change it, too. It is the path that is shared, whatever is there later. A name that
-    nobody has used yet (``unused`` in what is returned) is whoever's agent uses it first: share
-    with an agent of your own when it has been started."""
+    """Let an agent (by name; ``*``: all) read a file or folder as ``/shared/ME/…``; with ``write``
+    also change it.
+
+    The grant is for the path and holds for anything there later. If no agent has used the name yet
+    (``unused`` in the result), the grant goes to the first one that does: share with your own agent
+    after starting it.
+    """
     shared: FsShared = session.call("fs.share", FsShare(path, with_, rights))
     return shared
 
 
 def unshare(path: str, with_: str) -> None:
-    """Take a grant back. Raises NotFound."""
+    """Revoke a grant. Raises NotFound."""
     session.call("fs.share", FsShare(path, with_, None))
 
 
 def shares() -> FsShares:
-    """What this agent shares (``given``) and what is shared with it (``received``)."""
+    """Return what this agent shares (``given``) and what others share with it (``received``)."""
     found: FsShares = session.call("fs.shares", Empty())
     return found
 
@@ -367,18 +374,19 @@ def search(
     limit: int = 10,
     mode: Literal["auto", "keyword", "semantic"] = "auto",
 ) -> FsFound:
-    """Passages of text files below a path, best first (``hits``); files written before are in it.
+    """Find passages in text files below a path; ``hits``, best first, include all files written
+    before the call.
 
-    ``/`` is the home and all mounts that the agent may read, ``/mnt/NAME`` one of them. ``mode`` of
-    the result says whether it was by ``keyword``, ``semantic`` (by meaning) or ``mixed``; ``note``
-    why it was not as asked, and what of a mount was not searched: the first search of a large one
-    answers within its time with what has been indexed by then.
+    ``/`` is the home and all mounts that the agent may read, ``/mnt/NAME`` one mount. The result's
+    ``mode`` says how it was searched: ``keyword``, ``semantic`` (by meaning) or ``mixed``; ``note``
+    says why that is not the requested mode, and which part of a mount was not searched: the first
+    search of a large mount ends at its deadline with what is indexed by then.
     """
     found: FsFound = session.call("fs.search", FsSearch(query, path, limit, mode))
     return found
 
 
 def usage() -> FsUsage:
-    """What the home takes, of what quota."""
+    """Return the size and the quota of the home."""
     found: FsUsage = session.call("fs.usage", Empty())
     return found

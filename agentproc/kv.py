@@ -1,11 +1,11 @@
-"""``aios.kv``: small values by key, kept when the agent ends.
+"""``aios.kv``: small values by key, kept after the agent ends.
 
     aios.kv.set("seen", 12)
     aios.kv.get("seen")                     # 12
-    entry = aios.kv.entry("seen")           # with its version, to change it only if nobody else has
+    entry = aios.kv.entry("seen")           # with its version, to detect changes by others
     aios.kv.set("seen", entry.value + 1, expect=entry.version)
 
-Values are what msgpack can carry, 64 KiB at most. All agents of a name have the same ones.
+A value is anything that msgpack can encode, up to 64 KiB. All agents of one name share them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from . import session
 
 
 def get(key: str, default: Any = None) -> Any:
-    """The value, or ``default`` when there is none."""
+    """Return the value of a key, or ``default`` if there is none."""
     try:
         return entry(key).value
     except NotFound:
@@ -28,13 +28,13 @@ def get(key: str, default: Any = None) -> Any:
 
 
 def entry(key: str) -> KvEntry:
-    """The value with its version. Raises NotFound."""
+    """Return a value with its version. Raises NotFound."""
     found: KvEntry = session.call("kv.get", KvKey(key))
     return found
 
 
 def set(key: str, value: Any, *, expect: int | None = None) -> KvEntry:
-    """Keep a value; on return it is on the disk.
+    """Set the value of a key; it is on disk when this returns.
 
     ``expect``: the version that it must have now, 0 for none. Raises VersionConflict,
     QuotaExceeded, ResourceExhausted (too large).
@@ -44,12 +44,12 @@ def set(key: str, value: Any, *, expect: int | None = None) -> KvEntry:
 
 
 def delete(key: str, *, expect: int | None = None) -> None:
-    """Forget a value. Raises NotFound, VersionConflict."""
+    """Delete a key. Raises NotFound, VersionConflict."""
     session.call("kv.delete", KvDelete(key, expect))
 
 
 def list(prefix: str = "") -> builtins.list[str]:
-    """All keys that begin with ``prefix``, in order."""
+    """Return all keys that begin with ``prefix``, in order."""
     found: builtins.list[str] = []
     more = True
     while more:

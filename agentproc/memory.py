@@ -2,13 +2,13 @@
 
     aios.memory.add("The user prefers short answers.")                 # until this agent ends
     aios.memory.add("Their dog is called Ada.", persist=True)          # for later runs, too
-    aios.memory.add("Release on Friday.", scope="shared:team")         # for all who are granted it
+    aios.memory.add("Release on Friday.", scope="shared:team")         # for all with a grant
     for hit in aios.memory.search("what pets are there?").hits:
         print(hit.score, hit.note.text)
-    aios.chat("What is my dog called?", recall=5)                      # notes put in front
+    aios.chat("What is my dog called?", recall=5)                      # notes put in the prompt
 
-Scopes: ``session`` (this agent's life), ``agent`` (by the agent's name) and ``shared:NAME``. What
-is said to the model and what it replies is kept, too: ``log=True`` lists and finds it.
+Scopes: ``session`` (this agent's life), ``agent`` (by the agent's name) and ``shared:NAME``.
+Prompts and replies are kept in the interaction log, which ``log=True`` lists and searches.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ from . import session
 
 
 def add(text: str, *, scope: str = "session", persist: bool = False) -> Note:
-    """Keep a text of at most 65,536 characters; ``persist`` is ``scope="agent"``.
+    """Add a note of at most 65,536 characters; ``persist`` is the same as ``scope="agent"``.
 
-    Notes that last are on the disk when this returns. Raises ResourceExhausted when a quota is
-    used up, PermissionDenied, InvalidArgument.
+    Lasting notes are on disk when this returns. Raises ResourceExhausted if a quota is exceeded,
+    PermissionDenied, InvalidArgument.
     """
     note: Note = session.call("memory.add", AddRequest(text, scope, persist))
     return note
 
 
 def get(id: str) -> Note:
-    """A note by its id. Raises NotFound."""
+    """Return a note by its id. Raises NotFound."""
     note: Note = session.call("memory.get", NoteRef(id))
     return note
 
 
 def update(id: str, text: str | None = None, *, persist: bool = False) -> Note:
-    """Replace a note's text. With ``persist``, a session's note moves to the agent's scope; the
-    note that is returned has its new id. Raises NotFound, ResourceExhausted."""
+    """Replace a note's text. ``persist`` moves a session's note to the agent's scope; the returned
+    note has its new id. Raises NotFound, ResourceExhausted."""
     note: Note = session.call("memory.update", UpdateRequest(id, text, persist))
     return note
 
 
 def remove(id: str) -> None:
-    """Forget a note. Raises NotFound."""
+    """Delete a note. Raises NotFound."""
     session.call("memory.remove", NoteRef(id))
 
 
@@ -73,10 +73,13 @@ def search(
     fresh: bool = False,
     timeout: float | None = None,
 ) -> SearchReply:
-    """The ``k`` best notes: ``.hits`` (``.note``, ``.score``), best first, and in ``.mode`` how
-    they were searched: ``keyword``, ``semantic`` or ``mixed``; ``.why`` when that is not what was
-    asked for. ``log``: the interaction log, too. ``fresh``: wait until all notes can be found by
-    their meaning; ``.pending`` says how many cannot yet."""
+    """Find the ``k`` best notes for a query.
+
+    Returns ``.hits`` (``.note``, ``.score``), best first; ``.mode``: ``keyword``, ``semantic`` or
+    ``mixed``; ``.why``: the reason if that is not the requested mode; ``.pending``: notes that
+    cannot be found by meaning yet. ``log`` includes the interaction log. ``fresh`` waits until all
+    notes can be found by meaning.
+    """
     body = SearchRequest(query, k, tuple(scopes), mode, log, fresh)
     reply: SearchReply = session.call("memory.search", body, timeout)
     return reply
@@ -85,19 +88,19 @@ def search(
 def list(
     scope: str = "session", *, after: str | None = None, limit: int = 100, log: bool = False
 ) -> NoteList:
-    """A scope's notes in the order of adding: ``.notes``, whether there are ``.more`` after these,
-    and ``.usage`` of the scope's quotas. ``log``: the interaction log instead."""
+    """Return a page of a scope's notes in the order of adding: ``.notes``, ``.more`` (others
+    follow) and ``.usage``. ``log``: the interaction log instead."""
     reply: NoteList = session.call("memory.list", ListRequest(scope, after, limit, log))
     return reply
 
 
 def clear(scope: str = "session") -> int:
-    """Forget all of a scope; returns how many notes that were."""
+    """Delete all notes of a scope; return their number."""
     reply: Cleared = session.call("memory.clear", ScopeRef(scope))
     return reply.removed
 
 
 def scopes() -> Sequence[ScopeUsage]:
-    """What this agent's own scopes hold, and may hold."""
+    """Return the size and limits of this agent's own scopes."""
     reply: ScopeList = session.call("memory.scopes", Empty())
     return reply.scopes

@@ -1,6 +1,6 @@
-"""The functions of ``import aios``: system calls with Python's manners.
+"""The functions of ``import aios``: system calls as Python functions.
 
-Synchronous ones use the calling thread's connection, asynchronous ones one for each event loop.
+Synchronous functions use the calling thread's connection, asynchronous ones the event loop's.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ Prompt = str | Sequence[Message | Mapping[str, str]]
 
 
 class ChatOptions(TypedDict, total=False):
-    """Options of a generation; defaults and limits are ChatRequest's.
+    """Options of a generation; ChatRequest has the defaults and limits.
 
-    ``model``: another model than the agent's. ``seed``: 0 by default, so the same call gives the
-    same text; None draws one. ``stop``: strings that end the text. ``schema``: a JSON schema (dict
-    or text), ``grammar``: GBNF; the text then conforms. ``window``: what to do when the messages
-    outgrow the context window; the reply's ``window`` says what was done. ``expected_tokens``: a
-    guess of the reply's length, for the policy ``srtf``. ``recall``: up to so many notes from
-    memory (of ``recall_scopes``: by default the agent's own) that fit the last message are put
-    before it; the reply's ``recalled`` says which, and their scores. Notes below ``recall_min``
-    (0 to 1, 0.5 by default) are left out, so an unrelated question recalls nothing.
+    ``model``: a name or path, by default the agent's model. ``seed``: 0 by default, so the same
+    call gives the same text; None draws one. ``stop``: strings that end the text. ``schema``: a
+    JSON schema (dict or text), or ``grammar``: GBNF, that the text conforms to. ``window``: what to
+    do when the messages outgrow the context window; the reply's ``window`` says what was done.
+    ``expected_tokens``: estimated length of the reply, for the policy ``srtf``. ``recall``: limit
+    on notes from memory (``recall_scopes``, by default the agent's own) that match the last message
+    and are put before it; the reply's ``recalled`` lists them with their scores. Notes with a score
+    below ``recall_min`` (0 to 1, 0.5 by default) are not recalled.
     """
 
     system: str
@@ -102,7 +102,7 @@ def _message(turn: Message | Mapping[str, str]) -> Message:
 def chat(
     prompt: Prompt, *, timeout: float | None = None, **options: Unpack[ChatOptions]
 ) -> ChatReply:
-    """Generate a reply to a text or a conversation (role/content dicts or Messages).
+    """Generate a reply to a text or to a conversation (role/content dicts or Messages).
 
     ``timeout`` in seconds, 600 by default. Raises ContextOverflow, BudgetExceeded,
     DeadlineExceeded, InvalidArgument, ModelUnavailable, KernelUnavailable.
@@ -112,9 +112,9 @@ def chat(
 
 
 class ReplyStream(Iterator[str]):
-    """Pieces of text as they are generated; ``reply`` is there when they have ended.
+    """Pieces of text as they are generated; ``reply`` is set after the last.
 
-    Closing it early (or leaving its ``with``) cancels the generation.
+    Closing it early, or leaving its ``with``, cancels the generation.
     """
 
     def __init__(self, events: Iterator[Chunk | ChatReply]) -> None:
@@ -136,7 +136,7 @@ class ReplyStream(Iterator[str]):
         self.close()
 
     def close(self) -> None:
-        """Cancel what has not come yet. Idempotent."""
+        """Cancel the rest of the generation. Idempotent."""
         close = getattr(self._events, "close", None)
         if close:
             close()
@@ -145,7 +145,7 @@ class ReplyStream(Iterator[str]):
 def stream(
     prompt: Prompt, *, timeout: float | None = None, **options: Unpack[ChatOptions]
 ) -> ReplyStream:
-    """Like ``chat``, but text comes piece by piece."""
+    """Generate a reply like ``chat``, but return its text piece by piece."""
     body = _request(prompt, options, streamed=True)
     return ReplyStream(session.current().connection().stream("llm.chat", body, timeout))
 
@@ -189,25 +189,25 @@ async def astream(
 
 
 def getpid() -> int:
-    """This agent's pid with the kernel (not the host's)."""
+    """Return this agent's pid in the kernel (not the host's pid)."""
     reply: Pid = session.call("getpid", Empty())
     return reply.pid
 
 
 def getppid() -> int:
-    """The pid of the agent that spawned this one; 0 for the operator."""
+    """Return the pid of the agent that spawned this one; 0 for the operator."""
     reply: Pid = session.call("getpid", Empty())
     return reply.parent
 
 
 def ps(*, all: bool = False) -> list[ProcessInfo]:
-    """The process table; ``all`` includes the dead."""
+    """Return the process table. ``all`` includes dead processes."""
     reply: ProcessList = session.call("proc.ps", PsRequest(all))
     return reply.processes
 
 
 class Process:
-    """An agent, by pid. Acting on it needs it to be oneself or a descendant."""
+    """An agent, by pid. An agent may act on itself and its descendants only."""
 
     def __init__(self, pid: int, name: str) -> None:
         self.pid, self.name = pid, name
@@ -216,31 +216,31 @@ class Process:
         return f"<aios.Process {self.pid} {self.name}>"
 
     def wait(self, timeout: float | None = None) -> ExitStatus:
-        """Wait for its end. Raises DeadlineExceeded."""
+        """Wait until the agent ends and return how. Raises DeadlineExceeded."""
         return wait(self.pid, timeout)
 
     def kill(self) -> None:
-        """End it and all it started, now."""
+        """Kill the agent and all it started."""
         session.call("proc.signal", SignalRequest(str(self.pid), "kill"))
 
     def stop(self, grace: float = 10.0) -> None:
-        """Ask it to end; kill it after ``grace`` seconds."""
+        """Ask the agent to end; kill it after ``grace`` seconds."""
         session.call("proc.signal", SignalRequest(str(self.pid), "stop", grace))
 
     def pause(self) -> None:
-        """Freeze it, its generation included."""
+        """Freeze the agent and its generation."""
         session.call("proc.signal", SignalRequest(str(self.pid), "pause"))
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Thaw the agent."""
         session.call("proc.signal", SignalRequest(str(self.pid), "resume"))
 
     def renice(self, nice: int | None = None, klass: Class | None = None) -> None:
-        """Change its priority."""
+        """Change the agent's priority: ``nice`` from -20 (highest) to 19, ``klass``."""
         session.call("proc.renice", ReniceRequest(str(self.pid), nice, klass))
 
     def log(self) -> str:
-        """The path of its output."""
+        """Return the path of the agent's output."""
         reply: LogReply = session.call("proc.log", RefRequest(str(self.pid)))
         return reply.path
 
@@ -259,16 +259,17 @@ def spawn(
     group: str | None = None,
     deny: Sequence[str] = (),
 ) -> Process:
-    """Start a Python file as a child agent, which ends when this one does.
+    """Start a Python file as a child agent, which ends when this agent ends.
 
-    It inherits environment, folder, output, class, budget and rights; it can have less, not more.
-    ``max_tokens``: the part of this agent's budget that it may use. ``rights``: all that it may do,
-    as rules like ``model:*``, ``path.read:/notes/**``, ``tool.call:calculator``, with
-    ``agent.send:kin/*`` for one that answers by message; or ``group``: the privilege group it is
-    in; ``deny``: rules for what it may not do. ``name``: what it stores is
-    found again by it; without, it is the file's, with a number where that is another's. Raises
-    PermissionDenied, also for a name of the operator's or of another program's; InvalidArgument for
-    what is no rule or group; ResourceExhausted after 10,000 different names.
+    The child inherits environment, folder, output, class, budget and rights; it can get fewer,
+    never more. ``max_tokens``: limit on its tokens, charged to this agent's budget. ``timeout``:
+    limit on its life, in seconds. ``rights``: all that it may do, as rules like ``model:*``,
+    ``path.read:/notes/**``, ``tool.call:calculator``; to answer by message it needs
+    ``agent.send:kin/*``. ``group``: its privilege group, instead of ``rights``. ``deny``: rules for
+    what it may not do. ``name``: finds what it has stored in earlier runs; by default the file's
+    name, with a number if that is another agent's. Raises PermissionDenied, also for a name that
+    belongs to the operator or another program; InvalidArgument for an invalid rule or group;
+    ResourceExhausted after 10,000 different names.
     """
     reply: SpawnReply = session.call("proc.spawn", SpawnRequest(
         path=os.path.abspath(os.fspath(path)), args=list(args), cwd=os.getcwd(),
@@ -280,18 +281,19 @@ def spawn(
 
 
 def wait(ref: int | str, timeout: float | None = None) -> ExitStatus:
-    """Wait for a process's end and say how it ended."""
+    """Wait until a process (pid or name) ends and return how. Raises DeadlineExceeded."""
     status: ExitStatus = session.call("proc.wait", RefRequest(str(ref)), timeout)
     return status
 
 
 def send(to: int | str, value: Any) -> None:
-    """Put a value (what msgpack can carry) into another agent's mailbox."""
+    """Put a value into another agent's mailbox: any value that msgpack can encode, up to 1 MiB."""
     session.call("ipc.send", SendRequest(str(to), value))
 
 
 def recv(timeout: float | None = None, *, sender: int | str | None = None) -> MailReply:
-    """The next message: ``.sender``, ``.sender_name``, ``.body``. Raises DeadlineExceeded."""
+    """Wait for the next message and return it: ``.sender``, ``.sender_name``, ``.body``.
+    ``timeout`` in seconds, 600 by default. Raises DeadlineExceeded."""
     reply: MailReply = session.call(
         "ipc.recv", RecvRequest(None if sender is None else str(sender)), timeout
     )

@@ -1,8 +1,8 @@
-"""This process's standing with the kernel: its credentials, and a connection for each thread.
+"""This process's session with the kernel: its credentials, and a connection for each thread.
 
-The child boot sets the credentials of an agent before the agent's code runs. A program started by
-hand has none and connects as a guest. After ``os.fork`` the child is a guest with connections of
-its own: sessions are kept by host pid, so a socket is never shared between processes.
+The boot code sets the credentials of an agent before the agent's code runs. A program started by
+hand has none and connects as a guest. Sessions are kept by host pid, so processes never share a
+socket: after ``os.fork`` the child is a guest with its own connections.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class _Held:
-    """One thread's connection; the thread's end drops it, and so closes it."""
+    """One thread's connection. It is closed when the thread ends and drops it."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._os_pid = os.getpid()
 
     def close(self) -> None:
-        """Idempotent; in a forked child it does nothing."""
+        """Close the connection. Idempotent; does nothing in a forked child."""
         if os.getpid() == self._os_pid:
             self.connection.close()
 
@@ -39,7 +39,7 @@ class _Held:
 
 
 class Session:
-    """Connections of one host process. Thread-safe."""
+    """The connections of one host process. Thread-safe."""
 
     def __init__(self, credentials: Credentials | None = None) -> None:
         self._given = credentials
@@ -52,11 +52,11 @@ class Session:
 
     @property
     def credentials(self) -> Credentials:
-        """What a connection of this process says."""
+        """The credentials of this process's connections."""
         return self._given or Credentials(paths.runtime_dir())
 
     def context(self) -> zmq.Context[Any]:
-        """The zmq context of this process, made when it is first needed."""
+        """Return the zmq context of this process, created at first use."""
         with self._lock:
             if self._context is None:
                 self._context = zmq.Context()
@@ -64,14 +64,14 @@ class Session:
             return self._context
 
     def connection(self) -> Connection:
-        """The calling thread's connection. Raises KernelUnavailable."""
+        """Return the calling thread's connection. Raises KernelUnavailable."""
         held: _Held | None = getattr(self._local, "held", None)
         if held is None:
             held = self._local.held = _Held(Connection(self.context(), self.credentials))
         return held.connection
 
     def drop(self) -> None:
-        """Close the calling thread's connection, if it has one; the next call makes another."""
+        """Close the calling thread's connection, if any; the next call opens another."""
         held: _Held | None = getattr(self._local, "held", None)
         self._local.held = None
         if held:
@@ -79,7 +79,7 @@ class Session:
 
 
 class _Holder:
-    """Sessions by host pid. A forked child keeps its parent's, untouched, beside its own."""
+    """Sessions by host pid. A forked child keeps its parent's session untouched."""
 
     def __init__(self) -> None:
         self.sessions: dict[int, Session] = {}
@@ -89,18 +89,18 @@ _holder = _Holder()
 
 
 def adopt(credentials: Credentials) -> None:
-    """This process is the agent that the kernel gave these credentials to."""
+    """Make this process the agent to which the kernel gave the credentials."""
     _holder.sessions[os.getpid()] = Session(credentials)
 
 
 def current() -> Session:
-    """The session of this process."""
+    """Return the session of this process."""
     known = _holder.sessions.get(os.getpid())
     return known or _holder.sessions.setdefault(os.getpid(), Session())
 
 
 def call(name: str, body: msgspec.Struct, timeout: float | None = None) -> Any:
-    """A system call on the calling thread's connection."""
+    """Make a system call on the calling thread's connection."""
     here = current()
     try:
         return here.connection().call(name, body, timeout)

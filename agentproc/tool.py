@@ -1,4 +1,4 @@
-"""``@aios.tool``: a Python function as a tool, its schema made from type hints and docstring.
+"""``@aios.tool``: a Python function as a tool, with a schema made from type hints and docstring.
 
     @aios.tool(effect="read", idempotent=True)
     def weather(city: str, days: int = 1) -> str:
@@ -9,8 +9,8 @@
         \"\"\"
 
 The function stays callable. Called as a tool it gets JSON arguments, which are checked against the
-hints before it runs. What is not declared is assumed to be the worst: an irreversible effect, not
-to be tried again.
+hints before it runs. By default a tool is assumed to have an irreversible effect and is not
+retried.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SECTION = re.compile(r"^\s*(Args|Arguments|Parameters|Returns|Raises|Yields|Exa
 
 
 class Tool(Generic[P, R]):
-    """A function and its declaration; ``spec`` is what others see of it."""
+    """A function and its declaration. ``spec`` is the part that others see."""
 
     def __init__(self, function: Callable[P, R], spec: ToolSpec, takes: type[msgspec.Struct]):
         self.function, self.spec = function, spec
@@ -52,7 +52,7 @@ class Tool(Generic[P, R]):
         return f"<aios.Tool {self.spec.name}>"
 
     def bind(self, arguments: str) -> dict[str, Any]:
-        """JSON text → keyword arguments of the types in the hints. Raises InvalidArgument."""
+        """Return JSON text as keyword arguments of the hinted types. Raises InvalidArgument."""
         try:
             taken = self._decoder.decode(arguments)
         except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
@@ -63,10 +63,10 @@ class Tool(Generic[P, R]):
         return {name: getattr(taken, name) for name in taken.__struct_fields__}
 
     def run(self, arguments: str) -> str:
-        """Check the arguments, call the function; its result as JSON text.
+        """Check the arguments, call the function, and return its result as JSON text.
 
-        Raises InvalidArgument; ToolFailed with what the function raised, or when its result cannot
-        be JSON; ResourceExhausted when it is too long.
+        Raises InvalidArgument; ToolFailed if the function raises or its result cannot be JSON;
+        ResourceExhausted if the result is too long.
         """
         keywords = self.bind(arguments)
         with _failing(self.spec.name):
@@ -78,7 +78,7 @@ class Tool(Generic[P, R]):
         return as_json(self.spec.name, result)
 
     async def arun(self, arguments: str) -> str:
-        """``run`` for asyncio: a coroutine function in this loop, any other in a thread."""
+        """``run`` for asyncio: a coroutine function runs in this loop, any other in a thread."""
         keywords = self.bind(arguments)
         with _failing(self.spec.name):
             if inspect.iscoroutinefunction(self.function):
@@ -92,7 +92,7 @@ class Tool(Generic[P, R]):
 
 @contextlib.contextmanager
 def _failing(name: str) -> Iterator[None]:
-    """What the tool's own function raises, as a typed error."""
+    """Turn what the tool's function raises into a typed error."""
     try:
         yield
     except AiosError:
@@ -104,7 +104,7 @@ def _failing(name: str) -> Iterator[None]:
 
 
 def as_json(name: str, result: object) -> str:
-    """A result as JSON text. Raises ToolFailed, ResourceExhausted."""
+    """Return a result as JSON text. Raises ToolFailed, ResourceExhausted."""
     try:
         try:
             text = msgspec.json.encode(result)
@@ -148,12 +148,12 @@ def tool(
     exclusive: bool | str = False,
     timeout: float = 30.0,
 ) -> Any:
-    """Declare a function to be a tool.
+    """Declare a function as a tool.
 
-    ``effect``: ``read``, ``reversible`` or ``irreversible``. ``idempotent``: calling it twice does
-    what calling it once does, so it is called again when its process died. ``concurrency``: calls
-    at once, at most. ``exclusive``: one call at a time; a text names a lock that several tools
-    share. ``timeout`` in seconds. Raises InvalidArgument when a hint cannot be JSON.
+    ``effect``: ``read``, ``reversible`` or ``irreversible``. ``idempotent``: calling it twice has
+    the same effect as once, so it is retried if its process dies. ``concurrency``: limit on
+    simultaneous calls. ``exclusive``: one call at a time; a text names a lock that several tools
+    share. ``timeout`` in seconds. Raises InvalidArgument if a hint has no JSON schema.
     """
 
     def declare(function: Callable[..., Any]) -> Tool[..., Any]:
@@ -171,7 +171,8 @@ def tool(
 
 
 def _arguments(function: Callable[..., Any], named: str) -> tuple[type[msgspec.Struct], str]:
-    """A struct with a field for each parameter, and its JSON schema. Raises InvalidArgument."""
+    """Return a struct with a field for each parameter, and its JSON schema. Raises
+    InvalidArgument."""
     _, about = _documented(function)
     try:
         hints = get_type_hints(function, include_extras=True)
@@ -201,12 +202,12 @@ def _arguments(function: Callable[..., Any], named: str) -> tuple[type[msgspec.S
 
 
 def _default(value: Any) -> Any:
-    """msgspec wants mutable defaults made anew."""
+    """Return a default for msgspec, which wants a factory for mutable values."""
     return msgspec.field(default_factory=lambda: value) if value.__hash__ is None else value
 
 
 def _schema(takes: type[msgspec.Struct]) -> str:
-    """Its JSON schema, as text: an object, with what it refers to in ``$defs``."""
+    """Return the JSON schema of a struct as text, with the types that it refers to in ``$defs``."""
     _, parts = msgspec.json.schema_components([takes], ref_template="#/$defs/{name}")
     schema = parts.pop("arguments")
     schema.pop("title", None)
@@ -217,7 +218,7 @@ def _schema(takes: type[msgspec.Struct]) -> str:
 
 
 def _documented(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """The docstring without, and as, descriptions of parameters."""
+    """Return the docstring without its descriptions of parameters, and these."""
     named, kept = {}, []
     parameters = inspect.signature(function).parameters
     for line in inspect.getdoc(function).splitlines() if function.__doc__ else []:  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Tools, called and offered: ``aios.tools.call``, ``list``, ``show``, ``offer`` and ``serve``.
+"""Call and offer tools: ``aios.tools.call``, ``list``, ``show``, ``offer`` and ``serve``.
 
     aios.tools.call("calculate", {"expression": "6 * 7"})       # 42
     aios.tools.offer(weather)                                   # others call it as "weather"
@@ -57,8 +57,8 @@ def call(
 ) -> Any:
     """Call a tool and return its result.
 
-    ``timeout`` in seconds, 600 by default, includes waiting for its turn. Raises InvalidArgument
-    when the arguments do not fit its schema, ToolFailed, ToolUnavailable, DeadlineExceeded,
+    ``timeout`` in seconds, 600 by default, time in the queue included. Raises InvalidArgument if
+    the arguments do not match the tool's schema, ToolFailed, ToolUnavailable, DeadlineExceeded,
     NotFound, PermissionDenied, ResourceExhausted.
     """
     return json.loads(reply(name, arguments, timeout=timeout).result)
@@ -67,8 +67,8 @@ def call(
 def reply(
     name: str, arguments: Mapping[str, Any] | None = None, *, timeout: float | None = None
 ) -> ToolReply:
-    """Like ``call``, with what it printed, how long it waited and ran, and how often it was tried;
-    ``result`` is JSON text."""
+    """Call a tool and return its whole reply: the result as JSON text, its output, times in seconds
+    and the number of attempts."""
     made: ToolReply = session.call("tool.call", _request(name, arguments), timeout)
     return made
 
@@ -101,25 +101,25 @@ async def _async_call(name: str, body: msgspec.Struct, timeout: float | None = N
 
 
 def list() -> builtins.list[ToolInfo]:
-    """All tools that there are."""
+    """Return all tools."""
     found: ToolList = session.call("tool.list", Empty())
     return found.tools
 
 
 def show(name: str) -> ToolInfo:
-    """One tool, with its schema. Raises NotFound."""
+    """Return one tool, with its schema. Raises NotFound."""
     found: ToolInfo = session.call("tool.show", ToolRef(name))
     return found
 
 
 def offer(*functions: Function, threads: int = 1) -> None:
-    """Offer functions to others by name, and serve them in threads beside the program.
+    """Offer functions as tools and serve them in background threads.
 
-    They replace what was offered before; with none, nothing is offered any more. What a function
-    asks of the kernel needs its caller's rights, too, but not in threads that it starts. What it
-    raises is told to its caller. One that takes longer than its ``timeout`` cannot be ended from
-    outside: its caller is told so, and it keeps its place until it returns. Raises InvalidArgument
-    when a name is taken.
+    They replace the functions offered before; without arguments nothing is offered any more. The
+    system calls of a function also need its caller's rights, except in threads that it starts. Its
+    exceptions are reported to its caller. A function that exceeds its ``timeout`` cannot be killed:
+    its caller gets an error, and the function counts as running until it returns. Raises
+    InvalidArgument if a name is taken.
     """
     here = _offer(functions)
     while functions and here.servers < threads:
@@ -128,7 +128,7 @@ def offer(*functions: Function, threads: int = 1) -> None:
 
 
 def serve(*functions: Function) -> None:
-    """Offer functions and serve them here; returns only when the kernel has ended."""
+    """Offer functions and serve them in this thread; return when the kernel has ended."""
     here = _offer(functions)
     here.servers += 1
     _serve(here)
@@ -143,7 +143,7 @@ def _offer(functions: tuple[Function, ...]) -> session.Session:
 
 
 def as_tool(function: Function) -> Tool[..., Any]:
-    """A function as a tool, declared or not."""
+    """Return a function as a tool, whether declared or not."""
     return function if isinstance(function, Tool) else tool(function)
 
 
@@ -159,7 +159,7 @@ def _serve(here: session.Session) -> None:
 
 
 def _next() -> ToolWork:
-    """Wait for a call to serve, however long. Raises KernelUnavailable."""
+    """Wait, without limit, for a call to serve. Raises KernelUnavailable."""
     pause_s = _PAUSE_S
     while True:
         try:
@@ -176,7 +176,7 @@ def _next() -> ToolWork:
 
 
 def _work(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> None:
-    """Serve one call: whatever the function does, there is one answer."""
+    """Serve one call and answer it once, whatever the function does."""
     try:
         answer = _answer(mine, work)
     except BaseException as error:  # SystemExit and the like: the function's own
@@ -188,7 +188,7 @@ def _work(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> None:
 
 
 def _tell(answer: ToolAnswer) -> None:
-    """Tell it, and again when it could not be told: until then the tool's place is taken."""
+    """Send an answer, and retry on failure: until it arrives, the call counts as running."""
     for attempt in range(_TRIES):
         try:
             session.call("tool.answer", answer)

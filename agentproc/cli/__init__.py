@@ -1,1 +1,1 @@
-"""The command line ``aios``."""
+"""The command line ``aios``. ``main`` has the table of commands and the module of each."""

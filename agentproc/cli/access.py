@@ -1,4 +1,4 @@
-"""``aios perm | approvals``: rights and questions, as the operator sees and answers them."""
+"""``aios perm | approvals``: rights, grants and questions."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from aios.syscalls.types.access import (
 from aios.syscalls.types.common import Empty
 
 from . import daemonctl, out
+from .command import REF, Command, arg
+from .daemonctl import system_call
 from .out import plain
 
 _CALLS_SHOWN = 3
@@ -28,16 +30,14 @@ _LONGEST_NUMBER = 19
 
 
 def perm_ls(options: argparse.Namespace) -> int:
-    """Groups with their rules, and grants."""
-    with daemonctl.operator() as connection:
-        policy: PolicyReply = connection.call("access.policy", Empty())
+    """List groups with their rules, and grants."""
+    policy: PolicyReply = system_call("access.policy", Empty())
     return _show_policy(policy, options.json)
 
 
 def perm_reload(options: argparse.Namespace) -> int:
     """Read the policy file and the grants again."""
-    with daemonctl.operator() as connection:
-        policy: PolicyReply = connection.call("access.reload", Empty())
+    policy: PolicyReply = system_call("access.reload", Empty())
     return _show_policy(policy, options.json)
 
 
@@ -46,7 +46,7 @@ def _show_policy(policy: PolicyReply, as_json: bool) -> int:
         out.as_json(policy)
         return 0
     print(f"policy file {policy.path}; default group {policy.default}, "
-          f"of programs started by hand {policy.guest}\n")  # fmt: skip
+          f"for programs started by hand {policy.guest}\n")  # fmt: skip
     for group in policy.groups:
         source = "built in" if group.builtin else "from the policy file"
         print(f"{group.name} ({source}){': ' + group.about if group.about else ''}")
@@ -60,29 +60,28 @@ def _show_policy(policy: PolicyReply, as_json: bool) -> int:
     print()
     out.table(
         ["grant>", "to", "rule"],
-        [[str(g.id), g.subject + " (nobody has used the name)" * g.unused, g.rule]
+        [[str(g.id), g.subject + " (name not used yet)" * g.unused, g.rule]
          for g in policy.grants],
     )  # fmt: skip
     return 0
 
 
 def perm_grant(options: argparse.Namespace) -> int:
-    """Give a right, durably."""
+    """Grant a right, durably."""
     request = codec.convert({"subject": options.subject, "rule": options.rule}, GrantRequest)
-    with daemonctl.operator() as connection:
-        grant: GrantInfo = connection.call("access.grant", request)
+    grant: GrantInfo = system_call("access.grant", request)
     _say(options, grant, f"grant {grant.id}: {grant.subject} {grant.rule}")
     if grant.unused and not options.json:
         print(
-            f"  nobody has used the name {grant.subject} yet: the grant is whoever's agent uses it "
-            f"first; run yours, or take it back: aios perm revoke {grant.id}",
+            f"  no agent has used the name {grant.subject} yet: the grant goes to the first that "
+            f"does; run yours, or revoke it: aios perm revoke {grant.id}",
             file=sys.stderr,
         )
     return 0
 
 
 def perm_revoke(options: argparse.Namespace) -> int:
-    """Take a grant back, by its number, or by subject and rule."""
+    """Revoke a grant, by its number or by subject and rule."""
     with daemonctl.operator() as connection:
         number = _grant_number(connection, options.grant)
         grant: GrantInfo = connection.call("access.revoke", RevokeRequest(number))
@@ -105,13 +104,12 @@ def _grant_number(connection: Connection, words: list[str]) -> int:
 
 
 def perm_explain(options: argparse.Namespace) -> int:
-    """Which rule decides; exit code 0 when it would be allowed, 1 otherwise."""
+    """Show which rule decides. The exit code is 0 if the operation is allowed, else 1."""
     request = codec.convert(
         {"subject": options.subject, "operation": options.operation, "effect": options.effect},
         ExplainRequest,
     )
-    with daemonctl.operator() as connection:
-        reply: ExplainReply = connection.call("access.explain", request)
+    reply: ExplainReply = system_call("access.explain", request)
     if options.json:
         out.as_json(reply)
     else:
@@ -127,9 +125,8 @@ def perm_explain(options: argparse.Namespace) -> int:
 
 
 def approvals_ls(options: argparse.Namespace) -> int:
-    """Questions that have not expired."""
-    with daemonctl.operator() as connection:
-        found: list[Approval] = connection.call("access.approvals", Empty()).approvals
+    """List the questions that have not expired."""
+    found: list[Approval] = system_call("access.approvals", Empty()).approvals
     if options.json:
         out.as_json(found)
     else:
@@ -142,7 +139,7 @@ def approvals_ls(options: argparse.Namespace) -> int:
 
 
 def approvals_answer(options: argparse.Namespace) -> int:
-    """approve and deny; every ID is tried, the first failure counts."""
+    """Approve or deny: try every ID; return 1 if one failed."""
     failed, answered = 0, []
     with daemonctl.operator() as connection:
         for number in options.ids:
@@ -163,10 +160,45 @@ def approvals_answer(options: argparse.Namespace) -> int:
 
 
 def who(question: Approval) -> str:
-    """The agent that asks, and for whom."""
+    """Return the agent that asks, and for whom."""
     agent = plain(question.agent)
     return f"{agent} for {plain(question.behalf)}" if question.behalf else agent
 
 
 def _say(options: argparse.Namespace, value: object, text: str) -> None:
     out.as_json(value) if options.json else print(text)
+
+
+_RULES = """a rule is [VERB] KIND[.ACTION]:NAME
+  VERB    deny (overrides all), trust (never ask), ask (always ask), allow (ask before what
+          cannot be undone); the default is allow
+  KIND    call, path, tool, memory, model, context, agent, network
+  NAME    * matches any text without /, the segment ** any segments, * alone everything
+examples: allow tool.call:web_*    trust memory:shared:team    deny path.write:/mnt/**
+          ask agent.send:other/*   allow network:*.example.org"""
+_SHAPE = {"epilog": _RULES, "formatter_class": argparse.RawDescriptionHelpFormatter}
+_IDS = arg("ids", nargs="+", metavar="ID")
+
+COMMANDS = {
+    "perm": Command(shape=_SHAPE, actions={
+        "ls": Command("list groups with their rules, and grants", perm_ls, shape=_SHAPE),
+        "grant": Command("grant a right, durably", perm_grant, (
+            arg("subject", metavar="AGENT|@GROUP", help="a name; * is a wildcard"),
+            arg("rule", metavar="RULE"),
+        ), shape=_SHAPE),
+        "revoke": Command("revoke a grant", perm_revoke, (
+            arg("grant", nargs="+", metavar="ID | AGENT RULE"),
+        ), shape=_SHAPE),
+        "explain": Command("show which rule decides about an operation", perm_explain, (
+            arg("subject", metavar="REF|@GROUP", help=REF),
+            arg("operation", metavar="KIND.ACTION:NAME"),
+            arg("--effect", choices=("read", "reversible", "irreversible"), default="read"),
+        ), shape=_SHAPE),
+        "reload": Command("read the policy file again", perm_reload, shape=_SHAPE),
+    }),
+    "approvals": Command(actions={
+        "ls": Command("list the questions", approvals_ls),
+        "approve": Command("allow an operation once", approvals_answer, (_IDS,)),
+        "deny": Command("deny an operation", approvals_answer, (_IDS,)),
+    }),
+}  # fmt: skip

@@ -1,7 +1,7 @@
-"""Questions about what cannot be undone, asked at the terminal of ``aios run``.
+"""Questions to the operator at the terminal of ``aios run``, about what cannot be undone.
 
-One question at a time, on the terminal itself, so that neither the agent's input nor its output
-comes between. No answer, or anything but yes, is no.
+Asks one question at a time, on the terminal itself, apart from the agent's input and output.
+Anything but yes is no.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ YES = ("y", "yes")
 
 
 async def ask_all(connection: AsyncConnection) -> None:
-    """Ask what the kernel wants to know about the agents of this command, until cancelled."""
+    """Ask the kernel's questions about this command's agents until cancelled."""
     fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         while True:
@@ -51,7 +51,7 @@ def _words(q: Approval) -> str:
 
 
 async def _line(fd: int) -> str:
-    """The next line that is typed; '' at the end of input."""
+    """Return the next typed line; empty at the end of input."""
     loop = asyncio.get_running_loop()
     readable = loop.create_future()
 

@@ -1,10 +1,11 @@
-"""``aios daemon | model | sched | call``: the kernel as its operator sees it."""
+"""``aios daemon | sched | call | version``: the kernel as its operator sees it."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import shlex
+from importlib import metadata
 from pathlib import Path
 
 from aios.syscalls import codec, paths
@@ -13,19 +14,20 @@ from aios.syscalls.table import BY_NAME, CALLS
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.kernel import (
     KernelStatus,
-    ModelInfo,
-    ModelRequest,
     SchedReply,
     SchedRequest,
 )
 
-from . import daemonctl, out, parts
+from . import daemonctl, out
+from .command import Command, arg, flag
+from .daemonctl import system_call
+from .model import show_models
 
 RUNNING, DEAD_WITH_REMAINS, NOT_RUNNING = 0, 1, 3
 
 
 def daemon(options: argparse.Namespace) -> int:
-    """up, down, restart and status; exit codes of status follow the LSB."""
+    """Start, stop, restart or inspect the kernel. The exit codes of ``status`` follow the LSB."""
     runtime = paths.runtime_dir()
     if options.action == "status":
         return _status(options, runtime)
@@ -34,20 +36,19 @@ def daemon(options: argparse.Namespace) -> int:
     if options.action in ("down", "restart"):
         ended = daemonctl.stop(runtime)
         if options.action == "down":
-            _say(options, "ended" if ended else "no kernel was running", None)
+            _say(options, "stopped" if ended else "no kernel was running", None)
             return 0
     running = paths.kernel_os_pid(runtime)
     if running is not None and options.flags:
         raise IllegalState(
-            f"a kernel is running already (pid {running}), with its own settings",
+            f"a kernel is already running (pid {running}), with its own settings",
             f"aios daemon restart {shlex.join(options.flags)}",
         )
     if running is not None:
-        _say(options, "a kernel is running already", running)
+        _say(options, "a kernel is already running", running)
         return 0
     _say(options, "serving", daemonctl.start(options.flags))
-    with daemonctl.operator(runtime) as connection:
-        status: KernelStatus = connection.call("kernel.status", Empty())
+    status: KernelStatus = system_call("kernel.status", Empty())
     for warning in status.warnings:
         out.complain(warning)
     return 0
@@ -69,8 +70,7 @@ def _status(options: argparse.Namespace, runtime: Path) -> int:
         if not options.json:
             print(f"  {paths.START_HINT}")
         return DEAD_WITH_REMAINS if remains else NOT_RUNNING
-    with daemonctl.operator(runtime) as connection:
-        status: KernelStatus = connection.call("kernel.status", Empty())
+    status: KernelStatus = system_call("kernel.status", Empty())
     if options.json:
         out.as_json(status)
         return RUNNING
@@ -80,77 +80,14 @@ def _status(options: argparse.Namespace, runtime: Path) -> int:
         f"policy {status.policy}, quantum {status.quantum_tokens or 'auto'} tokens, "
         f"{status.processes} agents, {status.calls} calls ({status.calls_refused} refused)\n"
     )
-    _models(status.models)
+    show_models(status.models)
     for warning in status.warnings:
         print(f"\nwarning: {warning}")
     return RUNNING
 
 
-def model_ls(options: argparse.Namespace) -> int:
-    """Models that the kernel serves or has served, and the files it could serve."""
-    with daemonctl.operator() as connection:
-        models: list[ModelInfo] = connection.call("model.list", Empty()).models
-    if options.json:
-        out.as_json(models)
-        return 0
-    _models(models)
-    known = {model.path for model in models}
-    folder = paths.data_dir() / "models"
-    others = [path for path in sorted(folder.glob("*.gguf")) if str(path.resolve()) not in known]
-    if others:
-        print("\nnot asked for yet:", ", ".join(path.stem for path in others))
-    return 0
-
-
-def model_load(options: argparse.Namespace) -> int:
-    """Load a model and wait until it is ready."""
-    with daemonctl.operator() as connection:
-        model: ModelInfo = connection.call("model.load", ModelRequest(_model_name(options.name)))
-    if options.json:
-        out.as_json(model)
-    else:
-        _models([model])
-    return 0
-
-
-def model_unload(options: argparse.Namespace) -> int:
-    """End a model's core; the next request loads it again."""
-    with daemonctl.operator() as connection:
-        connection.call("model.unload", ModelRequest(_model_name(options.name)))
-    if options.json:
-        out.as_json({"unloaded": options.name})
-    return 0
-
-
-def _model_name(name: str) -> str:
-    """The kernel runs in another folder, so it gets whole paths."""
-    is_path = name.endswith(".gguf") or "/" in name
-    return out.whole(name) if is_path and not name.startswith("fake") else name
-
-
-def model_tune(options: argparse.Namespace) -> int:
-    """Runs in a process of its own, which loads the model again and again."""
-    words = [options.name if options.name == "default" else _model_name(options.name),
-             "--perplexity", str(options.perplexity), "--seats", str(options.seats)]  # fmt: skip
-    words += ["--cache", str(paths.cache_dir()), "--models", str(paths.data_dir() / "models")]
-    words += ["--reset"] * options.reset + ["--json"] * options.json
-    parts.become("aios.hw.tuning.tune", *words)
-
-
-def _models(models: list[ModelInfo]) -> None:
-    out.table(
-        ["model", "state", "window>", "seats>", "??running>", "??ready>", "??kv", "??parked>",
-         "??threads>", "??device", "?exact", "?memory>", "??restarts>", "what"],
-        [[m.name, m.state, str(m.context_tokens), f"{m.seats_used}/{m.seats}", str(m.running),
-          str(m.ready), m.kv_type, out.size(m.arena_used_bytes), str(m.threads), m.device,
-          m.exact, out.size(m.memory_bytes), str(m.core_restarts),
-          m.reason or m.description + ("" if m.restorable else " (cannot be parked: recomputed)")]
-         for m in models],
-    )  # fmt: skip
-
-
 def sched(options: argparse.Namespace) -> int:
-    """The scheduler's settings, changed or not."""
+    """Show the scheduler's settings, or change them first."""
     request = SchedRequest()
     wanted = {"policy": options.policy, "quantum_tokens": options.quantum,
               "width": options.width, "chunk_tokens": options.chunk}  # fmt: skip
@@ -158,13 +95,12 @@ def sched(options: argparse.Namespace) -> int:
         if all(value is None for value in wanted.values()):
             raise InvalidArgument(
                 "sched set changes nothing",
-                "give a policy, --quantum, --chunk or --width; in force is: aios sched show",
+                "give a policy, --quantum, --chunk or --width; see: aios sched show",
             )
         request = codec.convert(wanted, SchedRequest)
     elif any(value is not None for value in wanted.values()):
         raise InvalidArgument("sched show changes nothing", "use: aios sched set")
-    with daemonctl.operator() as connection:
-        reply: SchedReply = connection.call("sched.set", request)
+    reply: SchedReply = system_call("sched.set", request)
     if options.json:
         out.as_json(reply)
     else:
@@ -178,7 +114,7 @@ def sched(options: argparse.Namespace) -> int:
 
 
 def call(options: argparse.Namespace) -> int:
-    """Any system call by its name, for looking into things."""
+    """Make any system call by its name."""
     if options.list or options.name is None:
         if options.json:
             out.as_json(
@@ -198,8 +134,34 @@ def call(options: argparse.Namespace) -> int:
         body = codec.convert(json.loads(options.body), row.request)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(
-            f"the body is no JSON: {error}", "example: aios call getpid {}"
+            f"the body is not JSON: {error}", "for example: aios call getpid {}"
         ) from None
-    with daemonctl.operator() as connection:
-        out.as_json(connection.call(row.name, body))
+    out.as_json(system_call(row.name, body))
     return 0
+
+
+def version(options: argparse.Namespace) -> int:
+    """Show the installed version."""
+    number = metadata.version("aiosd")
+    out.as_json({"version": number}) if options.json else print(f"aios {number}")
+    return 0
+
+
+COMMANDS = {
+    "daemon": Command(do=daemon, arguments=(
+        arg("action", choices=("up", "down", "restart", "status")),
+    ), shape={"epilog": "up and restart pass other options to the kernel; see: aiosd --help"}),
+    "sched": Command(do=sched, arguments=(
+        arg("action", choices=("show", "set")),
+        arg("policy", nargs="?"),
+        arg("--quantum", type=int, metavar="TOKENS", help="length of a slice; 0: as measured"),
+        arg("--chunk", type=int, metavar="TOKENS", help="prompt tokens per step; 0: as measured"),
+        arg("--width", type=int, metavar="REQUESTS", help="limit on requests in one batch"),
+    )),
+    "call": Command(do=call, json="print JSON also with --list", arguments=(
+        flag("--list", help="list all calls"),
+        arg("name", nargs="?"),
+        arg("body", nargs="?", default="{}", metavar="JSON"),
+    )),
+    "version": Command(do=version),
+}  # fmt: skip

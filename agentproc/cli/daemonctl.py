@@ -1,7 +1,6 @@
-"""Starting and ending the kernel from outside: for the command line, the benchmarks and tests.
+"""Start and stop the kernel from outside: for the command line, the benchmarks and tests.
 
-Waits on descriptors, never by asking again and again: readiness comes through a pipe, the end
-through a pidfd.
+Never polls: a pipe reports that the kernel is ready, a pidfd that it has ended.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import zmq
 
 from aios.syscalls import paths
@@ -28,10 +28,10 @@ STOP_TIMEOUT_S = 30.0
 
 
 def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> int:
-    """Start a kernel in the background and wait until it serves; returns its host pid.
+    """Start a kernel in the background, wait until it serves, and return its host pid.
 
-    One that runs already is left alone. Raises KernelUnavailable with its own words when it
-    cannot start, or if its libraries are not installed.
+    A kernel that runs already is left alone. Raises KernelUnavailable with the kernel's own message
+    if it cannot start, or if its libraries are not installed.
     """
     runtime = _runtime(env)
     running = paths.kernel_os_pid(runtime)
@@ -62,7 +62,8 @@ def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> in
 
 
 def check(flags: Sequence[str]) -> None:
-    """Raises InvalidArgument, in its own words, unless a kernel would take these settings."""
+    """Raise InvalidArgument, with the kernel's own message, unless a kernel would accept these
+    settings."""
     done = subprocess.run(
         parts.command("aios.kernel.daemon", "--check", *flags),
         cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
@@ -74,7 +75,7 @@ def check(flags: Sequence[str]) -> None:
 
 
 def stop(runtime: Path) -> bool:
-    """End the kernel and wait for that; False when none runs. Kills it as a last resort."""
+    """Stop the kernel and wait for its end; kill it as a last resort. Return False if none runs."""
     os_pid = paths.kernel_os_pid(runtime)
     if os_pid is None:
         return False
@@ -97,9 +98,15 @@ def stop(runtime: Path) -> bool:
 
 
 def operator(runtime: Path | None = None) -> Connection:
-    """A connection to the operator's socket. Raises KernelUnavailable."""
+    """Return a connection to the operator's socket. Raises KernelUnavailable."""
     context: zmq.Context[Any] = zmq.Context.instance()
     return Connection(context, Credentials(runtime or paths.runtime_dir(), operator=True))
+
+
+def system_call(name: str, body: msgspec.Struct, timeout_s: float | None = None) -> Any:
+    """Make one call as the operator and return its reply. Raises AiosError."""
+    with operator() as connection:
+        return connection.call(name, body, timeout_s)
 
 
 def _runtime(env: Mapping[str, str] | None) -> Path:
@@ -132,7 +139,7 @@ def _read_line(fd: int, patience_s: float) -> str:
 
 
 def _last_words(path: Path, start: int) -> str:
-    """What a kernel that has just failed wrote: its error, and what to do."""
+    """Return what a kernel that failed to start wrote: its error, and what to do."""
     text = path.read_bytes()[start:].decode("utf-8", "replace")
     _, found, words = text.rpartition("aiosd: ")
     return words.strip() if found else text.strip()[-2000:]

@@ -1,4 +1,4 @@
-"""``aios mcp add | ls | rm | call | approve``: MCP servers as the operator sees them."""
+"""``aios mcp add | ls | rm | call | approve``: MCP servers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from aios.syscalls.types.common import Empty
 from aios.syscalls.types.tool import McpAddRequest, McpInfo, McpList, SourceRef
 
 from . import out
-from .daemonctl import operator
+from .command import Command, arg, flag
+from .daemonctl import system_call
 from .tool import make_call
 
 _FIELDS = ("command", "args", "env", "cwd", "type", "url", "headers", "trustHints", "timeout_s")
-_FROM = 'it should be JSON like {"mcpServers": {"NAME": {"command": "..."}}}, with the NAME given'
+_FROM = 'it should be JSON like {"mcpServers": {"NAME": {"command": "..."}}}, with that NAME'
 
 
 def add(options: argparse.Namespace) -> int:
-    """A server by command, URL, or from a file with the common JSON."""
+    """Add a server by its command, its URL, or from a file of mcpServers JSON."""
     if options.words:
         command = shlex.join(options.words)
         raise InvalidArgument(
@@ -33,8 +34,7 @@ def add(options: argparse.Namespace) -> int:
     if options.trust_hints:
         entry["trustHints"] = True
     request = codec.convert({"name": options.name, "server": entry}, McpAddRequest)
-    with operator() as connection:
-        info: McpInfo = connection.call("mcp.add", request)
+    info: McpInfo = system_call("mcp.add", request)
     _show(options, [info])
     return 0
 
@@ -76,9 +76,8 @@ def _from_file(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def ls(options: argparse.Namespace) -> int:
-    """All servers."""
-    with operator() as connection:
-        found: McpList = connection.call("mcp.list", Empty())
+    """List all servers."""
+    found: McpList = system_call("mcp.list", Empty())
     _show(options, found.servers)
     return 0
 
@@ -97,14 +96,13 @@ def _show(options: argparse.Namespace, servers: Sequence[McpInfo]) -> None:
         if server.state != "ready":
             out.complain(
                 f"{server.name} is {server.state}: {'; '.join(server.changes) or 'not pinned'}",
-                f"allow it as it is now: aios mcp approve {server.name}",
+                f"approve it as it is now: aios mcp approve {server.name}",
             )
 
 
 def rm(options: argparse.Namespace) -> int:
-    """A server, and what was approved of it."""
-    with operator() as connection:
-        connection.call("mcp.remove", codec.convert({"name": options.name}, SourceRef))
+    """Remove a server and its approval."""
+    system_call("mcp.remove", codec.convert({"name": options.name}, SourceRef))
     if options.json:
         out.as_json({"removed": options.name})
     return 0
@@ -112,13 +110,38 @@ def rm(options: argparse.Namespace) -> int:
 
 def approve(options: argparse.Namespace) -> int:
     """Pin the server's tools as they are now."""
-    with operator() as connection:
-        request = codec.convert({"name": options.name}, SourceRef)
-        info: McpInfo = connection.call("mcp.approve", request)
+    request = codec.convert({"name": options.name}, SourceRef)
+    info: McpInfo = system_call("mcp.approve", request)
     _show(options, [info])
     return 0
 
 
 def call(options: argparse.Namespace) -> int:
-    """Call ``NAME.TOOL``."""
+    """Call the tool ``NAME.TOOL``."""
     return make_call(options, f"{options.name}.{options.tool}")
+
+
+_NAME = arg("name", metavar="NAME")
+_ADD_USAGE = "aios mcp add NAME [OPTIONS] [-- COMMAND ARGUMENT ...]"
+
+COMMANDS = {"mcp": Command(actions={
+    "add": Command("add a server, and approve its tools as they are now", add, (
+        _NAME,
+        arg("words", nargs="*", default=[], help=argparse.SUPPRESS),
+        arg("--url", help="of a streamable HTTP server"),
+        arg("--env", action="append", default=[], metavar="NAME=VALUE",
+            help="VALUE may be ${secret:NAME}"),
+        arg("--header", action="append", default=[], metavar="NAME=VALUE"),
+        arg("--from", dest="file", metavar="FILE", help="read NAME from a file of mcpServers JSON"),
+        flag("--trust-hints", help="believe the effects that its tools declare"),
+    ), shape={"usage": _ADD_USAGE}),
+    "ls": Command("list the servers, their state and tools", ls),
+    "rm": Command("remove a server", rm, (_NAME,)),
+    "call": Command("call a server's tool as the operator", call, (
+        _NAME,
+        arg("tool", metavar="TOOL"),
+        arg("arguments", nargs="?", default="{}", metavar="JSON"),
+        arg("--timeout", type=float, metavar="SECONDS"),
+    )),
+    "approve": Command("approve a server's tools as they are now", approve, (_NAME,)),
+})}  # fmt: skip

@@ -1,4 +1,4 @@
-"""``aios memory``: the notes of agents, as the operator sees them."""
+"""``aios memory``: the notes of agents."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from aios.syscalls.types.memory import (
 )
 
 from . import out, parts
-from .daemonctl import operator
+from .command import Command, arg, flag
+from .daemonctl import operator, system_call
 
 _WIDTH = 80
 
 
 def ls(options: argparse.Namespace) -> int:
-    """Scopes, or the notes of one."""
+    """List scopes, or the notes of one."""
     if options.scope is None:
         return _scopes(options)
     notes: list[Note] = []
@@ -46,13 +47,12 @@ def ls(options: argparse.Namespace) -> int:
         return 0
     out.table(["id", "kind", "text"], [[n.id, n.kind, _line(n.text)] for n in notes])
     if more:
-        print(f"and others; more with --limit {2 * options.limit}")
+        print(f"there are more: --limit {2 * options.limit}")
     return 0
 
 
 def _scopes(options: argparse.Namespace) -> int:
-    with operator() as connection:
-        found: ScopeList = connection.call("memory.scopes", Empty())
+    found: ScopeList = system_call("memory.scopes", Empty())
     if options.json:
         out.as_json(found.scopes)
         return 0
@@ -65,12 +65,11 @@ def _scopes(options: argparse.Namespace) -> int:
 
 
 def search(options: argparse.Namespace) -> int:
-    """The best notes for a text."""
+    """Find the best notes for a text."""
     wanted = {"query": options.query, "k": options.k, "scopes": options.scope,
               "mode": options.mode, "log": options.log}  # fmt: skip
-    with operator() as connection:
-        body = codec.convert(wanted, SearchRequest)
-        found: SearchReply = connection.call("memory.search", body)
+    body = codec.convert(wanted, SearchRequest)
+    found: SearchReply = system_call("memory.search", body)
     if options.json:
         out.as_json(found)
         return 0
@@ -82,16 +81,15 @@ def search(options: argparse.Namespace) -> int:
     )  # fmt: skip
     print(f"searched by: {found.mode}" + (f" ({found.why})" if found.why else ""))
     if found.pending:
-        print(f"{found.pending} notes cannot be found by their meaning yet")
+        print(f"{found.pending} notes cannot be found by meaning yet")
     return 0
 
 
 def get(options: argparse.Namespace) -> int:
-    """One note, whole."""
-    with operator() as connection:
-        note: Note = connection.call(
-            "memory.get", codec.convert({"id": options.id}, NoteRef)
-        )  # fmt: skip
+    """Show a note in full."""
+    note: Note = system_call(
+        "memory.get", codec.convert({"id": options.id}, NoteRef)
+    )  # fmt: skip
     if options.json:
         out.as_json(note)
     else:
@@ -100,10 +98,9 @@ def get(options: argparse.Namespace) -> int:
 
 
 def add(options: argparse.Namespace) -> int:
-    """A note of the operator's for a scope."""
+    """Add a note to a scope."""
     wanted = {"text": options.text, "scope": options.scope}
-    with operator() as connection:
-        note: Note = connection.call("memory.add", codec.convert(wanted, AddRequest))
+    note: Note = system_call("memory.add", codec.convert(wanted, AddRequest))
     if options.json:
         out.as_json(note)
     else:
@@ -112,9 +109,9 @@ def add(options: argparse.Namespace) -> int:
 
 
 def rm(options: argparse.Namespace) -> int:
-    """Notes by id, or all of a scope."""
+    """Remove notes by id, or all of a scope."""
     if bool(options.ids) == bool(options.scope):
-        raise InvalidArgument("give ids, or --scope for all of one", "see: aios memory rm --help")
+        raise InvalidArgument("give ids or --scope", "see: aios memory rm --help")
     removed = len(options.ids)
     with operator() as connection:
         for id_ in options.ids:
@@ -129,9 +126,8 @@ def rm(options: argparse.Namespace) -> int:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Read everything that lasts; 1 when something is damaged."""
-    with operator() as connection:
-        report: MemoryReport = connection.call("memory.check", Empty())
+    """Check all lasting notes; return 1 if one is damaged."""
+    report: MemoryReport = system_call("memory.check", Empty())
     if options.json:
         out.as_json(report)
     else:
@@ -144,12 +140,11 @@ def check(options: argparse.Namespace) -> int:
 
 
 def backup(options: argparse.Namespace) -> int:
-    """Copy all that lasts to a new file, while the kernel goes on."""
+    """Copy all lasting notes to a new file while the kernel runs."""
     path = out.whole(options.file)
-    with operator() as connection:
-        report: MemoryReport = connection.call(
-            "memory.backup", codec.convert({"path": path}, BackupRequest)
-        )  # fmt: skip
+    report: MemoryReport = system_call(
+        "memory.backup", codec.convert({"path": path}, BackupRequest)
+    )  # fmt: skip
     if options.json:
         out.as_json(report)
     else:
@@ -158,15 +153,51 @@ def backup(options: argparse.Namespace) -> int:
 
 
 def restore(options: argparse.Namespace) -> int:
-    """Put a copy back."""
+    """Replace all lasting notes by a backup."""
     if paths.kernel_os_pid(paths.runtime_dir()) is not None:
-        raise InvalidArgument("the kernel runs, and uses the notes", "aios daemon down")
+        raise InvalidArgument("the running kernel uses the notes", "stop it: aios daemon down")
     parts.become(
         "aios.kernel.memory.tool", "restore", out.whole(options.file), *["--json"] * options.json
     )
 
 
 def _line(text: str) -> str:
-    """A text's beginning, in one line."""
+    """Return the beginning of a text as one line."""
     line = " ".join(text[: 4 * _WIDTH].split())
     return line if len(line) <= _WIDTH else line[: _WIDTH - 1] + "…"
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+_SCOPE = "session:PID, agent:NAME or shared:NAME"
+_FILE = arg("file", metavar="FILE")
+
+COMMANDS = {"memory": Command(actions={
+    "ls": Command("list scopes, or the notes of one", ls, (
+        arg("scope", nargs="?", metavar="SCOPE", help=_SCOPE),
+        flag("--log", help="the interaction log instead"),
+        arg("--limit", type=_at_least_one, default=100, metavar="N", help="how many (100)"),
+    )),
+    "search": Command("find notes by words and meaning", search, (
+        arg("query", metavar="TEXT"),
+        arg("--scope", action="append", required=True, help=f"{_SCOPE}; repeatable"),
+        arg("-k", type=int, default=5, metavar="N", help="how many (5)"),
+        arg("--mode", choices=("auto", "keyword", "semantic", "mixed"), default="auto"),
+        flag("--log", help="include the interaction log"),
+    )),
+    "get": Command("show a note", get, (arg("id", metavar="ID"),)),
+    "add": Command("add a note", add, (
+        arg("scope", metavar="SCOPE", help=_SCOPE), arg("text", metavar="TEXT"),
+    )),
+    "rm": Command("remove notes", rm, (
+        arg("ids", nargs="*", metavar="ID"), arg("--scope", help=f"all notes of {_SCOPE}"),
+    )),
+    "check": Command("check all lasting notes for damage", check),
+    "backup": Command("copy all lasting notes to a new file", backup, (_FILE,)),
+    "restore": Command("replace all lasting notes by a backup (kernel down)", restore, (_FILE,)),
+})}  # fmt: skip

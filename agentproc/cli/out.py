@@ -1,7 +1,7 @@
-"""How the command line shows things: tables for people, aligned columns for pipes, JSON for both.
+"""Output of the command line: tables for people, aligned columns for pipes, JSON for both.
 
-NO_COLOR is respected, and the terminal obeys nothing that an agent wrote. Errors go to stderr and
-end with what to do.
+Respects NO_COLOR and escapes control characters in what agents wrote. Errors go to stderr and end
+with what to do.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aios.syscalls.errors import AiosError, InvalidArgument
 
 _GAP = 2
 _LEAST_LAST = 16
-"""Columns of a narrow terminal that the last column of a table gets at least."""
+"""Minimum width of a table's last column, in characters, on a narrow terminal."""
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -49,7 +49,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print(f"\x1b[1m{line}\x1b[0m" if bold and row is names else line)
     hidden = [name.lower() for i, name in enumerate(names) if i not in shown]
     if hidden:
-        print(f"not shown, for want of room: {', '.join(hidden)}")
+        print(f"not shown, too narrow: {', '.join(hidden)}")
 
 
 def _aligned(text: str, width: int, right: bool) -> str:
@@ -66,8 +66,8 @@ def _cells(text: str) -> int:
 
 
 def fitting(widths: Sequence[int], spare: Sequence[int], room: int) -> list[int]:
-    """The columns to show: those that can be spared are left out until the others fit, the most
-    dispensable first, of equals the last; those with 0 stay."""
+    """Return the columns to show: drop columns until the others fit, those with the highest
+    ``spare`` first, of equals the last; columns with 0 stay."""
     shown = list(range(len(widths)))
 
     def needed() -> int:
@@ -82,40 +82,40 @@ def fitting(widths: Sequence[int], spare: Sequence[int], room: int) -> list[int]
 
 
 def plain(text: str) -> str:
-    """Without anything that a terminal would obey."""
+    """Return the text with control characters escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def plain_lines(text: str) -> str:
-    """The same for a text of several lines."""
+    """Return a text of several lines with control characters escaped."""
     return "\n".join(plain(line) for line in text.split("\n"))
 
 
 def whole(path: str) -> str:
-    """A path of the user's as the kernel, which runs in another folder, can take it.
+    """Return a path as the kernel, which runs in another folder, can use it: absolute.
 
-    Raises InvalidArgument for an empty one, which would mean this folder to nobody but Python.
+    Raises InvalidArgument for an empty path, which Python takes for the current folder.
     """
     if not path:
-        raise InvalidArgument("'' is no path", "name a file or folder")
+        raise InvalidArgument("'' is not a path", "name a file or folder")
     return path if os.path.isabs(path) else str(Path(here()) / path)
 
 
 def here() -> str:
-    """The folder we are in. Raises InvalidArgument when it is there no more."""
+    """Return the current folder. Raises InvalidArgument if it was removed."""
     try:
         return os.getcwd()
     except FileNotFoundError:
-        raise InvalidArgument("the current folder was removed", "go to another: cd") from None
+        raise InvalidArgument("the current folder was removed", "change to another: cd") from None
 
 
 def as_json(value: Any) -> None:
-    """One JSON document."""
+    """Print a value as one JSON document."""
     print(json.dumps(msgspec.to_builtins(value), indent=2))
 
 
 def complain(error: AiosError | str, hint: str = "") -> None:
-    """An error, and under it what to do."""
+    """Print an error to stderr, and below it what to do."""
     text, hint = (error.message, error.hint) if isinstance(error, AiosError) else (error, hint)
     print(f"aios: {plain_lines(text)}", file=sys.stderr)
     if hint:
@@ -123,7 +123,7 @@ def complain(error: AiosError | str, hint: str = "") -> None:
 
 
 def duration(seconds: float) -> str:
-    """12.3s, 4m05s, 3h02m, 2d04h."""
+    """Return seconds as 12.3s, 4m05s, 3h02m or 2d04h."""
     if seconds < 60:
         return f"{seconds:.1f}s"
     whole = int(seconds)
@@ -138,7 +138,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes in binary units."""
+    """Return bytes in binary units."""
     amount = float(count)
     for unit in ("B", "K", "M", "G"):
         if amount < 1024 or unit == "G":

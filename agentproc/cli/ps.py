@@ -1,4 +1,5 @@
-"""``aios ps | logs | kill | stop | pause | resume | renice | wait``: agents, seen and acted on."""
+"""``aios ps | logs | kill | stop | pause | resume | renice | wait``: list agents and control
+them."""
 
 from __future__ import annotations
 
@@ -25,16 +26,16 @@ from aios.syscalls.types.process import (
 )
 
 from . import out
-from .daemonctl import operator
+from .command import CLASSES, REF, Command, arg, flag
+from .daemonctl import operator, system_call
 
 _FOREVER_S = 7 * 24 * 3600.0
 _PART_BYTES = 1 << 16
 
 
 def ps(options: argparse.Namespace) -> int:
-    """The process table."""
-    with operator() as connection:
-        rows: list[ProcessInfo] = connection.call("proc.ps", PsRequest(options.all)).processes
+    """List the process table."""
+    rows: list[ProcessInfo] = system_call("proc.ps", PsRequest(options.all)).processes
     if options.json:
         out.as_json(rows)
     elif options.quiet:
@@ -62,25 +63,24 @@ def _row(row: ProcessInfo) -> list[str]:
 
 
 def _waits(row: ProcessInfo) -> str:
-    """The tool that its oldest waiting call waits for, and how many more there are."""
+    """Return the tool that the oldest waiting call waits for, and the number of other calls."""
     more = f" +{len(row.waits) - 1}" if len(row.waits) > 1 else ""
     return f"{row.waits[0]}{more}" if row.waits else ""
 
 
 def _context(row: ProcessInfo) -> str:
-    """Tokens held, of how many there is room for."""
+    """Return the tokens held and the limit."""
     return f"{row.context_tokens}/{row.window_tokens}" if row.window_tokens else "0"
 
 
 def signal(options: argparse.Namespace) -> int:
-    """kill, stop, pause and resume."""
-    return _each(
-        options, "proc.signal", lambda ref: SignalRequest(ref, options.action, options.grace)
-    )
+    """Kill, stop, pause or resume agents."""
+    grace: float = getattr(options, "grace", 10.0)
+    return _each(options, "proc.signal", lambda ref: SignalRequest(ref, options.command, grace))
 
 
 def renice(options: argparse.Namespace) -> int:
-    """Nice value, class, weight and quotas."""
+    """Change nice value, class, weight and quotas."""
 
     def wanted(ref: str) -> ReniceRequest:
         body = {"ref": ref, "nice": options.nice, "klass": options.klass,
@@ -92,7 +92,7 @@ def renice(options: argparse.Namespace) -> int:
 
 
 def _each(options: argparse.Namespace, call: str, body: Callable[[str], Any]) -> int:
-    """Every REF is tried; 1 if one of them failed."""
+    """Make a call for every REF; return 1 if one failed."""
     told = []
     with operator() as connection:
         for ref in options.refs:
@@ -108,7 +108,7 @@ def _each(options: argparse.Namespace, call: str, body: Callable[[str], Any]) ->
 
 
 def wait(options: argparse.Namespace) -> int:
-    """The exit code of the first agent that did not end with 0."""
+    """Wait for agents; return the exit code of the first that did not end with 0."""
     statuses: list[ExitStatus] = []
     with operator() as connection:
         for ref in options.refs:
@@ -119,7 +119,7 @@ def wait(options: argparse.Namespace) -> int:
 
 
 def logs(options: argparse.Namespace) -> int:
-    """An agent's output, with -f until it ends."""
+    """Write an agent's output; with --follow until it ends."""
     write = _json_lines if options.json else _as_it_is
     with operator() as connection:
         found: LogReply = connection.call("proc.log", RefRequest(options.ref))
@@ -143,7 +143,7 @@ def _as_it_is(parts: Iterable[bytes]) -> None:
 
 
 def _json_lines(parts: Iterable[bytes]) -> None:
-    """One JSON object a line; what is no UTF-8 is replaced."""
+    """Write one JSON object per line; invalid UTF-8 is replaced."""
     begun = bytearray()
     for part in parts:
         *ended, last = part.split(b"\n")
@@ -161,7 +161,8 @@ def _json_line(line: bytearray) -> None:
 
 
 def _followed(connection: Connection, found: LogReply, fd: int) -> Iterator[bytes]:
-    """The file as it grows (told by inotify), until the agent's end (told by the kernel)."""
+    """Yield the file's content as it grows (inotify), until the kernel says that the agent has
+    ended."""
     try:
         notify = inotify.watch(Path(found.path), inotify.MODIFY)
     except OSError as error:
@@ -181,3 +182,31 @@ def _followed(connection: Connection, found: LogReply, fd: int) -> Iterator[byte
                     os.read(notify, 4096)
     finally:
         os.close(notify)
+
+
+_REFS = arg("refs", nargs="+", metavar="REF", help=REF)
+_GRACE = arg("--grace", type=float, default=10.0, metavar="SECONDS", help="before the kill (10)")
+
+COMMANDS = {
+    "ps": Command(do=ps, arguments=(
+        flag("-a", "--all", help="include dead agents"), flag("-q", "--quiet", help="pids only"),
+    )),
+    "logs": Command(do=logs, json="print one JSON object per line", arguments=(
+        flag("-f", "--follow", help="until it ends"), arg("ref", metavar="REF", help=REF),
+    )),
+    "kill": Command(do=signal, arguments=(_REFS,)),
+    "stop": Command(do=signal, arguments=(_REFS, _GRACE)),
+    "pause": Command(do=signal, arguments=(_REFS,)),
+    "resume": Command(do=signal, arguments=(_REFS,)),
+    "renice": Command(do=renice, arguments=(
+        arg("--weight", type=float, help="share of the model under the policy fair"),
+        arg("--quota-tokens", type=int, help="tokens computed in a minute; 0: no limit"),
+        arg("--quota-cells", type=int, help="KV cells held at once; 0: no limit"),
+        arg("--nice", type=int, help="-20 (highest priority) to 19"),
+        arg("--class", dest="klass", choices=CLASSES),
+        _REFS,
+    )),
+    "wait": Command(do=wait, arguments=(
+        _REFS, arg("--timeout", type=float, metavar="SECONDS"),
+    )),
+}  # fmt: skip

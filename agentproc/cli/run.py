@@ -36,6 +36,7 @@ from aios.syscalls.types.process import (
 )
 
 from . import daemonctl, out
+from .command import CLASSES, Command, arg, flag
 
 OWN_FAILURE, CANNOT_RUN, NOT_FOUND = 125, 126, 127
 _STOP_GRACE_S = 2.0
@@ -345,3 +346,31 @@ def _private_folder():  # type: ignore[no-untyped-def]
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+_EPILOG = """exit codes: the agent's own; 125 aios failed, 126 the file cannot be run, 127 no such
+file, 128+n killed by signal n; of several agents the first that is not 0. The words after -- are
+the agent's arguments: aios run agent.py -- --its-option"""
+
+COMMANDS = {
+    "run": Command(do=run, json="print pids or exit codes as JSON", shape={"epilog": _EPILOG},
+                   arguments=(
+        arg("files", nargs="+", metavar="FILE"),
+        flag("-d", "--detach", help="print the pid and return"),
+        arg("--name", help="name of the agent (default: the file's)"),
+        arg("--nice", type=int, default=0, help="-20 (highest priority) to 19"),
+        arg("--class", dest="klass", choices=CLASSES, default="normal"),
+        arg("--max-tokens", type=int, help="limit on tokens that it and its children generate"),
+        arg("--weight", type=float, default=1.0, help="share of the model under the policy fair"),
+        arg("--quota-tokens", type=int, help="limit on tokens computed in a minute"),
+        arg("--quota-cells", type=int, help="limit on KV cells held at once"),
+        arg("--timeout", type=float, metavar="SECONDS", help="kill it after this time"),
+        arg("--group", help="privilege group (see: aios perm ls)"),
+        arg("--allow", action="append", default=[], metavar="RULE",
+            help="a right in addition to the group's, for example 'tool.call:web_*'"),
+        arg("--deny", action="append", default=[], metavar="RULE",
+            help="what it may not do, for example 'agent.spawn:*'"),
+        arg("--env", action="append", default=[], metavar="NAME=VALUE"),
+        arg("--model", help="model of its calls: a name or a GGUF file"),
+    )),
+}  # fmt: skip

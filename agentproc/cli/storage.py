@@ -1,7 +1,7 @@
-"""``aios storage``: agents' files, mounts and quotas, and the care of all that is stored.
+"""``aios storage``: agents' files, mounts and quotas; check, repair, backup and restore.
 
-A file is named ``AGENT/PATH``. Check, repair and backup go through the kernel while it runs, and
-work on the folder itself when it does not; restore needs it down.
+A file is named ``AGENT/PATH``. Check, repair and backup go through a running kernel, and work on
+the folder itself if none runs; restore needs it down.
 """
 
 from __future__ import annotations
@@ -38,67 +38,16 @@ from aios.syscalls.types.storage import (
 )
 
 from . import out, parts
-from .daemonctl import operator
+from .command import Command, arg, flag
+from .daemonctl import operator, system_call
 
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
 _MOST_DIGITS = 15
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """``aios storage`` and its actions."""
-    storage = commands.add_parser("storage", help="agents' files, mounts, quotas, backups")
-    actions = storage.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, text, *arguments in _ACTIONS:
-        action = actions.add_parser(name, help=text)
-        for argument in arguments:
-            flags = ["--version"] if argument == "--version" else [argument]
-            action.add_argument(*flags, **_ARGUMENTS[argument])  # type: ignore[arg-type]
-        if name != "cat":
-            action.add_argument("--json", action="store_true")
-        action.set_defaults(do=f"cli.storage:{name}")
-
-
-_ACTIONS: tuple[tuple[str, ...], ...] = (
-    ("status", "where everything is, and what each home takes"),
-    ("ls", "list a folder; without one, all homes", "folder"),
-    ("cat", "write a file to standard output", "file", "--version"),
-    ("history", "list the versions of a file", "file"),
-    ("rollback", "make an old version the newest; brings a deleted file back", "file", "number"),
-    ("search", "find passages in an agent's files", "where", "query"),
-    ("mounts", "list all mounts"),
-    ("mount", "show a folder of this machine to an agent as /mnt/NAME", "agent", "host",
-     "--name", "--rw"),
-    ("umount", "take a mount away", "agent", "name"),
-    ("quota", "set what an agent's home may take, e.g. 2G; default: the setting", "agent", "size"),
-    ("check", "look whether all that is stored is as it was written", "--fast"),
-    ("repair", "mend what can be mended; says what was lost"),
-    ("backup", "copy files and values, as they are at one moment, into a new folder (notes: "
-     "aios memory backup)", "target"),
-    ("restore", "put a backup in the place of what is stored (kernel down)", "source"),
-)  # fmt: skip
-_ARGUMENTS: dict[str, dict[str, object]] = {
-    "folder": {"nargs": "?", "default": "/", "metavar": "AGENT/FOLDER"},
-    "where": {"metavar": "AGENT/FOLDER"},
-    "file": {"metavar": "AGENT/FILE"},
-    "--version": {"type": int, "metavar": "N"},
-    "number": {"type": int, "metavar": "VERSION"},
-    "query": {"metavar": "WORDS"},
-    "agent": {"metavar": "AGENT"},
-    "host": {"metavar": "FOLDER"},
-    "name": {"metavar": "NAME"},
-    "--name": {"metavar": "NAME", "help": "default: the folder's"},
-    "--rw": {"action": "store_true", "help": "the agent may change it; it keeps no versions"},
-    "size": {"metavar": "BYTES"},
-    "--fast": {"action": "store_true", "help": "leave large files and the index of search out"},
-    "target": {"metavar": "FOLDER"},
-    "source": {"metavar": "BACKUP"},
-}
-
-
 def status(options: argparse.Namespace) -> int:
-    """The store as a whole; 1 when it is damaged or cannot be used."""
-    with operator() as connection:
-        found: StorageStatus = connection.call("storage.status", Empty())
+    """Show the state of storage; return 1 if it is damaged or cannot be used."""
+    found: StorageStatus = system_call("storage.status", Empty())
     if options.json:
         out.as_json(found)
         return int(found.state in ("damaged", "failed"))
@@ -117,7 +66,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def ls(options: argparse.Namespace) -> int:
-    """A folder's entries."""
+    """List a folder."""
     entries: list[FileInfo] = []
     with operator() as connection:
         more = True
@@ -139,7 +88,7 @@ def ls(options: argparse.Namespace) -> int:
 
 
 def cat(options: argparse.Namespace) -> int:
-    """A file's content, as it is."""
+    """Write a file's content unchanged."""
     offset, version = 0, options.version
     with operator() as connection:
         while True:
@@ -153,9 +102,8 @@ def cat(options: argparse.Namespace) -> int:
 
 
 def history(options: argparse.Namespace) -> int:
-    """A file's versions."""
-    with operator() as connection:
-        found: FsVersions = connection.call("fs.history", FsPath(options.file))
+    """List the versions of a file."""
+    found: FsVersions = system_call("fs.history", FsPath(options.file))
     if options.json:
         out.as_json(found)
         return 0
@@ -168,9 +116,8 @@ def history(options: argparse.Namespace) -> int:
 
 
 def rollback(options: argparse.Namespace) -> int:
-    """An old version again."""
-    with operator() as connection:
-        info: FileInfo = connection.call("fs.rollback", FsRollback(options.file, options.number))
+    """Make an old version the newest."""
+    info: FileInfo = system_call("fs.rollback", FsRollback(options.file, options.number))
     if options.json:
         out.as_json(info)
     else:
@@ -179,9 +126,8 @@ def rollback(options: argparse.Namespace) -> int:
 
 
 def search(options: argparse.Namespace) -> int:
-    """Passages."""
-    with operator() as connection:
-        found: FsFound = connection.call("fs.search", FsSearch(options.query, options.where))
+    """Find passages in an agent's files."""
+    found: FsFound = system_call("fs.search", FsSearch(options.query, options.where))
     if options.json:
         out.as_json(found)
         return 0
@@ -194,29 +140,26 @@ def search(options: argparse.Namespace) -> int:
 
 
 def mounts(options: argparse.Namespace) -> int:
-    """All mounts."""
-    with operator() as connection:
-        found: MountList = connection.call("storage.mounts", Empty())
+    """List all mounts."""
+    found: MountList = system_call("storage.mounts", Empty())
     return _show_mounts(options, found)
 
 
 def mount(options: argparse.Namespace) -> int:
-    """Add or change one."""
+    """Add or change a mount."""
     folder = Path(out.whole(options.host))
     name = options.name or folder.name
     if not name:
         raise InvalidArgument(f"{folder} has no name of its own", "give it one: --name NAME")
-    with operator() as connection:
-        request = MountRequest(options.agent, name, str(folder), options.rw)
-        found: MountList = connection.call("storage.mount", request)
+    request = MountRequest(options.agent, name, str(folder), options.rw)
+    found: MountList = system_call("storage.mount", request)
     return _show_mounts(options, found)
 
 
 def umount(options: argparse.Namespace) -> int:
-    """Take one away."""
-    with operator() as connection:
-        request = MountRequest(options.agent, options.name, None)
-        found: MountList = connection.call("storage.mount", request)
+    """Remove a mount."""
+    request = MountRequest(options.agent, options.name, None)
+    found: MountList = system_call("storage.mount", request)
     return _show_mounts(options, found)
 
 
@@ -234,10 +177,9 @@ def _show_mounts(options: argparse.Namespace, found: MountList) -> int:
 
 def quota(options: argparse.Namespace) -> int:
     """Set a home's quota."""
-    with operator() as connection:
-        wanted = {"agent": options.agent, "quota_bytes": _bytes(options.size)}
-        request = codec.convert(wanted, QuotaRequest)
-        found: FsUsage = connection.call("storage.quota", request)
+    wanted = {"agent": options.agent, "quota_bytes": _bytes(options.size)}
+    request = codec.convert(wanted, QuotaRequest)
+    found: FsUsage = system_call("storage.quota", request)
     if options.json:
         out.as_json(found)
     else:
@@ -251,27 +193,25 @@ def _bytes(text: str) -> int | None:
     digits, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in _UNITS else (text, "")
     if not digits.isdecimal() or len(digits) > _MOST_DIGITS:
         raise InvalidArgument(
-            f"{text[:40]!r} is no number of bytes", "for example 500M, 2G or default"
+            f"{text[:40]!r} is not a number of bytes", "for example 500M, 2G or default"
         )
     return int(digits) << _UNITS.get(unit, 0)
 
 
 def check(options: argparse.Namespace) -> int:
-    """Look; 1 when something is wrong."""
+    """Check storage; return 1 if something is wrong."""
     if paths.kernel_os_pid(paths.runtime_dir()) is None:
         _offline("check", *["--fast"] * options.fast, *["--json"] * options.json)
-    with operator() as connection:
-        request = StorageCheck(content=not options.fast)
-        found: StorageReport = connection.call("storage.check", request)
+    request = StorageCheck(content=not options.fast)
+    found: StorageReport = system_call("storage.check", request)
     return _show_report(options, found)
 
 
 def repair(options: argparse.Namespace) -> int:
-    """Mend."""
+    """Repair storage."""
     if paths.kernel_os_pid(paths.runtime_dir()) is None:
         _offline("repair", *["--json"] * options.json)
-    with operator() as connection:
-        found: StorageReport = connection.call("storage.check", StorageCheck(repair=True))
+    found: StorageReport = system_call("storage.check", StorageCheck(repair=True))
     return _show_report(options, found)
 
 
@@ -285,17 +225,16 @@ def _show_report(options: argparse.Namespace, found: StorageReport) -> int:
         for line in found.mended:
             print(f"mended: {line}")
         if found.problems and not found.mended:
-            print("  mend it with: aios storage repair; or take a backup: aios storage restore")
+            print("  repair it: aios storage repair; or use a backup: aios storage restore")
     return int(bool(found.problems) and not found.mended)
 
 
 def backup(options: argparse.Namespace) -> int:
-    """Copy everything."""
+    """Copy all storage to a new folder."""
     target = out.whole(options.target)
     if paths.kernel_os_pid(paths.runtime_dir()) is None:
         _offline("backup", target, *["--json"] * options.json)
-    with operator() as connection:
-        found: BackupReply = connection.call("storage.backup", StorageBackup(target))
+    found: BackupReply = system_call("storage.backup", StorageBackup(target))
     if options.json:
         out.as_json(found)
     else:
@@ -304,9 +243,9 @@ def backup(options: argparse.Namespace) -> int:
 
 
 def restore(options: argparse.Namespace) -> int:
-    """Put a backup back."""
+    """Replace storage by a backup."""
     if paths.kernel_os_pid(paths.runtime_dir()) is not None:
-        raise InvalidArgument("the kernel runs, and uses what is stored", "aios daemon down")
+        raise InvalidArgument("the running kernel uses storage", "stop it: aios daemon down")
     _offline("restore", out.whole(options.source), *["--json"] * options.json)
     return 0
 
@@ -318,3 +257,43 @@ def _offline(*words: str) -> None:
 
 def _when(unix: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix)) if unix else ""
+
+
+_AGENT, _NAME = arg("agent", metavar="AGENT"), arg("name", metavar="NAME")
+_FILE = arg("file", metavar="AGENT/FILE")
+
+COMMANDS = {"storage": Command(actions={
+    "status": Command("show where storage is, and the size of each home", status),
+    "ls": Command("list a folder; without one, all homes", ls, (
+        arg("folder", nargs="?", default="/", metavar="AGENT/FOLDER"),
+    )),
+    "cat": Command("write a file to standard output", cat, (
+        _FILE, arg("--version", type=int, metavar="N"),
+    ), json=None),
+    "history": Command("list the versions of a file", history, (_FILE,)),
+    "rollback": Command("make an old version the newest; brings a deleted file back", rollback, (
+        _FILE, arg("number", type=int, metavar="VERSION"),
+    )),
+    "search": Command("find passages in an agent's files", search, (
+        arg("where", metavar="AGENT/FOLDER"), arg("query", metavar="WORDS"),
+    )),
+    "mounts": Command("list all mounts", mounts),
+    "mount": Command("mount a folder of this machine for an agent as /mnt/NAME", mount, (
+        _AGENT, arg("host", metavar="FOLDER"),
+        arg("--name", metavar="NAME", help="default: the folder's"),
+        flag("--rw", help="the agent may change it; there are no versions"),
+    )),
+    "umount": Command("remove a mount", umount, (_AGENT, _NAME)),
+    "quota": Command("set the quota of an agent's home: 500M, 2G, or default", quota, (
+        _AGENT, arg("size", metavar="BYTES"),
+    )),
+    "check": Command("check all that is stored for damage", check, (
+        flag("--fast", help="skip large files and the search index"),
+    )),
+    "repair": Command("repair what can be repaired, and list what was lost", repair),
+    "backup": Command("copy files and values, as they are at one moment, into a new folder "
+                      "(notes: aios memory backup)", backup, (arg("target", metavar="FOLDER"),)),
+    "restore": Command("replace what is stored by a backup (kernel down)", restore, (
+        arg("source", metavar="BACKUP"),
+    )),
+})}  # fmt: skip

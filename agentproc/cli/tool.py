@@ -1,4 +1,4 @@
-"""``aios tool ls | show | call | add | rm | secret``: tools as the operator sees them."""
+"""``aios tool ls | show | call | add | rm | secret``: tools."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from aios.syscalls.types.tool import (
 )
 
 from . import out
-from .daemonctl import operator
+from .command import Command, arg, flag
+from .daemonctl import system_call
 
 
 def ls(options: argparse.Namespace) -> int:
-    """All tools, and the sources that have none."""
-    with operator() as connection:
-        found: ToolList = connection.call("tool.list", Empty())
+    """List all tools, and the sources that have none."""
+    found: ToolList = system_call("tool.list", Empty())
     _show_list(options, found)
     return 0
 
@@ -56,11 +56,8 @@ def _row(info: ToolInfo) -> list[str]:
 
 
 def show(options: argparse.Namespace) -> int:
-    """One tool, with its schema."""
-    with operator() as connection:
-        info: ToolInfo = connection.call(
-            "tool.show", codec.convert({"name": options.name}, ToolRef)
-        )
+    """Show a tool with its schema."""
+    info: ToolInfo = system_call("tool.show", codec.convert({"name": options.name}, ToolRef))
     if options.json:
         out.as_json(info)
         return 0
@@ -75,21 +72,20 @@ def show(options: argparse.Namespace) -> int:
 
 
 def call(options: argparse.Namespace) -> int:
-    """Call a tool; its result goes to standard output, what it printed to standard error."""
+    """Call a tool; write its result to standard output and its prints to standard error."""
     return make_call(options, options.name)
 
 
 def make_call(options: argparse.Namespace, name: str) -> int:
-    """The call itself; ``mcp call`` makes the same."""
+    """Call a tool, for ``tool call`` and ``mcp call``."""
     try:
         arguments = json.loads(options.arguments)
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(
-            f"the arguments are no JSON: {error}", f"see what it takes: aios tool show {name}"
+            f"the arguments are not JSON: {error}", f"see its parameters: aios tool show {name}"
         ) from None
     body = codec.convert({"name": name, "arguments": json.dumps(arguments)}, ToolCall)
-    with operator() as connection:
-        reply: ToolReply = connection.call("tool.call", body, options.timeout)
+    reply: ToolReply = system_call("tool.call", body, options.timeout)
     if options.json:
         out.as_json(reply)
         return 0
@@ -100,40 +96,62 @@ def make_call(options: argparse.Namespace, name: str) -> int:
 
 
 def add(options: argparse.Namespace) -> int:
-    """A Python file, or an OpenAPI document."""
+    """Add the tools of a Python file or an OpenAPI document."""
     path = Path(out.whole(options.path))
     request = {"name": options.name, "kind": "file" if path.suffix == ".py" else "api",
                "path": str(path), "base_url": options.url, "secret": options.secret,
                "trust_hints": options.trust_hints}  # fmt: skip
     if not path.is_file():
-        why = "is no ordinary file" if path.exists() else "no such file"
+        why = "is not a regular file" if path.exists() else "no such file"
         raise InvalidArgument(f"{path}: {why}", "aios tool add NAME FILE")
-    with operator() as connection:
-        found: ToolList = connection.call("tool.add", codec.convert(request, SourceRequest))
+    found: ToolList = system_call("tool.add", codec.convert(request, SourceRequest))
     _show_list(options, ToolList(found.tools, []))
     return 0
 
 
 def rm(options: argparse.Namespace) -> int:
-    """A file or an API, and all tools of it."""
-    with operator() as connection:
-        connection.call("tool.remove", codec.convert({"name": options.name}, SourceRef))
+    """Remove a file or an API and all its tools."""
+    system_call("tool.remove", codec.convert({"name": options.name}, SourceRef))
     if options.json:
         out.as_json({"removed": options.name})
     return 0
 
 
 def secret(options: argparse.Namespace) -> int:
-    """A key comes from standard input, so that no process list and no history has it."""
+    """Store a key. It comes from standard input, so that no process list and no history has it."""
     value: str | None = None
     if not options.forget:
         ask = f"{options.name}: "
         value = getpass.getpass(ask) if sys.stdin.isatty() else sys.stdin.readline().strip()
         if not value:
             raise InvalidArgument("no key was given", f"aios tool secret {options.name} < FILE")
-    with operator() as connection:
-        request = codec.convert({"name": options.name, "value": value}, SecretRequest)
-        connection.call("tool.secret", request)
+    request = codec.convert({"name": options.name, "value": value}, SecretRequest)
+    system_call("tool.secret", request)
     if options.json:
         out.as_json({"secret": options.name, "kept": value is not None})
     return 0
+
+
+_NAME = arg("name", metavar="NAME")
+
+COMMANDS = {"tool": Command(actions={
+    "ls": Command("list the tools", ls),
+    "show": Command("show a tool's description, schema and limits", show, (_NAME,)),
+    "call": Command("call a tool as the operator", call, (
+        _NAME,
+        arg("arguments", nargs="?", default="{}", metavar="JSON",
+            help="for example '{\"expression\": \"6*7\"}'"),
+        arg("--timeout", type=float, metavar="SECONDS"),
+    )),
+    "add": Command("add a Python file's @aios.tool functions, or an OpenAPI document", add, (
+        _NAME,
+        arg("path", metavar="FILE", help="a .py, or an OpenAPI document in JSON or YAML"),
+        arg("--url", default="", help="the API's address, instead of the document's"),
+        arg("--secret", default="", metavar="NAME", help="name of the key to send"),
+        flag("--trust-hints", help="believe that GET changes nothing"),
+    )),
+    "rm": Command("remove a file or an API", rm, (_NAME,)),
+    "secret": Command("store a key from standard input, or --forget it", secret, (
+        _NAME, flag("--forget"),
+    )),
+})}  # fmt: skip

@@ -1,7 +1,7 @@
 """``aios trace export``: the schedule as Chrome trace JSON, for chrome://tracing or Perfetto.
 
-A process for each model, a track for each agent: what it computed, when its context was parked and
-restored, and, between these, where it waited. Track 0 is the core itself.
+One process for each model, one track for each agent: its slices, the parking and restoring of its
+context, and its waits. Track 0 is the core itself.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from aios.syscalls.client import Connection
 from aios.syscalls.types.trace import RequestRecord, SliceRecord, TraceReply, TraceRequest
 
 from . import daemonctl
+from .command import Command, arg
 from .out import complain
 
 _MICRO = 1e6
@@ -27,7 +28,7 @@ _OPS = {"save": "park", "load": "restore", "copy": "share", "spill": "to file"}
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write what the kernel remembers."""
+    """Write the kernel's records as a trace."""
     with daemonctl.operator() as connection:
         reply = read_all(connection)
     text = json.dumps({"traceEvents": list(events(reply)), "displayTimeUnit": "ms"})
@@ -46,7 +47,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def read_all(connection: Connection, *, clear: bool = False) -> TraceReply:
-    """Page by page: a day's records are more than one message carries, and more may come."""
+    """Read all records page by page: a day's records are larger than one message."""
     whole = TraceReply([], [], 0)
     seen: dict[str, tuple[int, int]] = {}
     while True:
@@ -59,7 +60,7 @@ def read_all(connection: Connection, *, clear: bool = False) -> TraceReply:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all; into what is no ordinary file (a pipe, a device) as it comes."""
+    """Write a file atomically; write directly to a pipe or device."""
     if path.exists() and not path.is_file():
         path.write_text(text)
         return
@@ -74,7 +75,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def events(reply: TraceReply) -> Iterator[dict[str, Any]]:
-    """All events, in no particular order."""
+    """Yield all events, in no particular order."""
     models = {name: number for number, name in enumerate(
         dict.fromkeys([*(s.model for s in reply.slices), *(r.model for r in reply.requests)]), 1
     )}  # fmt: skip
@@ -123,7 +124,7 @@ def _slice(model: int, piece: SliceRecord) -> Iterator[dict[str, Any]]:
 def _waits(
     model: int, record: RequestRecord, busy: list[tuple[float, float]]
 ) -> Iterator[dict[str, Any]]:
-    """The gaps between a request's slices."""
+    """Yield the gaps between a request's slices."""
     at = record.timing.received_s
     end_s = at + record.timing.turnaround_s
     for start_s, stop_s in sorted(busy):
@@ -136,3 +137,11 @@ def _waits(
            "name": record.outcome, "args": {"request": record.request_id,
                                             "tokens": record.completion_tokens,
                                             "cached": record.cached_tokens}}  # fmt: skip
+
+
+COMMANDS = {
+    "trace": Command(do=export, json="the output is always JSON", arguments=(
+        arg("action", choices=("export",)),
+        arg("--output", metavar="FILE", help="instead of standard output"),
+    )),
+}  # fmt: skip

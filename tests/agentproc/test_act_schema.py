@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aios.act_schema import longest, turn
+from aios.act_schema import max_bytes, turn
 from aios.hw.engine.engine import InvalidInput
 from aios.hw.engine.schema_grammar import schema_to_gbnf
 from aios.hw.engine.schema_instances import instances
@@ -54,7 +54,7 @@ def test_every_turn_fits_the_tools_schema_and_the_bound(
     schema = _object(fields)
     made = turn([_spec(schema)], 2, 16, plain, last=False)
     for text in instances(json.dumps(made), 8):
-        assert len(text) <= longest(made)
+        assert len(text) <= max_bytes(made)
         said = json.loads(text)
         for call in said.get("calls", []):
             jsonschema.validate(call["arguments"], schema)
@@ -75,7 +75,7 @@ def test_every_turn_can_be_a_grammar(schema: dict[str, Any], plain: bool) -> Non
 ])  # fmt: skip
 def test_odd_schemas_have_an_end_too(schema: dict[str, Any]) -> None:
     made = turn([_spec(schema)], 2, 50, True, last=False)
-    assert longest(made) < 1 << 20 and schema_to_gbnf(json.dumps(made))
+    assert max_bytes(made) < 1 << 20 and schema_to_gbnf(json.dumps(made))
     assert all(json.loads(text) for text in instances(json.dumps(made), 4))
 
 

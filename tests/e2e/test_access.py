@@ -80,8 +80,8 @@ def test_grants_work_at_once_and_last(own: Machine) -> None:
     assert "PermissionDenied" in own.aios("run", probe).stderr
     assert "prob*" in own.aios("perm", "ls").stdout
     got = own.aios("perm", "grant", "proba", "deny model:*")
-    assert "nobody has used the name proba yet" in got.stderr and "perm revoke 2" in got.stderr
-    assert "proba (nobody has used the name)" in own.aios("perm", "ls").stdout
+    assert "no agent has used the name proba yet" in got.stderr and "perm revoke 2" in got.stderr
+    assert "proba (name not used yet)" in own.aios("perm", "ls").stdout
     own.aios("perm", "revoke", "2")
     assert own.aios("perm", "revoke", "prob*", "deny model:*").returncode == 0
     assert own.aios("run", probe).stdout == "length\n"

@@ -263,7 +263,7 @@ def test_files_that_are_no_good_agents(machine: Machine, make: str, code: int, w
         (["config", "get", "quantums"], 2, "did you mean 'quantum'"),
         (["daemon", "down", "--oops"], 2, "unrecognized"),
         (["call", "no.such"], 1, "aios call --list"),
-        (["call", "getpid", "{"], 1, "no JSON"),
+        (["call", "getpid", "{"], 1, "not JSON"),
         (["frobnicate"], 2, "invalid choice"),
     ],
 )

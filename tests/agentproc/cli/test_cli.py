@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -26,6 +28,13 @@ def test_every_command_can_speak_json() -> None:
         if "--json" not in command.format_help()
     }
     assert missing == set(NO_JSON)
+
+
+def test_help_imports_no_command() -> None:
+    code = "import sys; from aios.cli import main; main.parser(''); print(*sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = {name for name in shown.stdout.split() if name.startswith("aios.cli.")}
+    assert imported == {f"aios.cli.{name}" for name in ("main", "command", "out", "parts")}
 
 
 def test_version_and_list_of_calls_as_json(capsys: pytest.CaptureFixture[str]) -> None:

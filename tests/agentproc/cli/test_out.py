@@ -55,7 +55,7 @@ def test_a_terminal_gets_a_table_that_fits(
         "犬     1  a bit too long",
         "          to fit here",
         "cat   12  short",
-        "not shown, for want of room: more",
+        "not shown, too narrow: more",
     ]
     monkeypatch.setenv("NO_COLOR", "1")
     out.table(["a"], [["b"]])
@@ -70,7 +70,7 @@ def test_a_complaint_keeps_its_lines_and_no_control_characters(
 
 
 def test_an_empty_path_means_nothing() -> None:
-    with pytest.raises(InvalidArgument, match="'' is no path"):
+    with pytest.raises(InvalidArgument, match="'' is not a path"):
         out.whole("")
 
 

@@ -1,0 +1,94 @@
+"""``aios model``: list, load, unload and tune models."""
+
+from __future__ import annotations
+
+import argparse
+
+from aios.syscalls import paths
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import ModelInfo, ModelRequest
+
+from . import out, parts
+from .command import Command, arg, flag
+from .daemonctl import system_call
+
+
+def ls(options: argparse.Namespace) -> int:
+    """List the models that the kernel serves or has served, and the files it could serve."""
+    models: list[ModelInfo] = system_call("model.list", Empty()).models
+    if options.json:
+        out.as_json(models)
+        return 0
+    show_models(models)
+    known = {model.path for model in models}
+    folder = paths.data_dir() / "models"
+    others = [path for path in sorted(folder.glob("*.gguf")) if str(path.resolve()) not in known]
+    if others:
+        print("\nnot used yet:", ", ".join(path.stem for path in others))
+    return 0
+
+
+def load(options: argparse.Namespace) -> int:
+    """Load a model and wait until it is ready."""
+    model: ModelInfo = system_call("model.load", ModelRequest(_model_name(options.name)))
+    if options.json:
+        out.as_json(model)
+    else:
+        show_models([model])
+    return 0
+
+
+def unload(options: argparse.Namespace) -> int:
+    """End a model's core; the next request loads the model again."""
+    system_call("model.unload", ModelRequest(_model_name(options.name)))
+    if options.json:
+        out.as_json({"unloaded": options.name})
+    return 0
+
+
+def _model_name(name: str) -> str:
+    """Return the name, or the absolute path: the kernel runs in another folder."""
+    is_path = name.endswith(".gguf") or "/" in name
+    return out.whole(name) if is_path and not name.startswith("fake") else name
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Become the tuning program, which loads the model many times."""
+    words = [options.name if options.name == "default" else _model_name(options.name),
+             "--perplexity", str(options.perplexity), "--seats", str(options.seats)]  # fmt: skip
+    words += ["--cache", str(paths.cache_dir()), "--models", str(paths.data_dir() / "models")]
+    words += ["--reset"] * options.reset + ["--json"] * options.json
+    parts.become("aios.hw.tuning.tune", *words)
+
+
+def show_models(models: list[ModelInfo]) -> None:
+    """Print a table of models."""
+    out.table(
+        ["model", "state", "window>", "seats>", "??running>", "??ready>", "??kv", "??parked>",
+         "??threads>", "??device", "?exact", "?memory>", "??restarts>", "what"],
+        [[m.name, m.state, str(m.context_tokens), f"{m.seats_used}/{m.seats}", str(m.running),
+          str(m.ready), m.kv_type, out.size(m.arena_used_bytes), str(m.threads), m.device,
+          m.exact, out.size(m.memory_bytes), str(m.core_restarts),
+          m.reason or m.description + ("" if m.restorable else " (cannot be parked: recomputed)")]
+         for m in models],
+    )  # fmt: skip
+
+
+_MODEL = arg("name", metavar="MODEL", help="a name or a GGUF file")
+_TUNE = (
+    "Measure thread counts, KV types, batch sizes and weight formats; keep the fastest settings "
+    "that are exact and predict a text as well. Can be interrupted and resumed. See docs/tuning.md."
+)
+
+COMMANDS = {"model": Command(actions={
+    "ls": Command("list the models that the kernel serves or could serve", ls),
+    "load": Command("load a model now", load, (_MODEL,)),
+    "unload": Command("free a model's memory", unload, (_MODEL,)),
+    "tune": Command("find the fastest settings for a model on this machine", tune, (
+        arg("name", nargs="?", default="default", metavar="MODEL"),
+        flag("--reset", help="forget what was found"),
+        arg("--perplexity", type=float, default=1.0, metavar="PERCENT",
+            help="limit on the increase of perplexity over the original (1)"),
+        arg("--seats", type=int, default=8),
+    ), shape={"description": _TUNE}),
+})}  # fmt: skip
