@@ -26,6 +26,11 @@ folders: AIOS_RUNTIME_DIR or XDG_RUNTIME_DIR/aios (sockets), XDG_STATE_HOME/aios
   XDG_CONFIG_HOME/aios/config.toml and policy.toml, XDG_DATA_HOME/aios (models, grants),
   XDG_CACHE_HOME/aios
 """
+RUN = """Run Python files as agents. The first of these runs a file: the Python that --python
+names; the environment that uv makes for the file's "# /// script" block; the active virtual
+environment; "python" on the PATH, if it can import aios; the kernel's own Python.
+See docs/install.md.
+"""
 RULES = """a rule is [VERB] KIND[.ACTION]:NAME
   VERB    deny (beats all), trust (never ask), ask (always ask), allow (ask for what cannot be
           undone); allow when left out
@@ -65,8 +70,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    run = commands.add_parser("run", help="run Python files as agents", epilog=EPILOG,
-                              formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    run = commands.add_parser(
+        "run", help="run Python files as agents", description=RUN, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     run.add_argument("files", nargs="+", metavar="FILE")
     run.add_argument("-d", "--detach", action="store_true", help="print the pid and return")
     run.add_argument("--name", help="name of the agent (default: the file's)")
@@ -84,6 +91,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
                      help="what it may not do, e.g. 'agent.spawn:*'")  # fmt: skip
     run.add_argument("--env", action="append", default=[], metavar="NAME=VALUE")
     run.add_argument("--model", help="model for its calls: a name or a GGUF file")
+    run.add_argument("--python", metavar="PATH", help="interpreter or environment that runs it")
     run.add_argument("--json", action="store_true", help="print pids or exit states as JSON")
     run.set_defaults(do="cli.run:run", args=[])
 
