@@ -126,16 +126,17 @@ def _judge(path: str, shown: str) -> Python:
     except msgspec.DecodeError:
         raise InvalidArgument(f"{path} is no Python", "name one: aios run --python PATH") from None
     known_as = interpreter(found.path or path, found.version)
-    problem, hint, ours = "", f"install it there: {known_as} -m pip install aiosd", _release()
+    install, ours = f"install it there: {known_as} -m pip install aiosd", _release()
+    problem = hint = ""
     if found.version < OLDEST:
         version, oldest = (".".join(map(str, each)) for each in (found.version, OLDEST))
         problem = f"is Python {version}; an agent needs {oldest} or newer"
         hint = "name another: aios run --python PATH"
     elif found.error:
-        problem = f"cannot import aios: {found.error}"
+        problem, hint = f"cannot import aios: {found.error}", install
     elif ours and found.release not in ("", ours):
         problem = f"has aiosd {found.release}; this is aiosd {ours}"
-        hint += f"=={ours}"
+        hint = f"{install}=={ours}"
     depends = [path, aios.__path__[0], *found.folders]
     mtimes = {each: _mtime(each) for each in depends}
     return Python(known_as, found.version, problem, hint, mtimes)
@@ -158,7 +159,7 @@ def _run(path: str, code: str, folder: str | None) -> str:
             text=True, errors="replace", timeout=_CHECK_TIMEOUT_S, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
-        words = str(getattr(error, "stderr", "") or error).strip().rpartition("\n")[2]
+        words = str(getattr(error, "stderr", "") or error).strip()[-500:]
         raise InvalidArgument(
             f"{path} does not run: {words}",
             "leave its environment with: deactivate; or name a Python: aios run --python PATH",

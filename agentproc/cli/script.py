@@ -51,14 +51,14 @@ def environment(file: Path) -> str:
             f"install it: {sys.executable} -m pip install uv; "
             "or name an environment that has them: aios run --python PATH",
         )
-    _run(uv, file, "sync")
+    _run(uv, file, "sync", "--quiet")
     return _run(uv, file, "python", "find").strip()
 
 
 def _run(uv: str, file: Path, *command: str) -> str:
     """Run a command of uv on a file; return what it prints."""
     started = subprocess.Popen(
-        [uv, "--quiet", *command, "--script", os.fspath(file)], stdin=subprocess.DEVNULL,
+        [uv, *command, "--script", os.fspath(file)], stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
     )  # fmt: skip
     with started:
