@@ -125,9 +125,13 @@ def test_an_old_python_and_another_release_are_refused(monkeypatch: pytest.Monke
 def test_an_interpreter_is_examined_again_only_when_something_has_changed(
     agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = []
-    run = pythons._run
-    monkeypatch.setattr(pythons, "_run", lambda *words: runs.append(words) or run(*words))
+    runs, run = [], pythons._run
+
+    def counted(path: str, code: str, folder: str | None) -> str:
+        runs.append(path)
+        return run(path, code, folder)
+
+    monkeypatch.setattr(pythons, "_run", counted)
     assert _chosen(agent, sys.executable) == _known_as(Path(sys.prefix))
     assert not runs, "the one that runs this command needs no examination"
     environment = tmp_path / "environment"
