@@ -99,12 +99,13 @@ def _named(wanted: str) -> str:
     found = shutil.which(path)
     if not found:
         raise InvalidArgument(f"--python {wanted}: no such program", "give the path of a Python")
-    return os.path.abspath(found)
+    return found
 
 
 def _examine(path: str) -> Python:
     """Return what is known of an interpreter; run it if the cache does not know. Raises
     InvalidArgument if it does not run."""
+    path = os.path.abspath(path)
     if _is_script(path):  # a shim, like pyenv's: it can choose another Python at any time
         path = _run(path, "import sys; print(sys.executable)", None).strip()
     ours = Python(interpreter(sys.executable, sys.version_info[:2]), sys.version_info[:2])
