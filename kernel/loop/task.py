@@ -37,7 +37,7 @@ class Promise(Generic[T]):
 
     def __init__(self) -> None:
         self._outcome: Outcome[T] | None = None
-        self._waiter: Callable[[Outcome[T]], None] | None = None
+        self._waiter: Callable[[Outcome[T]], object] | None = None
 
     @property
     def settled(self) -> bool:
@@ -59,7 +59,7 @@ class Promise(Generic[T]):
         """Settle with an error."""
         self.settle(Outcome(None, error))
 
-    def then(self, callback: Callable[[Outcome[T]], None]) -> None:
+    def then(self, callback: Callable[[Outcome[T]], object]) -> None:
         """Call back with the outcome; at once when it is known."""
         assert self._waiter is None, "a promise has one waiter"
         self._waiter = callback
