@@ -22,23 +22,23 @@ SUGGESTIONS = {
 
 def main() -> None:
     """Write a profile, suggestions held to a schema, then a reason for each suggestion."""
-    options = argparse.ArgumentParser()
-    options.add_argument("--task", default=TASK)
-    options.add_argument("--max-tokens", type=int, default=64)
-    options.add_argument("--seed", type=int, default=0)
-    given = options.parse_args()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--task", default=TASK)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
 
     def ask(prompt: str) -> str:
-        return aios.chat(prompt, max_tokens=given.max_tokens, seed=given.seed).text.strip()
+        return aios.chat(prompt, max_tokens=options.max_tokens, seed=options.seed).text.strip()
 
-    print(f"wish: {given.task}")
-    profile = ask(f"In one sentence, what does this person like in films? {given.task}")
+    print(f"wish: {options.task}")
+    profile = ask(f"In one sentence, what does this person like in films? {options.task}")
     print(f"profile: {profile}")
     reply = aios.chat(
         f"Recommend two films for this taste, as JSON.\n{profile}",
         schema=SUGGESTIONS,
-        max_tokens=4 * given.max_tokens,
-        seed=given.seed,
+        max_tokens=4 * options.max_tokens,
+        seed=options.seed,
     )
     try:
         titles = json.loads(reply.text)["titles"]

@@ -1,8 +1,9 @@
-"""Write the generated documents; with ``--check``, fail if one is stale or names a missing test.
+"""Write the generated documents; with ``--check``, fail if one is stale.
 
 docs/calls.md comes from the table of system calls, docs/cli.md from --help, docs/files.md from the
 modules' first lines, docs/bench.md and the figures in README.md from docs/bench/SUITE.json
-(``aios bench SUITE --json``), docs/schedule.svg from docs/schedule.json (tools/schedule.py).
+(``aios bench SUITE --json``), docs/schedule.svg from docs/schedule.json (tools/schedule.py). A dead
+link, or a test that SECURITY.md names and that does not exist, is an error in either case.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ def main() -> int:
         elif not path.exists() or path.read_text() != text:
             problems.append(f"{path.relative_to(ROOT)} is stale; update it with: make docs")
     problems += missing_tests(ROOT / "SECURITY.md")
+    for document in (*ROOT.glob("*.md"), *DOCS.glob("*.md")):
+        problems += dead_links(document)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0
@@ -260,6 +263,22 @@ def missing_tests(document: Path) -> Iterator[str]:
         file = ROOT / path
         if not file.exists() or not re.search(rf"def {name}\b", file.read_text()):
             yield f"{document.name} names a test that does not exist: {path}::{name}"
+
+
+def dead_links(document: Path) -> Iterator[str]:
+    """Yield a problem for each link to a file, or to a heading of a file, that does not exist."""
+    for path, _, heading in re.findall(r"\]\(([\w./-]+)(#([\w-]+))?\)", document.read_text()):
+        file = document.parent / path
+        if not file.exists():
+            yield f"{document.name} links to a file that does not exist: {path}"
+        elif heading and heading not in _headings(file):
+            yield f"{document.name} links to a heading that does not exist: {path}#{heading}"
+
+
+def _headings(document: Path) -> list[str]:
+    """Return the anchors of a document's headings."""
+    titles = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
 def _block(text: str) -> str:

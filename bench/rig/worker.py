@@ -15,24 +15,24 @@ home water room mother area money story fact month lot right study book eye job 
 
 def main() -> None:
     """Generate, and print the reply with its figures."""
-    options = argparse.ArgumentParser()
-    options.add_argument("--prompt", default="Tell a long story about a river.")
-    options.add_argument("--words", type=int, default=0, help="random words after the prompt")
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--temperature", type=float, default=0.0)
-    options.add_argument("--max-tokens", type=int, default=32)
-    options.add_argument("--tell", help="pipe to write to when the model is at work")
-    given = options.parse_args()
-    if given.tell:
-        aios.chat(given.prompt, max_tokens=1)
-        with open(given.tell, "w") as pipe:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--prompt", default="Tell a long story about a river.")
+    parser.add_argument("--words", type=int, default=0, help="random words after the prompt")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--max-tokens", type=int, default=32)
+    parser.add_argument("--tell", help="pipe to write to when the model is at work")
+    options = parser.parse_args()
+    if options.tell:
+        aios.chat(options.prompt, max_tokens=1)
+        with open(options.tell, "w") as pipe:
             pipe.write("begun")
-    words = random.Random(given.seed).choices(WORDS, k=given.words)
+    words = random.Random(options.seed).choices(WORDS, k=options.words)
     reply = aios.chat(
-        " ".join([given.prompt, *words]),
-        temperature=given.temperature,
-        seed=given.seed,
-        max_tokens=given.max_tokens,
+        " ".join([options.prompt, *words]),
+        temperature=options.temperature,
+        seed=options.seed,
+        max_tokens=options.max_tokens,
     )
     print(json.dumps({
         "tokens": reply.tokens,

