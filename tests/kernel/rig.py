@@ -12,15 +12,16 @@ import itertools
 import os
 import select
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from aios.hw.core.core import Core as CoreLoop
 from aios.hw.core.messages import (
+    Command,
     Event,
     Failed,
     Hello,
@@ -53,6 +54,9 @@ from aios.kernel.scheduler.request import Request
 from aios.kernel.scheduler.scheduler import Settings
 from aios.syscalls.errors import AiosError
 from aios.syscalls.types.chat import ChatReply
+from tests.waiting import wait_until
+
+from .clock import FakeClock, next_timer
 
 GRID = Rung("prefill apart", mixed=False)
 
@@ -75,7 +79,9 @@ class InlineCore:
     ) -> None:
         ours, self._socket = socket.socketpair()
         self.path, self.alive, self.ops = path, True, list[tuple[Op, OpResult]]()
-        self._link: Link[Any, Event] = Link(rig.loop, ours, on_event, on_gone, encode, take_event)
+        self._link: Link[Command, Event] = Link(
+            rig.loop, ours, on_event, on_gone, encode, take_event
+        )
         self._core: CoreLoop | None = None
         self.engine: Engine | None = None
         try:
@@ -98,7 +104,7 @@ class InlineCore:
         self.ops.append((op, result))
         return result
 
-    def send(self, command: object) -> None:
+    def send(self, command: Command) -> None:
         self._link.send(command)
 
     def work(self) -> bool:
@@ -145,7 +151,9 @@ class Rig:
         rung: Rung | None = None,
         core_timeout_s: float = 0.0,
     ) -> None:
-        self.loop, self.seats, self.window, self.rung = Loop(), seats, window, rung
+        self.clock = FakeClock()
+        self.loop = Loop(self.clock)
+        self.seats, self.window, self.rung = seats, window, rung
         self.store = KvStore(Arena(ram), folder / "kv" if disk else None, disk)
         self.settings = Settings(policy.find(name), quantum, seats, chunk)
         self.cores: list[InlineCore] = []
@@ -201,7 +209,7 @@ class Rig:
             ),
             messages=prompt if isinstance(prompt, list) else None,
             prompt=prompt if isinstance(prompt, str) else None,
-            received_s=time.monotonic(), on_text=None, on_done=done, window_policy=window,
+            received_s=self.loop.now(), on_text=None, on_done=done, window_policy=window,
         )  # fmt: skip
         self.models.find(model).submit(request)
         return request
@@ -226,13 +234,13 @@ class Rig:
             quiet = 0 if self.step() else quiet + 1
             self.check()
 
-    def wait(self, until: Callable[[], bool], most_s: float = 20.0) -> None:
-        """Like ``run``, but timers (back-off, idleness) get their time."""
-        end_s = time.monotonic() + most_s
-        while not until():
-            assert time.monotonic() < end_s
-            if not self.step():
-                self.loop.turn(20)
+    def wait(self, until: Callable[[], bool], what: str = "the outcome") -> None:
+        """Like ``run``, but time passes when nothing else happens: timers become due."""
+        wait_until(until, what, self._step_or_pass_time)
+
+    def _step_or_pass_time(self) -> None:
+        if not self.step() and not next_timer(self.loop, self.clock):
+            self.loop.turn(20)
 
     def check(self) -> None:
         problems = self.store.check()
@@ -296,12 +304,13 @@ def _with_rung(info: EngineInfo, rung: Rung) -> EngineInfo:
 
 
 @contextlib.contextmanager
-def open_rig(folder: Path, default: str = "fake:end=0", **options: object) -> Iterator[Rig]:
+def open_rig(folder: Path, default: str = "fake:end=0", **options: Any) -> Iterator[Rig]:
     """A rig; at its end nothing may be left, descriptors included."""
     before = _descriptors()
-    rig = Rig(folder, default, **options)  # type: ignore[arg-type]
-    yield rig
-    rig.close()
+    rig = Rig(folder, default, **options)
+    with patch("time.monotonic", rig.clock.now):  # the core reads the time, too
+        yield rig
+        rig.close()
     assert _descriptors() <= before
 
 
