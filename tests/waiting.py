@@ -9,7 +9,7 @@ import os
 import select
 from collections.abc import Callable
 from time import monotonic, sleep
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def deadline_s() -> float:
 
 
 def wait_until(
-    condition: Callable[[], T],
+    condition: Callable[[], T | None],
     what: str,
     turn: Callable[[], object] = lambda: sleep(_PAUSE_S),
 ) -> T:
@@ -41,6 +41,15 @@ def wait_until(
         assert monotonic() < end_s, f"waited {limit_s:.0f} s in vain for {what}"
         turn()
     return found
+
+
+class _Loop(Protocol):
+    def turn(self, most_ms: int) -> None: ...
+
+
+def turn_until(loop: _Loop, condition: Callable[[], T | None], what: str) -> T:
+    """Serve a loop of the kernel until the condition holds; its first true value."""
+    return wait_until(condition, what, lambda: loop.turn(100))
 
 
 def wait_for_end(os_pid: int) -> None:

@@ -91,5 +91,8 @@ def ask(world: World, process: Process, name: str = "rm", arguments: Any = None)
     return caught.value.approval
 
 
-def approve(world: World, number: str, approve: bool = True) -> None:
-    start(world.access.approvals.answer(number, approve, time.monotonic(), time.time()))
+def approve(world: World, number: str, approve: bool = True, now: float | None = None) -> None:
+    """Answer a question as the operator. Raises what the call would."""
+    now = time.monotonic() if now is None else now
+    answer = world.access.approvals.answer(number, approve, now, time.time())
+    start(answer).then(lambda outcome: outcome.result() and None)

@@ -17,6 +17,7 @@ from aios.kernel.storage.files.paths import resolve
 from aios.kernel.storage.files.quota import Limits
 from aios.kernel.storage.manager import Storage
 from aios.syscalls.types import storage as s
+from tests.waiting import turn_until
 
 BIG = random.Random(1).randbytes(3_000_000)
 
@@ -35,9 +36,7 @@ class Rig:
         """Start an operation and turn the loop until it has ended."""
         outcomes: list[Outcome[Any]] = []
         begin(outcomes.append)
-        while not outcomes:
-            self.loop.turn(10_000)
-        return outcomes[0].result()
+        return turn_until(self.loop, lambda: outcomes, "an outcome of storage")[0].result()
 
     def close(self) -> None:
         """As the kernel does at its end."""

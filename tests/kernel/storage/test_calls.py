@@ -17,6 +17,7 @@ from aios.syscalls.errors import AiosError, PermissionDenied
 from aios.syscalls.table import BY_NAME
 from aios.syscalls.types import storage as s
 from aios.syscalls.types.common import Effect
+from tests.waiting import turn_until
 
 from .rig import Rig, rig
 
@@ -82,8 +83,7 @@ class _Bench:
     def make(self, name: str, body: msgspec.Struct) -> Any:
         call: Any = _Call(name, self.pid)
         found = self.calls.handlers[name](call, body)
-        while found is None and not call.ended:
-            self.store.loop.turn(1000)
+        turn_until(self.store.loop, lambda: found is not None or call.ended, name)
         outcome = found or call.outcome
         if isinstance(outcome, AiosError):
             raise outcome

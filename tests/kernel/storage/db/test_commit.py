@@ -22,6 +22,7 @@ from aios.syscalls.errors import (
     StorageUnavailable,
 )
 from tests.kernel.storage.rig import BIG, Rig, change, flip, rig
+from tests.waiting import turn_until
 
 
 def _blobs(folder: Path) -> set[Path]:
@@ -95,8 +96,7 @@ def test_what_cannot_be_read_fails_who_reads_it_and_a_failed_commit_everybody(
         storage.set_value("bob", "k", b"\1", None, outcomes.append)  # these two share a commit
         storage.change(read, outcomes.append)
         hold.set()
-        while len(outcomes) < 2:
-            store.loop.turn(10_000)
+        turn_until(store.loop, lambda: len(outcomes) == 2, "both outcomes")
         assert outcomes[0].error is None and isinstance(outcomes[1].error, StorageUnavailable)
         assert storage.failure is None and not _blobs(tmp_path)
         assert committer._connection
