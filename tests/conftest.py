@@ -23,8 +23,8 @@ from aios.syscalls.types.common import Empty
 from aios.syscalls.types.kernel import CheckReply
 from aios.syscalls.types.process import RefRequest, SignalRequest
 from aios.syscalls.types.tool import ToolCall
+from tests.waiting import TIMEOUT_S as TIMEOUT_S
 
-TIMEOUT_S = 120
 FAKE = ("--model", "fake:step_ms=1,end=0")
 IDLE = "import time; time.sleep(1000)"
 

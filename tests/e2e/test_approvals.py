@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from aios.syscalls.types.common import Empty
 from tests.conftest import FAKE, IDLE, TIMEOUT_S, Machine, operator
+from tests.waiting import wait_readable, wait_until
 
 SEND = """
 import aios, sys
@@ -87,7 +86,7 @@ def test_an_approval_expires(victim: Machine) -> None:
     send = victim.agent("send", SEND)
     number = victim.aios("run", send, "--", "x").stdout.strip()
     victim.aios("approvals", "approve", number)
-    select.select([], [], [], 1.1)  # until it has expired
+    wait_until(lambda: number not in victim.aios("approvals", "ls").stdout, "its expiry")
     assert victim.aios("run", send, "--", "x").stdout.strip() not in ("sent", number)
     assert victim.aios("approvals", "approve", number).returncode == 1
 
@@ -113,9 +112,8 @@ class Terminal:
 
     def until(self, words: str) -> str:
         """All that was shown until these words are."""
-        end = time.monotonic() + TIMEOUT_S
         while words not in self.text:
-            assert select.select([self._fd], [], [], max(0.0, end - time.monotonic()))[0], self.text
+            wait_readable(self._fd, f"{words!r} after {self.text!r}")
             self.text += os.read(self._fd, 4096).decode()
         return self.text
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from aios.syscalls import paths
 from aios.syscalls.types.common import Empty
-from tests.conftest import FAKE, IDLE, TIMEOUT_S, Machine, folders, operator
+from tests.conftest import FAKE, IDLE, Machine, folders, operator
+from tests.waiting import wait_for_end, wait_until
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def test_every_call_of_an_agent_is_in_the_log_with_its_rule(own: Machine) -> None:
@@ -91,13 +96,10 @@ with open({str(done)!r}, "ab", buffering=0) as file:
     for _ in range(5):
         os_pid = stopped.start(*FAKE)
         stopped.aios("run", "-d", path)
-        before = done.stat().st_size if done.exists() else 0
-        while not done.exists() or done.stat().st_size < before + 50:
-            select.select([], [], [], 0.01)
-        fd = os.pidfd_open(os_pid)
+        before = _size(done)
+        wait_until(lambda: _size(done) >= before + 50, "50 messages")  # noqa: B023
         os.kill(os_pid, signal.SIGKILL)
-        select.select([fd], [], [], TIMEOUT_S)
-        os.close(fd)
+        wait_for_end(os_pid)
     stopped.start(*FAKE)
     assert stopped.aios("audit", "verify").returncode == 0
     received = [r for r in stopped.audit() if r["name"] == "ipc.recv"]
@@ -146,8 +148,10 @@ except aios.AuditUnavailable as error:
         assert stopped.aios("ps").returncode == 0 and stopped.aios("perm", "ls").returncode == 0
         (folder / "filler").unlink()
         with operator(stopped) as connection:
-            while connection.call("kernel.check", Empty()).problems:
-                select.select([], [], [], 0.05)  # until it has tried again
+            wait_until(
+                lambda: not connection.call("kernel.check", Empty()).problems,
+                "the next try of the log",
+            )
         assert (
             stopped.aios("run", stopped.agent("d", "import aios; aios.chat('x')")).returncode == 0
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import select
 from typing import Any
 
 import msgspec
@@ -18,6 +17,7 @@ from aios.syscalls.types.common import Empty
 from aios.syscalls.types.storage import FsWrite
 from aios.syscalls.types.tool import OfferRequest, ToolAnswer, ToolCall, ToolSpec
 from tests.conftest import Machine
+from tests.waiting import wait_until
 
 FAKE = ("--model", "fake:step_ms=1,end=0")
 CLERK = """
@@ -140,8 +140,7 @@ def test_nobody_acts_on_behalf_of_whom_it_does_not_serve(
         server.call("tool.answer", ToolAnswer(work, '"done"'))
         with pytest.raises(PermissionDenied, match="serves no work"), on_behalf(work):
             server.call("fs.write", FsWrite("/x", b"x"))
-        while not caller.poll(call_id):
-            select.select([caller.filenos()[0]], [], [], 1)
+        wait_until(lambda: caller.poll(call_id), "the reply")
         server.call("tool.offer", OfferRequest([]))
 
 

@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from tests.conftest import TIMEOUT_S, Machine
-
-from .rig import gone
+from tests.waiting import wait_for_end
 
 
 def test_up_status_down_and_twice_of_each(stopped: Machine) -> None:
@@ -36,7 +35,7 @@ def test_up_status_down_and_twice_of_each(stopped: Machine) -> None:
     assert len(family) == 2, "zygote and core"
     assert stopped.aios("daemon", "restart", "--model", "fake").returncode == 0
     for os_pid in family:
-        gone(os_pid)
+        wait_for_end(os_pid)
     assert stopped.aios("daemon", "down").returncode == 0
     assert [p.name for p in stopped.runtime.iterdir()] == ["aiosd.lock"]
 
@@ -49,7 +48,7 @@ def test_a_killed_kernel_leaves_no_process_and_its_sockets_do_not_matter(stopped
     assert len(family) == 3
     os.kill(os_pid, signal.SIGKILL)
     for each in (os_pid, *family):
-        gone(each)
+        wait_for_end(each)
     assert stopped.aios("daemon", "status").returncode == 1
     assert stopped.aios("ps").returncode == 1
     stopped.start("--model", "fake")

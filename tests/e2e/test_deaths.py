@@ -15,8 +15,9 @@ from aios.syscalls import paths
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.process import RefRequest
 from tests.conftest import TIMEOUT_S, Machine, operator
+from tests.waiting import wait_for_end
 
-from .rig import core_of, gone
+from .rig import core_of
 
 
 @pytest.fixture(scope="module")
@@ -41,19 +42,19 @@ def test_a_killed_core_changes_no_token(
         core = core_of(machine)
         if core:
             os.kill(core, signal.SIGKILL)
-            gone(core)
+            wait_for_end(core)
     outputs = [process.communicate(timeout=TIMEOUT_S) for process in running]
     assert [out for out, _ in outputs] == [alone] * 6, outputs
 
 
 def test_a_core_that_hangs_is_replaced(stopped: Machine) -> None:
-    stopped.start("--model", "fake:step_ms=2,end=0", "--core-timeout", "0.5", "--chunk", "32")
+    stopped.start("--model", "fake:step_ms=2,end=0", "--core-timeout", "2", "--chunk", "32")
     code = "import aios; print(len(aios.chat('x', max_tokens={}).tokens))"
     assert stopped.aios("run", stopped.agent("a", code.format(1))).stdout == "1\n"
     os.kill(core_of(stopped), signal.SIGSTOP)
     assert stopped.aios("run", stopped.agent("b", code.format(300))).stdout == "300\n"
     with operator(stopped) as connection:
-        assert connection.call("model.list", Empty()).models[0].core_restarts == 1
+        assert connection.call("model.list", Empty()).models[0].core_restarts >= 1
 
 
 def test_a_request_that_kills_cores_is_given_up(stopped: Machine) -> None:

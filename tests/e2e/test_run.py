@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import TIMEOUT_S, Machine, lines
+from tests.waiting import wait_until
 
 HELLO = "import aios; print(aios.chat('hi', max_tokens=12).text)"
 FOREVER = (
@@ -20,13 +20,14 @@ FOREVER = (
 
 
 def _until(path: Path, text: str) -> str:
-    """Wait until a file has this text. A file has no event that a test could wait on simply."""
-    end = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < end:
-        if path.exists() and text in path.read_text():
-            return path.read_text()
-        time.sleep(0.01)
-    raise AssertionError(f"{text!r} never came to {path}")
+    """Wait until a file has this text; all of its text."""
+
+    def found() -> str | None:
+        if path.exists() and text in (whole := path.read_text()):
+            return whole
+        return None
+
+    return wait_until(found, f"{text!r} in {path}") or ""
 
 
 def _ps(machine: Machine, *words: str) -> dict[str, dict[str, Any]]:

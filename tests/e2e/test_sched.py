@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 
 from aios.syscalls.types.process import ProcessInfo, PsRequest
-from tests.conftest import TIMEOUT_S, Machine, operator
+from tests.conftest import Machine, operator
+from tests.waiting import wait_until
 
 FOREVER = "import aios\nprint('up', flush=True)\nwhile True: aios.chat('x', max_tokens=200)"
 
@@ -18,11 +17,11 @@ def _rows(machine: Machine) -> dict[str, ProcessInfo]:
         return {row.name: row for row in connection.call("proc.ps", PsRequest(all=True)).processes}
 
 
-def _until(true: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + TIMEOUT_S
-    while not true():
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
+def _wait_for_tokens(machine: Machine, agent: str, beyond: int) -> None:
+    """Wait until an agent has drawn more tokens than that."""
+    wait_until(
+        lambda: _rows(machine)[agent].tokens_out > beyond, f"more than {beyond} tokens of {agent}"
+    )
 
 
 def test_settings_are_shown_and_set_while_agents_run(machine: Machine) -> None:
@@ -32,8 +31,7 @@ def test_settings_are_shown_and_set_while_agents_run(machine: Machine) -> None:
         for name in before["policies"]:
             done = machine.aios("sched", "set", name, "--quantum", "7")
             assert done.returncode == 0 and f"policy {name}, quantum 7" in done.stdout
-            used = _rows(machine)["busy"].tokens_out
-            _until(lambda used=used: _rows(machine)["busy"].tokens_out > used)  # type: ignore[misc]
+            _wait_for_tokens(machine, "busy", _rows(machine)["busy"].tokens_out)
         for wrong in (("set", "nonsense"), ("set", "rr", "--quantum", "-1"), ("set",),
                       ("show", "rr"), ("set", "rr", "--width", "0")):  # fmt: skip
             said = machine.aios("sched", *wrong)
@@ -58,7 +56,7 @@ def test_weights_and_quotas_of_the_command_line_count(machine: Machine) -> None:
     rows = _rows(machine)
     assert (rows["heavy"].weight, rows["heavy"].quota_tokens) == (5, 60)
     assert (rows["slow"].quota_tokens, rows["slow"].quota_cells) == (None, None)
-    _until(lambda: _rows(machine)["slow"].tokens_out > 4000)
+    _wait_for_tokens(machine, "slow", 4000)
     limited = _rows(machine)["heavy"].tokens_out
     assert limited < 4000, "its quota of tokens a minute holds it back"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import DeadlineExceeded, NotFound, StorageUnavailable
 from aios.syscalls.types import storage as s
 from tests.conftest import Machine
+from tests.waiting import wait_for_end, wait_until
 
 pytest.importorskip("moto.server")
 fsspec = pytest.importorskip("fsspec")
@@ -78,10 +78,8 @@ def test_large_content_in_s3_survives_a_killed_kernel(
     assert got.stdout == "1 1\n", got.stderr
     assert fsspec.filesystem("s3", use_listings_cache=False).find("agents/blobs")
     assert not (stopped.folder / "data/aios/storage/blobs").exists()
-    fd = os.pidfd_open(os_pid)
     os.kill(os_pid, signal.SIGKILL)
-    select.select([fd], [], [])  # until then it holds the runtime folder
-    os.close(fd)
+    wait_for_end(os_pid)  # until then it holds the runtime folder
     stopped.start(*FLAGS)
     got = stopped.aios("run", "--name", "a", stopped.agent("reader", READ))
     assert got.stdout == "True\n2 local\n", got.stderr
@@ -98,8 +96,7 @@ def test_large_content_in_s3_survives_a_killed_kernel(
             _what_is_local(guest)
             assert not other.poll(waiting)
             server.send_signal(signal.SIGCONT)
-            while not other.poll(waiting):
-                select.select(other.filenos(), [], [])
+            wait_until(lambda: other.poll(waiting), "the reply")
         assert guest.call("fs.read", s.FsRead("/big")).data == bytes(100_000)
         server.kill()
         server.wait()

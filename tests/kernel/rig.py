@@ -12,15 +12,16 @@ import itertools
 import os
 import select
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import numpy as np
 
 from aios.hw.core.core import Core as CoreLoop
 from aios.hw.core.messages import (
+    Command,
     Event,
     Failed,
     Hello,
@@ -54,6 +55,9 @@ from aios.kernel.scheduler.pace import Settings
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import AiosError
 from aios.syscalls.types.chat import ChatReply
+from tests.waiting import wait_until
+
+from .clock import FakeClock, next_timer
 
 T = TypeVar("T")
 
@@ -78,7 +82,9 @@ class InlineCore:
     ) -> None:
         ours, self._socket = socket.socketpair()
         self.path, self.alive, self.ops = path, True, list[tuple[Op, OpResult]]()
-        self._link: Link[Any, Event] = Link(rig.loop, ours, on_event, on_gone, encode, take_event)
+        self._link: Link[Command, Event] = Link(
+            rig.loop, ours, on_event, on_gone, encode, take_event
+        )
         self._core: CoreLoop | None = None
         self.engine: Engine | None = None
         try:
@@ -101,7 +107,7 @@ class InlineCore:
         self.ops.append((op, result))
         return result
 
-    def send(self, command: object) -> None:
+    def send(self, command: Command) -> None:
         self._link.send(command)
 
     def work(self) -> bool:
@@ -148,7 +154,9 @@ class Rig:
         rung: Rung | None = None,
         core_timeout_s: float = 0.0,
     ) -> None:
-        self.loop, self.seats, self.window, self.rung = Loop(), seats, window, rung
+        self.clock = FakeClock()
+        self.loop = Loop(self.clock)
+        self.seats, self.window, self.rung = seats, window, rung
         self.store = KvStore(Arena(ram), folder / "kv" if disk else None, disk)
         self.settings = Settings(policy.find(name), quantum, seats, chunk)
         self.cores: list[InlineCore] = []
@@ -232,13 +240,13 @@ class Rig:
             quiet = 0 if self.step() else quiet + 1
             self.check()
 
-    def wait(self, until: Callable[[], bool], most_s: float = 20.0) -> None:
-        """Step until a condition holds, and let timers (back-off, idleness) run out."""
-        end_s = time.monotonic() + most_s
-        while not until():
-            assert time.monotonic() < end_s
-            if not self.step():
-                self.loop.turn(20)
+    def wait(self, until: Callable[[], bool], what: str = "the outcome") -> None:
+        """Like ``run``, but time passes when nothing else happens: timers become due."""
+        wait_until(until, what, self._step_or_pass_time)
+
+    def _step_or_pass_time(self) -> None:
+        if not self.step() and not next_timer(self.loop, self.clock):
+            self.loop.turn(20)
 
     def check(self) -> None:
         problems = self.store.check()
@@ -309,12 +317,13 @@ def _with_rung(info: EngineInfo, rung: Rung) -> EngineInfo:
 
 
 @contextlib.contextmanager
-def open_rig(folder: Path, default: str = "fake:end=0", **options: object) -> Iterator[Rig]:
-    """Open a rig; check that nothing is left at its end, descriptors included."""
+def open_rig(folder: Path, default: str = "fake:end=0", **options: Any) -> Iterator[Rig]:
+    """A rig; at its end nothing may be left, descriptors included."""
     before = _descriptors()
-    rig = Rig(folder, default, **options)  # type: ignore[arg-type]
-    yield rig
-    rig.close()
+    rig = Rig(folder, default, **options)
+    with patch("time.monotonic", rig.clock.now):  # the core reads the time, too
+        yield rig
+        rig.close()
     assert _descriptors() <= before
 
 

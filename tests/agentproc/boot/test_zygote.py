@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from aios.syscalls.launch import Exited, Fork, Forked, Report, Signal, decode_report, encode
+from tests.waiting import wait_for_end
 
 TIMEOUT_S = 30.0
 
@@ -66,16 +66,6 @@ def zygote(tmp_path: Path) -> Iterator[Zygote]:
     yield made
     made.sock.close()
     assert made.process.wait(TIMEOUT_S) == 0
-
-
-def _wait_gone(os_pid: int) -> None:
-    """A host process that is no child of ours ends."""
-    try:
-        fd = os.pidfd_open(os_pid)
-    except ProcessLookupError:
-        return
-    assert select.select([fd], [], [], TIMEOUT_S)[0], f"process {os_pid} lives on"
-    os.close(fd)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +134,7 @@ def test_everything_an_agent_started_ends_with_it(zygote: Zygote) -> None:
     status, output = zygote.run(code)
     assert status == 0
     for word in output.split():
-        _wait_gone(int(word))
+        wait_for_end(int(word))
 
 
 def test_kill_reaches_the_whole_tree(zygote: Zygote) -> None:
@@ -160,7 +150,7 @@ def test_kill_reaches_the_whole_tree(zygote: Zygote) -> None:
     child = int(fifo.read_text())
     zygote.sock.send(encode(Signal(pid, signal.SIGKILL, True)))
     assert zygote.report() == Exited(pid, 137)
-    _wait_gone(child)
+    wait_for_end(child)
 
 
 def test_the_kernels_end_is_everybodys(tmp_path: Path) -> None:
@@ -168,7 +158,7 @@ def test_the_kernels_end_is_everybodys(tmp_path: Path) -> None:
     _, os_pid = zygote.fork("import time; time.sleep(1000)")
     zygote.sock.close()
     assert zygote.process.wait(TIMEOUT_S) == 0
-    _wait_gone(os_pid)
+    wait_for_end(os_pid)
 
 
 def test_a_killed_zygote_takes_its_agents_along(tmp_path: Path) -> None:
@@ -176,5 +166,5 @@ def test_a_killed_zygote_takes_its_agents_along(tmp_path: Path) -> None:
     _, os_pid = zygote.fork("import time; time.sleep(1000)")
     zygote.process.kill()
     zygote.process.wait()
-    _wait_gone(os_pid)
+    wait_for_end(os_pid)
     zygote.sock.close()

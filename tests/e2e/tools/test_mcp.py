@@ -30,13 +30,10 @@ from aios.syscalls.types.common import Empty
 from aios.syscalls.types.tool import McpAddRequest, McpServer, SourceRef, ToolCall
 from tests.conftest import TIMEOUT_S, Machine, operator, shared_kernel
 from tests.conftest import call_tool as _call
+from tests.waiting import wait_until
 
 SERVER = Path(__file__).with_name("mcp_server.py")
 KEY = "a-very-secret-key"
-_WAIT = """
-import sys, time, os
-while not os.path.exists(sys.argv[1]): time.sleep(0.02)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +159,7 @@ def test_streamable_http(mcp: Machine, guest: Connection) -> None:
     port = mcp.folder / "port"
     server = subprocess.Popen([sys.executable, str(SERVER), "http", str(mcp.folder)])
     try:
-        subprocess.run([sys.executable, "-c", _WAIT, str(port)], timeout=60, check=True)
+        wait_until(lambda: port.exists() and port.read_text(), "the server's port")
         url = f"http://127.0.0.1:{port.read_text()}/mcp"
         got = mcp.aios("mcp", "add", "web", "--url", url, "--header", "X-Key=${secret:mcpkey}")
         assert got.returncode == 0, got.stderr

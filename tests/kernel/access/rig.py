@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from aios.kernel.access import groups, rules
-from aios.kernel.access.approvals import Approvals
+from aios.kernel.access.approvals import Approvals, Question
 from aios.kernel.access.audit.log import Line
 from aios.kernel.access.audit.records import Entry
 from aios.kernel.access.grants import Grant
 from aios.kernel.access.manager import AccessManager
 from aios.kernel.access.principals import OPERATOR
-from aios.kernel.loop.task import start
+from aios.kernel.loop.task import Outcome, start
 from aios.kernel.process.table import Process, ProcessTable
 from aios.kernel.trap.asker import Asker
 from aios.syscalls.errors import (
@@ -91,6 +91,12 @@ def ask(world: World, process: Process, name: str = "rm", arguments: Any = None)
     return caught.value.approval
 
 
-def approve(world: World, number: str, approve: bool = True) -> None:
-    answered = start(world.access.approvals.answer(number, approve, time.monotonic(), time.time()))
-    answered.then(lambda outcome: outcome.result())
+def approve(world: World, number: str, approve: bool = True, now: float | None = None) -> None:
+    """Answer a question as the operator. Raises what the call would."""
+    now = time.monotonic() if now is None else now
+    answer = world.access.approvals.answer(number, approve, now, time.time())
+    start(answer).then(_raise_error)
+
+
+def _raise_error(outcome: Outcome[Question]) -> None:
+    outcome.result()

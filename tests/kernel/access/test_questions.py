@@ -16,6 +16,7 @@ from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.task import Outcome, start
 from aios.kernel.loop.worker import Worker
 from aios.syscalls.errors import NotFound, PermissionDenied, ResourceExhausted
+from tests.waiting import turn_until, wait_until
 
 KEY = Key("a /a.py", "", "tool", "call", "rm", "0" * 64)
 
@@ -41,8 +42,7 @@ class Kernel:
         assert self.questions.use(KEY, time.monotonic(), None) is None, (
             "not before it is on the disk"
         )
-        while not told.settled:
-            self.loop.turn(1000)
+        turn_until(self.loop, lambda: told.settled, "the answer on the disk")
         outcomes: list[Outcome[Question]] = []
         told.then(outcomes.append)
         return outcomes[0].error or outcomes[0].result()
@@ -124,9 +124,12 @@ def test_answers_in_quick_succession_end_with_the_last(folder: Path) -> None:
         start(kernel.questions.answer(number, approve, time.monotonic(), time.time()))
         for approve in (False, True, False, True)
     ]
-    while not all(promise.settled for promise in told):
+
+    def turn() -> None:
         assert kernel.use() is None
-        kernel.loop.turn(1000)
+        kernel.loop.turn(100)
+
+    wait_until(lambda: all(promise.settled for promise in told), "all answers on the disk", turn)
     assert kernel.use()
     kernel = _next(kernel, folder)
     assert kernel.use() is None

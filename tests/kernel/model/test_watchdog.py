@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from aios.hw.core import core
-from aios.hw.core.messages import Command, Event, Yield
-from aios.kernel.loop.loop import Loop, Timer
+from aios.hw.core.messages import Command, Event, StepRow, Yield
+from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.states import IllegalTransition
 from aios.kernel.model.core_life import Core, CoreLife
 from aios.kernel.model.watchdog import Watchdog
 from aios.syscalls.errors import ModelUnavailable
+from tests.kernel.clock import FakeClock, next_timer
 from tests.kernel.rig import Rig, open_rig
+from tests.waiting import wait_until
 
-QUIET_S = 0.05
+QUIET_S = 30.0
 
 
 def _let_pass(rig: Rig, until: Callable[[], bool]) -> None:
-    """Turn the loop until a condition holds; the core does nothing."""
-    end_s = time.monotonic() + 20
-    while not until():
-        assert time.monotonic() < end_s
-        rig.loop.turn(20)
+    """Let time pass while the core does nothing."""
+
+    def turn() -> None:
+        if not next_timer(rig.loop, rig.clock):
+            rig.loop.turn(1)
+
+    wait_until(until, "the watchdog", turn)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5])
@@ -57,8 +61,8 @@ def test_a_core_without_work_may_be_silent(tmp_path: Path) -> None:
     with open_rig(tmp_path, chunk=4, core_timeout_s=QUIET_S) as rig:
         request = rig.ask("a story")
         rig.run()
-        end_s = time.monotonic() + 2 * rig.model._patience_s()
-        _let_pass(rig, lambda: time.monotonic() > end_s)
+        rig.clock.advance(2 * rig.model._patience_s())
+        rig.loop.turn(0)
         assert rig.reply(request) and len(rig.cores) == 1 and rig.core.alive
 
 
@@ -75,10 +79,10 @@ def test_a_core_shows_life_while_it_computes_a_prompt(
 ) -> None:
     monkeypatch.setattr(core, "SIGN_OF_LIFE_S", 0.0)
     with open_rig(tmp_path, chunk=4) as rig:
-        empty = []
+        empty: list[bool] = []
         on_step = rig.model.scheduler.on_step
 
-        def seen(rows: list, now: float):  # type: ignore[no-untyped-def, type-arg]
+        def seen(rows: list[StepRow], now: float) -> Any:
             empty.append(not rows)
             return on_step(rows, now)
 
@@ -89,56 +93,55 @@ def test_a_core_shows_life_while_it_computes_a_prompt(
         assert rig.reply(request).tokens == rig.alone(request)
 
 
-class _Loop:
-    """A loop with a clock that the test turns."""
+class _Scene:
+    """A watchdog with a patience of 10 s, and how long each hang lasted."""
 
-    def __init__(self) -> None:
-        self.time = 100.0
-        self._timers: list[Timer] = []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock, self.hung = FakeClock(), list[float]()
+        monkeypatch.setattr(time, "monotonic", self.clock.now)
+        self.loop = Loop(self.clock)
+        self.dog = Watchdog(self.loop, lambda: 10.0, self.hung.append)
 
-    def now(self) -> float:
-        return self.time
-
-    def at(self, due_s: float, callback: Callable[[], None]) -> Timer:
-        self._timers.append(Timer(due_s, callback))
-        return self._timers[-1]
-
-    def go_to(self, now: float, late_s: float = 0.0) -> None:
-        while due := [t for t in self._timers if not t.cancelled and t.due_s <= now]:
-            self.time = due[0].due_s + late_s
-            due[0].run()
-        self.time = max(now, self.time)
+    def pass_time(self, seconds: int) -> None:
+        """Let time pass, second by second."""
+        for _ in range(seconds):
+            self.clock.advance(1.0)
+            self.loop.turn(0)
 
 
-def test_silence_is_counted_from_the_last_message() -> None:
-    clock, hung = _Loop(), list[float]()
-    dog = Watchdog(cast(Loop, clock), lambda: 10.0, hung.append)
-    dog.begin()
-    clock.go_to(106)
-    dog.heard()
-    dog.begin()  # more work changes nothing
-    clock.go_to(115)
-    assert hung == []
-    clock.go_to(116)
-    assert hung == [10.0]
-    dog.begin()
-    dog.rest()
-    clock.go_to(200)
-    dog.begin()
-    clock.go_to(209)
-    assert hung == [10.0]
-    clock.go_to(210)
-    assert hung == [10.0, 10.0]
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Scene]:
+    made = _Scene(monkeypatch)
+    yield made
+    made.loop.close()
 
 
-def test_time_in_which_the_kernel_did_not_run_does_not_count() -> None:
-    clock, hung = _Loop(), list[float]()
-    dog = Watchdog(cast(Loop, clock), lambda: 10.0, hung.append)
-    dog.begin()
-    clock.go_to(110, late_s=3600)
-    assert hung == []
-    clock.go_to(clock.time + 10)
-    assert hung == [10.0]
+def test_silence_is_counted_from_the_last_event(scene: _Scene) -> None:
+    scene.dog.begin()
+    scene.pass_time(6)
+    scene.dog.heard()
+    scene.dog.begin()  # more work changes nothing
+    scene.pass_time(9)
+    assert scene.hung == []
+    scene.pass_time(1)
+    assert scene.hung == [10.0]
+    scene.dog.begin()
+    scene.dog.rest()
+    scene.pass_time(100)
+    scene.dog.begin()
+    scene.pass_time(9)
+    assert scene.hung == [10.0]
+    scene.pass_time(1)
+    assert scene.hung == [10.0, 10.0]
+
+
+def test_time_in_which_the_machine_slept_does_not_count(scene: _Scene) -> None:
+    scene.dog.begin()
+    scene.clock.advance(3610)
+    scene.loop.turn(0)
+    assert scene.hung == []
+    scene.pass_time(10)
+    assert scene.hung == [10.0]
 
 
 def test_a_core_that_has_died_is_no_longer_watched() -> None:

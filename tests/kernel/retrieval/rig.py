@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,8 @@ from aios.hw.embed.messages import Embed, Ready, Unusable, Vectors
 from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.task import Outcome
 from aios.kernel.retrieval.embedder import Embedder
+from tests.kernel.clock import FakeClock, next_timer
+from tests.waiting import wait_until
 
 
 class FakeProcess:
@@ -52,8 +53,8 @@ class FakeProcess:
 class Rig:
     """A loop, an embedder on fake processes, and knobs for them."""
 
-    def __init__(self) -> None:
-        self.loop = Loop()
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        self.clock, self.loop = clock, Loop(clock)
         self.started = self.dies = 0
         self.hangs = self.unusable = False
         self.ready = True
@@ -61,11 +62,13 @@ class Rig:
         self.embedder = Embedder(self.loop, lambda *back: FakeProcess(self, *back))
 
     def until(self, done: Callable[[], object]) -> None:
-        """Turn the loop until something holds; at most for 30 s."""
-        end = time.monotonic() + 30
-        while not done():
-            assert time.monotonic() < end
-            self.loop.turn(100)
+        """Serve the loop until something holds. A fake clock moves when nothing else does."""
+
+        def turn() -> None:
+            if not (self.clock and next_timer(self.loop, self.clock)):
+                self.loop.turn(100)
+
+        wait_until(done, "the embedder", turn)
 
     def embed(self, *texts: str) -> Outcome[list[bytes]]:
         got: list[Outcome[list[bytes]]] = []

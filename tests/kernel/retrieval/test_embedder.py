@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,13 +15,22 @@ from aios.kernel.retrieval.embedder import Embedder
 from aios.syscalls.errors import (
     ModelUnavailable,
 )
+from tests.kernel.clock import FakeClock
 
 from .rig import Rig
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    made = Rig()
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """The time, which stands still until a test moves it."""
+    made = FakeClock()
+    monkeypatch.setattr(time, "monotonic", made.now)
+    return made
+
+
+@pytest.fixture
+def rig(clock: FakeClock) -> Iterator[Rig]:
+    made = Rig(clock)
     yield made
     made.loop.close()
 
@@ -72,11 +82,12 @@ def test_an_embedder_that_keeps_dying_is_given_up_for_a_while(rig: Rig) -> None:
     assert rig.started == started
 
 
-def test_one_that_hangs_is_killed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "PATIENCE_S", 0.02)
+def test_an_embedder_that_hangs_is_killed(rig: Rig, clock: FakeClock) -> None:
     rig.hangs = True
+    begun_s = clock.now()
     with pytest.raises(ModelUnavailable, match="died 2 times"):
         rig.embed("a").result()
+    assert clock.now() - begun_s >= 2 * embedding.PATIENCE_S
 
 
 def test_without_a_model_or_with_a_broken_one_it_says_why(rig: Rig) -> None:
@@ -88,10 +99,14 @@ def test_without_a_model_or_with_a_broken_one_it_says_why(rig: Rig) -> None:
         rig.embed("a").result()
 
 
-def test_it_ends_when_idle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "IDLE_S", 0.01)
+def test_it_ends_when_idle(rig: Rig, clock: FakeClock) -> None:
     rig.embed("a")
-    rig.until(lambda: rig.embedder.os_pid == 0)
+    clock.advance(embedding.IDLE_S - 1)
+    rig.loop.turn(0)
+    assert rig.embedder.os_pid
+    clock.advance(2)
+    rig.loop.turn(0)
+    assert rig.embedder.os_pid == 0
     rig.embed("b")
     assert rig.started == 2
 

@@ -16,6 +16,7 @@ from aios.kernel.storage.files.paths import resolve
 from aios.kernel.storage.files.quota import Limits
 from aios.kernel.storage.manager import Storage
 from aios.syscalls.types import storage as s
+from tests.waiting import turn_until
 
 T = TypeVar("T")
 
@@ -43,9 +44,7 @@ class Rig:
     def ask(self, operation: Task[T] | Promise[T]) -> T:
         """Start an operation and turn the loop until it has ended."""
         outcomes = self.begin(operation)
-        while not outcomes:
-            self.loop.turn(10_000)
-        return outcomes[0].result()
+        return turn_until(self.loop, lambda: outcomes, "an outcome of storage")[0].result()
 
     def close(self) -> None:
         """Close as the kernel does at its end."""

@@ -23,6 +23,7 @@ from aios.syscalls import codec
 from aios.syscalls.errors import AuditUnavailable
 from aios.syscalls.table import BY_NAME
 from aios.syscalls.types.common import Empty
+from tests.waiting import turn_until
 
 from .rig import Log, audit_line
 
@@ -68,8 +69,7 @@ class Bench:
         self.log.hold(self.replies.append)
 
     def until(self, count: int) -> None:
-        while len(self.replies) < count:
-            self.loop.turn(5000)
+        turn_until(self.loop, lambda: len(self.replies) >= count, f"{count} replies")
 
 
 @pytest.fixture
@@ -110,8 +110,7 @@ def test_without_room_mutations_are_refused_and_reads_counted(bench: Bench) -> N
     bench.log.append(audit_line())
     assert bench.log.check() == ["audit log: No space left on device"]
     bench.file.room = Room(1 << 20, "")
-    while bench.log.check():
-        bench.loop.turn(5000)  # it tries again by itself
+    turn_until(bench.loop, lambda: not bench.log.check(), "the next try of the log")
     bench.mutate()
     bench.until(2)
     assert bench.file.lost == 1 and bench.replies == [None, None]
@@ -125,8 +124,7 @@ def test_what_could_not_be_written_is_no_success(bench: Bench) -> None:
     with pytest.raises(AuditUnavailable, match="Input/output error"):
         bench.mutate()
     bench.file.error = None
-    while bench.log.check():
-        bench.loop.turn(5000)
+    turn_until(bench.loop, lambda: not bench.log.check(), "the next try of the log")
     bench.mutate()
     bench.until(2)
     assert bench.replies[1] is None and len(bench.file.names) == 2, "the first one, too"
@@ -145,8 +143,7 @@ def test_work_for_an_offered_tool_is_handed_on_whatever_the_log_does(bench: Benc
         request = codec.CallFrame(BY_NAME[name].number, number, None, {}, 0)
         Pending(trap, peer, caller, BY_NAME[name], request).reply(Empty())
     assert [(reply.call_id, reply.kind) for reply in sent] == [(1, codec.RESULT), (2, codec.RESULT)]
-    while len(sent) < 3:
-        bench.loop.turn(5000)
+    turn_until(bench.loop, lambda: len(sent) == 3, "the third reply")
     assert (sent[2].call_id, sent[2].kind) == (0, codec.ERROR)
 
 
@@ -161,8 +158,7 @@ def test_a_log_that_cannot_be_opened_lets_reads_go_on(tmp_path: Path) -> None:
     with pytest.raises(AuditUnavailable, match="cannot be written"):
         audit.append(audit_line(effect="reversible"))
     (tmp_path / "audit").unlink()
-    while audit.check():
-        loop.turn(5000)
+    turn_until(loop, lambda: not audit.check(), "the next try of the log")
     audit.append(audit_line(effect="reversible"))
     audit.close()
     worker.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from aios.syscalls.types import memory as m
 from aios.syscalls.types import storage as s
 from aios.syscalls.types.common import Empty
 from tests.conftest import Machine, operator
+from tests.waiting import deadline_s, wait_for_end
 
 from .crash_writers import Appends, Notes, Tree, Values, Versions, Writer
 
@@ -77,10 +77,8 @@ def test_a_call_that_failed_is_not_done_by_the_next_kernel(
         os_pid = start()
         with Connection(context, Credentials(stopped.runtime)) as before:
             before.call("kv.set", s.KvSet("n", 1))
-            fd = os.pidfd_open(os_pid)
             os.kill(os_pid, signal.SIGKILL)
-            select.select([fd], [], [])
-            os.close(fd)
+            wait_for_end(os_pid)
             with pytest.raises(KernelUnavailable, match="has ended"):
                 before.call("kv.set", s.KvSet("n", 2))
             start()
@@ -147,7 +145,7 @@ def _write_until_killed(
         thread.start()
     for made in steps:
         for _ in range(rng.randint(*_STEPS)):
-            assert made.acquire(timeout=30), wrong
+            assert made.acquire(timeout=deadline_s()), wrong
     time.sleep(rng.uniform(0.0, 0.005))  # the random moment, not a wait for something
     os.kill(os_pid, signal.SIGKILL)
     for thread in threads:

@@ -21,6 +21,7 @@ from aios.kernel.storage.files.paths import resolve
 from aios.syscalls.errors import StorageUnavailable
 from aios.syscalls.types import storage as s
 from tests.kernel.storage.rig import BIG, Rig, rig
+from tests.waiting import deadline_s, turn_until
 
 
 class _Gate:
@@ -32,7 +33,7 @@ class _Gate:
 
     def wait(self) -> None:
         self.reached.set()
-        assert self.open.wait(30)
+        assert self.open.wait(deadline_s())
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_folder_that_does_not_answer_keeps_nobody_but_those_who_use_it(
 ) -> None:
     stuck = _begin_read(store, "/mnt/dead/f")
     store.write("bob", "big.txt", b"a home's kiwi" + b" plum" * 28_000)
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(deadline_s())
     assert len(store.read("bob", "big.txt")) == 140_013
     assert store.read("bob", "/mnt/live/f") == b"kiwi of live"
     store.write("bob", "/mnt/live/g", b"more")
@@ -91,8 +92,7 @@ def test_a_folder_that_does_not_answer_keeps_nobody_but_those_who_use_it(
     assert not stuck
     gate.open.set()
     store.ask(store.storage.lanes.run("/", lambda: None))
-    while not stuck:
-        store.loop.turn(1000)
+    turn_until(store.loop, lambda: stuck, "the folder's answer")
     assert stuck[0].result().data == b"kiwi of dead"
 
 
@@ -103,12 +103,11 @@ def test_the_operator_is_told_what_does_not_answer(
     monkeypatch.setattr(lanes, "_LATE_S", 0.0)
     outcomes = _begin_read(store, "/mnt/dead/f")
     assert store.read("bob", "/mnt/live/f")
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(deadline_s())
     (warning,) = store.storage.warnings()
     assert warning.startswith(f"{tmp_path / 'dead'} has not answered for 0 s; calls that need it")
     gate.open.set()
-    while not outcomes:
-        store.loop.turn(1000)
+    turn_until(store.loop, lambda: outcomes, "the folder's answer")
     assert store.storage.warnings() == []
 
 
@@ -118,7 +117,7 @@ def test_a_kernel_ends_though_a_folder_does_not_answer(
     monkeypatch.setattr("aios.kernel.storage.manager.CLOSE_S", 0.1)
     outcomes = _begin_read(store, "/mnt/dead/f")
     store.search("bob", "kiwi", within_s=0.0)
-    assert gate.reached.wait(10)
+    assert gate.reached.wait(deadline_s())
     store.write("bob", "own", b"kept")
     store.storage.close()
     assert not outcomes
@@ -145,14 +144,13 @@ def test_a_mute_store_keeps_no_small_files_no_search_and_no_other_store(
         store.mount("bob", "h", tmp_path / "host", writable=True)
         body = s.FsWrite("big", BIG)
         outcomes = store.begin(store.files.write(resolve("big", "bob"), "bob", body))
-        assert gate.reached.wait(10)
+        assert gate.reached.wait(deadline_s())
         store.write("bob", "small.txt", b"another small kiwi")
         assert store.read("bob", "small.txt") and store.read("bob", "local") == BIG
         store.write("bob", "/mnt/h/f", BIG)
         assert len(store.search("bob", "kiwi").hits) == 1 and not outcomes
         gate.open.set()
-        while not outcomes:
-            store.loop.turn(1000)
+        turn_until(store.loop, lambda: outcomes, "the store's answer")
         with pytest.raises(StorageUnavailable):
             outcomes[0].result()
 
@@ -167,13 +165,15 @@ def test_garbage_of_a_mute_store_does_not_keep_that_of_others(
     with rig(tmp_path / "s", url="memory://garbage", keep=1) as store:
         store.write("bob", "remote", BIG[::-1])
         store.write("bob", "remote", b"small")
-        while not gate.reached.is_set():
-            store.loop.turn(10)
+        turn_until(store.loop, gate.reached.is_set, "the deletion")
         blobs = tmp_path / "s" / "blobs"
         assert any(path.is_file() for path in blobs.rglob("*"))
         store.write("bob", "local", b"small")
-        while any(path.is_file() for path in blobs.rglob("*")):
-            store.loop.turn(10)
+        turn_until(
+            store.loop,
+            lambda: not any(path.is_file() for path in blobs.rglob("*")),
+            "deletion",
+        )
         gate.open.set()
 
 
@@ -202,8 +202,7 @@ def test_a_search_in_a_home_does_not_wait_for_a_text_that_does_not_come(
 
 
 def _drain(loop: Loop, outcomes: Sequence[object], count: int) -> None:
-    while len(outcomes) < count:
-        loop.turn(1000)
+    turn_until(loop, lambda: len(outcomes) >= count, f"{count} outcomes")
 
 
 def test_only_so_many_wait_for_one_thing(gate: _Gate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,8 +232,11 @@ def test_a_lane_without_work_ends_its_thread(monkeypatch: pytest.MonkeyPatch) ->
     for count in range(1, 4):
         made.submit("there", lambda: None, seen.append)
         _drain(loop, seen, count)
-    while any(thread.name == "idle-lane" for thread in threading.enumerate()):
-        loop.turn(10)
+    turn_until(
+        loop,
+        lambda: not any(t.name == "idle-lane" for t in threading.enumerate()),
+        "its end",
+    )
     made.submit("there", lambda: None, seen.append)
     _drain(loop, seen, 4)
     made.close(time.monotonic() + 10)

@@ -13,6 +13,7 @@ import numpy as np
 from aios.kernel.loop.task import Outcome
 from aios.syscalls.types import storage as s
 from tests.kernel.storage.rig import Rig
+from tests.waiting import wait_until
 
 
 def settle(path: Path, unix: int = 1_700_000_000) -> None:
@@ -68,8 +69,11 @@ class Stuck(Embedder):
 
 def embedded(store: Rig, agent: str = "bob") -> s.FsFound:
     """A search by meaning when all has its vector."""
-    for _ in range(100):
+
+    def whole() -> s.FsFound | None:
         found = store.search(agent, "kiwi", mode="semantic", limit=100)
-        if not found.note:
-            return found
-    raise AssertionError(found.note)
+        return None if found.note else found
+
+    found = wait_until(whole, "the vectors of all passages")
+    assert found
+    return found

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from aios.kernel.loop.task import Outcome
+from aios.syscalls.types import storage as s
 from tests.kernel.storage.rig import Rig, rig
+from tests.waiting import turn_until, wait_until
 
 
 @pytest.fixture
@@ -57,10 +59,12 @@ def test_search_by_meaning_when_there_is_an_embedder(store: Rig) -> None:
     store.write("bob", "a", b"aaaa")
     store.write("bob", "b", b"bbbb")
     store.search("bob", "x")
-    for _ in range(50):
+
+    def both() -> s.FsFound | None:
         found = store.search("bob", "aaab", mode="semantic")
-        if len(found.hits) == 2:
-            break
+        return found if len(found.hits) == 2 else None
+
+    found = wait_until(both, "the vectors of both files")
     assert [hit.path for hit in found.hits] == ["/a", "/b"] and found.mode == "semantic"
     assert store.search("bob", "bbbb").mode == "mixed"
 
@@ -93,19 +97,17 @@ def test_who_writes_much_keeps_nobody_from_being_found_by_meaning(store: Rig) ->
     store.storage.use_embedder(embedder)
     texts: list[str] = []
     until_eve = 0
-    while True:
-        for _ in range(20):  # turns: two hand-overs lie between batches
-            if not embedder.batches:
-                store.loop.turn(50)
-        if not embedder.batches:
-            break
+    while len(texts) < 300 + 64 + 1:  # the beginning of the long file alone is embedded
+        turn_until(store.loop, lambda: embedder.batches, "the next batch")
         (batch, answer), *others = embedder.batches
         assert not others and len(batch) <= 32, "one small batch at a time"
         embedder.batches.clear()
         texts += batch
         until_eve += "eve" not in texts
         answer()
-    assert until_eve <= 1
+    for _ in range(3):
+        store.loop.turn(20)
+    assert until_eve <= 1 and not embedder.batches
     assert len([text for text in texts if text.startswith("bob")]) == 300
     assert len([text for text in texts if text.startswith("word")]) == 64
     assert not any("\0" in text for text in texts)

@@ -11,6 +11,7 @@ import pytest
 from aios.kernel.storage.repair import index_check
 from aios.syscalls.errors import StorageUnavailable
 from tests.kernel.storage.rig import Rig, rig
+from tests.waiting import turn_until
 
 from .rig import Embedder, Stuck, embedded, paths, rows
 
@@ -60,11 +61,11 @@ def test_a_kernel_that_starts_again_knows_what_it_had(tmp_path: Path, yard: Path
         database.commit()
     with rig(tmp_path / "t") as store:
         store.search("bob", "x")
-        for _ in range(20):
-            if rows(tmp_path / "t", "SELECT count(*) FROM document") == [(0,)]:
-                break
-            store.loop.turn(20)
-        assert rows(tmp_path / "t", "SELECT count(*) FROM document") == [(0,)]
+        turn_until(
+            store.loop,
+            lambda: rows(tmp_path / "t", "SELECT count(*) FROM document") == [(0,)],
+            "an empty index",
+        )
 
 
 def test_damage_that_a_search_meets_has_the_index_made_anew(

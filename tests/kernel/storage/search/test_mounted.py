@@ -10,7 +10,9 @@ import pytest
 from aios.kernel.storage.files import mount
 from aios.kernel.storage.search import refresh, walk
 from aios.syscalls.errors import NotFound, PermissionDenied
+from aios.syscalls.types import storage as s
 from tests.kernel.storage.rig import Rig
+from tests.waiting import turn_until, wait_until
 
 from .rig import Embedder, embedded, paths, rows, settle
 
@@ -194,10 +196,12 @@ def test_who_may_not_read_finds_nothing_and_is_told_nothing(store: Rig, yard: Pa
         assert (set(paths(found)) <= {"/own"}, found.note) == (True, "")
         found = store.search("bob", "kiwi", "/mnt", may=nothing, mode=mode, within_s=0.0)
         assert (found.hits, "/mnt" in found.note) == ([], False)
-    for _ in range(100):
+
+    def whole() -> s.FsFound | None:
         found = store.search("bob", "kiwi", may=outer, limit=2)
-        if found.mode == "mixed" and not found.note:
-            break
+        return found if found.mode == "mixed" and not found.note else None
+
+    found = wait_until(whole, "a search by keyword and by meaning")
     assert paths(found) == ["/mnt/y/kiwi.md", "/own"], "others crowd nothing out"
     found = store.search("bob", "kiwi", may=lambda path: path == "/mnt/y/sub/huge", mode="keyword")
     assert set(paths(found)) == {"/mnt/y/sub/huge"} and "above 1 MiB" in found.note
@@ -226,11 +230,12 @@ def test_unmounting_takes_the_passages_out(store: Rig, yard: Path, tmp_path: Pat
     store.write("bob", "own", b"my kiwi")
     store.mount("bob", "y", None)
     assert paths(store.search("bob", "kiwi")) == ["/own"]
-    for _ in range(20):
-        if rows(tmp_path / "s", "SELECT count(*) FROM mounted") == [(0,)]:
-            break
-        store.loop.turn(20)
-    for table in ("mounted", "document WHERE file < 0", "vector WHERE file < 0",
+    turn_until(
+        store.loop,
+        lambda: rows(tmp_path / "s", "SELECT count(*) FROM mounted") == [(0,)],
+        "an index without the folder",
+    )
+    for table in ("document WHERE file < 0", "vector WHERE file < 0",
                   "todo WHERE file < 0", "passage WHERE file < 0"):  # fmt: skip
         assert rows(tmp_path / "s", f"SELECT count(*) FROM {table}") == [(0,)]
     store.mount("bob", "y", yard)
