@@ -315,7 +315,7 @@ def test_a_grammar_that_would_end_or_stop_the_core_is_refused(
 ) -> None:
     if engine.info.model_hash == "fake":
         pytest.skip("the fake engine's grammars do no harm")
-    monkeypatch.setattr("aios.hw.engine.llama_grammar._MOST_S", 0.1)
+    monkeypatch.setattr("aios.hw.engine.llama_grammar._MAX_CPU_S", 0.1)
     with pytest.raises(InvalidInput, match=why):
         grammar = engine.grammar(gbnf=gbnf, json_schema=schema)
         grammar.mask(np.zeros(engine.info.vocab_size, np.float32))
