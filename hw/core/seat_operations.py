@@ -7,7 +7,6 @@ without an image. It never ends the core, and the operations after it are still 
 from __future__ import annotations
 
 import mmap
-import os
 import time
 from pathlib import Path
 
@@ -70,21 +69,18 @@ class SeatOperations:
             self._keep(op, self._images.load(op.seat, place, op.stamp))
             return op.size_bytes
         try:
-            image = self._read(op.path)
+            image = self._read(Path(op.path))
         except (OSError, ImageRejected):
             self._engine.trim(op.seat, 0)
             raise
         self._keep(op, self._images.load(op.seat, memoryview(image), op.stamp))
         return len(image)
 
-    def _read(self, path: str) -> bytearray:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > image_bytes(self._engine.info, self._engine.info.context_tokens):
-                raise ImageRejected(f"{path} is larger than any image of this model")
-            image = bytearray(size)
-            file.readinto(image)
-        return image
+    def _read(self, path: Path) -> bytes:
+        info = self._engine.info
+        if path.stat().st_size > image_bytes(info, info.context_tokens):
+            raise ImageRejected(f"{path} is larger than any image of this model")
+        return path.read_bytes()
 
     def _copy(self, op: Op) -> int:
         """Copy through scratch memory: llama.cpp's own copy moves whole buffers, not a prefix."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 from rich import progress as bars
@@ -24,7 +23,7 @@ _DOING = {"copy": "converting to", "drop": "removing", "speed": "measuring",
 
 
 class Progress:
-    """Shows how far the tuning is; a context manager."""
+    """Shows how far the tuning is, until it is closed."""
 
     def __init__(self, source: Path, formats: int, *, quiet: bool = False) -> None:
         self._size_bytes, self._formats, self._quiet = source.stat().st_size, formats, quiet
@@ -41,16 +40,10 @@ class Progress:
                 console=Console(stderr=True), transient=True,
             )  # fmt: skip
             self._task = self._bar.add_task("starting", total=None)
-
-    def __enter__(self) -> Progress:
-        if self._bar:
             self._bar.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    def close(self) -> None:
+        """Remove the bar."""
         if self._bar:
             self._bar.stop()
 

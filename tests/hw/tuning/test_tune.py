@@ -205,9 +205,7 @@ def test_a_full_disk_ends_it_with_what_to_do(
 
 def test_no_room_for_a_copy_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = tune.JobRunner(tmp_path / "model.gguf", tmp_path / "home", tmp_path, 8)
-    monkeypatch.setattr(
-        bench, "_in_a_child", lambda job, path: Result(failed="no room: for a copy")
-    )
+    monkeypatch.setattr(tune, "run_apart", lambda order: Result(failed="no room: for a copy"))
     with pytest.raises(tune.TuneError, match="for a copy"):
         bench.do(TuningJob(kind="copy", candidate=Candidate("Q8_0", RUNGS[0], 2)))
 
