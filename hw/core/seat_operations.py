@@ -1,7 +1,8 @@
 """The operations on seats: save, load, copy and trim, and spilling images from the arena to files.
 
 A slice's operations are carried out in order. One that fails leaves its seat empty or its place
-without an image. It never ends the core, and the operations after it are still carried out.
+without an image. It never ends the core, and the operations after it are still carried out. Image
+files are not synced: an image that a power cut damages is recomputed.
 """
 
 from __future__ import annotations
@@ -104,22 +105,19 @@ class SeatOperations:
 
     def _spill(self, op: Op) -> int:
         self._images.wait()
-        return _write(op.path, self._memory.at(op.offset, op.size_bytes))
+        place = self._memory.at(op.offset, op.size_bytes)
+        replace_file(Path(op.path), place, durable=False)
+        return op.size_bytes
 
     def _save_to_file(self, op: Op) -> int:
         with memoryview(self._room(op.size_bytes)) as scratch:
             size = self._images.save(op.seat, scratch, op.stamp)
             self._images.wait()
             with scratch[:size] as image:
-                return _write(op.path, image)
+                replace_file(Path(op.path), image, durable=False)
+        return size
 
     def _room(self, size_bytes: int) -> mmap.mmap:
         if len(self._scratch) < size_bytes:
             self._scratch = mmap.mmap(-1, size_bytes)
         return self._scratch
-
-
-def _write(path: str, image: memoryview) -> int:
-    """Write an image file. It is not synced: an image that a power cut damages is recomputed."""
-    replace_file(Path(path), image, durable=False)
-    return len(image)

@@ -87,8 +87,6 @@ class LlamaEngine:
             image_fixed_bytes=fixed, image_token_bytes=per_token, restorable=restorable,
         )  # fmt: skip
 
-    # ------------------------------------------------------------------ loading
-
     def _load_model(self, path: Path, settings: EngineSettings, rung: Rung) -> Any:
         params = lib.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers
@@ -185,8 +183,6 @@ class LlamaEngine:
                 return buffer.value.decode("utf-8", "replace") if length > 0 else ""
             size = length + 1
 
-    # ------------------------------------------------------------------ seats
-
     @property
     def info(self) -> EngineInfo:
         return self._info
@@ -253,8 +249,6 @@ class LlamaEngine:
             lib.llama_memory_seq_rm(self._memory, seat, -1, -1)
             raise ImageRejected(f"llama.cpp rejects the state: {last_error()}")
         self._lengths[seat] = length
-
-    # ------------------------------------------------------------------ text
 
     def tokenize_chat(self, messages: Sequence[Message]) -> Tokens:
         parts: list[int] = []

@@ -104,6 +104,4 @@ def build() -> str:
 
 def device(gpu_layers: int) -> str:
     """Return the device that runs the layers: GPU or CPU."""
-    if gpu_layers and lib.llama_supports_gpu_offload():
-        return "GPU"
-    return "CPU"
+    return "GPU" if gpu_layers and lib.llama_supports_gpu_offload() else "CPU"

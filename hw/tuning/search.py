@@ -144,8 +144,6 @@ class Search:
             if trial.candidate.weights not in kept:
                 yield TuningJob(kind="drop", candidate=trial.candidate)
 
-    # ------------------------------------------------------------------ stages
-
     def _original(self) -> Stage:
         ladder = self._wish.ladder
         best: Trial | None = None
@@ -221,8 +219,6 @@ class Search:
         for trial in [self._base, *finalists]:
             if trial.score > _GAIN * self.fastest.score:
                 self.fastest = trial
-
-    # ------------------------------------------------------------------ steps
 
     def _measure(self, candidate: Candidate) -> Generator[TuningJob, Result, Trial]:
         result = yield TuningJob(kind="speed", candidate=candidate)
