@@ -142,18 +142,19 @@ def _add_kernel(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         action.set_defaults(do=f"cli.daemon:model_{name}")
     tune = actions.add_parser(
         "tune",
-        help="find the fastest settings for a model, here",
-        description="Measure threads, KV types, batch and weight format; keep the fastest that is "
-        "exact and predicts a text as well. May be interrupted and goes on. See docs/tuning.md.",
+        help="find the fastest settings for a model on this machine",
+        description="Measure thread counts, KV types, batch sizes and weight formats; keep the "
+        "fastest that are exact and predict text as well. An interrupted run continues where it "
+        "was. See docs/tuning.md.",
     )
     tune.add_argument("name", nargs="?", default="default", metavar="MODEL")
-    tune.add_argument("--reset", action="store_true", help="forget what was found")
+    tune.add_argument("--reset", action="store_true", help="remove all results")
     tune.add_argument(
         "--perplexity",
         type=float,
         default=1.0,
         metavar="PERCENT",
-        help="how much worse it may predict a text than the original (1)",
+        help="limit on the perplexity in excess of the original's (1)",
     )
     tune.add_argument("--seats", type=int, default=8)
     tune.add_argument("--json", action="store_true")
