@@ -221,7 +221,7 @@ def main() -> None:
     sock = socket.socket(fileno=options.link)
     start = messages.read_command(sock)
     if not isinstance(start, messages.Start):
-        raise SystemExit("aios-core: the kernel did not say what to load")
+        raise SystemExit("aios-core: the kernel's first message must be Start")
     try:
         engine = open_engine(start.settings)
     except LoadError as error:

@@ -135,7 +135,7 @@ class InvalidInput(Exception):
 
 
 class ImageTooLarge(Exception):
-    """The image needs ``needed_bytes``; what was written of it is void."""
+    """The image needs ``needed_bytes``; the part already written is void."""
 
     def __init__(self, needed_bytes: int) -> None:
         super().__init__(f"image needs {needed_bytes} bytes")

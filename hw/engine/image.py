@@ -2,8 +2,8 @@
 
 An image is loaded only if it is undamaged, was written with the same model, build and KV types, and
 carries the expected stamp. The kernel stamps each image with a unique number, so a place that was
-reused in the meantime is rejected. The header is written last: what a core leaves behind that dies
-while it writes is not an image.
+reused in the meantime is rejected. The header is written last, so the remains of a core that died
+while writing are not an image.
 
 A second thread computes the checksums: while the engine continues after a save, and while llama.cpp
 reads during a load (which also brings the data into the CPU's cache ahead of it). Only the start of

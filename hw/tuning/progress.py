@@ -48,7 +48,7 @@ class Progress:
             self._bar.stop()
 
     def start(self, known: int, damaged: bool) -> None:
-        """Tell, before the first job, what an earlier run left."""
+        """Report the results of an earlier run, before the first job."""
         if damaged:
             self._say("the results of an earlier run cannot be used: starting over")
         elif known:
@@ -58,7 +58,7 @@ class Progress:
             self._say(f"other programs use {busy:.0%} of the CPU: measurements may be off")
 
     def begin(self, job: TuningJob) -> None:
-        """Tell that a job starts."""
+        """Report that a job starts."""
         self._doing = True
         candidate = job.candidate
         what = f"{_DOING[job.kind]} {candidate.weights}"

@@ -73,7 +73,7 @@ CHANGES: tuple[Change, ...] = (
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What to search for. ``threads``: counts to try, in descending order."""
+    """The parameters of a search. ``threads``: counts to try, in descending order."""
 
     ladder: tuple[Rung, ...]
     threads: tuple[int, ...]
@@ -83,7 +83,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(eq=False)
 class Trial:
-    """What is known of a candidate. ``worse_percent``: perplexity in excess of the original's."""
+    """All that is known of a candidate. ``worse_percent``: perplexity over the original's."""
 
     candidate: Candidate
     first: Result
