@@ -1,1 +1,1 @@
-"""The core process: one model, its engine, and the requests it is working on."""
+"""The core process: one model, its engine, and the requests in progress."""

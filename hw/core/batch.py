@@ -1,10 +1,9 @@
-"""Which rows make the next batch: who generates, and how much of whose prompt is computed with it.
+"""Composing the next batch: which requests generate, and how much of each prompt is computed.
 
-llama.cpp computes a batch in parts. With a cache of its own for each seat, a part holds equally
-many tokens of seats whose numbers follow each other, and reads all weights once. So few parts are
-fast, and prompts that nobody reads a stream of are cut to equal lengths: a part for all of them
-instead of one for each. What a prompt then lacks is computed token by token beside those that
-generate.
+llama.cpp computes a batch in parts. With split KV, a part holds equally many tokens of consecutive
+seats and reads all weights once, so few parts are fast. Prompts of requests that do not stream are
+therefore cut to equal lengths, which takes one part for all of them instead of one for each. The
+last few tokens of a prompt are computed one per step, together with the decode rows.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from aios.hw.engine.engine import GRID_TOKENS, EngineInfo, Row
 from .messages import Slice
 
 APART_STEPS = 4
-"""Most steps in a row, and most such chunks of prompt, that others wait for a prompt to be done."""
+"""Limit, in steps and in chunks of prompt, on how long decode rows wait for prompts."""
 LEVEL_STEPS = 8
-"""Most such chunks that prompts are done together, in equal steps, while nobody generates."""
+"""Limit, in chunks, on prompts computed together in equal steps while no request generates."""
 TAIL_TOKENS = 4
-"""So few last tokens of a prompt are computed one in each step of those that generate."""
+"""Length of a prompt's tail that is computed one token per step, together with decode rows."""
 
 
 class Waiting(NamedTuple):
-    """A request and all the tokens that its seat lacks, as one row."""
+    """A request, and all tokens that its seat lacks as one row."""
 
     request: int
     row: Row
@@ -33,49 +32,52 @@ class Waiting(NamedTuple):
 
 
 Batch = list[tuple[int, Row]]
-"""Requests and their rows, in the order of seats."""
+"""Requests and their rows, sorted by seat."""
 
 
 class BatchComposer:
-    """Composes the batches of one core; remembers for how long it has let some wait."""
+    """Composes the batches of one core; counts the steps for which decode rows have waited."""
 
     def __init__(self, info: EngineInfo) -> None:
-        self._mixes, self._most_rows = info.rung.mixed, info.batch_tokens
+        self._mixed_allowed, self._batch_tokens = info.rung.mixed, info.batch_tokens
         self._turn = self._apart = 0
 
     def next_batch(self, command: Slice, waiting: Sequence[Waiting]) -> Batch:
-        """The next batch of a slice; ``waiting`` in the slice's order."""
+        """Compose the next batch of a slice; ``waiting`` is in the slice's order."""
         generating = [w for w in waiting if len(w.row.tokens) == 1]
         prompts = [w for w in waiting if len(w.row.tokens) > 1]
-        if not self._mixes and prompts:
+        if not self._mixed_allowed and prompts:
             return self._in_turns(generating, prompts)
         if generating:
             generating += [w for w in prompts if _is_tail(w)]
             prompts = [w for w in prompts if not _is_tail(w)]
-        rows = self._mixed(command, generating, prompts) if prompts else []
+        rows = self._prompt_rows(command, generating, prompts) if prompts else []
         if not prompts or not self._apart:
             rows += [_cut(w, 1) for w in generating]
         if not prompts:
             self._apart = 0
         return _by_seat(rows)
 
-    def _mixed(
+    def _prompt_rows(
         self, command: Slice, generating: Sequence[Waiting], prompts: Sequence[Waiting]
     ) -> Batch:
-        """Rows of prompts. They go beside those that generate; or, where it takes few steps and
-        nobody reads a stream, before them, so that all generate in full batches afterwards."""
-        reads = any(w.streamed for w in generating)
-        room = command.chunk_tokens if reads else command.lone_chunk_tokens
-        most = room * (APART_STEPS if generating else LEVEL_STEPS)
-        few = sum(len(w.row.tokens) for w in prompts) <= most and not reads
+        """Choose rows of prompts, to run together with the decode rows.
+
+        Prompts go first if they take few steps and no request that generates streams; all requests
+        then generate in full batches.
+        """
+        streams = any(w.streamed for w in generating)
+        room = command.chunk_tokens if streams else command.lone_chunk_tokens
+        limit = room * (APART_STEPS if generating else LEVEL_STEPS)
+        few = sum(len(w.row.tokens) for w in prompts) <= limit and not streams
         self._apart = self._apart + 1 if generating and few and self._apart < APART_STEPS else 0
-        room = min(room, self._most_rows - (0 if self._apart else len(generating)))
+        room = min(room, self._batch_tokens - (0 if self._apart else len(generating)))
         if few and not any(w.streamed for w in prompts):
             return _levelled(prompts, room)
         return _in_order(prompts, room)
 
     def _in_turns(self, generating: Sequence[Waiting], prompts: Sequence[Waiting]) -> Batch:
-        """Where they may not be mixed: a step of those that generate, a chunk of one prompt."""
+        """Alternate the decode rows with a chunk of one prompt, where they may not mix."""
         self._turn ^= 1
         if generating and self._turn:
             return _by_seat([_cut(w, 1) for w in generating])
@@ -91,7 +93,7 @@ def _is_tail(each: Waiting) -> bool:
 
 
 def _in_order(prompts: Sequence[Waiting], room: int) -> Batch:
-    """As much of the prompts as there is room for, one after the other."""
+    """Take as much of the prompts as there is room for, one after the other."""
     rows = []
     for each in prompts:
         if room <= 0:
@@ -102,8 +104,10 @@ def _in_order(prompts: Sequence[Waiting], room: int) -> Batch:
 
 
 def _levelled(prompts: Sequence[Waiting], room: int) -> Batch:
-    """The same number of tokens of each, so that the shortest is done in few equal steps. Half the
-    room or more that is left goes to the first that lack more: it is worth a part of its own."""
+    """Take equally many tokens of each prompt, so that the shortest is done in few equal steps.
+
+    If half the room or more is left, it goes to the first prompts that need it, as another part.
+    """
     chosen = prompts[:room]
     even, shortest = room // len(chosen), min(len(w.row.tokens) for w in chosen)
     level = -(-shortest // -(-shortest // even))
@@ -118,12 +122,12 @@ def _levelled(prompts: Sequence[Waiting], room: int) -> Batch:
 
 
 def _aligned_chunk(each: Waiting) -> tuple[int, Row]:
-    """The next chunk on a fixed grid of positions, so that it is the same however we got here."""
+    """Take a chunk that ends on a fixed grid, so chunks do not depend on how prefill started."""
     return _cut(each, GRID_TOKENS - each.row.position % GRID_TOKENS)
 
 
-def _cut(each: Waiting, most: int) -> tuple[int, Row]:
+def _cut(each: Waiting, limit: int) -> tuple[int, Row]:
     row = each.row
-    if len(row.tokens) > most:
-        row = Row(row.seat, row.position, row.tokens[:most], False)
+    if len(row.tokens) > limit:
+        row = Row(row.seat, row.position, row.tokens[:limit], False)
     return each.request, row

@@ -27,29 +27,9 @@ from aios.hw.tuning.ladder import open_engine
 from aios.hw.tuning.step_times import calibrate
 from aios.hw.tuning.thread_watch import ThreadWatch
 
+from . import messages
 from .batch import BatchComposer, Waiting
 from .generation import Generation
-from .messages import (
-    Adopt,
-    Command,
-    Drop,
-    Event,
-    Failed,
-    Hello,
-    Moved,
-    OpResult,
-    Prepare,
-    Prepared,
-    Refused,
-    Slice,
-    SliceEnd,
-    SliceRow,
-    Start,
-    Step,
-    StepRow,
-    Yield,
-    read_command,
-)
 from .seat_operations import SeatOperations
 from .truncation import truncated
 
@@ -70,7 +50,7 @@ class Core:
         self._seat_operations = SeatOperations(engine, memory)
         self._watch = ThreadWatch(engine, threads)
         self._generations: dict[int, Generation] = {}
-        self._drawn: list[StepRow] = []
+        self._drawn: list[messages.StepRow] = []
         self._told_s = 0.0
         self._yield = False
         self._alive = True
@@ -86,35 +66,35 @@ class Core:
         finally:
             self._seat_operations.close()
 
-    def _send(self, event: Event) -> None:
+    def _send(self, event: messages.Event) -> None:
         self._socket.sendall(encode(event))
 
     def _next_command(self) -> None:
-        command = read_command(self._socket)
+        command = messages.read_command(self._socket)
         if command is None:
             self._alive = False
         else:
             self._obey(command)
 
-    def _obey(self, command: Command) -> None:
+    def _obey(self, command: messages.Command) -> None:
         match command:
-            case Prepare():
+            case messages.Prepare():
                 self._prepare(command)
-            case Adopt():
+            case messages.Adopt():
                 self._generations[command.request] = Generation(
                     self._engine, np.frombuffer(command.tokens, np.int32), command.prompt_tokens,
                     command.params, command.streamed,
                 )  # fmt: skip
-            case Drop():
+            case messages.Drop():
                 self._forget(command.request)
-            case Yield():
+            case messages.Yield():
                 self._yield = True
-            case Slice():
+            case messages.Slice():
                 self._slice(command)
-            case Start():
+            case messages.Start():
                 raise RuntimeError("the core was started twice")
 
-    def _prepare(self, command: Prepare) -> None:
+    def _prepare(self, command: messages.Prepare) -> None:
         engine, params = self._engine, command.params
         try:
             tokens, dropped = self._tokenized(command)
@@ -125,15 +105,17 @@ class Core:
                     engine, tokens, len(tokens), params, command.streamed
                 )
         except InvalidInput as error:
-            self._send(Refused(command.request, str(error)))
+            self._send(messages.Refused(command.request, str(error)))
         except Exception as error:  # an unforeseen one must not end the other requests
             log.exception("a request could not be prepared")
             reason = f"the core cannot prepare this request: {type(error).__name__}: {error}"
-            self._send(Refused(command.request, reason))
+            self._send(messages.Refused(command.request, reason))
         else:
-            self._send(Prepared(command.request, tokens.astype(np.int32).tobytes(), dropped))
+            self._send(
+                messages.Prepared(command.request, tokens.astype(np.int32).tobytes(), dropped)
+            )
 
-    def _tokenized(self, command: Prepare) -> tuple[Tokens, int]:
+    def _tokenized(self, command: messages.Prepare) -> tuple[Tokens, int]:
         """Return the prompt's tokens and the number of turns left out."""
         if command.messages is None:
             return self._engine.tokenize_text(command.prompt or ""), 0
@@ -146,7 +128,7 @@ class Core:
         if generation:
             generation.close()
 
-    def _slice(self, command: Slice) -> None:
+    def _slice(self, command: messages.Slice) -> None:
         self._yield = False
         self._told_s = time.monotonic()
         ops = self._operate(command)
@@ -155,9 +137,9 @@ class Core:
         self._tell(command.slice)
         lengths = [self._engine.length(row.seat) for row in command.rows]
         grown = [after - start for after, start in zip(lengths, before, strict=True)]
-        self._send(SliceEnd(command.slice, steps, ops, lengths, grown))
+        self._send(messages.SliceEnd(command.slice, steps, ops, lengths, grown))
 
-    def _operate(self, command: Slice) -> list[OpResult]:
+    def _operate(self, command: messages.Slice) -> list[messages.OpResult]:
         """Carry out the slice's operations; tell the kernel at once if one fails."""
         results = []
         for op in command.ops:
@@ -165,10 +147,10 @@ class Core:
             if self._is_quiet():
                 self._show_life(command.slice)
         if not all(result.ok for result in results):
-            self._send(Moved(command.slice, [result.ok for result in results]))
+            self._send(messages.Moved(command.slice, [result.ok for result in results]))
         return results
 
-    def _steps(self, command: Slice) -> int:
+    def _steps(self, command: messages.Slice) -> int:
         """Run the slice's steps, reading commands between them; return their number."""
         steps = 0
         while steps < command.steps and self._alive:
@@ -182,7 +164,7 @@ class Core:
                 self._next_command()
         return steps
 
-    def _step(self, command: Slice, live: list[SliceRow]) -> bool:
+    def _step(self, command: messages.Slice, live: list[messages.SliceRow]) -> bool:
         """Run one batch; return True if a drawn token must be sent at once."""
         rows = self._composer.next_batch(command, [self._waiting(row) for row in live])
         start_s = time.perf_counter()
@@ -202,14 +184,14 @@ class Core:
         except InvalidInput as error:  # a grammar shows only now that it cannot be used
             self._tell(slice_number)
             self._forget(request)
-            self._send(Refused(request, str(error)))
+            self._send(messages.Refused(request, str(error)))
             return urgent
         if result.finish:
             self._forget(request)
         self._drawn.append(result)
         return urgent or bool(result.finish)
 
-    def _waiting(self, row: SliceRow) -> Waiting:
+    def _waiting(self, row: messages.SliceRow) -> Waiting:
         generation, length = self._generations[row.request], self._engine.length(row.seat)
         pending = Row(row.seat, length, generation.pending(length), True)
         return Waiting(row.request, pending, generation.streamed)
@@ -220,7 +202,7 @@ class Core:
 
     def _show_life(self, slice_number: int) -> None:
         """Send the drawn tokens; without any, the message is a sign of life."""
-        self._send(Step(slice_number, self._drawn))
+        self._send(messages.Step(slice_number, self._drawn))
         self._drawn, self._told_s = [], time.monotonic()
 
     def _is_quiet(self) -> bool:
@@ -237,13 +219,13 @@ def main() -> None:
     die_with_parent(options.parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=options.link)
-    start = read_command(sock)
-    if not isinstance(start, Start):
-        raise SystemExit("aios-core: the kernel did not say what to load")
+    start = messages.read_command(sock)
+    if not isinstance(start, messages.Start):
+        raise SystemExit("aios-core: the kernel's first message must be Start")
     try:
         engine = open_engine(start.settings)
     except LoadError as error:
-        sock.sendall(encode(Failed(str(error))))
+        sock.sendall(encode(messages.Failed(str(error))))
         raise SystemExit(1) from None
     tuned = engine.info.tuned
     threads = thread_counts(start.settings.threads, tuned.threads if tuned else None)
@@ -251,7 +233,7 @@ def main() -> None:
         calibrate(engine, threads)
     memory = SharedMemory(options.arena, start.arena_bytes)
     try:
-        sock.sendall(encode(Hello(engine.info)))
+        sock.sendall(encode(messages.Hello(engine.info)))
         Core(sock, engine, memory, threads).run()
     except ConnectionError:
         pass  # the kernel is gone

@@ -1,7 +1,7 @@
 """The messages between kernel and core; hw/machine/framing.py frames them.
 
-Both ends are of one version and trust one another; shapes are still checked when decoded.
-KV bytes never travel here: operations name a place in the arena.
+Both ends have the same version and trust each other; decoding still checks the shapes. KV bytes
+are never sent: operations name a place in the arena.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from aios.hw.machine.framing import read_frame, take_frame
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """The first message: load this model. Images go to ``arena_bytes`` of shared memory."""
+    """The first message: load this model. The arena has ``arena_bytes``."""
 
     settings: EngineSettings
     arena_bytes: int
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """A new request: make its tokens and keep it until Drop or its end."""
+    """A new request: tokenise its prompt and keep it until Drop or its end."""
 
     request: int
     params: SamplingParams
@@ -34,11 +34,11 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     messages: list[Message] | None = None
     prompt: str | None = None
     truncate: bool = False
-    """When the conversation is too long, leave out its oldest turns."""
+    """If the conversation is too long, leave out its oldest turns."""
 
 
 class Adopt(msgspec.Struct, frozen=True, tag=True):
-    """A request that an earlier core was working on: int32 tokens, and how many are prompt."""
+    """A request from an earlier core: its int32 tokens, and how many of them are prompt."""
 
     request: int
     params: SamplingParams
@@ -48,18 +48,18 @@ class Adopt(msgspec.Struct, frozen=True, tag=True):
 
 
 class Drop(msgspec.Struct, frozen=True, tag=True):
-    """Forget a request. It stops at the next token; its seat's content is void."""
+    """Forget a request; it stops before its next token. The content of its seat is void."""
 
     request: int
 
 
 class Op(msgspec.Struct, frozen=True):
-    """One operation on a seat or an image, done before the steps of a slice.
+    """One operation on a seat or an image, carried out before the steps of a slice.
 
-    ``save``: seat → arena; ``size_bytes`` is the room there is. ``load``: arena, or the file at
-    ``path`` → seat. ``copy``: seat ``source`` → seat. ``trim``: the seat. The last three leave the
-    first ``tokens`` tokens in the seat. ``spill``: arena → file.
-    ``stamp`` goes into the image that is saved, and is demanded of the one that is loaded.
+    ``save``: seat → arena, or the file at ``path``; ``size_bytes`` is the room for it. ``load``:
+    arena or file → seat. ``copy``: seat ``source`` → seat. ``trim``: shorten the seat. The last
+    three leave the first ``tokens`` tokens in the seat. ``spill``: arena → file. ``stamp`` is
+    written into a saved image, and a loaded image must carry it.
     """
 
     kind: Literal["save", "load", "copy", "trim", "spill"]
@@ -73,17 +73,17 @@ class Op(msgspec.Struct, frozen=True):
 
 
 class SliceRow(msgspec.Struct, frozen=True):
-    """Request and the seat it runs in."""
+    """A request and the seat it runs in."""
 
     request: int
     seat: int
 
 
 class Slice(msgspec.Struct, frozen=True, tag=True):
-    """Do the operations in order, then up to ``steps`` steps of the rows as one batch.
+    """Carry out the operations in order, then run up to ``steps`` steps of the rows.
 
     A step is one decode call: one token for each row that generates, and ``chunk_tokens`` of
-    prompt, shared among the rows that still prefill (``lone_chunk_tokens`` when nobody streams).
+    prompt for the rows that prefill together (``lone_chunk_tokens`` if no request streams).
     """
 
     slice: int
@@ -95,7 +95,7 @@ class Slice(msgspec.Struct, frozen=True, tag=True):
 
 
 class Yield(msgspec.Struct, frozen=True, tag=True):
-    """End this slice after the step under way."""
+    """End this slice after the current step."""
 
     slice: int
 
@@ -118,7 +118,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prepared(msgspec.Struct, frozen=True, tag=True):
-    """The request's prompt as int32 tokens; ``dropped`` turns were left out of it."""
+    """The request's prompt as int32 tokens; ``dropped`` turns were left out."""
 
     request: int
     tokens: bytes
@@ -126,15 +126,17 @@ class Prepared(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """The request's input cannot be used; the core has forgotten it. Of a grammar that may show
-    only when tokens have been drawn."""
+    """The request's input cannot be used; the core has forgotten the request.
+
+    An unusable grammar may be noticed only after tokens were drawn.
+    """
 
     request: int
     reason: str
 
 
 class StepRow(msgspec.Struct, frozen=True, array_like=True):
-    """A row's outcome. ``token`` is -1 when the end of text was drawn; ``text`` may lag behind."""
+    """A drawn token; -1 is the end of text. ``text`` may lag behind the tokens."""
 
     request: int
     token: int
@@ -143,11 +145,10 @@ class StepRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
-    """Tokens drawn, in order; a request may have several rows.
+    """The drawn tokens in order; a request may have several rows. Without rows, a sign of life.
 
-    Tokens nobody reads yet are kept for a second, or until the slice ends, so that the kernel need
-    not wake for each: what a dying core takes along is drawn again, the same. Without rows it is a
-    sign of life.
+    Tokens of requests that do not stream are held for a second or until the slice ends, so the
+    kernel does not wake for each. If the core dies, the next one draws the same tokens again.
     """
 
     slice: int
@@ -155,7 +156,7 @@ class Step(msgspec.Struct, frozen=True, tag=True):
 
 
 class OpResult(msgspec.Struct, frozen=True):
-    """``size_bytes``: what was moved. Not ok: the image or file, or the seat, is empty."""
+    """The outcome of an operation; ``size_bytes`` were moved. Not ok: its target is empty."""
 
     ok: bool
     size_bytes: int = 0
@@ -164,16 +165,18 @@ class OpResult(msgspec.Struct, frozen=True):
 
 
 class Moved(msgspec.Struct, frozen=True, tag=True):
-    """Some operations of the slice under way have failed. Told at once, since a request may end,
-    and be told what it found computed, before the slice does."""
+    """Operations of the current slice have failed.
+
+    Sent at once: a request may end, and report its reused tokens, before the slice does.
+    """
 
     slice: int
     ok: list[bool]
 
 
 class SliceEnd(msgspec.Struct, frozen=True, tag=True):
-    """The slice is over. ``lengths``: tokens in the seat of each row, in the slice's order;
-    ``prefilled``: how many of them it computed in this slice, generated ones included."""
+    """The slice is over. ``lengths``: tokens in the seat of each row, in the slice's order.
+    ``prefilled``: how many of them this slice computed, generated ones included."""
 
     slice: int
     steps: int

@@ -1,13 +1,13 @@
 """The operations on seats: save, load, copy and trim, and spilling images from the arena to files.
 
 A slice's operations are carried out in order. One that fails leaves its seat empty or its place
-without an image. It never ends the core, and the operations after it are still carried out.
+without an image. It never ends the core, and the operations after it are still carried out. Image
+files are not synced: an image that a power cut damages is recomputed.
 """
 
 from __future__ import annotations
 
 import mmap
-import os
 import time
 from pathlib import Path
 
@@ -70,21 +70,18 @@ class SeatOperations:
             self._keep(op, self._images.load(op.seat, place, op.stamp))
             return op.size_bytes
         try:
-            image = self._read(op.path)
+            image = self._read(Path(op.path))
         except (OSError, ImageRejected):
             self._engine.trim(op.seat, 0)
             raise
         self._keep(op, self._images.load(op.seat, memoryview(image), op.stamp))
         return len(image)
 
-    def _read(self, path: str) -> bytearray:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > image_bytes(self._engine.info, self._engine.info.context_tokens):
-                raise ImageRejected(f"{path} is larger than any image of this model")
-            image = bytearray(size)
-            file.readinto(image)
-        return image
+    def _read(self, path: Path) -> bytes:
+        info = self._engine.info
+        if path.stat().st_size > image_bytes(info, info.context_tokens):
+            raise ImageRejected(f"{path} is larger than any image of this model")
+        return path.read_bytes()
 
     def _copy(self, op: Op) -> int:
         """Copy through scratch memory: llama.cpp's own copy moves whole buffers, not a prefix."""
@@ -108,22 +105,19 @@ class SeatOperations:
 
     def _spill(self, op: Op) -> int:
         self._images.wait()
-        return _write(op.path, self._memory.at(op.offset, op.size_bytes))
+        place = self._memory.at(op.offset, op.size_bytes)
+        replace_file(Path(op.path), place, durable=False)
+        return op.size_bytes
 
     def _save_to_file(self, op: Op) -> int:
         with memoryview(self._room(op.size_bytes)) as scratch:
             size = self._images.save(op.seat, scratch, op.stamp)
             self._images.wait()
             with scratch[:size] as image:
-                return _write(op.path, image)
+                replace_file(Path(op.path), image, durable=False)
+        return size
 
     def _room(self, size_bytes: int) -> mmap.mmap:
         if len(self._scratch) < size_bytes:
             self._scratch = mmap.mmap(-1, size_bytes)
         return self._scratch
-
-
-def _write(path: str, image: memoryview) -> int:
-    """Write an image file. It is not synced: an image that a power cut damages is recomputed."""
-    replace_file(Path(path), image, durable=False)
-    return len(image)

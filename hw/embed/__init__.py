@@ -1,1 +1,1 @@
-"""The embedder process: texts to vectors of their meaning."""
+"""The embedder process: turns texts into embedding vectors."""

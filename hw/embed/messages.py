@@ -1,6 +1,6 @@
-"""What kernel and embedder say to each other; framed as in messages.py.
+"""The messages between kernel and embedder; hw/machine/framing.py frames them.
 
-Both ends are of one version and trust one another; shapes are still checked when decoded.
+Both ends have the same version and trust each other; decoding still checks the shapes.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import msgspec
 from aios.hw.machine.framing import read_frame, take_frame
 
 TextKind = Literal["passage", "query"]
-"""What is looked for, and what looks for it: models are told which."""
+"""A text to be found, or one to search with; models embed them differently."""
 
 
 class Embed(msgspec.Struct, frozen=True, tag=True):
-    """Make vectors of these texts, one after another."""
+    """Embed these texts."""
 
     batch: int
     kind: TextKind
@@ -25,7 +25,7 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """The model is loaded; its vectors have so many float32 values."""
+    """The model is loaded; its vectors have ``dimensions`` float32 values."""
 
     model: str
     dimensions: int
@@ -38,7 +38,7 @@ class Unusable(msgspec.Struct, frozen=True, tag=True):
 
 
 class Vectors(msgspec.Struct, frozen=True, tag=True):
-    """A batch's vectors of length 1, in order: float32, native byte order."""
+    """A batch's vectors in order, of length 1: float32 in native byte order."""
 
     batch: int
     vectors: list[bytes]
@@ -57,6 +57,6 @@ def take_event(buffer: bytearray) -> EmbedderEvent | None:
 
 
 def read_command(sock: socket.socket) -> Embed | None:
-    """The next batch from the kernel, waiting for it; None when the kernel is gone."""
+    """Wait for the kernel's next batch; None when the kernel is gone."""
     payload = read_frame(sock)
     return None if payload is None else _command.decode(payload)

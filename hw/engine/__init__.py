@@ -1,1 +1,1 @@
-"""Engines: what turns rows of tokens into logits, and what belongs to a model."""
+"""Engines, which compute logits from tokens, and everything that belongs to one model."""

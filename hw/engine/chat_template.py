@@ -1,7 +1,7 @@
-"""The chat template: messages → text, by the model's own template from its GGUF metadata.
+"""The chat template: renders messages to text with the template from the model's GGUF metadata.
 
-The template comes from a file somebody else made, so it runs in a sandbox; it sees no clock and no
-random numbers, so the same messages give the same text.
+The template is foreign code, so it runs in a sandbox. It has no clock and no random numbers, so the
+same messages give the same text.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ CHATML = (
 _MARK = re.compile("\ue000(\\d+)\ue001")
 
 
-class ChatFormat:
-    """A compiled template. ``template`` '' means ChatML."""
+class ChatTemplate:
+    """A compiled template; an empty ``template`` means ChatML."""
 
     def __init__(self, template: str, begin: str, end: str) -> None:
         environment = ImmutableSandboxedEnvironment(
@@ -41,10 +41,11 @@ class ChatFormat:
     def render(
         self, messages: Sequence[Message], specials: Sequence[str]
     ) -> Iterator[tuple[str, bool]]:
-        """Parts of the text, and whether control tokens in a part are meant.
+        """Yield the text in parts; True marks parts whose control tokens are real.
 
-        One part as a rule. When a message contains the text of a control token, the template is
-        rendered around placeholders and the messages' texts are parts of their own.
+        Usually there is one part. If a message contains the text of a control token, the template
+        is rendered with placeholders and each message's text is a part of its own. Raises
+        InvalidInput.
         """
         contents = [message.content for message in messages]
         if not any(special in content for content in contents for special in specials):
@@ -71,7 +72,7 @@ class ChatFormat:
                 bos_token=self._begin, eos_token=self._end,
             )  # fmt: skip
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, ArithmeticError) as error:
-            raise InvalidInput(f"the chat template refuses these messages: {error}") from None
+            raise InvalidInput(f"the chat template rejects these messages: {error}") from None
 
 
 def _refuse(reason: object) -> str:

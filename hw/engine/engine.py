@@ -1,10 +1,9 @@
-"""The contract of an engine: what turns rows of tokens into logits, seat by seat.
+"""The contract of an engine, which computes logits from rows of tokens, seat by seat.
 
 An engine owns a model and the KV cache of a fixed number of seats. It promises that a seat's
-logits depend on the tokens in that seat alone, that a saved image loaded into any seat continues
-as if nothing had happened, and that a failed load leaves the seat empty. It never samples, never
-schedules and knows no requests. llama.py and fake.py keep this contract; one test file runs
-against both.
+logits depend only on the tokens in that seat, that a saved state loaded into any seat continues
+identically, and that a failed load leaves the seat empty. It never samples, never schedules and
+knows no requests. llama.py and fake.py implement the contract; one test file runs against both.
 """
 
 from __future__ import annotations
@@ -20,31 +19,31 @@ Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int32]
 
 GRID_TOKENS = 64
-"""Where chunks may not be mixed with generating rows, prompts are cut at multiples of this."""
+"""Prompts are cut at multiples of this if their chunks may not share a batch with decode rows."""
 
 
 class Rung(msgspec.Struct, frozen=True):
-    """One rung of the ladder of exactness: settings that trade speed for bit-exact batching."""
+    """One rung of the ladder of exactness: settings that trade speed for bit-exact batches."""
 
     name: str
     kv_type: str = "q8_0"
     mixed: bool = True
-    """Prefill and decode rows may share a batch."""
+    """Prefill rows and decode rows may share a batch."""
     extra_buffers: bool = True
     """Weights may be repacked for the CPU's own kernels."""
     width: int | None = None
-    """Most seats in one batch; None: all."""
+    """Limit on seats in one batch; None: all."""
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``aios model tune`` chose for a model: the file to load in its place, and how."""
+    """The choice of ``aios model tune``: the file to load in the model's place, and settings."""
 
     path: str
     model_hash: str
     weights: str
     """``original``, or the format of the copy at ``path``."""
     rung: Rung
-    """Tried first; the self-test decides whether it is kept."""
+    """The rung to try first; the self-test decides if it is used."""
     ubatch_tokens: int
     threads: int
 
@@ -64,31 +63,31 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     gpu_layers: int = -1
     exact: bool = True
     kv_budget_bytes: int | None = None
-    """Bound on the KV cache of all seats together when ``context_tokens`` is None."""
+    """Limit on the KV cache of all seats together if ``context_tokens`` is None."""
     cache_dir: str | None = None
-    """Where outcomes of self-test and tuning are kept; None tests every time and never tunes."""
+    """Folder for outcomes of self-test and tuning; None tests every time and uses no tuning."""
     window_limit: int | None = None
-    """With ``context_tokens`` None: no larger window than this."""
+    """Limit on the window if ``context_tokens`` is None."""
     ubatch_tokens: int = 512
-    """Most tokens that are computed at a time; a larger batch is done in parts."""
+    """Limit on tokens computed at a time; larger batches are computed in parts."""
     tuned: Tuned | None = None
     look_up_tuned: bool = True
-    """Look in the cache for what tuning chose. A core that replaces another is told instead, in
-    ``tuned``, so that requests go on with the same weights."""
+    """Look up the tuned choice in the cache. A core that replaces another gets its predecessor's
+    choice in ``tuned`` instead, so requests continue with the same weights."""
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What was loaded. Lengths in tokens, sizes in bytes."""
+    """A loaded model. Lengths in tokens, sizes in bytes."""
 
     description: str
     model_hash: str
     build: str
-    """llama.cpp's version and commit: an image is only valid for the build that wrote it."""
+    """llama.cpp's version; an image is only valid for the build that wrote it."""
     context_tokens: int
     train_context_tokens: int
     seats: int
     batch_tokens: int
-    """Most tokens in one decode call, all rows together."""
+    """Limit on tokens in one decode call, all rows together."""
     vocab_size: int
     threads: int
     device: str
@@ -96,18 +95,18 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     exact: bool
     """The rung passed the self-test on this machine and model."""
     tuned: Tuned | None = None
-    """In force; ``model_hash`` is that of its file."""
+    """The tuned choice in use; ``model_hash`` is then the hash of its file."""
     image_fixed_bytes: int
     image_token_bytes: int
     """An image of n tokens takes at most image_fixed_bytes + n * image_token_bytes."""
     restorable: bool = True
-    """False: this model's state cannot be saved; parked requests are recomputed."""
+    """False if the model's state cannot be saved; parked requests are then recomputed."""
     prefill_token_s: float = 0.001
-    """Calibrated at load: seconds for a prompt token, in chunks."""
+    """Seconds for a prompt token in a chunk; measured at load."""
     decode_token_s: float = 0.001
-    """Calibrated at load: seconds for a generated token when all seats generate."""
+    """Seconds for a generated token if all seats generate; measured at load."""
     step_s: float = 0.001
-    """Calibrated at load: seconds of a step with one row."""
+    """Seconds for a step with one row; measured at load."""
 
 
 class Row(NamedTuple):
@@ -117,7 +116,7 @@ class Row(NamedTuple):
     position: int
     tokens: Tokens
     wants_logits: bool
-    """Logits of the last token are needed."""
+    """The logits of the last token are needed."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -128,15 +127,15 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class LoadError(Exception):
-    """The model cannot be loaded; the text says why and what to do."""
+    """The model cannot be loaded; the text gives the reason and the cure."""
 
 
 class InvalidInput(Exception):
-    """A prompt, template, schema or grammar that cannot be used; the text says why."""
+    """A prompt, template, schema or grammar cannot be used; the text gives the reason."""
 
 
 class ImageTooLarge(Exception):
-    """The image needs ``needed_bytes``; nothing was written that may be used."""
+    """The image needs ``needed_bytes``; the part already written is void."""
 
     def __init__(self, needed_bytes: int) -> None:
         super().__init__(f"image needs {needed_bytes} bytes")
@@ -144,85 +143,86 @@ class ImageTooLarge(Exception):
 
 
 class ImageRejected(Exception):
-    """The image does not fit this model or is damaged; the seat is empty now."""
+    """The image does not fit this model or is damaged; the seat is now empty."""
 
 
 class Grammar(Protocol):
     """The state of one constrained output."""
 
     def allows(self, token: int) -> bool:
-        """Whether the output may go on with this token. Raises InvalidInput, as ``mask`` does,
-        when it takes too long to find out."""
+        """Return True if the output may continue with this token.
+
+        Raises InvalidInput, as ``mask`` does, if the grammar takes too long.
+        """
 
     def mask(self, logits: Logits) -> None:
-        """Set the logits of all tokens that are not allowed to -inf, in place."""
+        """Set the logits of all forbidden tokens to -inf, in place."""
 
     def accept(self, token: int) -> None:
-        """Advance; the token must be allowed."""
+        """Append a token to the output; it must be allowed."""
 
     def close(self) -> None:
-        """Free what it holds. Idempotent."""
+        """Free the grammar. Idempotent."""
 
 
 class Engine(Protocol):
-    """See the module's text. Not thread-safe; positions count from 0 in each seat."""
+    """The contract; see the module's text. Not thread-safe. Positions start at 0 in each seat."""
 
     @property
     def info(self) -> EngineInfo:
-        """What was loaded."""
+        """The loaded model."""
 
     def decode(self, rows: Sequence[Row]) -> dict[int, Logits]:
-        """Run the rows as one batch; seat → logits, shape (vocab_size,), for rows that want them.
+        """Run the rows as one batch; return seat → logits, shape (vocab_size,), as rows want them.
 
-        Rows come in ascending order of seat, at most ``batch_tokens`` tokens in all. The arrays
-        are valid until the next decode. A row's position must equal the seat's length.
+        Rows are sorted by seat and have at most ``batch_tokens`` tokens in all. A row's position
+        must equal the seat's length. The arrays are valid until the next decode.
         """
 
     def log_likelihoods(self, seat: int, tokens: Tokens) -> npt.NDArray[np.float64]:
-        """ln p of each token but the first, given those before it; shape (len(tokens) - 1,).
+        """Return ln p of each token given its predecessors; shape (len(tokens) - 1,).
 
-        The seat must be empty, and holds the tokens afterwards.
+        The seat must be empty; afterwards it holds the tokens.
         """
 
     def set_threads(self, threads: int) -> None:
-        """Decode with so many threads from now on. Does not change the logits."""
+        """Set the thread count of later decodes; it does not change the logits."""
 
     def length(self, seat: int) -> int:
-        """Tokens in the seat."""
+        """Return the number of tokens in the seat."""
 
     def trim(self, seat: int, length: int) -> int:
-        """Keep at most the first ``length`` tokens; returns how many are left (0: cleared)."""
+        """Keep at most the first ``length`` tokens; return how many are left (0: cleared)."""
 
     def save(self, seat: int, into: memoryview) -> int:
-        """Write the seat's state; returns its bytes. Raises ImageTooLarge."""
+        """Write the seat's state; return its size in bytes. Raises ImageTooLarge, ImageRejected."""
 
     def load(self, seat: int, image: memoryview, length: int) -> None:
-        """Replace the seat's state by a saved one of ``length`` tokens. Raises ImageRejected."""
+        """Replace the seat's state with a saved one of ``length`` tokens. Raises ImageRejected."""
 
     def tokenize_chat(self, messages: Sequence[Message]) -> Tokens:
-        """The conversation in the model's own chat template, ready for the assistant's turn.
+        """Render the conversation with the model's chat template, up to the assistant's turn.
 
-        What looks like a control token inside a message is plain text. Raises InvalidInput when
-        the template or the text cannot be used.
+        Text inside a message that looks like a control token stays plain text. Raises InvalidInput.
         """
 
     def tokenize_text(self, text: str) -> Tokens:
-        """Plain text, after a beginning-of-text token where the model wants one.
+        """Tokenise plain text, after a beginning-of-text token if the model uses one.
 
-        Raises InvalidInput when the text is no valid Unicode.
+        Raises InvalidInput if the text is not valid Unicode.
         """
 
     def piece(self, token: int) -> bytes:
-        """The token's bytes; empty for control tokens."""
+        """Return the token's bytes; empty for control tokens."""
 
     def ends(self, token: int) -> bool:
-        """Whether the token ends the generation."""
+        """Return True if the token ends the generation."""
 
     def grammar(self, *, gbnf: str | None, json_schema: str | None) -> Grammar:
-        """A fresh grammar from exactly one source. Raises InvalidInput."""
+        """Make a grammar from exactly one source. Raises InvalidInput."""
 
     def declare(self, info: EngineInfo) -> None:
-        """Replace ``info``: what tests and measurements found out."""
+        """Replace ``info``, for outcomes of tests and measurements."""
 
     def close(self) -> None:
         """Free the model. Idempotent."""

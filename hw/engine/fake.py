@@ -1,12 +1,12 @@
-"""The fake engine: the real one's contract without a model, for tests and simulation.
+"""The fake engine, for tests and simulation: the contract of engine.Engine without a model.
 
-Its vocabulary is the 256 bytes and a few control tokens. A seat holds its tokens and a running
-hash of them; logits are a function of that hash, so KV that was lost, mixed up or restored wrongly
-changes what comes out. Text looks like lower-case words.
+The vocabulary is the 256 bytes and a few control tokens. A seat holds its tokens and a running hash
+of them. Logits are a function of the hash, so lost, mixed-up or wrongly restored KV changes the
+output. The text looks like lower-case words.
 
-``fake:step_ms=5,ctx=512,end=50,crash_after=100`` simulates the time of a decode call, sets the
-training context, makes one token in 50 the last, and dies in the hundredth decode call;
-``frozen=1`` is a model whose state cannot be saved.
+``fake:step_ms=5,ctx=512,end=50,crash_after=100`` sets the duration of a decode call, the training
+context, and one token in 50 to end the text; it dies in the 100th decode call. ``frozen=1`` is a
+model whose state cannot be saved.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _MASK = (1 << 64) - 1
 
 
 class FakeEngine:
-    """See the module's text; the contract is engine.Engine."""
+    """See the module's text."""
 
     def __init__(self, settings: EngineSettings) -> None:
         options = _options(settings.path)
@@ -75,11 +75,9 @@ class FakeEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """What was loaded."""
         return self._info
 
     def decode(self, rows: Sequence[Row]) -> dict[int, Logits]:
-        """One batch; the time it takes is simulated."""
         self._calls += 1
         if self._calls == self._crash_after:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -97,7 +95,6 @@ class FakeEngine:
         return out
 
     def log_likelihoods(self, seat: int, tokens: Tokens) -> npt.NDArray[np.float64]:
-        """Token by token."""
         scored = []
         for at, following in enumerate(tokens[1:]):
             logits = self.decode([Row(seat, at, tokens[at : at + 1], True)])[seat]
@@ -106,19 +103,15 @@ class FakeEngine:
         return np.array(scored)
 
     def set_threads(self, threads: int) -> None:
-        """Counted, not used."""
         self._info = msgspec.structs.replace(self._info, threads=threads)
 
     def declare(self, info: EngineInfo) -> None:
-        """What measurements found out."""
         self._info = info
 
     def length(self, seat: int) -> int:
-        """Tokens in the seat."""
         return len(self._tokens[seat])
 
     def trim(self, seat: int, length: int) -> int:
-        """Keep the first tokens."""
         if length < len(self._tokens[seat]):
             kept = self._tokens[seat][:length]
             self._tokens[seat], self._hash[seat] = [], _SEED
@@ -127,7 +120,7 @@ class FakeEngine:
         return len(self._tokens[seat])
 
     def save(self, seat: int, into: memoryview) -> int:
-        """Hash, count and tokens, padded as if each had real KV."""
+        """Write hash, count and tokens, padded as if each token had real KV."""
         tokens = self._tokens[seat]
         size = _STATE.size + len(tokens) * _TOKEN_BYTES
         if size > len(into):
@@ -138,7 +131,6 @@ class FakeEngine:
         return size
 
     def load(self, seat: int, image: memoryview, length: int) -> None:
-        """The opposite of save."""
         self._tokens[seat], self._hash[seat] = [], _SEED
         state, count = _STATE.unpack_from(image)
         if count != length or len(image) < _STATE.size + count * _TOKEN_BYTES:
@@ -147,7 +139,6 @@ class FakeEngine:
         self._tokens[seat], self._hash[seat] = body[::16].tolist(), state
 
     def tokenize_chat(self, messages: Sequence[Message]) -> Tokens:
-        """ChatML; what looks like a control token inside a message is plain text."""
         tokens: list[int] = []
         for message in messages:
             head = f"{message.role}\n{message.content}"
@@ -155,20 +146,17 @@ class FakeEngine:
         return np.array([*tokens, TURN_START, *b"assistant\n"], np.int32)
 
     def tokenize_text(self, text: str) -> Tokens:
-        """Plain bytes after a beginning-of-text token."""
         return np.array([BEGIN, *_plain(text)], np.int32)
 
     def piece(self, token: int) -> bytes:
-        """The byte itself."""
         return bytes([token]) if token < 256 else b""
 
     def ends(self, token: int) -> bool:
-        """End of text or of turn."""
         return token in (END, TURN_END)
 
     def grammar(self, *, gbnf: str | None, json_schema: str | None) -> LiteralGrammar:
-        """Of GBNF only alternatives of literals (``root ::= "yes" | "no"``); of a JSON schema
-        one of a few texts that it allows."""
+        """Make a grammar from literals in GBNF (``root ::= "yes" | "no"``), or from a JSON schema:
+        it then allows a few texts that match the schema."""
         if json_schema is not None:
             try:
                 texts = instances(json_schema, _INSTANCES)
@@ -177,12 +165,12 @@ class FakeEngine:
             return LiteralGrammar([text.encode() for text in texts])
         rule = re.fullmatch(r'\s*root\s*::=\s*("[^"]+"(?:\s*\|\s*"[^"]+")*)\s*', gbnf or "")
         if not rule:
-            raise InvalidInput('the fake model knows only grammars like: root ::= "yes" | "no"')
+            raise InvalidInput('the fake model supports only grammars like: root ::= "yes" | "no"')
         literals = re.findall(r'"([^"]+)"', rule[1])
         return LiteralGrammar([literal.encode() for literal in literals])
 
     def close(self) -> None:
-        """Nothing to free."""
+        pass
 
     def _push(self, seat: int, token: int) -> None:
         self._tokens[seat].append(token)
@@ -199,37 +187,34 @@ class FakeEngine:
 
 
 class LiteralGrammar:
-    """One of several literals, then the end."""
+    """Allows one of several literals, then the end of the turn."""
 
     def __init__(self, literals: list[bytes]) -> None:
         self._left = literals
 
     def allows(self, token: int) -> bool:
-        """A byte that some literal goes on with, or the end when one is complete."""
         if token == TURN_END:
             return b"" in self._left
         return any(left[:1] == bytes([token]) for left in self._left) if token < 256 else False
 
     def mask(self, logits: Logits) -> None:
-        """Forbid all others."""
         allowed = [token for token in range(VOCAB) if self.allows(token)]
         kept = logits[allowed]
         logits[:] = -np.inf
         logits[allowed] = kept
 
     def accept(self, token: int) -> None:
-        """Go on."""
         self._left = [left[1:] for left in self._left if left[:1] == bytes([token])]
 
     def close(self) -> None:
-        """Nothing to free."""
+        pass
 
 
 def _plain(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidInput(f"the text is no valid Unicode: {error.reason}") from None
+        raise InvalidInput(f"the text is not valid Unicode: {error.reason}") from None
 
 
 def _options(path: str) -> dict[str, int]:

@@ -1,13 +1,14 @@
-"""The image of a seat: a header that says whose state it is, then the state.
+"""The image of a seat: a header that identifies the state, then the state.
 
-Promises that an image is loaded only into the model, build and KV types that wrote it, only
-undamaged, and only when it is the very one that is meant: the kernel stamps each with a number of
-its own, so a place that was used again in between is found out. A place may hold the remains of a
-core that died while writing: the header is written last, so such remains are never taken for an
-image. Checksums are taken by a second thread: of what is saved, while the engine goes on; of what
-is loaded, while llama.cpp reads it, which also brings it into the cache ahead of the reader. Only
-the state's beginning, where lengths and positions are, is checked before the reader sees it: the
-rest are values, and what says how many is held against the model by the reader itself.
+An image is loaded only if it is undamaged, was written with the same model, build and KV types, and
+carries the expected stamp. The kernel stamps each image with a unique number, so a place that was
+reused in the meantime is rejected. The header is written last, so the remains of a core that died
+while writing are not an image.
+
+A second thread computes the checksums: while the engine continues after a save, and while llama.cpp
+reads during a load (which also brings the data into the CPU's cache ahead of it). Only the start of
+the state, with lengths and positions, is checked before llama.cpp reads it. The rest are values;
+llama.cpp itself checks their number against the model.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from .engine import Engine, EngineInfo, ImageRejected, ImageTooLarge
 _HEADER = struct.Struct("<8sQQQQ")
 """Magic, identity, stamp, tokens, bytes of state."""
 _SUMS = struct.Struct("<QQ")
-"""Checksums: of the header and the state's beginning, and of the whole state."""
+"""Checksums of header and start of the state, and of the whole state."""
 _MAGIC = b"AIOSKV04"
 HEADER_BYTES = 64
-_BEGINNING_BYTES, _CELL_BYTES = 4096, 32
-"""The state's beginning: its own header, and more for each token than a position takes."""
+_START_BYTES, _CELL_BYTES = 4096, 32
+"""Size of the state's start: its own header, and for each token more than its position takes."""
 
 
 class Images:
-    """Saves and loads images of one engine's seats; ``close`` ends its thread."""
+    """Saves and loads images of one engine's seats. ``close`` ends its thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -39,9 +40,9 @@ class Images:
         self._sealing: Future[None] | None = None
 
     def save(self, seat: int, into: memoryview, stamp: int = 0) -> int:
-        """Write the seat's image; returns its bytes. Valid once ``wait`` has returned.
+        """Write the seat's image; return its size in bytes. It is complete after ``wait``.
 
-        Raises ImageTooLarge, and ImageRejected when the model's state cannot be saved.
+        Raises ImageTooLarge, and ImageRejected if the model's state cannot be saved.
         """
         engine = self._engine
         tokens = engine.length(seat)
@@ -57,7 +58,7 @@ class Images:
         return HEADER_BYTES + size
 
     def load(self, seat: int, image: memoryview, stamp: int = 0) -> int:
-        """Put an image into a seat; its tokens. Raises ImageRejected, the seat then empty."""
+        """Load an image into a seat; return its tokens. On ImageRejected the seat is empty."""
         self.wait()
         try:
             return self._load(seat, image, stamp)
@@ -66,7 +67,7 @@ class Images:
             raise
 
     def wait(self) -> None:
-        """Until the image that was saved last has its header."""
+        """Wait until the last saved image has its header."""
         sealing, self._sealing = self._sealing, None
         if sealing:
             sealing.result()
@@ -78,24 +79,24 @@ class Images:
     def _seal(self, image: memoryview, tokens: int, stamp: int) -> None:
         state = image[HEADER_BYTES:]
         header = _HEADER.pack(_MAGIC, self._identity, stamp, tokens, len(state))
-        beginning = _digest(header, _beginning(state, tokens))
-        sums = _SUMS.pack(beginning, _digest(state))
+        start = _digest(header, _start(state, tokens))
+        sums = _SUMS.pack(start, _digest(state))
         image[: len(header) + len(sums)] = header + sums
 
     def _load(self, seat: int, image: memoryview, stamp: int) -> int:
         if len(image) < HEADER_BYTES:
             raise ImageRejected("the image is shorter than its header")
         magic, owner, mark, tokens, size = _HEADER.unpack_from(image)
-        beginning, checksum = _SUMS.unpack_from(image, _HEADER.size)
+        start, checksum = _SUMS.unpack_from(image, _HEADER.size)
         if magic != _MAGIC:
             raise ImageRejected("there is no image at this place")
         if owner != self._identity:
-            raise ImageRejected("the image is of another model, build or KV type")
+            raise ImageRejected("the image belongs to another model, build or KV type")
         if mark != stamp:
             raise ImageRejected("the place holds another image")
         state = image[HEADER_BYTES : HEADER_BYTES + size]
         header = image[: _HEADER.size]
-        if len(state) != size or _digest(header, _beginning(state, tokens)) != beginning:
+        if len(state) != size or _digest(header, _start(state, tokens)) != start:
             raise ImageRejected("the image is damaged")
         found = self._thread.submit(_digest, state)
         try:
@@ -108,18 +109,18 @@ class Images:
 
 
 def image_bytes(info: EngineInfo, tokens: int) -> int:
-    """Room that an image of so many tokens needs at most."""
+    """Return the maximum size of an image of ``tokens`` tokens."""
     return HEADER_BYTES + info.image_fixed_bytes + tokens * info.image_token_bytes
 
 
 def identity(info: EngineInfo) -> int:
-    """A number for all that must agree between the writer of an image and its reader."""
+    """Hash everything that must be equal for the writer and the reader of an image."""
     parts = (info.model_hash, info.build, info.rung.kv_type, str(info.image_token_bytes))
     return xxhash.xxh3_64_intdigest("\0".join(parts).encode())
 
 
-def _beginning(state: memoryview, tokens: int) -> memoryview:
-    return state[: _BEGINNING_BYTES + _CELL_BYTES * tokens]
+def _start(state: memoryview, tokens: int) -> memoryview:
+    return state[: _START_BYTES + _CELL_BYTES * tokens]
 
 
 def _digest(*parts: bytes | memoryview) -> int:

@@ -1,7 +1,7 @@
-"""The llama.cpp engine; only a core process loads it.
+"""The llama.cpp engine; the contract is engine.Engine. Only a core process loads it.
 
-Seats are sequences of one context with split KV. Batches are filled through numpy views, states go
-straight to and from the caller's memory. A state that llama.cpp rejects leaves the seat empty.
+Seats are sequences of one llama.cpp context with split KV. Batches are filled through numpy views;
+states are read from and written to the caller's memory directly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import psutil
 
 from aios.hw.machine.memory_limit import memory_bytes
 
-from .chat_template import ChatFormat
+from .chat_template import ChatTemplate
 from .engine import (
     EngineInfo,
     EngineSettings,
@@ -33,25 +33,25 @@ from .engine import (
     Tokens,
 )
 from .llama_grammar import LlamaGrammar
-from .llama_lib import Batch, build, bytes_at, device, forget_errors, last_error, lib, logits_at
+from .llama_lib import LlamaBatch, build, bytes_at, clear_errors, device, last_error, lib, logits_at
 from .model_files import header_problem, model_hash
 from .schema_grammar import schema_to_gbnf
 
 BATCH_TOKENS = 2048
 _SCORED_TOKENS = 256
-"""Rows of logits in memory at once when all of them are needed."""
+"""Tokens whose logits are in memory at the same time if all are needed."""
 _DEFAULT_KV_BYTES = 2 << 30
 _F16, _Q8_0 = (1, 2.0), (8, 34 / 32)
 _KV_TYPES = {"f16": (_F16, _F16), "q8_0": (_Q8_0, _Q8_0), "q8_0/f16": (_Q8_0, _F16),
              "f16/q8_0": (_F16, _Q8_0)}  # fmt: skip
-"""ggml's type and bytes of a value: of keys, and of values."""
+"""For keys and for values: ggml's type and the bytes per element."""
 _WINDOW_STEP = 256
 _CONTROL, _USER_DEFINED = 1 << 3, 1 << 4
 _MAX_PIECE_BYTES = 256
 
 
 class LlamaEngine:
-    """A loaded model and its context. The contract is engine.Engine."""
+    """A loaded model and its context."""
 
     def __init__(self, settings: EngineSettings, rung: Rung) -> None:
         path = Path(settings.path)
@@ -60,7 +60,7 @@ class LlamaEngine:
             raise LoadError(problem)
         self._model: Any = None
         self._context: Any = None
-        forget_errors()
+        clear_errors()
         lib.llama_backend_init()
         self._model = self._load_model(path, settings, rung)
         self._vocab = lib.llama_model_get_vocab(self._model)
@@ -70,9 +70,9 @@ class LlamaEngine:
         self._context = self._open_context(settings, rung, window, threads)
         self._memory = lib.llama_get_memory(self._context)
         self._lengths = [0] * settings.seats
-        self._batch = Batch(BATCH_TOKENS)
+        self._batch = LlamaBatch(BATCH_TOKENS)
         self._pieces: dict[int, bytes] = {}
-        self._chat = ChatFormat(
+        self._chat = ChatTemplate(
             self._meta("tokenizer.chat_template"),
             self._special_text(lib.llama_vocab_bos(self._vocab)),
             self._special_text(lib.llama_vocab_eos(self._vocab)),
@@ -87,18 +87,16 @@ class LlamaEngine:
             image_fixed_bytes=fixed, image_token_bytes=per_token, restorable=restorable,
         )  # fmt: skip
 
-    # ------------------------------------------------------------------ loading
-
     def _load_model(self, path: Path, settings: EngineSettings, rung: Rung) -> Any:
         params = lib.llama_model_default_params()
         params.n_gpu_layers = settings.gpu_layers
         params.use_extra_bufts = rung.extra_buffers
-        forget_errors()
+        clear_errors()
         model = lib.llama_model_load_from_file(str(path).encode(), params)
         if not model:
             raise LoadError(
                 f"llama.cpp cannot load {path}: {last_error()}; if the file is truncated or "
-                "damaged, get it again"
+                "damaged, download it again"
             )
         if lib.llama_vocab_type(lib.llama_model_get_vocab(model)) == 0:
             lib.llama_model_free(model)
@@ -150,7 +148,7 @@ class LlamaEngine:
         return context
 
     def _measure_images(self) -> tuple[int, int, bool]:
-        """Fixed and per-token bytes of an image, and whether one can be loaded again."""
+        """Measure an image: fixed bytes, bytes per token, and if one can be loaded again."""
         sizes = []
         for count in (1, 33):
             self.decode([Row(0, self._lengths[0], self._filler(count - self._lengths[0]), False)])
@@ -185,15 +183,12 @@ class LlamaEngine:
                 return buffer.value.decode("utf-8", "replace") if length > 0 else ""
             size = length + 1
 
-    # ------------------------------------------------------------------ seats
-
     @property
     def info(self) -> EngineInfo:
-        """What was loaded."""
         return self._info
 
     def decode(self, rows: Sequence[Row]) -> dict[int, Logits]:
-        """One llama_decode. Raises RuntimeError when it fails, which ends the core."""
+        """Run one llama_decode. Raises RuntimeError if it fails, which ends the core."""
         wanted = self._batch.fill(rows)
         self._run(rows)
         return {seat: self._logits(index) for seat, index in wanted}
@@ -211,7 +206,7 @@ class LlamaEngine:
         return logits_at(address or 0, self._vocab_size)
 
     def log_likelihoods(self, seat: int, tokens: Tokens) -> npt.NDArray[np.float64]:
-        """Prefill that keeps the logits of every position, a part at a time."""
+        """Prefill in parts and keep the logits of every position of a part."""
         scored: list[npt.NDArray[np.float64]] = []
         for at in range(0, len(tokens), _SCORED_TOKENS):
             part, following = tokens[at : at + _SCORED_TOKENS], tokens[at + 1 :][:_SCORED_TOKENS]
@@ -227,11 +222,10 @@ class LlamaEngine:
         return np.concatenate(scored)
 
     def length(self, seat: int) -> int:
-        """Tokens in the seat."""
         return self._lengths[seat]
 
     def trim(self, seat: int, length: int) -> int:
-        """Keep the first tokens; recurrent and sliding-window models may have to drop all."""
+        """Trim the seat; recurrent and sliding-window models may have to drop all tokens."""
         if length < self._lengths[seat]:
             if not length or not lib.llama_memory_seq_rm(self._memory, seat, length, -1):
                 lib.llama_memory_seq_rm(self._memory, seat, -1, -1)
@@ -240,7 +234,6 @@ class LlamaEngine:
         return self._lengths[seat]
 
     def save(self, seat: int, into: memoryview) -> int:
-        """The sequence's state, written by llama.cpp where it is to be."""
         size = lib.llama_state_seq_get_data(self._context, bytes_at(into), len(into), seat)
         if not size:
             needed = int(lib.llama_state_seq_get_size(self._context, seat))
@@ -250,32 +243,27 @@ class LlamaEngine:
         return int(size)
 
     def load(self, seat: int, image: memoryview, length: int) -> None:
-        """The opposite of save."""
-        self._lengths[seat] = 1  # whatever is there now goes
+        self._lengths[seat] = 1  # so that trim clears the seat in any case
         self.trim(seat, 0)
         if not lib.llama_state_seq_set_data(self._context, bytes_at(image), len(image), seat):
             lib.llama_memory_seq_rm(self._memory, seat, -1, -1)
             raise ImageRejected(f"llama.cpp rejects the state: {last_error()}")
         self._lengths[seat] = length
 
-    # ------------------------------------------------------------------ text
-
     def tokenize_chat(self, messages: Sequence[Message]) -> Tokens:
-        """The chat template's text; a message's own text never becomes a control token."""
         parts: list[int] = []
         for text, trusted in self._chat.render(messages, self._specials):
             parts += self._tokens(text, add_special=False, parse_special=trusted)
         return np.array(parts, np.int32)
 
     def tokenize_text(self, text: str) -> Tokens:
-        """Plain text."""
         return np.array(self._tokens(text, add_special=True, parse_special=False), np.int32)
 
     def _tokens(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         try:
             data = text.encode()
         except UnicodeEncodeError as error:
-            raise InvalidInput(f"the text is no valid Unicode: {error.reason}") from None
+            raise InvalidInput(f"the text is not valid Unicode: {error.reason}") from None
         room = len(data) + 8
         buffer = (ctypes.c_int32 * room)()
         count = lib.llama_tokenize(
@@ -286,7 +274,6 @@ class LlamaEngine:
         return buffer[:count]
 
     def piece(self, token: int) -> bytes:
-        """The token's bytes; control tokens have none."""
         piece = self._pieces.get(token)
         if piece is None:
             piece = self._pieces[token] = self._piece(token, special=False)
@@ -307,26 +294,21 @@ class LlamaEngine:
         return tuple(text for text in map(self._special_text, tokens) if text)
 
     def ends(self, token: int) -> bool:
-        """Any of the model's end-of-generation tokens."""
         return bool(lib.llama_vocab_is_eog(self._vocab, token))
 
     def grammar(self, *, gbnf: str | None, json_schema: str | None) -> LlamaGrammar:
-        """llama.cpp's grammar; a JSON schema is turned into one first."""
         if json_schema is not None:
             gbnf = schema_to_gbnf(json_schema)
         return LlamaGrammar(self._vocab, self._vocab_size, gbnf or "")
 
     def declare(self, info: EngineInfo) -> None:
-        """What tests and measurements found out."""
         self._info = info
 
     def set_threads(self, threads: int) -> None:
-        """For single tokens and for batches."""
         lib.llama_set_n_threads(self._context, threads, threads)
         self._info = msgspec.structs.replace(self._info, threads=threads)
 
     def close(self) -> None:
-        """Free context and model."""
         if self._context:
             lib.llama_free(self._context)
         if self._model:

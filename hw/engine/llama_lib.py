@@ -1,6 +1,6 @@
-"""llama.cpp's library: the only module that imports llama_cpp. Its batches, errors and memory.
+"""The llama.cpp library: the only module that imports llama_cpp; its batches, errors and memory.
 
-Loading it takes long, so it is imported where an engine is opened, not before.
+Importing it is slow, so other modules import it only where they open an engine.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def _on_log(level: int, text: bytes, _: object) -> None:
         _log_lines.append(text.decode("utf-8", "replace").strip())
 
 
-class Batch:
-    """A llama_batch whose arrays are numpy's."""
+class LlamaBatch:
+    """A llama_batch whose arrays are numpy arrays. ``room``: limit on tokens."""
 
     def __init__(self, room: int) -> None:
         self._token = np.zeros(room, np.int32)
@@ -49,7 +49,7 @@ class Batch:
             setattr(self.struct, name, ctypes.cast(values.ctypes.data, fields[name]))
 
     def fill(self, rows: Sequence[Row]) -> list[tuple[int, int]]:
-        """Lay the rows out; returns (seat, index of its logits) of the rows that want them."""
+        """Write the rows; return (seat, index of its logits) for rows that want them."""
         at = 0
         wanted = []
         self._wants[:] = 0
@@ -66,44 +66,42 @@ class Batch:
         return wanted
 
     def want_all(self, count: int) -> None:
-        """Logits of each of the first tokens, not only of each row's last."""
+        """Ask for the logits of each of the first ``count`` tokens."""
         self._wants[:count] = 1
 
 
 def bytes_at(memory: memoryview) -> Any:
-    """A uint8 pointer to writable memory; the caller keeps the memory alive."""
+    """Return a uint8 pointer to writable memory; the caller keeps the memory alive."""
     address = np.frombuffer(memory, np.uint8).ctypes.data
     return ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8))
 
 
 def logits_at(address: int, count: int) -> Logits:
-    """A view of llama.cpp's own memory, valid until the next decode."""
+    """Return a view of llama.cpp's own memory, valid until the next decode."""
     floats: Any = (ctypes.c_float * count).from_address(address)
     view: Logits = np.frombuffer(floats, np.float32)
     return view
 
 
-def forget_errors() -> None:
-    """What was said before belongs to something else."""
+def clear_errors() -> None:
+    """Forget earlier error messages; call it before a call that may fail."""
     lib.llama_log_set(_on_log, None)
     _log_lines.clear()
 
 
 def last_error() -> str:
-    """What llama.cpp said when it failed, in one line; the first errors name the cause."""
+    """Return the first errors since ``clear_errors`` in one line; they name the cause."""
     lines = [line.partition(": ")[2] or line for line in _log_lines if line]
     return "; ".join(lines[:2]) if lines else "it gives no reason"
 
 
 def build() -> str:
-    """The version of llama.cpp's binding, which pins that of llama.cpp."""
+    """Return the version of llama.cpp's binding, which determines that of llama.cpp."""
     from importlib.metadata import version
 
     return f"llama-cpp-python {version('llama_cpp_python')}"
 
 
 def device(gpu_layers: int) -> str:
-    """Where layers go."""
-    if gpu_layers and lib.llama_supports_gpu_offload():
-        return "GPU"
-    return "CPU"
+    """Return the device that runs the layers: GPU or CPU."""
+    return "GPU" if gpu_layers and lib.llama_supports_gpu_offload() else "CPU"

@@ -1,4 +1,4 @@
-"""Models on disk: where a name leads, and whether a file is a GGUF at all.
+"""Model files: finds a model by name, checks the GGUF header, and hashes the file.
 
 Never loads a model and never imports llama.cpp, so the kernel may use it.
 """
@@ -17,10 +17,10 @@ _SAMPLES = 16
 
 
 def resolve(name: str, folder: Path) -> str:
-    """The path that a model's name stands for; ``fake`` and ``fake:…`` stand for themselves.
+    """Return the path of a model by name; ``fake`` and ``fake:…`` are returned as they are.
 
-    A name is ``default``, a path, or the name of a file in the models folder, with or without
-    ``.gguf``. Raises LookupError saying what there is. The file itself is checked when loaded.
+    A name is ``default``, a path, or a file in the models folder, with or without ``.gguf``. The
+    file is not checked here. Raises LookupError with the names that exist.
     """
     if name == "fake" or name.startswith("fake:"):
         return name
@@ -34,12 +34,12 @@ def resolve(name: str, folder: Path) -> str:
 
 
 def list_models(folder: Path) -> list[Path]:
-    """The GGUF files of the models folder."""
+    """Return the GGUF files of the models folder, sorted."""
     return sorted(folder.glob("*.gguf")) if folder.is_dir() else []
 
 
 def header_problem(path: Path) -> str | None:
-    """Why a file cannot be a model that can be read, or None when its beginning looks right."""
+    """Return what is wrong with a file's GGUF header, or None if it looks right."""
     try:
         with path.open("rb") as file:
             head = file.read(24)
@@ -58,8 +58,10 @@ def header_problem(path: Path) -> str | None:
 
 
 def model_hash(path: Path) -> str:
-    """A hash of the size and of samples (head, tail and between), not of every byte: 16 MB of a
-    model are read, so that a hundred gigabytes take no longer than one."""
+    """Hash a model by its size and 16 samples of 1 MiB from start to end.
+
+    Large files take no longer than small ones. Raises OSError.
+    """
     size = path.stat().st_size
     digest = xxhash.xxh3_64(str(size).encode())
     with path.open("rb") as file:

@@ -1,7 +1,7 @@
-"""Sampling: from logits to a token, as a pure function of (parameters, seed, position, history).
+"""Sampling: draws a token from logits, as a pure function of parameters, seed, position, history.
 
-Nothing is carried from one draw to the next but the grammar's state, which is a function of the
-tokens. So a generation that was parked, moved or begun again draws the same numbers.
+The only state between draws is the grammar's, which is a function of the tokens. So a generation
+that was parked, moved or restarted draws the same tokens.
 
 Order: penalties → grammar → top-k → top-p → min-p → temperature → draw.
 """
@@ -17,19 +17,19 @@ import numpy.typing as npt
 from .engine import Grammar, InvalidInput, Logits, Tokens
 
 PENALTY_WINDOW = 64
-"""Last tokens that the penalties look at."""
+"""Number of last tokens that penalties apply to."""
 _NEGLIGIBLE = 30.0
-"""Candidates this many temperatures below the best (e^-30 ≈ 1e-13) are never drawn."""
+"""Distance below the best logit, in temperatures, from which tokens are never drawn."""
 _NUCLEUS_DEPTHS = (4.0, 8.0, 16.0)
-"""How far below the best to look for the tokens that make up top-p."""
+"""Distances below the best logit to search in turn for the tokens of top-p."""
 _MARGIN = 1e-3
-"""Of the shortcut for min-p, which is decided in double precision afterwards."""
+"""Margin of the single-precision preselection for min-p; double precision decides later."""
 _BLOCK = 64
 _MASK64 = (1 << 64) - 1
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """How to draw tokens. ``top_k=0`` and ``temperature=0`` mean all tokens and greedy."""
+    """How to draw tokens. ``top_k=0`` means all tokens, ``temperature=0`` greedy."""
 
     max_tokens: int
     seed: int
@@ -44,7 +44,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     json_schema: str | None = None
     grammar: str | None = None
     max_context: int | None = None
-    """Prompt and reply together; None: the context window."""
+    """Limit on prompt and reply together, in tokens; None: the context window."""
 
 
 class Sampler:
@@ -59,10 +59,10 @@ class Sampler:
         )
 
     def sample(self, logits: Logits, position: int, history: Tokens) -> int:
-        """The token at ``position``; ``history`` is all tokens before it, prompt included.
+        """Draw the token at ``position``; ``history`` is all tokens before it, prompt included.
 
-        Raises ArithmeticError when the logits are not numbers, InvalidInput when the grammar
-        cannot go on.
+        Raises ArithmeticError if the best logit is not finite, InvalidInput if the grammar
+        allows no token.
         """
         if self._penalises:
             logits = self._penalised(logits, history[-PENALTY_WINDOW:])
@@ -71,7 +71,7 @@ class Sampler:
             logits = logits.copy()
             self._grammar.mask(logits)
             if np.isneginf(logits.max()):
-                raise InvalidInput("the grammar has come to where no token can go on")
+                raise InvalidInput("the grammar allows no further token at this point")
             token = self._draw(logits, position)
         return token
 
@@ -106,10 +106,10 @@ class Sampler:
 def _shortlist(
     logits: Logits, top: float, params: SamplingParams
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64], float | None]:
-    """Tokens that truncation may keep, in ascending order, their logits below the top one, and
-    what the probabilities that top-p looks at add up to, when that is more than theirs.
+    """Preselect tokens: returns tokens that truncation may keep, ascending; their logits minus the
+    top logit; and the sum of all probabilities for top-p if it is not just that of these tokens.
 
-    Sorting a whole vocabulary would cost as much as computing the logits of a small model.
+    Sorting the whole vocabulary would cost as much as computing the logits of a small model.
     """
     floor = np.float32(top - _NEGLIGIBLE * max(params.temperature, 1.0))
     if 0 < params.top_k < len(logits):
@@ -129,7 +129,7 @@ def _shortlist(
 
 
 def _kth_largest(logits: Logits, k: int) -> np.float32:
-    """The k-th largest logit; k blocks with the largest maxima tell what need not be looked at."""
+    """Return the k-th largest logit; the k-th largest block maximum is a lower bound for it."""
     blocks = logits[: len(logits) // _BLOCK * _BLOCK].reshape(-1, _BLOCK).max(axis=1)
     if len(blocks) > k:
         logits = logits[logits >= np.partition(blocks, -k)[-k]]
@@ -143,7 +143,7 @@ def _truncated(
     total: float | None,
     params: SamplingParams,
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """Top-k, top-p and min-p on candidates in descending order; at least one is left."""
+    """Apply top-k, top-p and min-p to candidates in descending order; keeps at least one."""
     keep = len(candidates)
     if params.top_k:
         keep = min(keep, params.top_k)
@@ -158,7 +158,7 @@ def _truncated(
 
 
 def uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) for a seed and a position (splitmix64 of both)."""
+    """Return a number in [0, 1) for a seed and a position: splitmix64 of both."""
     state = _mix((seed & _MASK64) ^ _mix(position + 0x9E3779B97F4A7C15))
     return (state >> 11) / float(1 << 53)
 

@@ -1,8 +1,8 @@
-"""JSON schema → GBNF, by llama-cpp-python's converter, with its sharp edges covered.
+"""JSON schema to GBNF, with llama-cpp-python's converter and corrections of its output.
 
-Bounds of whole numbers, which the converter leaves out, and texts that it spells wrong (names and
-values with quotes, escapes or characters beyond ASCII) are put into the grammar here. Never fetches
-anything: a ``$ref`` must point into the schema itself.
+The converter omits the bounds of integers and misspells strings with quotes, escapes or non-ASCII
+characters. It gets placeholders for both; the grammar gets the right rules in their place. Nothing
+is ever fetched: a ``$ref`` must point into the schema itself.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import Any
 
 from .engine import InvalidInput
 
-_MOST = 10**19
-"""The greatest whole number that a grammar with bounds lets through."""
-_MOST_OPTIONAL, _MOST_REPEATS = 1000, 10_000
-"""Of what may be repeated llama.cpp takes in so many that need not be there, and we so many that
-must. A greater limit on the former is left out: no reply is likely to come to it."""
+_MAX_INTEGER = 10**19
+"""Greatest integer that a grammar with bounds allows."""
+_MAX_OPTIONAL = 1000
+"""llama.cpp's limit on optional repetitions; a greater maximum in a schema is omitted."""
+_MAX_REQUIRED = 10_000
+"""Limit on required repetitions."""
 _CHOOSES = ("enum", "const", "anyOf", "oneOf", "allOf", "$ref")
-"""Words that say more of a number than its bounds; the converter looks at one thing only."""
+"""Keywords that restrict a number beyond its bounds; the converter handles only one keyword."""
 _NAMED = ("properties", "$defs", "definitions")
-"""Words whose value is schemas by name."""
+"""Keywords whose value maps names to schemas."""
 _PLAIN = re.compile(r"[ !#-\[\]-~]+")
-"""Texts that the converter spells right."""
-_STAND_IN = "aios-stands-in"
-_MOST_NODES = 5000
-_MOST_DEPTH = 40
+"""Strings that the converter spells correctly."""
+_PLACEHOLDER = "aios-stands-in"
+_MAX_NODES, _MAX_DEPTH = 5000, 40
 _CHAR = r'char ::= [^"\\] | "\\" (["\\/bfnrt] | "u"' + " [0-9a-fA-F]" * 4 + ")"
-"""The converter's rule for a character of a string. It lets through line ends and other control
-characters, and halves of surrogate pairs: none of them may stand in JSON."""
+"""The converter's rule for a character of a string. It allows control characters and unpaired
+surrogates, which JSON forbids."""
 _CHAR_OF_JSON = (
     r'char ::= [^"\\\x00-\x1F\x7F] | "\\" (["\\/bfnrt] | "u" char-code--)'
     "\nchar-code-- ::= (char-first-- char-hex-- | [dD] [0-7]) char-hex-- char-hex--"
@@ -41,36 +41,36 @@ _CHAR_OF_JSON = (
 
 
 def schema_to_gbnf(schema: str) -> str:
-    """The grammar of all JSON texts that the schema allows. Raises InvalidInput."""
+    """Return the grammar of all JSON texts that match the schema. Raises InvalidInput."""
     try:
-        parsed = json.loads(schema, parse_constant=_no_number)
+        parsed = json.loads(schema, parse_constant=_reject_number)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput(f"the JSON schema is no JSON: {error}") from None
+        raise InvalidInput(f"the JSON schema is not valid JSON: {error}") from None
     if not isinstance(parsed, dict):
         raise InvalidInput(f"a JSON schema is an object, not {type(parsed).__name__}")
     _check(parsed)
-    stands = _StandIns()
-    bounded = json.dumps(stands.schema(parsed))
+    placeholders = _Placeholders()
+    plain = json.dumps(placeholders.schema(parsed))
     converter: Any = importlib.import_module("llama_cpp.llama_grammar")
     try:
-        grammar = str(converter.json_schema_to_gbnf(bounded))
-    except Exception as error:  # third-party code on foreign input: it raises whatever it meets
+        grammar = str(converter.json_schema_to_gbnf(plain))
+    except Exception as error:  # third-party code on foreign input may raise anything
         reason = f"{type(error).__name__}: {error}"
         raise InvalidInput(f"the JSON schema cannot be used: {reason}") from None
-    return stands.replaced(grammar).replace(_CHAR, _CHAR_OF_JSON)
+    return placeholders.replaced(grammar).replace(_CHAR, _CHAR_OF_JSON)
 
 
-class _StandIns:
-    """Plain texts that go through the converter in place of what it cannot do."""
+class _Placeholders:
+    """Plain strings that the converter gets in place of what it cannot convert."""
 
     def __init__(self) -> None:
         self._ranges: dict[str, str] = {}
-        """Stand-in → the rule for its whole numbers."""
+        """Placeholder → rule for the integers of a range."""
         self._texts: dict[str, str] = {}
-        """Text → its stand-in."""
+        """String → its placeholder."""
 
     def schema(self, node: Any) -> Any:
-        """The schema with stand-ins. Raises InvalidInput."""
+        """Return the schema with placeholders. Raises InvalidInput."""
         if isinstance(node, list):
             return [self.schema(each) for each in node]
         if not isinstance(node, dict):
@@ -79,11 +79,11 @@ class _StandIns:
         plain = node.get("type") == "integer" and not any(word in node for word in _CHOOSES)
         if plain and (low, high) != (None, None):
             return {"const": self._range(low, high)}
-        return {key: self._word(key, value) for key, value in node.items()
-                if not _beyond(key, value)}  # fmt: skip
+        return {key: self._keyword(key, value) for key, value in node.items()
+                if not _is_omitted(key, value)}  # fmt: skip
 
-    def _word(self, key: str, value: Any) -> Any:
-        """The value of one of a schema's words."""
+    def _keyword(self, key: str, value: Any) -> Any:
+        """Return the value of a keyword with placeholders."""
         if key in ("const", "enum", "required"):
             return self._value(value)
         if key == "$ref" and isinstance(value, str):
@@ -98,13 +98,13 @@ class _StandIns:
         return self.schema(value)
 
     def _range(self, low: int | None, high: int | None) -> str:
-        least, most = max(low, -_MOST) if low is not None else -_MOST, high
-        most = _MOST if most is None else min(most, _MOST)
+        least, most = max(low, -_MAX_INTEGER) if low is not None else -_MAX_INTEGER, high
+        most = _MAX_INTEGER if most is None else min(most, _MAX_INTEGER)
         if least > most:
-            raise InvalidInput(f"no whole number is between {low} and {high}")
-        stand_in = f"{_STAND_IN}-number-{len(self._ranges)}-"
-        self._ranges[stand_in] = _whole(least, most)
-        return stand_in
+            raise InvalidInput(f"no integer is between {low} and {high}")
+        placeholder = f"{_PLACEHOLDER}-number-{len(self._ranges)}-"
+        self._ranges[placeholder] = _integers(least, most)
+        return placeholder
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -118,31 +118,30 @@ class _StandIns:
     def _text(self, text: str) -> str:
         if _PLAIN.fullmatch(text):
             return text
-        return self._texts.setdefault(text, f"{_STAND_IN}-text-{len(self._texts)}-")
+        return self._texts.setdefault(text, f"{_PLACEHOLDER}-text-{len(self._texts)}-")
 
     def replaced(self, grammar: str) -> str:
-        """The grammar with what they stand for."""
-        for stand_in, rule in self._ranges.items():
-            grammar = grammar.replace(rf'"\"{stand_in}\""', f"({rule})")
-        for text, stand_in in self._texts.items():
+        """Return the grammar with the rules and strings in place of their placeholders."""
+        for placeholder, rule in self._ranges.items():
+            grammar = grammar.replace(rf'"\"{placeholder}\""', f"({rule})")
+        for text, placeholder in self._texts.items():
             spelled = json.dumps(text, ensure_ascii=False)[1:-1]
             escaped = spelled.replace("\\", "\\\\").replace('"', '\\"')
-            grammar = grammar.replace(rf"\"{stand_in}\"", rf"\"{escaped}\"")
+            grammar = grammar.replace(rf"\"{placeholder}\"", rf"\"{escaped}\"")
         return grammar
 
 
-def _beyond(key: str, value: Any) -> bool:
-    """A bound on repetitions that is left out, since no grammar holds so many. Raises InvalidInput
-    for one that cannot be."""
+def _is_omitted(key: str, value: Any) -> bool:
+    """Return True for a maximum over llama.cpp's limit. Raises InvalidInput for such a minimum."""
     if not isinstance(value, int):
         return False
-    if key in ("minItems", "minLength") and value > _MOST_REPEATS:
-        raise InvalidInput(f"{key} is {value:,}; the limit is {_MOST_REPEATS:,}")
-    return key in ("maxItems", "maxLength") and value > _MOST_OPTIONAL
+    if key in ("minItems", "minLength") and value > _MAX_REQUIRED:
+        raise InvalidInput(f"{key} is {value:,}; the limit is {_MAX_REQUIRED:,}")
+    return key in ("maxItems", "maxLength") and value > _MAX_OPTIONAL
 
 
 def bounds(schema: dict[str, Any]) -> tuple[int | None, int | None]:
-    """The least and the greatest whole number that a schema allows."""
+    """Return the least and the greatest integer that a schema allows; None without a bound."""
     lows: list[int] = []
     highs: list[int] = []
     for word, found, step in (("minimum", lows, 0), ("exclusiveMinimum", lows, 1),
@@ -155,13 +154,13 @@ def bounds(schema: dict[str, Any]) -> tuple[int | None, int | None]:
     return max(lows, default=None), min(highs, default=None)
 
 
-def _whole(low: int, high: int) -> str:
-    """A rule for the whole numbers from one to another."""
+def _integers(low: int, high: int) -> str:
+    """Return a rule for the integers from ``low`` to ``high``."""
     rules = []
     if low < 0:
-        rules.append(f'"-" ({_whole(max(1, -high), -low)})')
+        rules.append(f'"-" ({_integers(max(1, -high), -low)})')
         low = 0
-    while low <= high:  # one number of digits after the other
+    while low <= high:  # one count of digits at a time
         most = min(high, 10 ** len(str(low)) - 1)
         rules.append(_digits(str(low), str(most)))
         low = most + 1
@@ -169,7 +168,7 @@ def _whole(low: int, high: int) -> str:
 
 
 def _digits(low: str, high: str) -> str:
-    """Numbers of as many digits, from one to another."""
+    """Return a rule for the numbers from ``low`` to ``high``, which have equally many digits."""
     if len(low) == 1:
         return f"[{low}-{high}]"
     first, last, rest = int(low[0]), int(high[0]), len(low) - 1
@@ -187,19 +186,20 @@ def _digits(low: str, high: str) -> str:
     return " | ".join(rules)
 
 
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number of JSON")
+def _reject_number(text: str) -> None:
+    raise ValueError(f"{text} is not a number in JSON")
 
 
 def _check(schema: dict[str, Any]) -> None:
+    """Reject a schema that is too large or has a foreign ``$ref``. Raises InvalidInput."""
     stack: list[tuple[Any, int]] = [(schema, 0)]
     nodes = 0
     while stack:
         node, depth = stack.pop()
         nodes += 1
-        if depth > _MOST_DEPTH or nodes > _MOST_NODES:
+        if depth > _MAX_DEPTH or nodes > _MAX_NODES:
             raise InvalidInput(
-                f"the JSON schema is too large; limits: {_MOST_NODES} nodes, depth {_MOST_DEPTH}"
+                f"the JSON schema is too large; limits: {_MAX_NODES} nodes, depth {_MAX_DEPTH}"
             )
         if isinstance(node, dict):
             ref = node.get("$ref")

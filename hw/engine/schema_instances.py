@@ -1,7 +1,7 @@
-"""Instances of a JSON schema, for the fake model: a few JSON texts that the schema allows.
+"""Instances of a JSON schema, for the fake engine: a few JSON texts that match the schema.
 
-Drawn at random from a seed that the schema makes, so the same schema gives the same texts. Knows
-the keywords that a grammar can hold a model to; of a pattern only a repeated class of characters.
+They are drawn at random with the schema as the seed, so the same schema gives the same texts.
+Supports the keywords that a grammar can enforce; in a ``pattern`` only a repeated character class.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _FORMATS = {"date": "2025-03-01", "time": "12:00:00Z", "date-time": "2025-03-01T
 
 
 def instances(schema: str, count: int) -> list[str]:
-    """So many texts, some perhaps the same. Raises ValueError for what is no schema."""
+    """Return ``count`` texts, perhaps with duplicates. Raises ValueError for an invalid schema."""
     parsed = json.loads(schema)
     if not isinstance(parsed, dict):
-        raise ValueError("a JSON schema is an object")
+        raise ValueError("a JSON schema must be an object")
     rng = random.Random(schema)
     return [json.dumps(_draw(parsed, rng)) for _ in range(count)]
 

@@ -1,8 +1,8 @@
-"""From the bytes of tokens to text: whole characters only, and nothing of a stop string.
+"""Decoding the bytes of tokens to text: whole characters, up to the first stop string.
 
-Promises that what ``push`` and ``finish`` return, joined, is the text up to the first stop string,
-however the bytes were cut into tokens; bytes that are no UTF-8 become U+FFFD. Pushing the same
-tokens again gives the same state, so a generation can be taken up from its tokens.
+The results of ``push`` and ``finish``, joined, are the text before the first stop string, no matter
+how tokens split the bytes. Invalid UTF-8 becomes U+FFFD. The state depends only on the tokens
+pushed, so a generation can be resumed from its tokens.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 
 class TextStream:
-    """The text of one generation. ``stopped`` once a stop string has come."""
+    """The text of one generation. ``stopped`` is True after a stop string."""
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)
@@ -21,14 +21,14 @@ class TextStream:
         self.stopped = False
 
     def push(self, piece: bytes) -> str:
-        """Add a token's bytes; returns the text that is certain now."""
+        """Add a token's bytes; return the text that is now certain."""
         if self.stopped:
             return ""
         self._held += self._decoder.decode(piece)
         return self._release()
 
     def finish(self) -> str:
-        """The generation has ended: the text that was held back."""
+        """End the generation; return the text that was held back."""
         if self.stopped:
             return ""
         self._held += self._decoder.decode(b"", final=True)
@@ -48,7 +48,7 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of the text that begins the stop string."""
+    """Return the length of the longest suffix of the text that is a prefix of the stop string."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length

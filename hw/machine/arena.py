@@ -104,10 +104,8 @@ class Arena(SharedMemory):
 
     def check(self) -> list[str]:
         """Return the errors in the accounts; empty if there are none."""
-        problems = []
-        places = sorted([*self._used.items(), *self._free])
-        at = 0
-        for offset, size in places:
+        problems, at = [], 0
+        for offset, size in sorted([*self._used.items(), *self._free]):
             if offset != at:
                 problems.append(f"arena: place at {offset} where {at} was expected")
             at = offset + size

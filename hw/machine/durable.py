@@ -1,9 +1,9 @@
 """Replacing a file: the new content stands there whole, or the old content stays.
 
-The content is first written to a temporary file beside the target, ``.NAME.THREAD.part``, which is
-then renamed. A failure removes that file. A kill may leave it; whoever owns the folder removes
-``*.part`` when it starts. Threads and processes may replace the same file at the same time: the
-last rename wins.
+The content is first written to a temporary file in the same folder, ``.NAME.THREAD.part``, which is
+then renamed. A failure removes that file. A kill may leave it; the owner of the folder removes
+``*.part`` when it starts. Threads and processes may replace the same file concurrently: the last
+rename wins.
 """
 
 from __future__ import annotations

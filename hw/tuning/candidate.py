@@ -73,15 +73,10 @@ class TuningJob(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         """The name under which the result is kept."""
-        match self.kind:
-            case "copy" | "drop":
-                return f"{self.kind} {self.candidate.weights}"
-            case "speed":
-                return f"speed {self.candidate.label} {self.round}"
-            case "perplexity" if self.against:
-                return f"perplexity {self.candidate.label} {self.limit_percent:g}"
-            case _:
-                return f"{self.kind} {self.candidate.label}"
+        if self.kind in ("copy", "drop"):
+            return f"{self.kind} {self.candidate.weights}"
+        limit = f" {self.limit_percent:g}" if self.against else ""
+        return f"{self.kind} {self.candidate.label}{limit}{f' {self.round}' if self.round else ''}"
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

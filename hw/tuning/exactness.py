@@ -27,7 +27,7 @@ def is_exact(engine: Engine) -> bool:
     together = _together(engine, prompts, [tokens for tokens, _ in alone])
     threads = info.threads
     engine.set_threads(1)
-    recomputed = [_recomputed(engine, tokens) for tokens, _ in alone]
+    recomputed = [_prefill(engine, tokens, _CHUNK_TOKENS) for tokens, _ in alone]
     engine.set_threads(threads)
     for seat in range(info.seats):
         engine.trim(seat, 0)
@@ -45,10 +45,9 @@ def _prompt(vocab_size: int, length: int, seed: int) -> Tokens:
 
 def _alone(engine: Engine, prompt: Tokens) -> tuple[Tokens, list[Logits]]:
     """Run a sequence alone; return prompt and greedy tokens, and the logits of each step."""
-    engine.trim(0, 0)
     tokens, steps = prompt, []
     step = 2 * _CHUNK_TOKENS if engine.info.rung.mixed else _CHUNK_TOKENS
-    logits = _prefill(engine, 0, tokens, step)
+    logits = _prefill(engine, tokens, step)
     for _ in range(_GENERATED_TOKENS):
         steps.append(logits)
         tokens = np.append(tokens, np.int32(logits.argmax()))
@@ -57,18 +56,14 @@ def _alone(engine: Engine, prompt: Tokens) -> tuple[Tokens, list[Logits]]:
     return tokens, steps
 
 
-def _prefill(engine: Engine, seat: int, tokens: Tokens, step: int) -> Logits:
+def _prefill(engine: Engine, tokens: Tokens, step: int) -> Logits:
+    """Compute the tokens in seat 0, ``step`` at a time; return the last one's logits."""
+    engine.trim(0, 0)
     for at in range(0, len(tokens), step):
         part = tokens[at : at + step]
         last = at + step >= len(tokens)
-        out = engine.decode([Row(seat, at, part, last)])
-    return out[seat].copy()
-
-
-def _recomputed(engine: Engine, tokens: Tokens) -> Logits:
-    """Prefill all tokens, as a core that replaces another does; return the last logits."""
-    engine.trim(0, 0)
-    return _prefill(engine, 0, tokens, _CHUNK_TOKENS)
+        out = engine.decode([Row(0, at, part, last)])
+    return out[0].copy()
 
 
 def _together(engine: Engine, prompts: list[Tokens], expected: list[Tokens]) -> list[list[Logits]]:

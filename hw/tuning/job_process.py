@@ -22,7 +22,7 @@ from . import perplexity
 from .candidate import FORMATS, ORIGINAL, Result, TuningJob
 from .exactness import is_exact
 from .speed import measure_speed
-from .verdict_cache import Verdict
+from .verdict_cache import Verdict, verdict
 
 WINDOW_TOKENS = 768
 """Large enough for the self-test and for a window of the yardstick text."""
@@ -87,9 +87,9 @@ def _tested(job: TuningJob, settings: EngineSettings, engine: Engine) -> Result:
     if job.kind == "perplexity":
         windows, tokens = perplexity.read(engine, job.against, job.limit_percent)
         return Result(windows=tuple(windows), tokens=tuple(tokens))
-    verdict = Verdict(settings, engine.info, job.candidate.rung)
-    exact = is_exact(engine) if verdict.exact is None else verdict.exact
-    verdict.keep(exact)
+    known = verdict(settings, engine.info, job.candidate.rung)
+    exact = known.value.exact if known.value else is_exact(engine)
+    known.keep(Verdict(exact, job.candidate.rung.name))
     return Result(exact=exact)
 
 

@@ -21,7 +21,7 @@ from . import profile
 from .candidate import score
 from .exactness import is_exact
 from .speed import measure_speed
-from .verdict_cache import Finding, Verdict
+from .verdict_cache import Finding, Verdict, verdict
 
 log = logging.getLogger("aios.exact")
 
@@ -34,12 +34,6 @@ RUNGS = (
 )
 UNTESTED = (Rung("f16 KV, mixed batches, untested", kv_type="f16"), *RUNGS[:2])
 """The settings to choose the fastest from when exactness is off."""
-
-
-class _Fastest(msgspec.Struct, frozen=True):
-    """Tokens/s of agents' mix, by rung name."""
-
-    scores: dict[str, float]
 
 
 def open_engine(settings: EngineSettings) -> Engine:
@@ -56,18 +50,24 @@ def open_engine(settings: EngineSettings) -> Engine:
     tuned, problem = profile.look_up(settings, llama_lib.build(), device)
     if tuned:
         try:
-            engine = _climb(profile.apply(settings, tuned), _ladder(tuned.rung))
+            others = [rung for rung in RUNGS if rung != tuned.rung]
+            engine = _climb(profile.apply(settings, tuned), [tuned.rung, *others])
         except LoadError as error:
             problem = str(error)
         else:
-            text = f"{engine.info.description}; {profile.describe(tuned)}"
-            engine.declare(msgspec.structs.replace(engine.info, tuned=tuned, description=text))
-            return engine
+            engine.declare(msgspec.structs.replace(engine.info, tuned=tuned))
+            return _described(engine, profile.describe(tuned))
     engine = _climb(settings, RUNGS) if settings.exact else _fastest(settings)
     if problem:
         log.warning("%s: loaded as it is: %s", settings.path, problem)
-        text = f"{engine.info.description}; not as tuned: {problem}"
-        engine.declare(msgspec.structs.replace(engine.info, description=text))
+        return _described(engine, f"not as tuned: {problem}")
+    return engine
+
+
+def _described(engine: Engine, text: str) -> Engine:
+    """Append a text to the model's description."""
+    text = f"{engine.info.description}; {text}"
+    engine.declare(msgspec.structs.replace(engine.info, description=text))
     return engine
 
 
@@ -75,61 +75,51 @@ def _fastest(settings: EngineSettings) -> Engine:
     """Open the engine with the fastest settings of all; they are measured once and kept."""
     from aios.hw.engine.llama import LlamaEngine
 
-    engine = LlamaEngine(settings, UNTESTED[0])
-    file = Finding(settings, engine.info, "fastest", repr(UNTESTED))
-    kept = file.read(_Fastest)
-    if kept is None:
-        scores = {engine.info.rung.name: score(measure_speed(engine))}
-        for rung in UNTESTED[1:]:
-            engine.close()
-            engine = LlamaEngine(settings, rung)
-            scores[rung.name] = score(measure_speed(engine))
-        kept = _Fastest(scores)
-        file.write(kept)
-    rung = max(UNTESTED, key=lambda each: kept.scores.get(each.name, 0.0))
-    if engine.info.rung != rung:
-        engine.close()
-        engine = LlamaEngine(settings, rung)
-    return engine
+    engine: Engine = LlamaEngine(settings, UNTESTED[0])
+    kept = Finding(dict[str, float], settings, engine.info, "fastest", repr(UNTESTED))
+    scores = kept.value or {}
+    for rung in UNTESTED if kept.value is None else ():
+        engine = _with_rung(engine, settings, rung)
+        scores[rung.name] = score(measure_speed(engine))
+    kept.keep(scores)
+    rung = max(UNTESTED, key=lambda each: scores.get(each.name, 0.0))
+    return _with_rung(engine, settings, rung)
 
 
-def _ladder(first: Rung) -> tuple[Rung, ...]:
-    """Return the rungs in the order to try them, the tuned one first."""
-    return (first, *(rung for rung in RUNGS if rung != first))
+def _with_rung(engine: Engine, settings: EngineSettings, rung: Rung) -> Engine:
+    """Open the engine again if it has another rung."""
+    from aios.hw.engine.llama import LlamaEngine
+
+    if engine.info.rung == rung:
+        return engine
+    engine.close()
+    return LlamaEngine(settings, rung)
 
 
 def _climb(settings: EngineSettings, ladder: Sequence[Rung]) -> Engine:
     """Open the engine with the first rung that passes, or the first one if exactness is off."""
     from aios.hw.engine.llama import LlamaEngine
 
-    engine = LlamaEngine(settings, ladder[0])
+    engine: Engine = LlamaEngine(settings, ladder[0])
     if not settings.exact:
         return engine
     for rung in ladder:
-        known = Verdict(settings, engine.info, rung)
-        if known.exact is False:
+        known = verdict(settings, engine.info, rung)
+        if known.value and not known.value.exact:
             continue
-        if engine.info.rung != rung:
-            engine.close()
-            engine = LlamaEngine(settings, rung)
-        if known.exact or is_exact(engine):
-            known.keep(True)
+        engine = _with_rung(engine, settings, rung)
+        exact = known.value is not None or is_exact(engine)
+        known.keep(Verdict(exact, rung.name))
+        if exact:
             engine.declare(msgspec.structs.replace(engine.info, exact=True))
             return engine
-        known.keep(False)
         log.info("%s: not exact with %s", settings.path, rung.name)
     return _inexact(engine, settings, ladder[-1])
 
 
 def _inexact(engine: Engine, settings: EngineSettings, last: Rung) -> Engine:
     """Open the engine with the last rung, since none passes, and say so."""
-    from aios.hw.engine.llama import LlamaEngine
-
-    if engine.info.rung != last:
-        engine.close()
-        engine = LlamaEngine(settings, last)
+    engine = _with_rung(engine, settings, last)
     log.warning("%s is not exact with any settings: a reply that was interrupted may differ from "
                 "an uninterrupted one", settings.path)  # fmt: skip
-    text = f"{engine.info.description}; not exact with any settings"
-    engine.declare(msgspec.structs.replace(engine.info, description=text))
-    return engine
+    return _described(engine, "not exact with any settings")

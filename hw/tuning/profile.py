@@ -101,18 +101,12 @@ def look_up(settings: EngineSettings, build: str, device: str) -> tuple[Tuned | 
     if not entry:
         return None, f"the tuned profile {path} cannot be read; {RETUNE}"
     choice = entry.exact if settings.exact else entry.fastest
-    return _usable(resolve(choice, source, home))
-
-
-def resolve(choice: Choice, source: Path, home: Path) -> Tuned:
-    """Return the choice with the path of its file."""
     candidate = choice.candidate
-    original = candidate.weights == ORIGINAL
-    return Tuned(
-        path=str(source if original else copy_path(home, candidate.weights)),
-        model_hash=choice.copy_hash, weights=candidate.weights, rung=candidate.rung,
+    path = source if candidate.weights == ORIGINAL else copy_path(home, candidate.weights)
+    return _usable(Tuned(
+        path=str(path), model_hash=choice.copy_hash, weights=candidate.weights, rung=candidate.rung,
         ubatch_tokens=candidate.ubatch_tokens, threads=candidate.threads,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _usable(tuned: Tuned) -> tuple[Tuned | None, str]:
@@ -136,8 +130,6 @@ def apply(settings: EngineSettings, tuned: Tuned) -> EngineSettings:
 
 def describe(tuned: Tuned) -> str:
     """Describe the choice for people."""
-    parts = ["original weights" if tuned.weights == ORIGINAL else tuned.weights]
-    parts += [] if tuned.ubatch_tokens == EngineSettings(path="").ubatch_tokens else [
-        f"ubatch {tuned.ubatch_tokens}"
-    ]  # fmt: skip
-    return f"tuned: {', '.join(parts)}"
+    text = "tuned: original weights" if tuned.weights == ORIGINAL else f"tuned: {tuned.weights}"
+    usual = tuned.ubatch_tokens == EngineSettings(path="").ubatch_tokens
+    return text if usual else f"{text}, ubatch {tuned.ubatch_tokens}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 from rich import progress as bars
@@ -24,7 +23,7 @@ _DOING = {"copy": "converting to", "drop": "removing", "speed": "measuring",
 
 
 class Progress:
-    """Shows how far the tuning is; a context manager."""
+    """Shows how far the tuning is, until it is closed."""
 
     def __init__(self, source: Path, formats: int, *, quiet: bool = False) -> None:
         self._size_bytes, self._formats, self._quiet = source.stat().st_size, formats, quiet
@@ -41,21 +40,15 @@ class Progress:
                 console=Console(stderr=True), transient=True,
             )  # fmt: skip
             self._task = self._bar.add_task("starting", total=None)
-
-    def __enter__(self) -> Progress:
-        if self._bar:
             self._bar.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    def close(self) -> None:
+        """Remove the bar."""
         if self._bar:
             self._bar.stop()
 
     def start(self, known: int, damaged: bool) -> None:
-        """Tell, before the first job, what an earlier run left."""
+        """Report the results of an earlier run, before the first job."""
         if damaged:
             self._say("the results of an earlier run cannot be used: starting over")
         elif known:
@@ -65,7 +58,7 @@ class Progress:
             self._say(f"other programs use {busy:.0%} of the CPU: measurements may be off")
 
     def begin(self, job: TuningJob) -> None:
-        """Tell that a job starts."""
+        """Report that a job starts."""
         self._doing = True
         candidate = job.candidate
         what = f"{_DOING[job.kind]} {candidate.weights}"

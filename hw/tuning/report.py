@@ -82,7 +82,7 @@ def show(report: Report, as_json: bool) -> None:
     elif report.removed is not None:
         print(f"removed {len(report.removed)} files" if report.removed else "was not tuned")
         if report.removed:
-            print("a running kernel keeps what it has loaded; restart it: aios daemon restart")
+            print("a running kernel keeps the loaded model; restart it: aios daemon restart")
     else:
         _table(report)
         _chosen(report)

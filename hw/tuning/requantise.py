@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from aios.hw.engine.engine import LoadError
-from aios.hw.engine.llama_lib import forget_errors, last_error, lib
+from aios.hw.engine.llama_lib import clear_errors, last_error, lib
 from aios.hw.machine.durable import replacing
 
 from .candidate import Recipe
@@ -47,7 +47,7 @@ def _quantise(source: Path, part: Path, recipe: Recipe, threads: int) -> None:
     overrides[-1].pattern, overrides[-1].type = None, _END
     if recipe.tensors:
         params.tt_overrides = overrides
-    forget_errors()
+    clear_errors()
     code = lib.llama_model_quantize(os.fsencode(source), os.fsencode(part), ctypes.byref(params))
     if code:
         reason = last_error()

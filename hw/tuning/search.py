@@ -28,7 +28,8 @@ from .candidate import (
     score,
 )
 
-Steps = Generator[TuningJob, Result, bool]
+Stage = Generator[TuningJob, Result, None]
+Check = Generator[TuningJob, Result, bool]
 Change = Callable[[Candidate], Candidate | None]
 
 _COMPETITIVE = 0.93
@@ -72,7 +73,7 @@ CHANGES: tuple[Change, ...] = (
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
-    """What to search for. ``threads``: counts to try, in descending order."""
+    """The parameters of a search. ``threads``: counts to try, in descending order."""
 
     ladder: tuple[Rung, ...]
     threads: tuple[int, ...]
@@ -82,7 +83,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(eq=False)
 class Trial:
-    """What is known of a candidate. ``worse_percent``: perplexity in excess of the original's."""
+    """All that is known of a candidate. ``worse_percent``: perplexity over the original's."""
 
     candidate: Candidate
     first: Result
@@ -124,12 +125,12 @@ class Search:
         """The choice: the best candidate whose rung passed the self-test."""
         self.fastest: Trial
         """The choice for ``--exact off``: the best candidate of all."""
+        self.baseline: Trial
+        """The original as it is loaded without a profile, with its first exact rung."""
         self._windows: tuple[float, ...] = ()
         self._base: Trial
-        self._base_exact: Trial
-        self._finalists: list[Trial] = []
 
-    def steps(self) -> Steps:
+    def steps(self) -> Stage:
         """Yield all jobs. Raises Unusable."""
         yield from self._original()
         for name in self._wish.formats:
@@ -142,16 +143,8 @@ class Search:
             kept = {self.exact.candidate.weights, self.fastest.candidate.weights, ORIGINAL}
             if trial.candidate.weights not in kept:
                 yield TuningJob(kind="drop", candidate=trial.candidate)
-        return True
 
-    @property
-    def baseline(self) -> Trial:
-        """The original as it is loaded without a profile, with its first exact rung."""
-        return self._base_exact
-
-    # ------------------------------------------------------------------ stages
-
-    def _original(self) -> Steps:
+    def _original(self) -> Stage:
         ladder = self._wish.ladder
         best: Trial | None = None
         for threads in self._wish.threads:
@@ -170,25 +163,23 @@ class Search:
         if result.failed:
             raise Unusable(result.failed)
         self._windows = result.windows
-        self._base_exact = yield from self._climb(best)
-        return True
+        self.baseline = yield from self._climb(best)
 
-    def _format(self, name: str) -> Steps:
+    def _format(self, name: str) -> Stage:
         """Try a copy in this format: make it, measure it, read the text, run the self-test."""
         candidate = msgspec.structs.replace(self._base.candidate, weights=name)
         made = yield TuningJob(kind="copy", candidate=candidate)
         if made.failed:
             self.trials.append(Trial(candidate, made, note=made.failed))
-            return False
+            return
         trial = yield from self._measure(candidate)
         worth_it = not trial.note and (yield from self._worth_it(trial))
         if worth_it and (yield from self._reads_well(trial)):
             yield from self._climb(trial)
         if not any(t.candidate.weights == name for t in self._passed()):
             yield TuningJob(kind="drop", candidate=candidate)
-        return True
 
-    def _settings(self, best: Trial) -> Steps:
+    def _settings(self, best: Trial) -> Stage:
         """Try other settings for the best weights, one at a time; keep each that helps."""
         for change in CHANGES:
             candidate = change(best.candidate)
@@ -203,36 +194,31 @@ class Search:
                 continue
             if (yield from self._test(trial)) and trial.score > _GAIN * best.score:
                 best = trial
-        return True
 
-    def _finals(self) -> Steps:
+    def _finals(self) -> Stage:
         """Measure the remaining candidates in turns; the original always takes part."""
         ranked = sorted(self._passed(), key=lambda trial: -trial.score)
         field_ = [t for t in ranked if t.exact][:FINALISTS]
         field_ += [t for t in ranked if not t.exact and t.score > field_[0].score][:1]
-        field_ += [t for t in (self._base, self._base_exact) if t not in field_]
+        field_ += [t for t in (self._base, self.baseline) if t not in field_]
         field_ = list(dict.fromkeys(field_))
         for round_ in range(1, ROUNDS + 1):
             for trial in field_ if round_ % 2 else reversed(field_):
                 result = yield TuningJob(kind="speed", candidate=trial.candidate, round=round_)
                 if not result.failed:
                     trial.finals.append(result)
-        self._finalists = [trial for trial in field_ if trial.finals]
-        return True
 
     def _choose(self) -> None:
         """Set the choices; the simpler candidate wins if the gain is within measuring error."""
-        field_ = [trial for trial in self.trials if trial in self._finalists]
-        self.exact = self._base_exact
-        for trial in (t for t in field_ if t.exact):
+        finalists = [trial for trial in self.trials if trial.finals]
+        self.exact = self.baseline
+        for trial in (t for t in finalists if t.exact):
             if trial.score > _GAIN * self.exact.score:
                 self.exact = trial
         self.fastest = self.exact
-        for trial in [self._base, *field_]:
+        for trial in [self._base, *finalists]:
             if trial.score > _GAIN * self.fastest.score:
                 self.fastest = trial
-
-    # ------------------------------------------------------------------ steps
 
     def _measure(self, candidate: Candidate) -> Generator[TuningJob, Result, Trial]:
         result = yield TuningJob(kind="speed", candidate=candidate)
@@ -240,10 +226,11 @@ class Search:
         self.trials.append(trial)
         return trial
 
-    def _reads_well(self, trial: Trial) -> Steps:
+    def _reads_well(self, trial: Trial) -> Check:
         limit = self._wish.limit_percent
-        result = yield TuningJob(kind="perplexity", candidate=trial.candidate, limit_percent=limit,
-                           against=self._windows)  # fmt: skip
+        result = yield TuningJob(
+            kind="perplexity", candidate=trial.candidate, limit_percent=limit, against=self._windows
+        )
         if result.failed:
             trial.note = result.failed
             return False
@@ -253,7 +240,7 @@ class Search:
             trial.note = "predicts worse"
         return not trial.note
 
-    def _test(self, trial: Trial) -> Steps:
+    def _test(self, trial: Trial) -> Check:
         result = yield TuningJob(kind="exact", candidate=trial.candidate)
         trial.exact = result.exact
         if not trial.exact:
@@ -291,7 +278,7 @@ class Search:
     def _exact(self) -> list[Trial]:
         return [trial for trial in self._passed() if trial.exact]
 
-    def _worth_it(self, trial: Trial) -> Steps:
+    def _worth_it(self, trial: Trial) -> Check:
         """Return False for a trial that is clearly slower than the best exact one.
 
         In a close call both are measured once more: the machine may have been busy.

@@ -10,14 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from aios.hw.engine.engine import (
-    GRID_TOKENS,
-    Engine,
-    ImageRejected,
-    ImageTooLarge,
-    Row,
-    Tokens,
-)
+from aios.hw.engine.engine import GRID_TOKENS, Engine, ImageRejected, ImageTooLarge, Row, Tokens
 from aios.hw.engine.image import image_bytes
 
 from .candidate import TURN_PROMPT, Result

@@ -51,21 +51,23 @@ def calibrate(engine: Engine, counts: Sequence[int]) -> None:
 def _decode_s(engine: Engine, rows: int, steps: int) -> float:
     """Time steps in which ``rows`` seats generate; return the shortest, in seconds."""
     token = np.array([engine.info.vocab_size // 2], np.int32)
-    best = float("inf")
-    for _ in range(steps):
-        start_s = time.perf_counter()
-        engine.decode([Row(seat, engine.length(seat), token, True) for seat in range(rows)])
-        best = min(best, time.perf_counter() - start_s)
-    return best
+    return min(
+        _time_s(engine, [Row(seat, engine.length(seat), token, True) for seat in range(rows)])
+        for _ in range(steps)
+    )
 
 
 def _prefill_s(engine: Engine) -> float:
     """Time the prefill of a short prompt; return the shortest, in seconds."""
     tokens = np.arange(_PREFILL_TOKENS, dtype=np.int32) % 64 + min(64, engine.info.vocab_size // 2)
-    best = float("inf")
+    times = []
     for _ in range(_PREFILLS):
         engine.trim(0, 0)
-        start_s = time.perf_counter()
-        engine.decode([Row(0, 0, tokens, False)])
-        best = min(best, time.perf_counter() - start_s)
-    return best
+        times.append(_time_s(engine, [Row(0, 0, tokens, False)]))
+    return min(times)
+
+
+def _time_s(engine: Engine, rows: list[Row]) -> float:
+    start_s = time.perf_counter()
+    engine.decode(rows)
+    return time.perf_counter() - start_s

@@ -77,13 +77,10 @@ class ThreadWatch:
 
     def _settle(self, count: int) -> None:
         """Set the count. After a change wait briefly for the next trial, else ever longer."""
-        same = count == self._before
-        self._patience = (
-            min(_MAX_PATIENCE_STEPS, 2 * self._patience) if same else _MIN_PATIENCE_STEPS
-        )
+        longer = min(_MAX_PATIENCE_STEPS, 2 * self._patience)
+        self._wait = self._patience = longer if count == self._before else _MIN_PATIENCE_STEPS
         self._engine.set_threads(count)
         self._recent.clear()
-        self._wait = self._patience
 
     def _restart(self, rows: int) -> None:
         """Forget step times: those of another number of rows cannot be compared."""

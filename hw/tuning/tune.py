@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import math
 import shutil
 import sys
 import time
@@ -101,25 +100,21 @@ class JobRunner:
             made = self.do(TuningJob(kind="copy", candidate=job.candidate))
             if made.failed:
                 return made
-        result = self._in_a_child(job, path)
-        if result.failed.startswith(NO_ROOM):
-            raise _cannot_write(self._home, OSError(result.failed.removeprefix(f"{NO_ROOM}: ")))
-        return result
-
-    def _in_a_child(self, job: TuningJob, path: Path) -> Result:
         order = Order(job=job, source=str(self._source), path=str(path), seats=self._seats,
                       cache_dir=str(self._cache_dir))  # fmt: skip
         try:
-            return run_apart(order)
+            result = run_apart(order)
         finally:
             remove_parts(self._home)
+        if result.failed.startswith(NO_ROOM):
+            raise _cannot_write(self._home, OSError(result.failed.removeprefix(f"{NO_ROOM}: ")))
+        return result
 
 
 def tune(wish: Wish, journal: Journal, do: Do, progress: Progress) -> Search:
     """Run the search to its end. Raises Unusable, TuneError."""
     search = Search(wish)
     steps = search.steps()
-    result: Result | None = None
     with contextlib.suppress(StopIteration):
         job = next(steps)
         while True:
@@ -169,35 +164,36 @@ def alone(home: Path) -> Iterator[None]:
 
 
 def _run(options: argparse.Namespace) -> Report:
-    cache_dir = Path(options.cache)
     if options.model == "fake" or options.model.startswith("fake:"):
         return Report(model=options.model, nothing="the fake model has nothing to tune")
     source = _source(options)
-    home = profile.folder(cache_dir, model_hash(source))
+    home = profile.folder(Path(options.cache), model_hash(source))
     with alone(home):
         if options.reset:
             return Report(model=str(source), removed=[str(path) for path in reset(home)])
-        from aios.hw.engine.llama_lib import build, device
+        return _tuned(options, source, home)
 
-        place = device(-1)
-        name = json_cache.key(
-            build(), json_cache.machine(), place, str(options.seats), perplexity.text()
-        )
-        journal = Journal(home / f"results-{name}.json")
-        wish = Wish(ladder=RUNGS, threads=_threads(), limit_percent=options.perplexity)
-        runner = JobRunner(source, home, cache_dir, options.seats)
-        remove_parts(home)  # of a run that was killed
-        known, start_s = len(journal), time.monotonic()
-        with Progress(source, len(FORMATS), quiet=options.json) as progress:
-            progress.start(known, journal.damaged)
-            search = tune(wish, journal, runner.do, progress)
-        entry = _entry(search, runner, options.seats)
-        try:
-            profile.add(home, build(), place, entry)
-        except OSError as error:
-            raise _cannot_write(home, error) from None
-        return Report.of(str(source), options.seats, options.perplexity, search,
-                         time.monotonic() - start_s)  # fmt: skip
+
+def _tuned(options: argparse.Namespace, source: Path, home: Path) -> Report:
+    """Run the search and keep its choice in the profile."""
+    from aios.hw.engine.llama_lib import build, device
+
+    start_s, parts = time.monotonic(), (build(), json_cache.machine(), device(-1))
+    name = json_cache.key(*parts, str(options.seats), perplexity.text())
+    journal = Journal(home / f"results-{name}.json")
+    wish = Wish(ladder=RUNGS, threads=_threads(), limit_percent=options.perplexity)
+    runner = JobRunner(source, home, Path(options.cache), options.seats)
+    remove_parts(home)  # of a run that was killed
+    with contextlib.closing(Progress(source, len(FORMATS), quiet=options.json)) as progress:
+        progress.start(len(journal), journal.damaged)
+        search = tune(wish, journal, runner.do, progress)
+    entry = _entry(search, runner, options.seats)
+    try:
+        profile.add(home, build(), device(-1), entry)
+    except OSError as error:
+        raise _cannot_write(home, error) from None
+    seconds = time.monotonic() - start_s
+    return Report.of(str(source), options.seats, options.perplexity, search, seconds)
 
 
 def _source(options: argparse.Namespace) -> Path:
@@ -245,7 +241,7 @@ def _cannot_write(folder: Path, error: OSError) -> TuneError:
 
 def _percent(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value) or not 0 <= value <= MAX_PERCENT:
+    if not 0 <= value <= MAX_PERCENT:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and {MAX_PERCENT:g} percent")
     return value
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -21,46 +21,38 @@ MAX_SEATS = 8
 T = TypeVar("T")
 
 
-class _Exact(msgspec.Struct, frozen=True):
-    exact: bool
-    rung: str
+class Finding(Generic[T]):
+    """One kept outcome; ``value`` is None if it is unknown. ``what`` names what was tested."""
 
-
-class Finding:
-    """The cache file for one kind of outcome, with these settings on this machine."""
-
-    def __init__(self, settings: EngineSettings, info: EngineInfo, kind: str, what: str) -> None:
+    def __init__(
+        self, kind: type[T], settings: EngineSettings, info: EngineInfo, folder: str, what: str
+    ) -> None:
         self._path: Path | None = None
+        self.value: T | None = None
         if settings.cache_dir:
             key = json_cache.key(
                 info.model_hash, info.build, json_cache.machine(), str(info.threads),
                 str(min(info.seats, MAX_SEATS)), info.device, what,
                 str(settings.ubatch_tokens), TEST_VERSION,
             )  # fmt: skip
-            self._path = Path(settings.cache_dir) / kind / f"{key}.json"
+            self._path = Path(settings.cache_dir) / folder / f"{key}.json"
+            self.value = json_cache.read(self._path, kind)
 
-    def read(self, kind: type[T]) -> T | None:
-        """Return the outcome, or None if none is kept."""
-        return json_cache.read(self._path, kind) if self._path else None
-
-    def write(self, value: object) -> None:
+    def keep(self, value: T) -> None:
         """Keep the outcome; a cache that cannot be written is not an error."""
-        if self._path:
+        if self._path and self.value is None:
             with contextlib.suppress(OSError):
                 json_cache.write(self._path, value)
+        self.value = value
 
 
-class Verdict:
-    """The kept outcome of the self-test for one rung."""
+class Verdict(msgspec.Struct, frozen=True):
+    """The outcome of the self-test for one rung."""
 
-    def __init__(self, settings: EngineSettings, info: EngineInfo, rung: Rung) -> None:
-        self._rung, self._file = rung, Finding(settings, info, "exact", repr(rung))
-        kept = self._file.read(_Exact)
-        self.exact = kept.exact if kept else None
-        """None: not tested yet."""
+    exact: bool
+    rung: str
 
-    def keep(self, exact: bool) -> None:
-        """Keep the outcome unless one is kept already."""
-        if self.exact is None:
-            self.exact = exact
-            self._file.write(_Exact(exact, self._rung.name))
+
+def verdict(settings: EngineSettings, info: EngineInfo, rung: Rung) -> Finding[Verdict]:
+    """Look up the outcome of the self-test for a rung."""
+    return Finding(Verdict, settings, info, "exact", repr(rung))

@@ -6,6 +6,7 @@ so far is made up, and one copy is left to be made, measured and tested for exac
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -46,7 +47,7 @@ def _interrupted(home: Path, source: Path) -> None:
     name = json_cache.key(build(), json_cache.machine(), device(-1), str(SEATS), perplexity.text())
     journal = Journal(home / f"results-{name}.json")
     wish = Wish(ladder=RUNGS, threads=_threads())
-    with Progress(source, 5, quiet=True) as progress:
+    with contextlib.closing(Progress(source, 5, quiet=True)) as progress:
         tune(wish, journal, _made_up, progress)
     copy = Candidate(WEIGHTS, RUNGS[0], max(wish.threads))
     jobs = [TuningJob(kind=kind, candidate=copy) for kind in ("copy", "speed", "exact")]

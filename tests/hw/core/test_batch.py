@@ -1,4 +1,4 @@
-"""Composing batches: who generates, whose prompt is computed, and in how few parts."""
+"""Composing batches: decode rows, prompts, and the number of parts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aios.hw.engine.fake import FakeEngine
 ROOM, LONE_ROOM = 32, 64
 COMMAND = Slice(slice=1, ops=[], rows=[], steps=99, chunk_tokens=ROOM, lone_chunk_tokens=LONE_ROOM)
 Shape = dict[int, int]
-"""Seat → tokens in its row."""
+"""Seat → number of tokens in its row."""
 
 
 def _info(mixed: bool = True) -> EngineInfo:
@@ -41,7 +41,7 @@ def _shape(composer: BatchComposer, waiting: Sequence[Waiting]) -> Shape:
 
 
 def _parts(shape: Shape) -> int:
-    """Parts that llama.cpp makes: equally many tokens of seats that follow each other."""
+    """Count llama.cpp's parts: equally many tokens of consecutive seats each."""
     left, parts = dict(shape), 0
     while left:
         first = min(left)
@@ -54,11 +54,11 @@ def _parts(shape: Shape) -> int:
     return parts
 
 
-def test_those_that_generate_get_a_row_each() -> None:
+def test_each_generating_request_gets_a_row() -> None:
     assert _shape(BatchComposer(_info()), [_waiting(5, 1), _waiting(2, 1)]) == {2: 1, 5: 1}
 
 
-def test_prompts_of_nearly_one_length_are_computed_in_equal_steps() -> None:
+def test_prompts_of_similar_length_are_computed_in_equal_steps() -> None:
     composer = BatchComposer(_info())
     lengths = {seat: 20 + seat % 3 for seat in range(8)}
     shapes = []
@@ -71,7 +71,7 @@ def test_prompts_of_nearly_one_length_are_computed_in_equal_steps() -> None:
     assert len(shapes) <= 3 + 2
 
 
-def test_more_prompts_are_computed_together_while_nobody_generates() -> None:
+def test_more_prompts_are_computed_together_without_decode_rows() -> None:
     each = APART_STEPS * LONE_ROOM // 8 + 1
     assert 8 * each <= LEVEL_STEPS * LONE_ROOM
     prompts = [_waiting(seat, each) for seat in range(1, 9)]
@@ -82,29 +82,29 @@ def test_more_prompts_are_computed_together_while_nobody_generates() -> None:
     assert len(_shape(BatchComposer(_info()), long)) < 8
 
 
-def test_the_end_of_a_prompt_is_computed_beside_those_that_generate() -> None:
+def test_the_tail_of_a_prompt_is_computed_together_with_decode_rows() -> None:
     shape = _shape(
         BatchComposer(_info()), [_waiting(0, 1), _waiting(1, TAIL_TOKENS), _waiting(2, 1)]
     )
     assert shape == {0: 1, 1: 1, 2: 1}
 
 
-def test_the_end_of_a_prompt_whose_reply_is_read_does_not_wait() -> None:
+def test_the_tail_of_a_streaming_request_does_not_wait() -> None:
     waiting = [_waiting(0, 1), _waiting(1, TAIL_TOKENS, streamed=True)]
     assert _shape(BatchComposer(_info()), waiting) == {1: TAIL_TOKENS}
 
 
-def test_a_long_prompt_goes_on_beside_short_ones() -> None:
+def test_a_long_prompt_shares_a_batch_with_a_short_one() -> None:
     shape = _shape(BatchComposer(_info()), [_waiting(0, 2), _waiting(1, 200)])
     assert shape == {0: 2, 1: LONE_ROOM - 2}
 
 
-def test_nobody_waits_for_prompts_while_a_stream_is_read() -> None:
+def test_streaming_requests_do_not_wait_for_prompts() -> None:
     waiting = [_waiting(0, 1, streamed=True), _waiting(1, 20), _waiting(2, 30)]
     assert _shape(BatchComposer(_info()), waiting) == {0: 1, 1: 20, 2: ROOM - 20}
 
 
-def test_those_that_generate_wait_a_few_steps_at_most() -> None:
+def test_decode_rows_wait_a_few_steps_at_most() -> None:
     composer = BatchComposer(_info())
     waited = [0 not in _shape(composer, [_waiting(0, 1), _waiting(1, 90)]) for _ in range(20)]
     longest = max(len(run) for run in "".join("x" if w else " " for w in waited).split())
@@ -112,12 +112,12 @@ def test_those_that_generate_wait_a_few_steps_at_most() -> None:
     assert not all(waited)
 
 
-def test_those_that_generate_do_not_wait_for_long_prompts() -> None:
+def test_decode_rows_do_not_wait_for_long_prompts() -> None:
     waiting = [_waiting(0, 1), _waiting(1, APART_STEPS * LONE_ROOM + 1)]
     assert _shape(BatchComposer(_info()), waiting) == {0: 1, 1: LONE_ROOM}
 
 
-def test_where_prompts_are_apart_they_keep_to_a_grid() -> None:
+def test_unmixed_prompts_are_cut_on_a_grid() -> None:
     composer = BatchComposer(_info(mixed=False))
     waiting = [_waiting(0, 1), _waiting(1, 200, at=GRID_TOKENS + 10)]
     shapes = [_shape(composer, waiting) for _ in range(4)]
@@ -126,7 +126,7 @@ def test_where_prompts_are_apart_they_keep_to_a_grid() -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("mixed", [True, False])
-def test_every_prompt_is_computed_once_and_in_bounded_time(seed: int, mixed: bool) -> None:
+def test_each_prompt_is_computed_once_and_in_bounded_time(seed: int, mixed: bool) -> None:
     rng = random.Random(seed)
     composer = BatchComposer(_info(mixed))
     seats = rng.sample(range(16), rng.randint(1, 16))
@@ -140,7 +140,7 @@ def test_every_prompt_is_computed_once_and_in_bounded_time(seed: int, mixed: boo
             break
         waiting = [_waiting(s, left[s], at[s], streamed[s]) for s in live]
         shape = _shape(composer, waiting)
-        assert shape, f"nothing was done in step {step}"
+        assert shape, f"step {step} did nothing"
         assert sum(n for n in shape.values() if n > 1) <= max(LONE_ROOM, GRID_TOKENS)
         for seat, taken in shape.items():
             at[seat] += taken

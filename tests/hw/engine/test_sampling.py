@@ -1,4 +1,4 @@
-"""Sampling against a slow and obvious reference."""
+"""Sampling, compared with slow and simple references."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NONE = np.zeros(0, np.int32)
 
 
 def _reference(logits: np.ndarray, params: SamplingParams) -> dict[int, float]:
-    """Token → probability, one step after another on all tokens."""
+    """Return token → probability, applying one step after another to all tokens."""
     order = sorted(range(len(logits)), key=lambda t: (-float(logits[t]), t))
     if params.top_k:
         order = order[: params.top_k]
@@ -39,7 +39,7 @@ def _reference(logits: np.ndarray, params: SamplingParams) -> dict[int, float]:
     top_p=st.sampled_from([0.5, 0.9, 1.0]),
     min_p=st.sampled_from([0.0, 0.05, 0.3]),
 )
-def test_frequencies_follow_the_reference(
+def test_frequencies_match_the_reference(
     seed: int, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
     logits = np.random.default_rng(seed).normal(0, 2, 40).astype(np.float32)
@@ -55,7 +55,7 @@ def test_frequencies_follow_the_reference(
 
 
 def _by_sorting_all(logits: np.ndarray, params: SamplingParams, position: int) -> int:
-    """The definition, without a shortcut."""
+    """Draw by the definition, without shortcuts."""
     order = np.argsort(-logits.astype(np.float64), kind="stable")
     values = logits[order].astype(np.float64) - logits.max()
     keep = min(params.top_k or len(values), len(values))
@@ -69,7 +69,7 @@ def _by_sorting_all(logits: np.ndarray, params: SamplingParams, position: int) -
 
 
 @pytest.mark.parametrize("seed", range(120))
-def test_the_shortcuts_draw_what_sorting_everything_would(seed: int) -> None:
+def test_shortcuts_draw_the_same_as_sorting_all_tokens(seed: int) -> None:
     random = np.random.default_rng(seed)
     logits = random.normal(0, random.uniform(0.5, 6), 3000).astype(np.float32)
     logits[random.integers(0, 3000, 300)] = np.float32(2.5)  # ties
@@ -84,7 +84,7 @@ def test_the_shortcuts_draw_what_sorting_everything_would(seed: int) -> None:
         )
 
 
-def test_a_draw_depends_on_seed_and_position_alone() -> None:
+def test_a_draw_depends_only_on_seed_and_position() -> None:
     logits = np.random.default_rng(1).normal(0, 2, 500).astype(np.float32)
     params = SamplingParams(max_tokens=1, seed=7, temperature=1.0)
     first = [Sampler(params, None).sample(logits, p, NONE) for p in range(50)]
@@ -93,12 +93,12 @@ def test_a_draw_depends_on_seed_and_position_alone() -> None:
     assert len(set(first)) > 10
 
 
-def test_greedy_takes_the_first_of_equals() -> None:
+def test_greedy_sampling_takes_the_first_of_equal_tokens() -> None:
     logits = np.zeros(10, np.float32)
     assert Sampler(SamplingParams(max_tokens=1, seed=0), None).sample(logits, 0, NONE) == 0
 
 
-def test_penalties_push_down_what_was_said() -> None:
+def test_penalties_lower_the_logits_of_recent_tokens() -> None:
     logits = np.array([1.0, 0.9, -1.0], np.float32)
     history = np.array([0, 0, 2], np.int32)
     for params in (
@@ -108,16 +108,16 @@ def test_penalties_push_down_what_was_said() -> None:
     ):
         sampler = Sampler(params, None)
         assert sampler.sample(logits, 3, history) == 1
-    assert logits[0] == 1.0, "the engine's logits are not changed"
+    assert logits[0] == 1.0, "the engine's own logits stay unchanged"
 
 
-def test_numbers_that_are_none_are_an_error() -> None:
+def test_nan_logits_are_an_error() -> None:
     sampler = Sampler(SamplingParams(max_tokens=1, seed=0), None)
     with pytest.raises(ArithmeticError, match="position 5"):
         sampler.sample(np.full(4, np.nan, np.float32), 5, NONE)
 
 
-def test_a_grammar_decides_when_the_draw_is_refused() -> None:
+def test_a_forbidden_token_is_replaced_by_an_allowed_one() -> None:
     grammar = LiteralGrammar([b"no"])
     logits = np.zeros(260, np.float32)
     logits[ord("y")] = 9.0

@@ -1,4 +1,4 @@
-"""Text from tokens: whole characters, nothing of a stop string, however the bytes are cut."""
+"""Text from tokens: whole characters, nothing of a stop string, for any split of the bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _reference(data: bytes, stop: list[str]) -> str:
     return text[: min(found)] if found else text
 
 
-def _cut(data: bytes, sizes: list[int]) -> list[bytes]:
+def _split(data: bytes, sizes: list[int]) -> list[bytes]:
     pieces, at = [], 0
     for size in sizes:
         pieces.append(data[at : at + size])
@@ -28,14 +28,14 @@ def _cut(data: bytes, sizes: list[int]) -> list[bytes]:
     st.lists(st.text("abcé", min_size=1, max_size=4), max_size=3),
     st.lists(st.integers(0, 5), max_size=20),
 )
-def test_any_cut_gives_the_same_text(text: str, stop: list[str], sizes: list[int]) -> None:
+def test_any_split_gives_the_same_text(text: str, stop: list[str], sizes: list[int]) -> None:
     stream = TextStream(stop)
     out = ""
-    for piece in _cut(text.encode(), sizes):
+    for piece in _split(text.encode(), sizes):
         out += stream.push(piece)
         assert not any(s in out for s in stop)
     out += stream.finish()
-    # the stop that is seen first wins; with one token at a time that is the one that ends first
+    # of several stop strings the one that ends first wins
     if len(stop) <= 1:
         assert out == _reference(text.encode(), stop)
     assert text.startswith(out)
@@ -45,11 +45,11 @@ def test_any_cut_gives_the_same_text(text: str, stop: list[str], sizes: list[int
 @given(st.binary(max_size=40), st.lists(st.integers(0, 4), max_size=20))
 def test_any_bytes_give_text(data: bytes, sizes: list[int]) -> None:
     stream = TextStream(())
-    out = "".join(stream.push(piece) for piece in _cut(data, sizes)) + stream.finish()
+    out = "".join(stream.push(piece) for piece in _split(data, sizes)) + stream.finish()
     assert out == data.decode("utf-8", "replace")
 
 
-def test_nothing_comes_after_a_stop() -> None:
+def test_no_text_follows_a_stop_string() -> None:
     stream = TextStream(["END"])
     assert stream.push(b"one E") == "one "
     assert stream.push(b"ND two") == ""

@@ -1,4 +1,4 @@
-"""The environment of processes that run an engine."""
+"""Huge pages in the environment of engine processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aios.hw.machine.huge_pages import engine_environment
     ("glibc.malloc.perturb=3", "glibc.malloc.perturb=3:glibc.malloc.hugetlb=1"),
     ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
 ])  # fmt: skip
-def test_large_blocks_are_in_huge_pages_unless_the_user_has_decided(
+def test_huge_pages_are_on_unless_the_user_has_set_them(
     users: str | None, ours: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)

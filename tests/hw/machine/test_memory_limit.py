@@ -1,4 +1,4 @@
-"""Memory for us: the machine's, or a container's limit."""
+"""Available memory: the machine's, or the lowest limit of a container."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOTAL = psutil.virtual_memory().total
         (None, {}, TOTAL),
     ],
 )
-def test_the_least_limit_counts(
+def test_the_lowest_limit_counts(
     tmp_path: Path, proc: str | None, files: dict[str, str], expected: int
 ) -> None:
     mount = tmp_path / "cgroup"

@@ -1,4 +1,4 @@
-"""Tuning: the search with made-up results, what is kept of it, and how it ends when it cannot."""
+"""Tuning: the search with made-up results, its journal, and its errors."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 
-from aios.hw.engine.engine import EngineSettings, Rung
-from aios.hw.engine.model_files import model_hash
+from aios.hw.engine.engine import Rung
 from aios.hw.machine import json_cache
-from aios.hw.tuning import perplexity, profile, tune
+from aios.hw.tuning import perplexity, tune
 from aios.hw.tuning.candidate import (
     FORMATS,
     ORIGINAL,
@@ -56,7 +54,7 @@ class World:
         if self.crash and job.key.startswith(self.crash):
             return Result(failed="llama.cpp crashed (signal 6)")
         if job.kind == "speed":
-            return self._look(job.candidate)
+            return self._speed(job.candidate)
         if job.kind == "perplexity":
             loss = 300 * self.worse.get(weights, 0.0) / 100
             return Result(windows=tuple(w - loss for w in TEXT), tokens=(300, 300))
@@ -65,7 +63,7 @@ class World:
             return Result(exact=rung in RUNGS and RUNGS.index(rung) >= self.inexact.get(weights, 0))
         return Result(size_bytes=1)
 
-    def _look(self, candidate: Candidate) -> Result:
+    def _speed(self, candidate: Candidate) -> Result:
         speed = self.speed.get(candidate.weights, 0.8)
         speed *= {"q8_0": 0.9, "f16": 0.8}.get(candidate.rung.kv_type, 1.0)
         speed *= 1.0 if candidate.threads == 2 else 0.6
@@ -88,7 +86,7 @@ def _search(
     return tune.tune(wish, tune.Journal(tmp_path / "home" / "results.json"), world, quiet)
 
 
-def test_the_fastest_that_reads_well_and_is_exact_wins(tmp_path: Path, quiet: Progress) -> None:
+def test_the_fastest_exact_and_predictive_candidate_wins(tmp_path: Path, quiet: Progress) -> None:
     search = _search(World(), tmp_path, quiet)
     assert search.exact.candidate == Candidate("Q8_0", RUNGS[0], 2)
     assert search.fastest is search.exact
@@ -97,25 +95,25 @@ def test_the_fastest_that_reads_well_and_is_exact_wins(tmp_path: Path, quiet: Pr
     assert search.exact.score / search.baseline.score == pytest.approx(1.5)
 
 
-def test_a_larger_limit_lets_more_in(tmp_path: Path, quiet: Progress) -> None:
+def test_a_larger_limit_admits_more_candidates(tmp_path: Path, quiet: Progress) -> None:
     wish = msgspec.structs.replace(WISH, limit_percent=25.0)
     assert _search(World(), tmp_path, quiet, wish).exact.candidate.weights == "Q4_0"
 
 
-def test_nothing_faster_leaves_the_original(tmp_path: Path, quiet: Progress) -> None:
+def test_the_original_stays_if_nothing_is_faster(tmp_path: Path, quiet: Progress) -> None:
     world = World(speed={"Q8_0": 1.01, "Q4_0": 0.9})
     search = _search(world, tmp_path, quiet)
     assert search.exact.candidate == Candidate(ORIGINAL, RUNGS[0], 2)
     assert {job.candidate.weights for job in world.asked if job.kind == "drop"} == set(FORMATS)
 
 
-def test_what_is_not_exact_serves_only_without_exactness(tmp_path: Path, quiet: Progress) -> None:
+def test_an_inexact_candidate_serves_only_exactness_off(tmp_path: Path, quiet: Progress) -> None:
     search = _search(World(worse={"Q4_0": 0.5}, inexact={"Q4_0": 4}), tmp_path, quiet)
     assert search.exact.candidate.weights == "Q8_0" and search.exact.exact
     assert search.fastest.candidate.weights == "Q4_0" and not search.fastest.exact
 
 
-def test_a_lower_rung_counts_with_its_own_speed(tmp_path: Path, quiet: Progress) -> None:
+def test_a_later_rung_is_scored_with_its_own_speed(tmp_path: Path, quiet: Progress) -> None:
     world = World(worse={"Q4_0": 0.5}, inexact={"Q4_0": 1, ORIGINAL: 4})
     search = _search(world, tmp_path, quiet)
     assert search.baseline.candidate == Candidate(ORIGINAL, RUNGS[-1], 2)
@@ -138,9 +136,9 @@ def test_an_original_that_crashes_is_an_error(tmp_path: Path, quiet: Progress) -
 
 def test_fewer_threads_can_be_faster(tmp_path: Path, quiet: Progress) -> None:
     class Busy(World):
-        def _look(self, candidate: Candidate) -> Result:
-            look = super()._look(msgspec.structs.replace(candidate, threads=2))
-            return msgspec.structs.replace(look, together=look.together / candidate.threads)
+        def _speed(self, candidate: Candidate) -> Result:
+            speed = super()._speed(msgspec.structs.replace(candidate, threads=2))
+            return msgspec.structs.replace(speed, together=speed.together / candidate.threads)
 
     assert _search(Busy(), tmp_path, quiet).exact.candidate.threads == 1
 
@@ -158,7 +156,7 @@ def test_a_close_call_is_measured_again(tmp_path: Path, quiet: Progress) -> None
     assert any(job.round < 0 for job in world.asked)
 
 
-def test_interrupted_anywhere_it_goes_on_where_it_was(tmp_path: Path, quiet: Progress) -> None:
+def test_an_interrupted_search_continues_where_it_was(tmp_path: Path, quiet: Progress) -> None:
     whole = World()
     _search(whole, tmp_path / "whole", quiet)
     keys = [job.key for job in whole.asked if job.kind != "drop"]
@@ -181,7 +179,7 @@ def test_interrupted_anywhere_it_goes_on_where_it_was(tmp_path: Path, quiet: Pro
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"results": []}', b'{"version": "0"}', b"\xff"])
-def test_a_broken_journal_is_begun_anew(tmp_path: Path, quiet: Progress, content: bytes) -> None:
+def test_an_unreadable_journal_is_replaced(tmp_path: Path, quiet: Progress, content: bytes) -> None:
     path = tmp_path / "results.json"
     path.write_bytes(content)
     journal = tune.Journal(path)
@@ -194,7 +192,7 @@ def _full(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_ends_it_with_what_to_do(
+def test_a_full_disk_is_an_error_with_a_hint(
     tmp_path: Path, quiet: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_cache, "write", _full)
@@ -203,16 +201,14 @@ def test_a_full_disk_ends_it_with_what_to_do(
     assert "XDG_CACHE_HOME" in error.value.hint
 
 
-def test_no_room_for_a_copy_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = tune.JobRunner(tmp_path / "model.gguf", tmp_path / "home", tmp_path, 8)
-    monkeypatch.setattr(
-        bench, "_in_a_child", lambda job, path: Result(failed="no room: for a copy")
-    )
+def test_no_room_for_a_copy_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = tune.JobRunner(tmp_path / "model.gguf", tmp_path / "home", tmp_path, 8)
+    monkeypatch.setattr(tune, "run_apart", lambda order: Result(failed="no room: for a copy"))
     with pytest.raises(tune.TuneError, match="for a copy"):
-        bench.do(TuningJob(kind="copy", candidate=Candidate("Q8_0", RUNGS[0], 2)))
+        runner.do(TuningJob(kind="copy", candidate=Candidate("Q8_0", RUNGS[0], 2)))
 
 
-def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_copy_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aios.hw.tuning import requantise
 
     def half(source: Path, part: Path, *_: object) -> None:
@@ -227,107 +223,15 @@ def test_a_copy_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(copy.parent.iterdir()) == []
 
 
-def test_a_child_that_cannot_load_says_why(tmp_path: Path) -> None:
+def test_a_job_that_cannot_load_gives_the_reason(tmp_path: Path) -> None:
     source = tmp_path / "model.gguf"
     source.write_bytes(b"no model")
-    bench = tune.JobRunner(source, tmp_path / "home", tmp_path, 2)
-    result = bench.do(TuningJob(kind="speed", candidate=Candidate(ORIGINAL, RUNGS[0], 1)))
+    runner = tune.JobRunner(source, tmp_path / "home", tmp_path, 2)
+    result = runner.do(TuningJob(kind="speed", candidate=Candidate(ORIGINAL, RUNGS[0], 1)))
     assert "no GGUF model" in result.failed
 
 
-# ---------------------------------------------------------------------- the profile
-
-
-def _gguf(path: Path, content: bytes = b"") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2
-    path.write_bytes(head + content)
-    return path
-
-
-@pytest.fixture
-def tuned(tmp_path: Path) -> tuple[EngineSettings, Path]:
-    """A model with a profile: a copy for 8 seats, the original's weights for 1."""
-    source = _gguf(tmp_path / "model.gguf", b"original")
-    home = profile.folder(tmp_path, model_hash(source))
-    copy = _gguf(profile.copy_path(home, "Q8_0"), b"copy")
-    copied, original = (
-        profile.Choice(
-            candidate=Candidate(weights, RUNGS[0], 3, 256), copy_hash=model_hash(path),
-            mix_tokens_per_s=1.0, over_original=1.0, worse_percent=0.0,
-        )
-        for weights, path in (("Q8_0", copy), (ORIGINAL, source))
-    )  # fmt: skip
-    for seats, exact, fastest in ((8, copied, original), (1, original, copied)):
-        entry = profile.Entry(seats=seats, exact=exact, fastest=fastest)
-        profile.add(home, "build", "CPU", entry)
-    return EngineSettings(path=str(source), cache_dir=str(tmp_path)), home
-
-
-def _found(settings: EngineSettings, **changes: Any) -> tuple[str, str]:
-    settings = msgspec.structs.replace(settings, **changes)
-    tuned, problem = profile.look_up(settings, "build", "CPU")
-    return (tuned.weights if tuned else ""), problem
-
-
-def test_a_profile_is_found_for_the_nearest_seats(tuned: tuple[EngineSettings, Path]) -> None:
-    settings, _ = tuned
-    assert _found(settings) == ("Q8_0", "")
-    assert _found(settings, exact=False) == (ORIGINAL, "")
-    assert _found(settings, seats=2) == (ORIGINAL, "")
-    assert _found(settings, seats=256) == ("Q8_0", "")
-    assert _found(settings, look_up_tuned=False) == ("", "")
-    assert _found(settings, cache_dir=None) == ("", "")
-    assert profile.look_up(settings, "another build", "CPU") == (None, "")
-    assert profile.look_up(settings, "build", "GPU") == (None, "")
-
-
-def test_what_was_asked_for_wins(tuned: tuple[EngineSettings, Path]) -> None:
-    settings, home = tuned
-    found, _ = profile.look_up(settings, "build", "CPU")
-    assert found
-    applied = profile.apply(settings, found)
-    assert (applied.threads, applied.ubatch_tokens) == (3, 256)
-    assert applied.path == str(profile.copy_path(home, "Q8_0"))
-    asked = profile.apply(msgspec.structs.replace(settings, threads=1), found)
-    assert asked.threads == 1
-
-
-def test_a_core_that_replaces_another_uses_the_same(tuned: tuple[EngineSettings, Path]) -> None:
-    settings, home = tuned
-    before, _ = profile.look_up(settings, "build", "CPU")
-    profile.profile_path(home, "build", "CPU").unlink()
-    assert _found(settings, tuned=before, look_up_tuned=False) == ("Q8_0", "")
-    profile.copy_path(home, "Q8_0").unlink()
-    weights, problem = _found(settings, tuned=before, look_up_tuned=False)
-    assert not weights and "missing" in problem and "aios model tune" in problem
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"version": 99, "entries": []}'])
-def test_a_broken_profile_is_told(tuned: tuple[EngineSettings, Path], content: bytes) -> None:
-    settings, home = tuned
-    profile.profile_path(home, "build", "CPU").write_bytes(content)
-    weights, problem = _found(settings)
-    assert not weights and "cannot be read" in problem
-
-
-def test_another_file_in_the_copys_place_is_told(tuned: tuple[EngineSettings, Path]) -> None:
-    settings, home = tuned
-    _gguf(profile.copy_path(home, "Q8_0"), b"other")
-    assert "not the file that was measured" in _found(settings)[1]
-    profile.copy_path(home, "Q8_0").write_bytes(b"")
-    assert "no GGUF model" in _found(settings)[1]
-
-
-def test_reset_removes_all_but_the_original(tuned: tuple[EngineSettings, Path]) -> None:
-    settings, home = tuned
-    before = Path(settings.path).read_bytes()
-    assert len(tune.reset(home)) == 2 and not home.exists()
-    assert tune.reset(home) == []
-    assert _found(settings) == ("", "") and Path(settings.path).read_bytes() == before
-
-
-def test_one_tuning_at_a_time(tmp_path: Path) -> None:
+def test_a_model_is_tuned_once_at_a_time(tmp_path: Path) -> None:
     with (
         tune.alone(tmp_path / "home"),
         pytest.raises(tune.TuneError, match="already"),
@@ -336,12 +240,9 @@ def test_one_tuning_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-# ---------------------------------------------------------------------- small parts
-
-
 def test_the_score_is_the_rate_of_a_turn() -> None:
-    look = Result(prefill=128.0, alone=1.0, together=64.0)
-    assert score(look) == pytest.approx((128 + 64) / 2)
+    speed = Result(prefill=128.0, alone=1.0, together=64.0)
+    assert score(speed) == pytest.approx((128 + 64) / 2)
     assert score(Result(failed="crashed")) == 0
 
 
@@ -365,7 +266,7 @@ def test_the_report_can_be_shown(
     assert document.chosen and document.chosen.weights == "Q8_0"
 
 
-def test_candidates_have_names_of_their_own() -> None:
+def test_labels_of_candidates_are_unique() -> None:
     rungs = [*RUNGS, Rung("f16", kv_type="f16")]
     labels = {
         Candidate(weights, rung, threads, ubatch).label

@@ -1,4 +1,4 @@
-"""Engines as tuning sees them: speed, the text, and a copy of the real model in force."""
+"""Measurements of an engine for tuning, a copy of the real model in use, and a job's process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from aios.hw.engine import model_files
 from aios.hw.engine.engine import EngineInfo, EngineSettings, Row, Rung
 from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.image import identity
-from aios.hw.machine.threads import thread_counts
 from aios.hw.tuning import job_process, perplexity, profile, speed
 from aios.hw.tuning.candidate import FORMATS, Candidate
 from aios.hw.tuning.ladder import RUNGS, open_engine
@@ -23,39 +22,29 @@ def _fake(options: str = "", seats: int = 3) -> FakeEngine:
     return FakeEngine(EngineSettings(path=f"fake:ctx=768{options}", seats=seats))
 
 
-def test_a_look_measures_and_leaves_no_trace() -> None:
+def test_measuring_speed_leaves_seats_empty() -> None:
     engine = _fake(",step_ms=1")
-    look = speed.measure_speed(engine)
-    assert look.alone < look.together < 3 * 1000 and look.prefill > look.together
+    measured = speed.measure_speed(engine)
+    assert measured.alone < measured.together < 3 * 1000 and measured.prefill > measured.together
     assert [engine.length(seat) for seat in range(3)] == [0, 0, 0]
 
 
-def test_a_look_at_one_request_at_a_time_does_not_batch() -> None:
+def test_measuring_one_request_at_a_time_does_not_batch() -> None:
     engine = _fake(",step_ms=1")
     engine._info = _with_rung(engine.info, RUNGS[-1])
-    look = speed.measure_speed(engine)
-    assert look.together == look.alone
+    measured = speed.measure_speed(engine)
+    assert measured.together == measured.alone
 
 
-def test_a_look_at_a_model_that_cannot_be_parked() -> None:
+def test_the_speed_of_a_model_that_cannot_be_parked_is_measured() -> None:
     assert speed.measure_speed(_fake(",frozen=1")).together > 0
-
-
-def test_threads_that_tuning_found_are_one_more_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.cpu_count", lambda logical: 8)
-    monkeypatch.setattr("psutil.Process.cpu_affinity", lambda self: list(range(16)))
-    assert thread_counts(None) == [8, 4, 1]
-    assert thread_counts(None, 16) == [16, 8, 4, 1]
-    assert thread_counts(None, 6) == [8, 6, 4, 1]
-    assert thread_counts(None, 1) == [8, 4, 1], "tuning while others were busy must not bind"
-    assert thread_counts(2, 6) == [2]
 
 
 def _with_rung(info: EngineInfo, rung: Rung) -> EngineInfo:
     return msgspec.structs.replace(info, rung=rung)
 
 
-def test_the_text_is_read_to_the_end_unless_it_is_clear() -> None:
+def test_the_text_is_read_to_the_end_unless_the_result_is_clear() -> None:
     engine = _fake()
     windows, tokens = perplexity.read(engine)
     assert len(windows) == len(tokens) > 10 and engine.length(0) == 0
@@ -66,7 +55,7 @@ def test_the_text_is_read_to_the_end_unless_it_is_clear() -> None:
 
 
 @pytest.mark.real
-def test_a_copy_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tuned_copy_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = Path(model_files.resolve("default", tmp_path))
     before = xxhash.xxh3_64_hexdigest(source.read_bytes())
     home = profile.folder(tmp_path, model_files.model_hash(source))
@@ -113,7 +102,7 @@ def test_a_copy_in_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert xxhash.xxh3_64_hexdigest(source.read_bytes()) == before
 
 
-def test_a_trial_is_told_of_a_process_that_is_gone() -> None:
+def test_a_job_ends_if_its_parent_is_gone() -> None:
     import subprocess
     import sys
 
