@@ -1,4 +1,4 @@
-"""Boot: makes the kernel's parts in order and joins them. The only place that names concrete parts.
+"""Boot: makes the kernel's parts, in order, and joins them.
 
 loop → process table → audit, access → models + cores → supervisor + zygote → storage → embedder →
 memory → tools → calls → trap → doors
@@ -98,7 +98,7 @@ class Kernel:
         )  # fmt: skip
 
     def _later(self, job: Callable[[], None]) -> None:
-        """Do it in a thread that may block; a failure is logged."""
+        """Run a job in a thread that may block; log its failure."""
 
         def done(outcome: Outcome[None]) -> None:
             if outcome.error:
@@ -217,7 +217,7 @@ class Kernel:
         return calls
 
     def _handlers(self) -> dict[str, Handler]:
-        """Of all calls but the kernel's own, by name."""
+        """Return the handlers of all calls but the kernel's own, by name."""
         table, access = self._table, self._access
         memory_calls = MemoryCalls(table, access, self._memory)
         process_calls = ProcessCalls(
@@ -259,7 +259,7 @@ class Kernel:
         self._doors.open(OPERATORS, paths.operator_endpoint(self._runtime), self._trap.on_frame)
 
     def _forget(self, process: Process) -> None:
-        """The agent is gone: whoever keeps something for it lets go of it."""
+        """Release what the parts keep for an agent that has ended."""
         self._access.forget(process)
         self._tool_handlers.registry.withdraw(process.pid)
         self._tool_calls.owner_gone(process.pid)
@@ -267,7 +267,7 @@ class Kernel:
         self._memory.forget(process)
 
     def close(self) -> None:
-        """End all agents and cores, close the doors, and leave nothing behind."""
+        """End all agents and cores, close the doors, remove the sockets."""
         self._supervisor.end_all("the kernel is shutting down")
         self._models.close()
         self._worker.close()
@@ -290,12 +290,12 @@ class Kernel:
 
 
 def _own_cache(name: str, runtime: Path) -> Path:
-    """A folder for what this kernel alone uses: there is one kernel for each runtime folder."""
+    """Return a cache folder for this kernel alone; there is one kernel per runtime folder."""
     return paths.cache_dir() / name / xxhash.xxh3_64_hexdigest(str(runtime.resolve()).encode())
 
 
 def _standard(config: Config) -> str:
-    """The settings of the standard tools, as their workers get them. Raises InvalidArgument."""
+    """Make the standard tools' settings for their workers. Raises InvalidArgument."""
     folders, writable = {}, []
     for entry in filter(None, (part.strip() for part in config.tool_folders.split(","))):
         name, equals, path = entry.partition("=")
@@ -310,7 +310,7 @@ def _standard(config: Config) -> str:
 
 
 def _hosts(config: Config) -> list[Rule]:
-    """The hosts that any tool may reach at most. Raises InvalidArgument."""
+    """Make the rules that bound the hosts of all tools. Raises InvalidArgument."""
     return [
         rules.parse(f"network:{host.strip()}", "trust", "setting web_allow")
         for host in config.web_allow.split(",") if host.strip()
@@ -318,7 +318,7 @@ def _hosts(config: Config) -> list[Rule]:
 
 
 def _fresh_log_dir() -> Path:
-    """A folder for the agents' output; those of the oldest kernels are removed."""
+    """Make a folder for the agents' output; remove those of the oldest kernels."""
     base = paths.state_dir() / "logs"
     base.mkdir(parents=True, exist_ok=True, mode=0o700)
     old = sorted(path for path in base.iterdir() if path.is_dir())

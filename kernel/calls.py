@@ -32,11 +32,11 @@ from aios.syscalls.types.kernel import (
 from aios.syscalls.types.trace import RequestRecord, SliceRecord, TraceReply, TraceRequest
 
 _PAGE_REQUESTS, _PAGE_UNITS = 8000, 300_000
-"""Of a trace in one message: requests, and rows of slices (16 bytes or so each)."""
+"""Limits on one page of a trace: requests, and rows of slices (about 16 bytes each)."""
 
 
 class KernelCalls:
-    """What the operator sees and sets."""
+    """Status, checks, scheduler settings, trace and shutdown."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class KernelCalls:
         self._shutdown, self._runtime = shutdown, runtime
         self._started_s = clock.now()
         self.checks: list[Callable[[], list[str]]] = []
-        """Of further accountants."""
+        """Checks of further accountants."""
         self.warnings: list[Callable[[], list[str]]] = []
         self.handlers: dict[str, Handler] = {
             "cancel": self._cancel,
@@ -123,7 +123,7 @@ class KernelCalls:
 
 
 def trace_page(models: Iterable[Model], body: TraceRequest) -> TraceReply:
-    """What the models remember from where the reader left off, as much as one message carries."""
+    """Return the next page of the trace: what the models recorded since the reader's last page."""
     slices: list[SliceRecord] = []
     requests: list[RequestRecord] = []
     seen: dict[str, tuple[int, int]] = {}
@@ -136,13 +136,13 @@ def trace_page(models: Iterable[Model], body: TraceRequest) -> TraceReply:
         fitting = [size for size in sizes if size <= room]
         room -= fitting[-1] if fitting else 0
         some = ended.since(first_request)
-        told = some[: _PAGE_REQUESTS - len(requests)]
+        shown = some[: _PAGE_REQUESTS - len(requests)]
         seen[model.name] = (
-            ran.end - len(found) + len(fitting), ended.end - len(some) + len(told)
+            ran.end - len(found) + len(fitting), ended.end - len(some) + len(shown)
         )  # fmt: skip
         more |= seen[model.name] != (ran.end, ended.end)
         slices += found[: len(fitting)]
-        requests += told
+        requests += shown
         dropped += ran.dropped
         if body.clear:
             ran.forget(seen[model.name][0])
@@ -151,7 +151,7 @@ def trace_page(models: Iterable[Model], body: TraceRequest) -> TraceReply:
 
 
 def release() -> str:
-    """The installed version."""
+    """Return the installed version."""
     try:
         return version("aiosd")
     except PackageNotFoundError:

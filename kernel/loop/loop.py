@@ -1,7 +1,7 @@
 """The event loop: sockets, descriptors and timers of the one kernel thread.
 
-Waits once for everything, so nothing polls. Descriptors sit behind one epoll, so a turn costs the
-same however many idle processes are watched.
+It waits once for everything, so nothing polls. All descriptors are behind one epoll, so the cost of
+a turn does not grow with the number of idle processes that are watched.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import zmq
 
 from .clock import Clock
 
-_MOST_MS = 3_600_000
+_MAX_WAIT_MS = 3_600_000
 
 
 class Timer:
-    """A callback due at a time; ``cancel`` makes it never run."""
+    """A callback that is due at a time, unless it is cancelled."""
 
     __slots__ = ("_callback", "due_s")
 
@@ -29,12 +29,12 @@ class Timer:
         self._callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        """Never run it. Idempotent."""
+        """Call it off. Idempotent."""
         self._callback = None
 
     @property
     def cancelled(self) -> bool:
-        """It has run or was cancelled."""
+        """It has run, or was cancelled."""
         return self._callback is None
 
     def run(self) -> None:
@@ -45,7 +45,7 @@ class Timer:
 
 
 class Loop:
-    """Calls back when something is readable, writable or due."""
+    """Calls back when a descriptor is readable or writable, or a timer is due."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
@@ -106,7 +106,7 @@ class Loop:
         """Serve until stopped."""
         self._running = True
         while self._running:
-            self.turn(_MOST_MS)
+            self.turn(_MAX_WAIT_MS)
 
     def turn(self, most_ms: int) -> None:
         """Wait for events, at most ``most_ms``, and handle those that there are."""

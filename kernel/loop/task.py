@@ -74,7 +74,7 @@ class Promise(Generic[T]):
 
 
 Task = Coroutine[Promise[Any], None, T]
-"""What an ``async def`` of the kernel returns; ``start`` drives it."""
+"""The coroutine that an ``async def`` of the kernel returns; ``start`` drives it."""
 
 
 def start(task: Task[T]) -> Promise[T]:
@@ -96,5 +96,5 @@ def _step(task: Task[T], promise: Promise[T]) -> None:
 
 
 def detach(task: Task[None]) -> None:
-    """Start a coroutine that nobody waits for. An error is a bug of the kernel's and ends it."""
+    """Start a coroutine without a waiter. An error in it is a bug and ends the kernel."""
     start(task).then(lambda outcome: outcome.result())

@@ -1,4 +1,4 @@
-"""Who makes a call, for whom, and with what."""
+"""The asker: the caller of a system call, those for whom it acts, and the request's body."""
 
 from __future__ import annotations
 

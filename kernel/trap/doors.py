@@ -1,8 +1,8 @@
-"""The kernel's sockets: one ROUTER for agents, one for the operator, and the guard of both.
+"""The doors: one ROUTER socket for agents, one for the operator, and the guard of both.
 
-Owns every zmq socket of the kernel. Promises that each frame handed on carries a caller that the
-connection itself proves (ZAP), never the message; that a peer cannot make the kernel keep more
-than one frame of it; and that a reply is delivered or its receiver is given up, never skipped.
+Owns every zmq socket of the kernel. Promises that the caller of a frame is the one that the
+connection proves (ZAP), never one that the message names; that a peer cannot make the kernel keep
+more than one frame; and that a reply is delivered or its receiver is given up, never skipped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RETRY_S = 0.02
 
 
 class Peer(NamedTuple):
-    """Who a connection belongs to, and the way back to it."""
+    """The owner of a connection, and the route back to it."""
 
     door: str
     route: bytes
@@ -37,7 +37,7 @@ class Peer(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What a connecting peer says (name, secret) and what the host says of it (uid, pid)."""
+    """The credentials of a connecting peer: its own (name, secret) and the host's (uid, pid)."""
 
     door: str
     name: str
@@ -47,7 +47,7 @@ class Claim(NamedTuple):
 
 
 Admit = Callable[[Claim], str]
-"""Returns the user that a claim stands for. Raises AiosError to refuse it."""
+"""Returns the user of a claim. Raises AiosError to refuse it."""
 
 
 OnFrame = Callable[[Peer, bytes, bool], None]
@@ -71,7 +71,7 @@ class Doors:
         admit: Admit,
         on_stuck: Callable[[Peer], None],
     ) -> None:
-        """``on_stuck`` is told of a peer that does not read its replies."""
+        """``on_stuck`` gets a peer that does not read its replies."""
         self._loop, self._admit, self._on_stuck = loop, admit, on_stuck
         self._context: zmq.Context[Any] = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, 4096)
@@ -126,7 +126,7 @@ class Doors:
         self._context.term()
 
     def _try(self, peer: Peer, frame: bytes) -> bool:
-        """Whether the frame needs no more care: it was sent, or its receiver is gone."""
+        """Send a frame. Return False if the peer cannot take it yet; one that is gone needs none."""
         try:
             self._sockets[peer.door].send_multipart((peer.route, frame), zmq.NOBLOCK)
         except zmq.Again:
@@ -137,7 +137,7 @@ class Doors:
         return True
 
     def _flush(self) -> None:
-        """A slow reader's pipe has no event of its own, so this is tried while one exists."""
+        """Try the backlogs again: ZeroMQ has no event for a peer that can take more."""
         self._retry = None
         for peer, backlog in list(self._backlogs.items()):
             while backlog.frames and self._try(peer, backlog.frames[0]):
@@ -178,7 +178,7 @@ class Doors:
 
 
 def _claim(domain: bytes, address: bytes, mechanism: bytes, secrets: list[bytes]) -> Claim:
-    """An ipc peer's address is ``localhost:uid:gid:pid``, as the host's kernel says."""
+    """Read a claim. An ipc peer's address is ``localhost:uid:gid:pid``, from the host's kernel."""
     fields = address.decode("ascii", "replace").split(":")
     numbers = [int(field) for field in fields[1:] if field.isdecimal()]
     uid, _, os_pid = numbers if len(numbers) == 3 else (-1, -1, 0)

@@ -1,4 +1,4 @@
-"""What the trap needs of the access manager and of the audit log, which are above it."""
+"""The access manager and the audit log as the trap, which is below them, sees them."""
 
 from __future__ import annotations
 
