@@ -126,7 +126,7 @@ class Doors:
         self._context.term()
 
     def _try(self, peer: Peer, frame: bytes) -> bool:
-        """Send a frame. Return False if the peer cannot take it yet; one that is gone needs none."""
+        """Send a frame to a peer, if it is still there. False: it cannot take the frame yet."""
         try:
             self._sockets[peer.door].send_multipart((peer.route, frame), zmq.NOBLOCK)
         except zmq.Again:

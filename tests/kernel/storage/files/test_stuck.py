@@ -206,7 +206,7 @@ def _drain(loop: Loop, outcomes: Sequence[object], count: int) -> None:
 
 
 def test_only_so_many_wait_for_one_thing(gate: _Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "MOST_WAITING", 3)
+    monkeypatch.setattr(lanes, "MAX_WAITING", 3)
     loop = Loop()
     made = Lanes(loop, "test")
     outcomes: list[Outcome[None]] = []
