@@ -286,11 +286,9 @@ class AccessManager:
 
     def _lineage(self, pid: int) -> str:
         """Return the names of a process's ancestors and its own, from the top, joined by ``/``."""
-        process, names = self._table.get(pid), list[str]()
-        while process is not None:
-            names.append(process.name)
-            process = process.above
-        return "/".join(reversed(names)) or "operator"
+        process = self._table.get(pid)
+        names = [each.name for each in process.ancestry()] if process else ["operator"]
+        return "/".join(reversed(names))
 
 
 def _refusal(pid: int, agent: str, operation: Operation, rule: str) -> str:

@@ -1,1 +1,1 @@
-"""Processes: the table of agents, their lives from spawn to burial, and who may connect."""
+"""Processes: the table of agents, their life from spawn to burial, and who may connect."""

@@ -1,8 +1,8 @@
-"""Callers: whom a connection is admitted as, and what ends when it or its process does.
+"""Callers: who a connection belongs to, and what ends with the connection or its process.
 
-Promises that an agent is known by its secret and host process, a guest by its host process, and
-the operator by descending neither from an agent nor from the kernel, as tools do; and that nobody
-waits for calls of a caller that is gone.
+Promises that an agent is identified by its secret and host process, a guest by its host process,
+and the operator as a process that descends neither from an agent nor, as tools do, from the
+kernel. The calls of a caller that is gone are abandoned.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _OPERATOR_USER = "op:"
 
 
 class Callers:
-    """Everyone with a connection, by user: a pid, or ``op:`` and a host pid."""
+    """All callers by user: a pid, or ``op:`` and a host pid."""
 
     def __init__(
         self, table: ProcessTable, supervisor: Supervisor, on_gone: Callable[[str], None]
     ) -> None:
-        """``on_gone`` is told each user that has no connection any more."""
+        """``on_gone`` is called with each user whose process has ended."""
         self._table, self._supervisor, self._on_gone = table, supervisor, on_gone
         self.by_user: dict[str, Caller] = {}
 
     def admit(self, claim: Claim) -> str:
-        """The user that a connection is for. Raises PermissionDenied, and NotFound for the dead."""
+        """Return the user of a new connection. Raises PermissionDenied, NotFound."""
         if claim.uid != os.getuid():
             raise PermissionDenied(f"this kernel serves uid {os.getuid()}, not {claim.uid}")
         if claim.door == OPERATORS:
@@ -65,14 +65,14 @@ class Callers:
         return user
 
     def forget(self, process: Process) -> None:
-        """The agent has ended; it keeps the number of its calls."""
+        """Drop the caller of an agent that has ended; the agent keeps its call count."""
         caller = self.by_user.get(str(process.pid))
         if caller:
             process.calls = caller.calls
             self._drop(caller.user)
 
     def give_up(self, peer: Peer) -> None:
-        """A peer does not read its replies: an agent is ended, others lose their calls."""
+        """Handle a peer that does not read its replies: kill an agent, abandon others' calls."""
         caller = self.by_user.get(peer.user)
         process = self._table.get(caller.pid) if caller else None
         if process and not process.guest:
@@ -82,13 +82,13 @@ class Callers:
             _abandon(caller, "its caller does not read its replies")
 
     def silence(self, process: Process) -> None:
-        """The agent is being killed: it must get no more replies."""
+        """Abandon the calls of an agent that is being killed; it gets no more replies."""
         caller = self.by_user.get(str(process.pid))
         if caller:
             _abandon(caller, f"pid {process.pid} was killed")
 
     def _drop(self, user: str) -> None:
-        """Its process has ended: nobody waits for its calls any more."""
+        """Remove a caller whose process has ended."""
         caller = self.by_user.pop(user)
         self._on_gone(user)
         _abandon(caller, f"{user} has ended")

@@ -1,11 +1,10 @@
-"""Calls on processes and their messages: ``proc.*``, ``ipc.*`` and ``getpid``."""
+"""System calls for processes and messages: ``proc.*``, ``ipc.*`` and ``getpid``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import msgpack
-import psutil
 
 from aios.kernel.access.manager import ACCOUNTS, AccessManager
 from aios.kernel.access.principals import OPERATOR
@@ -31,16 +30,18 @@ from aios.syscalls.types.process import (
     SpawnRequest,
 )
 
+from . import host
 from .mail import Letter, Receiver
 from .supervisor import Supervisor
 from .table import Process, ProcessTable
 from .work import Work
 
 MAX_MESSAGE_BYTES = 1 << 20
+"""Limit on the encoded size of one message."""
 
 
 class ProcessCalls:
-    """Agents, seen and acted on; ``callers`` are the kernel's, by user."""
+    """Handlers. ``callers`` maps users to the kernel's callers."""
 
     def __init__(
         self,
@@ -78,7 +79,8 @@ class ProcessCalls:
         return ProcessList([self._row(process) for process in chosen])
 
     def _row(self, process: Process) -> ProcessInfo:
-        cpu_s, rss_bytes = _host_usage(process)
+        running = process.living and process.os_pid
+        cpu_s, rss_bytes = host.usage(process.os_pid) if running else (0.0, 0)
         until_s = process.ended_s or self._clock.now()
         requests = process.requests.values()
         return ProcessInfo(
@@ -162,19 +164,21 @@ class ProcessCalls:
         return Empty()
 
     def _check_quotas(self, tokens: int | None, cells: int | None) -> None:
-        """Refuse a quota smaller than a slice: the program could never run again."""
+        """Reject a quota below one quantum: the program could never run. Raises InvalidArgument."""
         quantum = self._work.quantum_tokens
         for name, value in (("quota_tokens", tokens), ("quota_cells", cells)):
             if value is not None and value < quantum:
                 raise InvalidArgument(
                     f"{name} = {value} is less than one quantum of {quantum} tokens",
-                    "give more, or make the quantum smaller: aios sched set --quantum N",
+                    "raise the quota, or lower the quantum: aios sched set --quantum N",
                 )
 
     def _log(self, call: Pending, body: RefRequest) -> LogReply:
         process = self._target(call, body.ref)
         if process.guest:
-            raise NotFound(f"pid {process.pid} was started by hand; its output is where it runs")
+            raise NotFound(
+                f"pid {process.pid} was started by hand; its output is in its own terminal"
+            )
         return LogReply(process.pid, process.log, process.living)
 
     def _target(self, call: Pending, ref: str) -> Process:
@@ -190,7 +194,7 @@ class ProcessCalls:
         if size > MAX_MESSAGE_BYTES:
             raise ResourceExhausted(
                 f"a message of {size:,} bytes exceeds the limit of {MAX_MESSAGE_BYTES:,}",
-                "send it in parts, or a file's path",
+                "send it in parts, or send the path of a file",
             )
         sender = self._table.get(call.caller.pid)
         name = sender.name if sender else "operator"
@@ -212,22 +216,10 @@ def _by(call: Pending, verb: str) -> str:
 
 
 def _shown(process: Process) -> ProcessState:
-    """The state that ``aios ps`` shows: its life, and while it lives what the model does for it."""
+    """Return the state for ``aios ps``: its life, or while it is alive that of its requests."""
     if process.life != "alive":
         return process.life
     phases = {request.phase for request in process.requests.values()}
     if "running" in phases:
         return "running"
     return "ready" if phases else "idle"
-
-
-def _host_usage(process: Process) -> tuple[float, int]:
-    """CPU seconds and resident bytes of the agent's own host process; zeros when it is gone."""
-    if not process.living or not process.os_pid:
-        return 0.0, 0
-    try:
-        host = psutil.Process(process.os_pid)
-        times = host.cpu_times()
-        return times.user + times.system, host.memory_info().rss
-    except psutil.Error:
-        return 0.0, 0

@@ -1,7 +1,7 @@
-"""Messages between agents: one bounded mailbox for each.
+"""Messages between agents: one bounded mailbox per agent.
 
-A message is delivered once, in the order of sending per sender. A full mailbox refuses the sender;
-nothing is dropped silently.
+A message is delivered once; messages of one sender keep their order. A full mailbox rejects the
+message with an error to the sender and drops nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 from aios.kernel.loop.task import Promise
 from aios.syscalls.errors import ResourceExhausted
 
-MOST_MESSAGES = 1000
-MOST_BYTES = 8 << 20
+MAX_MESSAGES = 1000
+"""Limit on messages in one mailbox."""
+MAX_BYTES = 8 << 20
+"""Limit on the total size of the messages in one mailbox."""
 
 
 class Letter(NamedTuple):
@@ -26,14 +28,14 @@ class Letter(NamedTuple):
 
 
 class Receiver(NamedTuple):
-    """A waiting call; ``sender`` None takes a message from anybody."""
+    """A waiting call; ``sender`` None accepts any sender."""
 
     sender: int | None
     letter: Promise[Letter]
 
 
 class Mailbox:
-    """The messages for one process that it has not received yet, and its waiting receivers."""
+    """Undelivered messages for one process, and its waiting receivers."""
 
     def __init__(self) -> None:
         self._letters: deque[Letter] = deque()
@@ -41,23 +43,23 @@ class Mailbox:
         self._bytes = 0
 
     def put(self, letter: Letter) -> None:
-        """Deliver to the first receiver that wants it, or keep it. Raises ResourceExhausted."""
+        """Deliver to the first matching receiver, or queue. Raises ResourceExhausted."""
         for receiver in self._receivers:
             if receiver.sender in (None, letter.sender):
                 self._receivers.remove(receiver)
                 receiver.letter.resolve(letter)
                 return
-        if len(self._letters) >= MOST_MESSAGES or self._bytes + letter.size_bytes > MOST_BYTES:
+        if len(self._letters) >= MAX_MESSAGES or self._bytes + letter.size_bytes > MAX_BYTES:
             raise ResourceExhausted(
                 f"the receiver's mailbox is full: {len(self._letters)} messages of "
-                f"{self._bytes:,} bytes; the limits are {MOST_MESSAGES} and {MOST_BYTES:,}",
-                "send again when it has received some",
+                f"{self._bytes:,} bytes; the limits are {MAX_MESSAGES} and {MAX_BYTES:,}",
+                "retry after the receiver has read some",
             )
         self._letters.append(letter)
         self._bytes += letter.size_bytes
 
     def take(self, receiver: Receiver) -> bool:
-        """Deliver the oldest message it wants at once, or remember the receiver."""
+        """Deliver the oldest matching message and return True, or queue the receiver."""
         for index, letter in enumerate(self._letters):
             if receiver.sender in (None, letter.sender):
                 del self._letters[index]
@@ -68,6 +70,6 @@ class Mailbox:
         return False
 
     def leave(self, receiver: Receiver) -> None:
-        """The receiver waits no longer."""
+        """Remove a waiting receiver."""
         if receiver in self._receivers:
             self._receivers.remove(receiver)

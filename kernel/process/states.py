@@ -1,4 +1,4 @@
-"""The states of a process, as a table."""
+"""The states of a process and the legal transitions."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ LIVES: Mapping[Life, frozenset[Life]] = {
     "ending": frozenset({"dead"}),
     "dead": frozenset(),
 }
-"""``paused``: its host processes are stopped and its requests held."""
+"""In ``paused``, its host processes are stopped and its requests held."""

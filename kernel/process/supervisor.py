@@ -1,13 +1,12 @@
-"""The supervisor: the lives of agents from spawn to burial.
+"""The supervisor: the life of an agent from spawn to burial.
 
-Promises that whatever an agent started ends with it: its requests, its calls, the agents it
-spawned and (through the zygote) its host processes; that an attached agent ends with the program
-it is attached to; and that a guest is noticed when it ends.
+Promises that everything an agent started ends with it: its requests, its calls, the agents it
+spawned and, through the zygote, its host processes. An attached agent ends with the command to
+which it is attached. The end of a guest is noticed.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import stat
@@ -33,15 +32,18 @@ from aios.syscalls.errors import (
 from aios.syscalls.launch import Exited, Fork, Forked, ForkFailed, Report, Signal
 from aios.syscalls.types.process import SpawnReply, SpawnRequest
 
+from . import host
 from .launcher import Launcher
 from .table import Process, ProcessTable
 from .work import Work
 
-log = logging.getLogger("aios.supervisor")
-
+MAX_COMMAND = 4096
+"""Characters of a command line that are kept."""
 KILLED = 128 + signal.SIGKILL
-_MOST_ROUNDS = 100
-_STRAY_TIMEOUT_S = 1.0
+NOT_STARTED = 125
+"""Exit code of an agent that could not be started."""
+TIMEOUT_GRACE_S = 5.0
+"""Time that an agent has to end after its timeout, before it is killed."""
 
 
 class Supervisor:
@@ -59,8 +61,8 @@ class Supervisor:
         on_killed: Callable[[Process], None],
         on_buried: Callable[[Process], None],
     ) -> None:
-        """``spared``: host pids of the kernel's children that are no agents. ``on_killed`` is told
-        of a process that is about to be killed, ``on_buried`` of one that has ended."""
+        """``spared`` returns the host pids of the kernel's children that are not agents.
+        ``on_killed`` is called before a process is killed, ``on_buried`` after one has ended."""
         self._loop, self._table, self._work = loop, table, work
         self._log_dir, self._runtime, self._launcher = log_dir, runtime, launcher
         self._spared, self._on_killed, self._on_buried = spared, on_killed, on_buried
@@ -74,8 +76,8 @@ class Supervisor:
     ) -> Promise[SpawnReply]:
         """Start an agent. Raises AiosError.
 
-        ``owner_os_pid``: the host process of an operator; an agent whose output goes to a FIFO of
-        its ends with it.
+        ``owner_os_pid``: the host process of the operator's command. An agent that the operator
+        starts with its output in a FIFO is attached, and ends with that process.
         """
         process = self._enter(parent, spec)
         process.behalf = behalf
@@ -91,8 +93,8 @@ class Supervisor:
             ))  # fmt: skip
         except (ValueError, OSError) as error:
             del self._starting[process.pid]
-            self._bury(process, 125, str(error))
-            hint = "give it less, or pass a file's path"
+            self._bury(process, NOT_STARTED, str(error))
+            hint = "pass fewer arguments, or the path of a file"
             if isinstance(error, OSError):
                 hint = f"no zygote can be started with {process.python}; try: aios run --python"
             raise InvalidArgument(str(error), hint) from None
@@ -105,70 +107,64 @@ class Supervisor:
             self.watch_host(owner_os_pid, lambda: self._owner_gone(process))
         return started
 
-    def _enter(self, parent: int, spec: SpawnRequest) -> Process:
-        """Enter it in the process table, with what it inherits from its parent."""
-        mother = self._table.get(parent)
-        if parent != OPERATOR and mother is None:
-            raise NotFound(f"pid {parent} has ended")
+    def _enter(self, parent_pid: int, spec: SpawnRequest) -> Process:
+        """Add a process to the table, with the attributes that it inherits from its parent."""
+        parent = self._table.get(parent_pid)
+        if parent_pid != OPERATOR and parent is None:
+            raise NotFound(f"pid {parent_pid} has ended")
         process = self._table.create(
-            parent=parent,
-            stem=Path(spec.path).stem,
-            command=" ".join([spec.path, *spec.args])[:4096],
-            spec=spec,
-            guest=False,
-        )
+            parent=parent_pid, stem=Path(spec.path).stem, spec=spec, guest=False,
+            command=" ".join([spec.path, *spec.args])[:MAX_COMMAND],
+        )  # fmt: skip
         process.program, process.group = spec.path, spec.group or ""
         process.rights, process.added = rules.of_spawn(spec)
         process.log = str(self._log_dir / f"{process.pid}-{process.name}.log")
         process.stdio = (spec.stdin, spec.stdout, spec.stderr)
-        process.cwd = spec.cwd or (mother.cwd if mother else "/")
-        process.env = {**(mother.env if mother else {}), **spec.env}
+        process.cwd = spec.cwd or (parent.cwd if parent else "/")
+        process.env = {**(parent.env if parent else {}), **spec.env}
         process.env["AIOS_RUNTIME_DIR"] = str(self._runtime)
-        process.python = mother.python if mother else spec.python or ""
-        if mother:
-            process.stdio = (None, *mother.stdio[1:])
-            process.model = spec.model or mother.model
-            process.klass = max(spec.klass, mother.klass, key=policy.RANKS.__getitem__)
-            process.nice = max(spec.nice, mother.nice)
-            process.account = mother.account
-            process.group = spec.group or mother.group
+        process.python = parent.python if parent else spec.python or ""
+        if parent:
+            process.stdio = (None, *parent.stdio[1:])
+            process.model = spec.model or parent.model
+            process.klass = max(spec.klass, parent.klass, key=policy.RANKS.__getitem__)
+            process.nice = max(spec.nice, parent.nice)
+            process.account = parent.account
+            process.group = spec.group or parent.group
         return process
 
     def adopt_guest(self, os_pid: int) -> Process:
-        """The process of a program that was started by hand and connects. Raises AiosError."""
+        """Return the process of a program that was started by hand, and add it to the table when it
+        first connects. Raises AiosError."""
         known = self._table.by_os_pid(os_pid)
         if known:
             return known
         try:
-            host = psutil.Process(os_pid)
-            command = " ".join(host.cmdline())
-            stem = next((Path(a).stem for a in host.cmdline()[1:] if a.endswith(".py")), "guest")
+            line = psutil.Process(os_pid).cmdline()
         except psutil.Error:
             raise NotFound(f"host process {os_pid} has ended") from None
         parent = self.agent_above(os_pid)
         process = self._table.create(
-            parent=parent.pid if parent else OPERATOR,
-            stem=stem,
-            command=command[:4096],
-            spec=None,
-            guest=True,
-        )
-        process.program = command[:4096]
+            parent=parent.pid if parent else OPERATOR, spec=None, guest=True,
+            stem=next((Path(word).stem for word in line[1:] if word.endswith(".py")), "guest"),
+            command=" ".join(line)[:MAX_COMMAND],
+        )  # fmt: skip
+        process.program = process.command
         self._table.born(process, os_pid)
         self.watch_host(os_pid, lambda: self._bury(process, 0, "ended (its exit code is unknown)"))
         return process
 
     def agent_above(self, os_pid: int) -> Process | None:
-        """The agent that this host process is, or descends from."""
-        line = [os_pid, *_ancestors(os_pid)]
+        """Return the agent that a host process is, or descends from."""
+        line = [os_pid, *host.ancestors(os_pid)]
         return next((p for pid in line if (p := self._table.by_os_pid(pid))), None)
 
     def is_ours(self, os_pid: int) -> bool:
-        """Whether this host process descends from the kernel: an agent's, a tool's, a server's."""
-        return os.getpid() in _ancestors(os_pid)
+        """Tell whether a host process descends from the kernel, as those of agents and tools do."""
+        return os.getpid() in host.ancestors(os_pid)
 
     def on_report(self, report: Report) -> None:
-        """News from the zygote."""
+        """Act on a zygote's report of a start, a failed start or an exit."""
         process = self._table.get(report.pid)
         if process is None:
             return
@@ -181,11 +177,13 @@ class Supervisor:
                         SpawnReply(process.pid, process.name, report.os_pid, process.log)
                     )
             case ForkFailed():
-                self._bury(process, 125, report.reason)
+                self._bury(process, NOT_STARTED, report.reason)
                 if started:
                     started.reject(ResourceExhausted(f"cannot start an agent: {report.reason}"))
             case Exited():
-                self._bury(process, report.exit_code, process.reason or _how(report.exit_code))
+                code = report.exit_code
+                how = exits.describe(exits.return_code(code)) if code else "ended"
+                self._bury(process, code, process.reason or how)
 
     def on_zygote_lost(self, pids: Collection[int]) -> None:
         """Bury the agents that ended with their zygote."""
@@ -200,33 +198,19 @@ class Supervisor:
         self.reap_strays()
 
     def reap_strays(self) -> None:
-        """End host processes that a dead zygote or toolhost has left behind; they are the kernel's
-        children now."""
-        known = self._launcher.os_pids() | set(self._spared())
-        for _ in range(_MOST_ROUNDS):  # what they had started comes to us in turn
-            strays = [child for child in psutil.Process().children() if child.pid not in known]
-            if not strays:
-                return
-            for child in strays:
-                try:
-                    child.kill()
-                    child.wait(_STRAY_TIMEOUT_S)
-                except psutil.TimeoutExpired:
-                    log.error("host process %d was killed and does not end", child.pid)
-                    return
-                except psutil.NoSuchProcess:
-                    continue
+        """Kill the host processes that a dead zygote or tool host has left behind."""
+        host.kill_strays(self._launcher.os_pids() | set(self._spared()))
 
     # ------------------------------------------------------------------ signals
 
     def kill(self, process: Process, reason: str) -> None:
-        """End it and all it started, now."""
+        """End a process and all its descendants at once. Raises IllegalState."""
         if process.life == "dead":
             raise IllegalState(f"pid {process.pid} ({process.name}) has ended already")
         if process.life != "ending":
             process.move("ending")
             process.reason = reason
-        self._on_killed(process)  # before its requests end: it must not live to see that
+        self._on_killed(process)  # first, so that it does not see its requests fail
         self._cancel_work(process, Cancelled(f"pid {process.pid} was killed"))
         for child in list(process.children):
             other = self._table.get(child)
@@ -235,7 +219,7 @@ class Supervisor:
         self._signal(process, signal.SIGKILL, tree=True)
 
     def stop(self, process: Process, grace_s: float, reason: str) -> None:
-        """Ask it to end, and kill it when it has not after ``grace_s``."""
+        """Send SIGTERM, and kill the process after ``grace_s`` seconds. Raises IllegalState."""
         if process.life in ("ending", "dead"):
             raise IllegalState(f"pid {process.pid} ({process.name}) is {process.life} already")
         if process.life == "paused":
@@ -245,7 +229,7 @@ class Supervisor:
         self._replace_timer(process, grace_s, lambda: self.kill(process, reason + ", then killed"))
 
     def pause(self, process: Process) -> None:
-        """Freeze its host processes, its requests and its deadlines."""
+        """Stop a process's host processes and hold its requests. Raises IllegalState."""
         if process.life != "alive":
             raise IllegalState(f"pid {process.pid} ({process.name}) is {process.life}, not alive")
         process.move("paused")
@@ -255,7 +239,7 @@ class Supervisor:
             self._work.hold(request)
 
     def resume(self, process: Process) -> float:
-        """Let it go on; returns for how long it was paused."""
+        """Continue a paused process; return the seconds it was paused. Raises IllegalState."""
         if process.life != "paused" or process.paused_s is None:
             raise IllegalState(f"pid {process.pid} ({process.name}) is {process.life}, not paused")
         process.move("alive")
@@ -266,54 +250,36 @@ class Supervisor:
         return paused_s
 
     def end_all(self, reason: str) -> None:
-        """End every agent; guests only lose the kernel."""
+        """Cancel the work of every process; closing the launcher ends the agents, not guests."""
         for process in self._table.living():
             self._cancel_work(process, Cancelled(reason))
             if process.life not in ("ending", "dead"):
                 process.reason = reason
 
     def _signal(self, process: Process, number: int, tree: bool) -> None:
-        if not process.guest:
+        if process.guest:
+            host.signal(process.os_pid, number, tree)
+        else:
             self._launcher.signal(Signal(process.pid, number, tree))
-            return
-        try:
-            host = psutil.Process(process.os_pid)
-            for target in [host, *(host.children(recursive=True) if tree else [])]:
-                target.send_signal(number)
-        except psutil.Error:
-            log.info("guest %d has ended before a signal reached it", process.pid)
 
     # ------------------------------------------------------------------ death
 
     def watch_host(self, os_pid: int, gone: Callable[[], None]) -> None:
-        """Call ``gone`` once, when a host process ends that need not be our child."""
-        try:
-            fd = os.pidfd_open(os_pid)
-        except OSError:
-            self._loop.after(0.0, gone)
-            return
-
-        def ended(_: int) -> None:
-            self._loop.unwatch(fd)
-            os.close(fd)
-            gone()
-
-        self._loop.watch(fd, ended)
+        """Call ``gone`` once, when a host process ends."""
+        host.watch(self._loop, os_pid, gone)
 
     def _owner_gone(self, process: Process) -> None:
         if process.life not in ("ending", "dead"):
-            self.kill(process, "the command it was attached to ended")
+            self.kill(process, "the command to which it was attached ended")
 
     def _out_of_time(self, process: Process) -> None:
         if process.life in ("alive", "paused", "starting"):
-            self.stop(process, 5.0, "its --timeout passed")
+            self.stop(process, TIMEOUT_GRACE_S, "its --timeout passed")
 
     def _replace_timer(
         self, process: Process, after_s: float, callback: Callable[[], None]
     ) -> None:
-        old = self._timers.pop(process.pid, None)
-        if old:
-            old.cancel()
+        self._cancel_timer(process)
 
         def due() -> None:
             if process.life != "dead":
@@ -321,12 +287,15 @@ class Supervisor:
 
         self._timers[process.pid] = self._loop.after(after_s, due)
 
-    def _bury(self, process: Process, exit_code: int, reason: str) -> None:
-        if process.life == "dead":
-            return
+    def _cancel_timer(self, process: Process) -> None:
         timer = self._timers.pop(process.pid, None)
         if timer:
             timer.cancel()
+
+    def _bury(self, process: Process, exit_code: int, reason: str) -> None:
+        if process.life == "dead":
+            return
+        self._cancel_timer(process)
         self._cancel_work(process, Cancelled(f"pid {process.pid} has ended"))
         for child in list(process.children):
             other = self._table.get(child)
@@ -348,14 +317,3 @@ def _is_fifo(path: str | None) -> bool:
         return path is not None and stat.S_ISFIFO(os.stat(path).st_mode)
     except OSError:
         return False
-
-
-def _how(exit_code: int) -> str:
-    return exits.describe(exits.return_code(exit_code)) if exit_code else "ended"
-
-
-def _ancestors(os_pid: int) -> list[int]:
-    try:
-        return [parent.pid for parent in psutil.Process(os_pid).parents()]
-    except psutil.Error:
-        return []

@@ -1,4 +1,4 @@
-"""What the models do for processes, as this package sees it; ``Models`` is above it."""
+"""The models' work for processes as this package sees it; ``Models`` is in a higher package."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from aios.syscalls.errors import AiosError
 
 
 class Work(Protocol):
-    """The requests of processes, whichever model works on each."""
+    """The requests of processes on all models."""
 
     @property
     def quantum_tokens(self) -> int:
-        """The longest quantum of a model; 1 without models."""
+        """The longest quantum of any model, in tokens; 1 without models."""
 
     def cancel(self, request: Request, error: AiosError) -> None:
         """End a request with an error."""
@@ -22,7 +22,7 @@ class Work(Protocol):
         """Stop working on a request until ``unhold``."""
 
     def unhold(self, request: Request) -> None:
-        """Work on a request again."""
+        """Resume work on a request."""
 
     def reconsider(self) -> None:
-        """A weight, class or quota has changed."""
+        """Schedule again after a change of weight, class or quota."""

@@ -89,7 +89,7 @@ def test_a_variable_that_is_no_text_is_left_out_and_told(machine: Machine) -> No
 
 def test_a_name_of_digits_is_refused_as_it_looks_like_a_pid(machine: Machine) -> None:
     got = machine.aios("run", "--name", "77", machine.agent("a", ""))
-    assert got.returncode == 125 and "'77' would be taken for a pid" in got.stderr
+    assert got.returncode == 125 and "'77' could be mistaken for a pid" in got.stderr
 
 
 @pytest.mark.parametrize(

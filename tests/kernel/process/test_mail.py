@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aios.kernel.loop.task import Promise
-from aios.kernel.process.mail import MOST_MESSAGES, Letter, Mailbox, Receiver
+from aios.kernel.process.mail import MAX_MESSAGES, Letter, Mailbox, Receiver
 from aios.syscalls.errors import ResourceExhausted
 
 
@@ -36,7 +36,7 @@ def test_mail_goes_to_who_waits_for_it() -> None:
 
 def test_a_full_mailbox_refuses() -> None:
     box = Mailbox()
-    for _ in range(MOST_MESSAGES):
+    for _ in range(MAX_MESSAGES):
         box.put(_letter(1))
     with pytest.raises(ResourceExhausted, match="1000 messages"):
         box.put(_letter(1))
