@@ -96,7 +96,7 @@ class BookedFile(NotesFile):
         )
 
     def _admit(self, scope: str, number: int, limits: Limits, notes: int, size: int) -> None:
-        """Raise ResourceExhausted when so many more notes and bytes exceed the limits."""
+        """Raise ResourceExhausted when these notes and bytes, added, exceed the limits."""
         usage = self._usage(number)
         oldest = self._db().execute(
             "SELECT id FROM notes WHERE scope = ? ORDER BY id LIMIT 1", (number,)

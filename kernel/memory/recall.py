@@ -78,8 +78,8 @@ class Recall:
         if not notes:
             return body, []
         text = "\n".join([HEADING, *(f"- {note.text}" for note in notes)])
-        told = [*messages[:at], Message("system", text), *messages[at:]]
-        return msgspec.structs.replace(body, messages=told), notes
+        extended = [*messages[:at], Message("system", text), *messages[at:]]
+        return msgspec.structs.replace(body, messages=extended), notes
 
 
 def chosen(query: str, hits: Sequence[Hit], model: str, body: ChatRequest) -> list[Recalled]:
