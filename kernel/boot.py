@@ -39,6 +39,7 @@ from aios.kernel.loop.worker import Worker
 from aios.kernel.memory.calls import MemoryCalls
 from aios.kernel.memory.manager import MemoryManager, Quotas
 from aios.kernel.memory.recall import Recall
+from aios.kernel.memory.scopes import Scopes
 from aios.kernel.model.calls import ModelCalls
 from aios.kernel.model.core_life import Core
 from aios.kernel.model.models import Models
@@ -219,14 +220,15 @@ class Kernel:
     def _handlers(self) -> dict[str, Handler]:
         """Return the handlers of all calls but the kernel's own, by name."""
         table, access = self._table, self._access
-        memory_calls = MemoryCalls(table, access, self._memory)
+        scopes = Scopes(table, access)
+        memory_calls = MemoryCalls(table, scopes, self._memory)
         process_calls = ProcessCalls(
             table, access, self._supervisor, self._models, self.loop.clock, self._callers.by_user,
             self._tool_calls.waits_of,
         )  # fmt: skip
         saved = SavedContexts(paths.data_dir() / "contexts", self._worker, self.loop.clock)
         model_calls = ModelCalls(
-            table, access, self._models, saved, self._memory, Recall(memory_calls, self._memory),
+            table, access, self._models, saved, self._memory, Recall(scopes, self._memory),
         )  # fmt: skip
         storage_calls = StorageCalls(
             table, access, self._storage, self._runtime, self.loop.clock

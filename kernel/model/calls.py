@@ -12,7 +12,6 @@ from aios.hw.engine.sampling import SamplingParams
 from aios.kernel.access.manager import AccessManager
 from aios.kernel.access.principals import OPERATOR
 from aios.kernel.context.saved_contexts import SavedContexts
-from aios.kernel.loop.task import Promise
 from aios.kernel.memory.manager import MemoryManager
 from aios.kernel.memory.recall import Recall, WithNotes
 from aios.kernel.process.table import Process, ProcessTable
@@ -86,9 +85,7 @@ class ModelCalls:
         return msgspec.structs.replace(reply, recalled=notes)
 
     async def _recalled(self, call: Pending, body: ChatRequest) -> WithNotes:
-        promise: Promise[WithNotes] = Promise()
-        self._recall.into(call, body, promise.settle)
-        found = await promise
+        found = await self._recall.into(call, body)
         if call.ended:
             raise Cancelled("the call ended while notes were looked for")
         return found

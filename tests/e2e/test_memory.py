@@ -324,4 +324,4 @@ def test_a_copy_is_put_back_and_nothing_is_lost_by_it(stopped: Machine) -> None:
     assert done["notes"] == 1 and Path(done["replaced"]).read_bytes().startswith(b"no database")
     stopped.start(*FAKE)
     assert "release on friday" in stopped.aios("memory", "ls", "shared:team").stdout
-    assert sorted(each.name for each in path.parent.glob("restoring*")) == []
+    assert sorted(each.name for each in path.parent.glob("*.part")) == []

@@ -76,4 +76,4 @@ def test_changes_on_the_host_restarts_and_damage(stopped: Machine, docs: Path) -
     stopped.start(*flags)
     every = "/mnt/docs/moved/c.md /mnt/docs/open/a.md"
     assert _found(stopped, "kiwi") == [every, "keyword "]
-    assert "is made anew" in stopped.log()
+    assert "is rebuilt" in stopped.log()

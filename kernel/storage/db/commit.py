@@ -28,7 +28,6 @@ log = logging.getLogger("aios.storage")
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
-Done = Callable[[Outcome[T]], None]
 
 MAX_CHANGES = 256
 """Limit on changes per commit."""
@@ -92,10 +91,6 @@ class Committer:
                 raise
 
         return self._worker.run(job)
-
-    def view(self, work: Work[T], done: Done[T], name: str = "") -> None:
-        """Read what is committed, with a callback instead of a promise."""
-        self.read(work, name).then(done)
 
     def change(self, work: Work[T], name: str = "") -> Promise[T]:
         """Change something. The promise is settled when the change is on the disk or undone; a

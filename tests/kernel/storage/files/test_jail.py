@@ -7,13 +7,14 @@ import itertools
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from aios.kernel.storage.files import mount as hosts
-from aios.kernel.storage.search import walk
+from aios.kernel.storage.search import mount_walk
 from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, PermissionDenied
 from aios.syscalls.types.storage import MountInfo
 from tests.kernel.storage.rig import Rig, rig
@@ -135,11 +136,11 @@ def test_links_that_are_swapped_under_a_walk_are_not_followed(yard: _Yard) -> No
             try:
                 match rng.randrange(6):
                     case 4:
-                        seen = walk.walk(mount.folder, lambda: True).files
+                        seen = mount_walk.walk(mount.folder, lambda: True).files
                         sizes = [f.state.size for f in seen if f.path.endswith("/secret")]
                         assert len(SECRET) not in sizes
                     case 5:
-                        (text,) = walk.read(mount.folder, ["swap/secret"])
+                        (text,) = mount_walk.read(mount.folder, ["swap/secret"], time.time)
                         assert text.text in ("inside", None)
                     case 0:
                         assert hosts.read(mount, "swap/secret", 0, 100)[1] != SECRET
