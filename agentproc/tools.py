@@ -69,8 +69,7 @@ def reply(
 ) -> ToolReply:
     """Call a tool and return its whole reply: the result as JSON text, its output, times in seconds
     and the number of attempts."""
-    made: ToolReply = session.call("tool.call", _request(name, arguments), timeout)
-    return made
+    return session.call("tool.call", _request(name, arguments), ToolReply, timeout)
 
 
 def _request(name: str, arguments: Mapping[str, Any] | None) -> ToolCall:
@@ -102,14 +101,12 @@ async def _async_call(name: str, body: msgspec.Struct, timeout: float | None = N
 
 def list() -> builtins.list[ToolInfo]:
     """Return all tools."""
-    found: ToolList = session.call("tool.list", Empty())
-    return found.tools
+    return session.call("tool.list", Empty(), ToolList).tools
 
 
 def show(name: str) -> ToolInfo:
     """Return one tool, with its schema. Raises NotFound."""
-    found: ToolInfo = session.call("tool.show", ToolRef(name))
-    return found
+    return session.call("tool.show", ToolRef(name), ToolInfo)
 
 
 def offer(*functions: Function, threads: int = 1) -> None:
@@ -136,7 +133,7 @@ def serve(*functions: Function) -> None:
 
 def _offer(functions: tuple[Function, ...]) -> session.Session:
     mine = {made.spec.name: made for made in map(as_tool, functions)}
-    session.call("tool.offer", OfferRequest([each.spec for each in mine.values()]))
+    session.call("tool.offer", OfferRequest([each.spec for each in mine.values()]), Empty)
     here = session.current()
     here.offered = mine
     return here
@@ -163,8 +160,7 @@ def _next() -> ToolWork:
     pause_s = _PAUSE_S
     while True:
         try:
-            work: ToolWork = session.call("tool.next", Empty(), MAX_TIMEOUT_S)
-            return work
+            return session.call("tool.next", Empty(), ToolWork, MAX_TIMEOUT_S)
         except KernelUnavailable:
             raise
         except DeadlineExceeded:  # nobody has called for long
@@ -191,7 +187,7 @@ def _tell(answer: ToolAnswer) -> None:
     """Send an answer, and retry on failure: until it arrives, the call counts as running."""
     for attempt in range(_TRIES):
         try:
-            session.call("tool.answer", answer)
+            session.call("tool.answer", answer, Empty)
             return
         except KernelUnavailable:
             raise
