@@ -311,7 +311,7 @@ def diff(path: str, old: int, new: int | None = None) -> str:
         try:
             sides.append((f"{info.path}@{info.version}", data.decode().splitlines(keepends=True)))
         except UnicodeDecodeError:
-            raise IllegalState(f"version {info.version} of {path} is no text") from None
+            raise IllegalState(f"version {info.version} of {path} is not text") from None
     (left, before), (right, after) = sides
     return "".join(
         line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
