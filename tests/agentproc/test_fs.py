@@ -23,7 +23,7 @@ class _Kernel:
         self.meanwhile: Callable[[], None] = lambda: None
         self.calls: list[str] = []
 
-    def call(self, name: str, body: msgspec.Struct) -> object:
+    def call(self, name: str, body: msgspec.Struct, reply: type[msgspec.Struct]) -> object:
         self.calls.append(name)
         match name, body:
             case "fs.read", s.FsRead():

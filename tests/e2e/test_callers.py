@@ -159,7 +159,7 @@ def test_an_agent_that_reads_no_replies_is_ended_and_nobody_else(machine: Machin
 import time, zmq, aios
 from aios import session
 from aios.syscalls import codec, paths
-from aios.syscalls.types import SendRequest, RecvRequest
+from aios.syscalls.types.mail import RecvRequest, SendRequest
 mine, me = session.current().credentials, str(aios.getpid())
 sock = zmq.Context().socket(zmq.DEALER)
 sock.rcvhwm = 1
