@@ -93,7 +93,7 @@ def test_what_cannot_be_read_fails_who_reads_it_and_a_failed_commit_everybody(
         good = store.begin(storage.set_value("bob", "k", b"\1", None))  # these share a commit
         bad = store.begin(committer.change(read))
         hold.set()
-        turn_until(store.loop, lambda: bad, "the outcome")
+        turn_until(store.loop, lambda: bad, "both outcomes")
         assert good[0].error is None and isinstance(bad[0].error, StorageUnavailable)
         assert storage.failure is None and not _blobs(tmp_path)
         assert committer._connection
