@@ -36,7 +36,8 @@ class Machine:
         self.folder = folder
         self.runtime = folder / "run"
         self.env = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("AIOS_")},
+            **{k: v for k, v in os.environ.items() if not k.startswith(("AIOS_", "VIRTUAL_ENV"))},
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "AIOS_RUNTIME_DIR": str(self.runtime),
             "AIOS_CONFIG": str(folder / "config.toml"),
             "XDG_STATE_HOME": str(folder / "state"),

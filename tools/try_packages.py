@@ -34,8 +34,10 @@ def main() -> int:
         complete(sdist, wheel)
         for package in (wheel, sdist):
             environment = folder / package.suffix[1:]
-            with timed(f"installing {package.name}"):
-                install(package, environment)
+            python = str(environment / "bin" / "python")
+            run([sys.executable, "-m", "venv", str(environment)])
+            with timed(f"installing {package.name} and what it depends on"):
+                run([python, "-m", "pip", "install", str(package)])
             with timed("the client alone"):
                 try_client(environment)
             with timed("a kernel and an agent"):
@@ -81,23 +83,21 @@ def parents(package: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
 
 
-def install(package: Path, environment: Path) -> None:
-    """Install a package and the client's dependencies into a new environment."""
-    run([sys.executable, "-m", "venv", str(environment)])
-    run([str(environment / "bin" / "python"), "-m", "pip", "install", str(package)])
-
-
 def try_client(environment: Path) -> None:
     """Import it beside a folder named aios, and see what it says without the kernel's libraries."""
     (environment / "aios").mkdir()
     aios = str(environment / "bin" / "aios")
     run([str(environment / "bin" / "python"), "-c", "import aios; aios.chat"], cwd=environment)
     run([aios, "version"], cwd=environment)
-    refused = subprocess.run(
-        [aios, "daemon", "up"], env=surroundings(environment), capture_output=True, text=True
-    )
-    if refused.returncode != 1 or not refused.stderr.endswith("pip install 'aiosd[kernel]'\n"):
-        raise SystemExit(f"packages: daemon up without the kernel's libraries: {refused}")
+    for words, code in ((["daemon", "up"], 1), (["run", "agent.py"], 125)):
+        (environment / "agent.py").touch()
+        refused = subprocess.run(
+            [aios, *words], env=surroundings(environment), cwd=environment, capture_output=True,
+            text=True,
+        )  # fmt: skip
+        hint = "pip install 'aiosd[kernel]'\n"
+        if refused.returncode != code or not refused.stderr.endswith(hint):
+            raise SystemExit(f"packages: without the kernel's libraries: {refused}")
 
 
 def try_kernel(environment: Path) -> None:

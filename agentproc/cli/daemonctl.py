@@ -5,6 +5,7 @@ Never polls: a pipe reports that the kernel is ready, a pidfd that it has ended.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -88,7 +89,8 @@ def stop(runtime: Path) -> bool:
             with operator(runtime) as connection:
                 connection.call("kernel.shutdown", Empty())
         except AiosError:
-            signal.pidfd_send_signal(fd, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                signal.pidfd_send_signal(fd, signal.SIGTERM)
         if not select.select([fd], [], [], STOP_TIMEOUT_S)[0]:
             signal.pidfd_send_signal(fd, signal.SIGKILL)
             select.select([fd], [], [], STOP_TIMEOUT_S)

@@ -10,7 +10,6 @@ import importlib
 import os
 import re
 import sys
-from importlib import metadata
 from typing import NoReturn
 
 from aios.syscalls.errors import KernelUnavailable
@@ -50,6 +49,8 @@ def aiosd() -> int:
 
 def _libraries() -> list[str]:
     """Return the distributions that the extra ``kernel`` of aiosd names."""
+    from importlib import metadata  # slow to import
+
     try:
         required = metadata.requires("aiosd") or []
     except metadata.PackageNotFoundError:  # run from its source
@@ -62,6 +63,8 @@ def _libraries() -> list[str]:
 
 
 def _installed(name: str) -> bool:
+    from importlib import metadata
+
     try:
         metadata.distribution(name)
     except metadata.PackageNotFoundError:

@@ -1,7 +1,7 @@
 """``aios run``: start agents, attached to this terminal or detached.
 
-Attached, an agent writes into FIFOs that this process copies to its own output and to the agent's
-log; every byte is delivered before the exit. The agent ends with this process, however it ends.
+An attached agent writes into FIFOs. This process copies them to its own output and to the agent's
+log, and delivers every byte before it exits. The agent ends with this process, however that ends.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import contextlib
 import os
 import shutil
 import signal
-import stat
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -26,7 +24,7 @@ from aios.aio import AsyncConnection
 from aios.session import Session
 from aios.syscalls import codec, paths
 from aios.syscalls.client import Credentials
-from aios.syscalls.errors import AiosError, InvalidArgument
+from aios.syscalls.errors import AiosError
 from aios.syscalls.types.process import (
     ExitStatus,
     RefRequest,
@@ -35,119 +33,24 @@ from aios.syscalls.types.process import (
     SpawnRequest,
 )
 
-from . import daemonctl, out
+from . import daemonctl, order, out
 from .command import CLASSES, Command, arg, flag
 
-OWN_FAILURE, CANNOT_RUN, NOT_FOUND = 125, 126, 127
+OWN_FAILURE = 125
 _STOP_GRACE_S = 2.0
 _READ_BYTES = 1 << 16
 _COLOURS = (36, 33, 35, 32, 34, 31)
 
 
 def run(options: argparse.Namespace) -> int:
-    """The command; returns the exit code."""
-    for file in options.files:
-        code = _refuse(file)
-        if code:
-            return code
+    """Run the command; return its exit code."""
     try:
-        specs = [_spec(options, Path(file)) for file in options.files]
+        specs = order.requests(options)
         _ensure_kernel()
         return asyncio.run(_Run(options, specs).main())
     except AiosError as error:
         out.complain(error)
-        return OWN_FAILURE
-
-
-def _refuse(file: str) -> int:
-    """The exit code for a file that cannot be an agent, after saying why; else 0."""
-    path = Path(file)
-    try:
-        if not file:
-            raise FileNotFoundError
-        if path.exists() and not path.is_file():  # a device or a pipe might have no end
-            raise ValueError("it is a folder" if path.is_dir() else "it is no ordinary file")
-        with warnings.catch_warnings(action="ignore"):  # the agent itself is told
-            compile(path.read_bytes(), file, "exec")
-    except FileNotFoundError:
-        out.complain(f"{file or repr(file)}: no such file", "name a Python file: aios run agent.py")
-        return NOT_FOUND
-    except SyntaxError as error:
-        out.complain(
-            f"{file} cannot be run: line {error.lineno or 1}: {type(error).__name__}: {error.msg}",
-            f"mend it and run it again: aios run {file}",
-        )
-        return CANNOT_RUN
-    except (MemoryError, RecursionError):
-        out.complain(f"{file} cannot be run: it is nested too deeply", "make it simpler")
-        return CANNOT_RUN
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        out.complain(f"{file} cannot be run: {reason}", "name a Python file: aios run agent.py")
-        return CANNOT_RUN
-    return 0
-
-
-def _spec(options: argparse.Namespace, file: Path) -> SpawnRequest:
-    several = len(options.files) > 1
-    if several and options.name:
-        raise InvalidArgument("--name names one agent; several files were given")
-    environment = _environment()
-    for pair in options.env:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise InvalidArgument(f"--env {pair!r} is not NAME=VALUE")
-        environment[name] = value
-    whole = Path(out.whole(str(file)))
-    whole = whole.resolve() if ".." in file.parts else whole
-    wanted = {
-        "path": str(whole), "args": options.args, "cwd": out.here(),
-        "env": environment, "name": options.name, "nice": options.nice, "klass": options.klass,
-        "max_tokens": options.max_tokens, "timeout_s": options.timeout, "model": options.model,
-        "weight": options.weight, "quota_tokens": options.quota_tokens,
-        "quota_cells": options.quota_cells,
-        "stdin": None if several or options.detach else _stdin(),
-        "group": options.group, "allow": options.allow, "deny": options.deny,
-        "asks": not options.detach and _at_terminal(),
-    }  # fmt: skip
-    if options.model and (options.model.endswith(".gguf") or "/" in options.model):
-        wanted["model"] = str(Path(options.model).absolute())
-    return codec.convert(wanted, SpawnRequest)
-
-
-def _environment() -> dict[str, str]:
-    """Ours, without what is no text: that cannot be sent, and seldom matters to an agent."""
-    kept, odd = {}, []
-    for name, value in os.environ.items():
-        try:
-            f"{name}={value}".encode()
-            kept[name] = value
-        except UnicodeEncodeError:
-            odd.append(out.plain(name))
-    if odd:
-        out.complain(f"not passed on, as they are no UTF-8: {', '.join(sorted(odd))}")
-    return kept
-
-
-def _at_terminal() -> bool:
-    """Whether a person sits here who can be asked what may be done."""
-    if not (os.isatty(0) and os.isatty(2)):
-        return False
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
-
-
-def _stdin() -> str | None:
-    """Our standard input as a path that the agent can open, if it can be opened."""
-    try:
-        if stat.S_ISSOCK(os.fstat(0).st_mode):
-            return None
-    except OSError:
-        return None
-    return f"/proc/{os.getpid()}/fd/0"
+        return error.exit_code if isinstance(error, order.CannotRun) else OWN_FAILURE
 
 
 def _ensure_kernel() -> None:
@@ -168,7 +71,7 @@ class _Run:
         self._broken: OSError | None = None
 
     async def main(self) -> int:
-        """Start all, wait for all unless detached."""
+        """Start all agents; wait for them unless they are detached."""
         session = Session(Credentials(paths.runtime_dir(), operator=True))
         self._connection = AsyncConnection(session)
         try:
@@ -225,7 +128,7 @@ class _Run:
         return next((s.exit_code for s in statuses if s.exit_code), 0)
 
     async def _start(self, folder: Path, index: int, spec: SpawnRequest):  # type: ignore[no-untyped-def]
-        """Start one agent; returns the coroutine that waits for it."""
+        """Start one agent; return the coroutine that waits for it."""
         fifos = {name: folder / f"{index}.{name}" for name in ("stdout", "stderr")}
         readers = {}
         for name, fifo in fifos.items():
@@ -263,7 +166,7 @@ class _Run:
         try:
             if not copy.some():
                 asyncio.get_running_loop().remove_reader(copy.fd)
-        except OSError as error:  # nobody reads it, or there is no room where it goes
+        except OSError as error:  # it has no reader, or the disk is full
             asyncio.get_running_loop().remove_reader(copy.fd)
             self._broken = self._broken or error
             self._kill_all("kill")
@@ -299,19 +202,19 @@ class _Run:
         request = codec.convert(
             {"ref": str(agent.pid), "action": action, "grace_s": _STOP_GRACE_S}, SignalRequest
         )
-        with contextlib.suppress(AiosError):  # it has ended meanwhile
+        with contextlib.suppress(AiosError):  # it has already ended
             await self._connection.call("proc.signal", request)
 
 
 class _Copy:
-    """One stream of an agent: to our descriptor and its log, lines whole when prefixed."""
+    """One stream of an agent, copied to our descriptor and its log; with a prefix, line by line."""
 
     def __init__(self, fd: int, to: int, log: BinaryIO, prefix: bytes) -> None:
         self.fd, self._to, self._log, self._prefix = fd, to, log, prefix
         self._line = b""
 
     def some(self) -> bool:
-        """Copy what there is; False when there is nothing or will be nothing more."""
+        """Copy what can be read now. Return False if nothing can, or the stream has ended."""
         try:
             data = os.read(self.fd, _READ_BYTES)
         except BlockingIOError:
@@ -328,7 +231,7 @@ class _Copy:
         return True
 
     def flush(self) -> None:
-        """A last line without an end."""
+        """Write a last line that has no end."""
         if self._line:
             _write(self._to, self._prefix + self._line + b"\n")
             self._line = b""
@@ -348,12 +251,17 @@ def _private_folder():  # type: ignore[no-untyped-def]
         shutil.rmtree(folder, ignore_errors=True)
 
 
+_DESCRIPTION = """Run Python files as agents. The first of these runs a file: the Python that
+--python names; the environment that uv makes for the file's "# /// script" block; the active
+virtual environment; "python" on the PATH, if it can import aios; the kernel's own Python.
+See docs/install.md.
+"""
 _EPILOG = """exit codes: the agent's own; 125 aios failed, 126 the file cannot be run, 127 no such
 file, 128+n killed by signal n; of several agents the first that is not 0. The words after -- are
 the agent's arguments: aios run agent.py -- --its-option"""
 
 COMMANDS = {
-    "run": Command(do=run, json="print pids or exit codes as JSON", shape={"epilog": _EPILOG},
+    "run": Command(do=run, json="print pids or exit codes as JSON", shape={"description": _DESCRIPTION, "epilog": _EPILOG},
                    arguments=(
         arg("files", nargs="+", metavar="FILE"),
         flag("-d", "--detach", help="print the pid and return"),
@@ -372,5 +280,6 @@ COMMANDS = {
             help="what it may not do, for example 'agent.spawn:*'"),
         arg("--env", action="append", default=[], metavar="NAME=VALUE"),
         arg("--model", help="model of its calls: a name or a GGUF file"),
+        arg("--python", metavar="PATH", help="interpreter or environment that runs it"),
     )),
 }  # fmt: skip
