@@ -24,7 +24,7 @@ NO = "the policy says no"
 
 
 class _Access(AccessManager):
-    """Records what it is asked, and denies while ``closed``."""
+    """Records each question, and denies while ``closed``."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str, str]] = []
@@ -50,7 +50,7 @@ class _Access(AccessManager):
 
 
 class _Call:
-    """A call of one agent, as the trap would hand it over."""
+    """A call of an agent, as the trap would pass it on."""
 
     def __init__(self, name: str, pid: int) -> None:
         self.call = BY_NAME[name]
@@ -61,7 +61,7 @@ class _Call:
 
 
 class _Bench:
-    """The handlers over a rig, and an agent ``bob`` with a mount."""
+    """The handlers on a rig, and an agent ``bob`` with a mount."""
 
     def __init__(self, store: Rig, folder: Path) -> None:
         table = ProcessTable(10)
@@ -113,7 +113,7 @@ ASKED: list[tuple[str, msgspec.Struct, list[tuple[str, str, str]]]] = [
 
 
 @pytest.mark.parametrize(("name", "body", "asked"), ASKED, ids=lambda value: str(value)[:40])
-def test_nothing_is_done_before_access_has_said_yes(
+def test_nothing_is_done_before_access_allows_it(
     bench: _Bench, name: str, body: msgspec.Struct, asked: list[tuple[str, str, str]]
 ) -> None:
     before = bench.store.usage("bob")
@@ -146,7 +146,7 @@ def test_each_file_that_a_search_shows_may_be_read_and_is_recorded(
             bench.make("fs.search", s.FsSearch("kiwi", path))
 
 
-def test_what_nobody_owns_is_not_written(bench: _Bench) -> None:
+def test_folders_without_an_owner_cannot_be_written(bench: _Bench) -> None:
     bench.access.closed = False
     for path in ("/shared", "/mnt", "/shared/eve", "/mnt/none/x"):
         with pytest.raises(AiosError):
