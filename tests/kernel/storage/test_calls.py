@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from aios.kernel.access.manager import AccessManager
+from aios.kernel.loop.task import Outcome
 from aios.kernel.process.table import ProcessTable
 from aios.kernel.storage.calls import StorageCalls
 from aios.kernel.trap.asker import Asker
-from aios.syscalls.errors import AiosError, PermissionDenied
+from aios.syscalls.errors import AiosError, DeadlineExceeded, PermissionDenied, StorageUnavailable
 from aios.syscalls.table import BY_NAME
 from aios.syscalls.types import storage as s
 from aios.syscalls.types.common import Effect
@@ -159,3 +160,17 @@ def test_folders_without_an_owner_cannot_be_written(bench: _Bench) -> None:
         bench.make("fs.part", s.FsPart(upload.upload, b"y" * 800_000))
     assert bench.make("fs.end", s.FsEnd(upload.upload)).size_bytes == 2_400_000
     assert bench.make("fs.read", s.FsRead("/mnt/h/parts", 2_399_999)).data == b"y"
+
+
+def test_a_call_that_ends_before_storage_is_open_is_not_done(bench: _Bench) -> None:
+    bench.access.closed = False
+    storage = bench.store.storage
+    storage._opening = True
+    call: Any = _Call("fs.write", bench.pid)
+    handler: Any = bench.calls.handlers["fs.write"]
+    outcomes = bench.store.begin(handler(call, s.FsWrite("late", b"")))
+    assert not outcomes
+    call.ended = True
+    storage._opened(Outcome(None, StorageUnavailable("opened late")))
+    assert isinstance(outcomes[0].error, DeadlineExceeded)
+    assert bench.store.names("bob") == ["/a"]
