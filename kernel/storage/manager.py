@@ -109,9 +109,10 @@ class Storage:
                 raise self.failure.with_traceback(None)
             try:
                 return await operation
-            except StorageDamaged as error:
-                self.damage.met(error)
-                raise
+            except AiosError as error:
+                if isinstance(error, StorageDamaged):
+                    self.damage.met(error)
+                raise error.with_traceback(None) from None  # it may be raised for many calls
 
     def opened(self) -> Promise[None]:
         """Wait until opening has succeeded or failed."""

@@ -1,4 +1,4 @@
-"""``aios.fs`` on files of mounts, which others change meanwhile; the kernel is a function here."""
+"""``aios.fs`` on mounted files that change meanwhile; the kernel is a function here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole kernel whose large content is in S3: killed and started again, and the server gone."""
+"""A kernel with its large content in S3: killed and started again, and without the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.waiting import wait_for_end, wait_until
 pytest.importorskip("moto.server")
 fsspec = pytest.importorskip("fsspec")
 pytestmark = pytest.mark.filterwarnings("ignore")
-"""The S3 packages' own: they are not ours to mend."""
+"""The S3 packages warn; that is not ours to fix."""
 
 FLAGS = ("--model", "fake", "--embedder", "off", "--storage", "s3://agents/blobs")
 WRITE = """
@@ -36,7 +36,7 @@ print(big == b"".join(hashlib.sha256(str(n).encode()).digest() for n in range(40
 print(aios.fs.append("big", "x" * 100_000).version, aios.fs.read_text("small"))
 """
 PROMPT_S = 5.0
-"""What needs no server is served within so long, whatever becomes of the server."""
+"""Limit on calls that need no server, while the server is gone."""
 
 
 SERVER = """
@@ -52,7 +52,7 @@ server.stop()
 
 @pytest.fixture
 def server(stopped: Machine, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
-    """An S3 server in a process of its own, with an empty bucket, known to kernels of this test."""
+    """An S3 server in its own process, with an empty bucket, for the kernels of a test."""
     with subprocess.Popen(
         [sys.executable, "-P", "-c", SERVER], text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
