@@ -99,20 +99,13 @@ class ModelCalls:
         self._request_ids += 1
         messages = body.messages
         return Request(
-            id=self._request_ids,
-            pid=process.pid,
-            name=process.name,
-            rank=policy.RANKS[process.klass],
-            nice=process.nice,
-            account=process.account,
+            id=self._request_ids, pid=process.pid, name=process.name,
+            rank=policy.RANKS[process.klass], nice=process.nice, account=process.account,
             params=_sampling(body, allowed, process.account.quota_cells),
             messages=[Message(m.role, m.content) for m in messages] if messages else None,
-            prompt=body.prompt,
-            on_text=call.chunk if body.stream else None,
-            expected_tokens=body.expected_tokens,
-            window_policy=body.window,
-            budget=budget,
-        )
+            prompt=body.prompt, on_text=call.chunk if body.stream else None, budget=budget,
+            expected_tokens=body.expected_tokens, window_policy=body.window,
+        )  # fmt: skip
 
     async def _generate(
         self, call: Pending, process: Process, model: Model, request: Request

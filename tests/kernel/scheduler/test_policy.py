@@ -22,8 +22,7 @@ from aios.kernel.process.states import LIVES
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.pace import Settings
-from aios.kernel.scheduler.phases import PHASES
-from aios.kernel.scheduler.request import Request
+from aios.kernel.scheduler.request import PHASES, Request
 from aios.kernel.scheduler.scheduler import Scheduler
 from aios.syscalls.errors import InvalidArgument
 
