@@ -161,7 +161,8 @@ def test_only_the_operator_names_an_interpreter(world: World) -> None:
     code = (
         "import aios\nfrom aios import session\n"
         "from aios.syscalls.types.process import SpawnRequest\n"
-        "try: session.call('proc.spawn', SpawnRequest(__file__, python='/bin/true'))\n"
+        "spec = SpawnRequest(__file__, python='/bin/true')\n"
+        "try: session.current().connection().call('proc.spawn', spec)\n"
         "except aios.PermissionDenied as error: print(error.hint)\n"
     )
     got = world.machine.aios("run", world.machine.agent("asks", code))
