@@ -13,7 +13,7 @@ from aios.kernel.access.manager import AccessManager
 from aios.kernel.access.principals import OPERATOR
 from aios.kernel.context.saved_contexts import SavedContexts
 from aios.kernel.memory.manager import MemoryManager
-from aios.kernel.memory.recall import Recall, WithNotes
+from aios.kernel.memory.recall import Recall
 from aios.kernel.process.table import Process, ProcessTable
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.budget import Budget
@@ -75,7 +75,9 @@ class ModelCalls:
             raise InvalidArgument("give at most one of json_schema and grammar")
         notes: list[Recalled] = []
         if body.recall:
-            body, notes = await self._recalled(call, body)
+            body, notes = await self._recall.into(call, body)
+            if call.ended:
+                raise Cancelled("the call ended while notes were looked for")
         model = self._models.find(body.model or process.model)
         self._access.check(call.asker, "model", "use", _file_name(model))
         request = self._request(call, process, body)
@@ -83,12 +85,6 @@ class ModelCalls:
         reply = await self._generate(call, process, model, request)
         self._memory.record(process, said, reply.text)
         return msgspec.structs.replace(reply, recalled=notes)
-
-    async def _recalled(self, call: Pending, body: ChatRequest) -> WithNotes:
-        found = await self._recall.into(call, body)
-        if call.ended:
-            raise Cancelled("the call ended while notes were looked for")
-        return found
 
     def _request(self, call: Pending, process: Process, body: ChatRequest) -> Request:
         """Make the request, with tokens from the budgets. Raises BudgetExceeded."""
