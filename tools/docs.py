@@ -89,11 +89,11 @@ def _who(call: Any) -> str:
     if call.privilege == "operator":
         return "operator"
     policy = groups.load(Path(os.devnull))
-    request = rules.Request("call", "make", call.name, call.effect)
+    operation = rules.Operation("call", "make", call.name, call.effect)
     may = [
         name
         for name in ("restricted", "agent", "trusted")
-        if rules.RuleSet(policy.groups[name].rules).judge(request)[0] == "allow"
+        if rules.RuleSet(policy.groups[name].rules).judge(operation)[0] == "allow"
     ]
     who = "all" if len(may) == 3 else ", ".join(f"`{name}`" for name in may)
     return f"{who} (kin)" if call.privilege == "kin" else who

@@ -22,7 +22,7 @@ from aios.kernel.loop.task import Promise, start
 from aios.syscalls.errors import ConfirmationRequired, NotFound, PermissionDenied, ResourceExhausted
 
 from .questions import Kept, QuestionFiles, complain
-from .rules import Request
+from .rules import Operation
 
 Answer = Literal["pending", "approved", "denied"]
 
@@ -132,7 +132,7 @@ class Approvals:
         return question
 
     def ask(
-        self, key: Key, request: Request, *, pid: int, agent: str, rule: str, preview: str,
+        self, key: Key, operation: Operation, *, pid: int, agent: str, rule: str, preview: str,
         owner: int, now: float, unix: float,
     ) -> ConfirmationRequired:  # fmt: skip
         """Queue a question, or find it queued. Raises ResourceExhausted."""
@@ -140,7 +140,7 @@ class Approvals:
         if question is None:
             self._make_room(key, now)
             question = Question(
-                secrets.token_hex(4), key, pid, agent, request.effect, rule, preview, unix,
+                secrets.token_hex(4), key, pid, agent, operation.effect, rule, preview, unix,
                 now + self.expire_s, owner,
             )  # fmt: skip
             self._by_key[key] = self._by_id[question.id] = question
@@ -149,7 +149,7 @@ class Approvals:
             question.owner, question.shown = owner, False
         question.pid = pid
         self._show(question)
-        what = "cannot be undone" if request.effect == "irreversible" else "is asked for"
+        what = "cannot be undone" if operation.effect == "irreversible" else "is asked for"
         return ConfirmationRequired(
             f"{key.kind}.{key.action} of {_shown(key.name)} {what}: the operator has to approve "
             f"it (question {question.id})",

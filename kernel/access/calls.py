@@ -42,7 +42,7 @@ class AccessCalls:
         }
 
     def _policy(self) -> a.PolicyReply:
-        policy = self._access.policy
+        policy = self._access.standings.policy
         return a.PolicyReply(
             path=str(self._path), default=policy.default, guest=policy.guest,
             approval_s=policy.approval_s,
@@ -50,11 +50,11 @@ class AccessCalls:
                 a.GroupInfo(group.name, group.about, group.builtin, [str(r) for r in group.rules])
                 for group in policy.groups.values()
             ],
-            grants=[self._info(grant) for grant in self._access.grants],
+            grants=[self._info(grant) for grant in self._access.standings.grants],
         )  # fmt: skip
 
     async def _reload(self, _: Pending, __: Empty) -> a.PolicyReply:
-        def read() -> tuple[groups.Policy, tuple[Grant, ...]]:
+        def read() -> tuple[groups.GroupPolicy, tuple[Grant, ...]]:
             return groups.load(self._path), self._grants.load()
 
         self._access.note("reload", str(self._path), "ok")
@@ -64,14 +64,14 @@ class AccessCalls:
     async def _grant(self, _: Pending, body: a.GrantRequest) -> a.GrantInfo:
         rule = str(rules.parse(body.rule, "allow"))
         if body.subject.startswith("@"):
-            self._access.policy.find(body.subject[1:])
+            self._access.standings.policy.find(body.subject[1:])
         elif "@" in body.subject:
             raise InvalidArgument(f"{body.subject!r}: a grant is to an agent's name or to @GROUP")
         self._access.note("grant", f"{body.subject}: {rule}", "ok")
         return await self._change(lambda: self._grants.add(body.subject, rule))
 
     async def _revoke(self, _: Pending, body: a.RevokeRequest) -> a.GrantInfo:
-        found = next((g for g in self._access.grants if g.id == body.id), None)
+        found = next((g for g in self._access.standings.grants if g.id == body.id), None)
         named = f"{found.subject}: {found.rule}" if found else "unknown"
         self._access.note("revoke", f"{body.id} ({named})", "ok")
         return await self._change(lambda: self._grants.remove(body.id))
@@ -85,7 +85,7 @@ class AccessCalls:
                 f"cannot write the grants: {error.strerror}",
                 "make room, or mend the folder's rights",
             ) from None
-        self._access.use(self._access.policy, grants)
+        self._access.use(self._access.standings.policy, grants)
         return self._info(grant)
 
     def _info(self, grant: Grant) -> a.GrantInfo:
@@ -99,8 +99,8 @@ class AccessCalls:
                 f"{body.operation!r} is not one operation: KIND.ACTION:NAME, without *",
                 "for example: aios perm explain mailer path.write:/notes/a.txt",
             )
-        request = rules.Request(rule.kind, rule.action, rule.name, body.effect)
-        decision, steps = self._access.explain(body.subject, request)
+        operation = rules.Operation(rule.kind, rule.action, rule.name, body.effect)
+        decision, steps = self._access.explain(body.subject, operation)
         return a.ExplainReply(decision.verdict, decision.of, [
             a.ExplainStep(step.who, step.group, step.verdict,
                           str(step.rule or ""), step.rule.source if step.rule else "")

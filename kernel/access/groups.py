@@ -101,7 +101,7 @@ class Group(NamedTuple):
     builtin: bool
 
 
-class Policy(NamedTuple):
+class GroupPolicy(NamedTuple):
     """All groups. Immutable; a reload makes another."""
 
     groups: Mapping[str, Group]
@@ -114,7 +114,7 @@ class Policy(NamedTuple):
         return self.groups[_known(name, self.groups, "group")]
 
 
-def load(path: Path) -> Policy:
+def load(path: Path) -> GroupPolicy:
     """The built-in groups and the file's. Raises InvalidArgument naming line, key and limit."""
     text = _read(path)
     try:
@@ -133,7 +133,7 @@ def load(path: Path) -> Policy:
     except InvalidArgument as error:
         raise InvalidArgument(f"policy {path}, {_line(text, error.message)}: {error.message}",
                               _mend(path)) from None  # fmt: skip
-    return Policy(groups, file.default, file.guest, file.approval_s)
+    return GroupPolicy(groups, file.default, file.guest, file.approval_s)
 
 
 def _read(path: Path) -> str:

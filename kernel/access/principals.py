@@ -1,6 +1,6 @@
-"""Whose rights are asked about: processes as the access manager sees them.
+"""Principals: processes as the access manager sees them.
 
-The process table is above this package; it satisfies these protocols.
+The process table belongs to a higher package; it satisfies these protocols.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from .names import Names
 from .rules import Rule
 
 OPERATOR = 0
-"""The pid that stands for the operator, the parent of what the command line starts."""
+"""The operator's pid: the parent of every agent started from the command line."""
 OPERATOR_NAME = "operator"
-"""The operator in logs and mailboxes; no agent has this name."""
+"""The operator's name in logs and mailboxes; agents cannot have it."""
 
 
 class Principal(Protocol):
-    """A process with rights. See ``Process`` for what each field means."""
+    """A process with rights. See ``Process`` for the fields."""
 
     @property
     def pid(self) -> int: ...
@@ -55,3 +55,13 @@ class Principals(Protocol):
     def resolve(self, ref: str, *, dead: bool = True) -> Principal: ...
     def root(self, pid: int) -> str: ...
     def started(self, ancestor: int, pid: int) -> bool: ...
+
+
+def relation(table: Principals, caller_pid: int, target: Principal) -> str:
+    """Return what a process is to a caller: one of ``rules.RELATIONS``."""
+    if caller_pid == target.pid:
+        return "self"
+    if table.started(caller_pid, target.pid):
+        return "own"
+    caller = table.get(caller_pid)
+    return "kin" if caller and caller.top is target.top else "other"

@@ -1,4 +1,4 @@
-"""Rights: rules, and the pure function from (rules, principals, request) to a decision.
+"""Rights: rules, and the pure function from (rules, principals, operation) to a decision.
 
 A rule is written ``[VERB] KIND[.ACTION]:NAME``, e.g. ``allow path.read:/notes/**``. Verbs:
 
@@ -65,7 +65,7 @@ class Rule(NamedTuple):
         return f"{self.verb} {self.kind}{action}:{self.name}"
 
 
-class Request(NamedTuple):
+class Operation(NamedTuple):
     """What somebody wants to do."""
 
     kind: str
@@ -199,9 +199,9 @@ class RuleSet:
         self.rules = tuple(rules)
         self._matchers: dict[tuple[str, str], tuple[_Matcher, ...]] = {}
 
-    def judge(self, request: Request) -> tuple[Verdict, Rule | None]:
+    def judge(self, operation: Operation) -> tuple[Verdict, Rule | None]:
         """What these rules alone say."""
-        kind, action, name, effect = request
+        kind, action, name, effect = operation
         matchers = self._matchers.get((kind, action)) or self._compile(kind, action)
         deny, trust, ask, allow = matchers
         if rule := deny.find(name):
@@ -226,7 +226,7 @@ def stricter(one: Decision, other: Decision) -> bool:
     return _SEVERITY[one.verdict] < _SEVERITY[other.verdict]
 
 
-def decide(principals: Sequence[RuleSet], request: Request) -> Decision:
+def decide(principals: Sequence[RuleSet], operation: Operation) -> Decision:
     """The strictest of what each principal's rules say; of equals, the first principal's.
 
     The principals are the caller, those who started it, and whoever it acts for, so nobody can do
@@ -235,7 +235,7 @@ def decide(principals: Sequence[RuleSet], request: Request) -> Decision:
     decided = Decision("deny", None)
     severity = len(_SEVERITY)
     for number, rules in enumerate(principals):
-        verdict, rule = rules.judge(request)
+        verdict, rule = rules.judge(operation)
         if _SEVERITY[verdict] < severity:
             decided, severity = Decision(verdict, rule, number), _SEVERITY[verdict]
             if not severity:
@@ -244,7 +244,7 @@ def decide(principals: Sequence[RuleSet], request: Request) -> Decision:
 
 
 def of_spawn(spec: SpawnRequest) -> tuple[tuple[Rule, ...] | None, tuple[Rule, ...]]:
-    """The rules in a request to start something: instead of its group's, and beside them.
+    """The rules in a operation to start something: instead of its group's, and beside them.
 
     Calls are implied by ``rights``, unless these name calls. Raises InvalidArgument.
     """

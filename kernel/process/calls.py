@@ -94,7 +94,7 @@ class ProcessCalls:
             notes=process.notes, note_bytes=process.note_bytes,
             cpu_s=cpu_s, rss_bytes=rss_bytes, exit_code=process.exit_code,
             reason=process.reason, command=process.command, model=process.model,
-            group=self._access.group_of(process),
+            group=self._access.standings.group_of(process),
             waits=self._waits_of(process.pid) if process.living else [],
         )  # fmt: skip
 

@@ -50,11 +50,11 @@ class World:
 
     def policy(self, text: str) -> None:
         self.policy_file.write_text(text)
-        self.access.use(groups.load(self.policy_file), self.access.grants)
+        self.access.use(groups.load(self.policy_file), self.access.standings.grants)
 
     def grant(self, *pairs: tuple[str, str]) -> None:
         grants = [Grant(n, subject, rule, 0.0) for n, (subject, rule) in enumerate(pairs, 1)]
-        self.access.use(self.access.policy, grants)
+        self.access.use(self.access.standings.policy, grants)
 
     def start(self, name: str, parent: Process | None = None, **more: Any) -> Process:
         spec = SpawnRequest(path=f"/bin/{name}.py", name=name, **more)

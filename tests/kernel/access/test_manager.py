@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from aios.kernel.access.grants import Grant
-from aios.kernel.access.principals import OPERATOR
-from aios.kernel.access.rules import Request, of_spawn
+from aios.kernel.access.principals import OPERATOR, relation
+from aios.kernel.access.rules import Operation, of_spawn
 from aios.kernel.trap.asker import Asker
 from aios.syscalls.errors import (
     AuditUnavailable,
@@ -98,7 +98,7 @@ def test_calls_of_the_operator_are_nobody_elses(world: World) -> None:
     a = world.start("a", group="operator", allow=["trust *:*"])
     for call in CALLS:
         if call.privilege == "operator":
-            with pytest.raises(PermissionDenied, match="operator's"):
+            with pytest.raises(PermissionDenied, match="is the operator's"):
                 world.access.check_call(Asker(a.pid), call)
         world.access.check_call(Asker(OPERATOR), call)
     assert world.audit.entries[-1].agent == "operator"
@@ -108,10 +108,10 @@ def test_relations(world: World) -> None:
     a, b = world.start("a"), world.start("b")
     child = world.start("child", a)
     sister = world.start("sister", a)
-    relation = world.access.relation
-    assert relation(a.pid, a) == "self" and relation(a.pid, child) == "own"
-    assert relation(child.pid, sister) == relation(child.pid, a) == "kin"
-    assert relation(child.pid, b) == "other" and relation(OPERATOR, b) == "own"
+    table = world.table
+    assert relation(table, a.pid, a) == "self" and relation(table, a.pid, child) == "own"
+    assert relation(table, child.pid, sister) == relation(table, child.pid, a) == "kin"
+    assert relation(table, child.pid, b) == "other" and relation(table, OPERATOR, b) == "own"
     world.access.check_agent(Asker(child.pid), "send", sister, "irreversible")
     with pytest.raises(PermissionDenied, match="neither"):
         world.access.check_agent(Asker(child.pid), "signal", sister, "irreversible")
@@ -131,7 +131,7 @@ def test_rights_that_are_none_are_refused_before_anything_starts(world: World) -
         {"weight": 2.0}, {"quota_cells": 9999}, {"asks": True}, {"stdout": "/x"},
     ]  # fmt: skip
     for wrong in of_the_operator:
-        with pytest.raises(PermissionDenied, match="operator's"):
+        with pytest.raises(PermissionDenied, match="only the operator"):
             world.start("x", a, **wrong)
 
 
@@ -142,8 +142,8 @@ def test_a_reload_is_all_or_nothing(world: World) -> None:
         world.policy("")
     assert world.may(a, "tool.call:x") == "allow"
     with pytest.raises(InvalidArgument):
-        world.access.use(world.access.policy, [Grant(1, "a", "nonsense", 0.0)])
-    assert world.may(a, "tool.call:x") == "allow" and world.access.grants == ()
+        world.access.use(world.access.standings.policy, [Grant(1, "a", "nonsense", 0.0)])
+    assert world.may(a, "tool.call:x") == "allow" and world.access.standings.grants == ()
     world.policy('[group.lab]\ndeny = ["tool:*"]')
     assert world.may(a, "tool.call:x") == "deny"
 
@@ -151,18 +151,20 @@ def test_a_reload_is_all_or_nothing(world: World) -> None:
 def test_explain_names_every_principal(world: World) -> None:
     mother = world.start("mother", group="restricted", allow=["trust agent.spawn:*"])
     world.start("child", mother, group="trusted")
-    request = Request("tool", "call", "x", "read")
-    decision, steps = world.access.explain("child", request)
+    operation = Operation("tool", "call", "x", "read")
+    decision, steps = world.access.explain("child", operation)
     assert (decision.verdict, decision.of) == ("deny", 1)
     assert [(s.who, s.group, s.verdict) for s in steps] == [
         ("child (pid 2)", "trusted", "allow"), ("mother (pid 1)", "restricted", "deny"),
     ]  # fmt: skip
-    decision, steps = world.access.explain("@agent", request)
+    decision, steps = world.access.explain("@agent", operation)
     assert decision.verdict == "allow" and str(steps[0].rule) == "allow tool:*"
-    decision, _ = world.access.explain("child", Request("agent", "send", "mother", "irreversible"))
+    decision, _ = world.access.explain(
+        "child", Operation("agent", "send", "mother", "irreversible")
+    )
     assert decision.verdict == "allow"
     with pytest.raises(NotFound):
-        world.access.explain("nobody", request)
+        world.access.explain("nobody", operation)
 
 
 def test_without_a_log_nothing_changes_but_reads_and_ends(world: World) -> None:

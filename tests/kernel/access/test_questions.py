@@ -11,7 +11,7 @@ import pytest
 
 from aios.kernel.access.approvals import Approvals, Key, Question
 from aios.kernel.access.questions import QuestionFiles
-from aios.kernel.access.rules import Request
+from aios.kernel.access.rules import Operation
 from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.task import Outcome, start
 from aios.kernel.loop.worker import Worker
@@ -31,9 +31,9 @@ class Kernel:
         self.questions.load(time.monotonic(), time.time())
 
     def ask(self, key: Key = KEY, now: float | None = None) -> str:
-        request = Request(key.kind, key.action, key.name, "irreversible")
+        operation = Operation(key.kind, key.action, key.name, "irreversible")
         return self.questions.ask(
-            key, request, pid=7, agent="a", rule="r", preview='{"x":1}', owner=0,
+            key, operation, pid=7, agent="a", rule="r", preview='{"x":1}', owner=0,
             now=time.monotonic(), unix=time.time(),
         ).approval  # fmt: skip
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aios.kernel.access import groups
-from aios.kernel.access.rules import KINDS, VERBS, Decision, Request, Rule, RuleSet, decide, parse
+from aios.kernel.access.rules import KINDS, VERBS, Decision, Operation, Rule, RuleSet, decide, parse
 from aios.syscalls.errors import InvalidArgument
 from aios.syscalls.table import CALLS
 from aios.syscalls.types.common import Effect
@@ -37,24 +37,24 @@ def _text(pattern: str, text: str) -> bool:
     return bool(text) and pattern[0] == text[0] and _text(pattern[1:], text[1:])
 
 
-def _applies(rule: Rule, request: Request) -> bool:
+def _applies(rule: Rule, operation: Operation) -> bool:
     return (
-        rule.kind in ("*", request.kind)
-        and rule.action in ("*", request.action)
-        and (rule.name == "*" or _matches(rule.name.split("/"), request.name.split("/")))
+        rule.kind in ("*", operation.kind)
+        and rule.action in ("*", operation.action)
+        and (rule.name == "*" or _matches(rule.name.split("/"), operation.name.split("/")))
     )
 
 
-def _naive(principals: Sequence[Sequence[Rule]], request: Request) -> str:
+def _naive(principals: Sequence[Sequence[Rule]], operation: Operation) -> str:
     """The promise, word for word."""
     verdicts = []
     for rules in principals:
-        verbs = {rule.verb for rule in rules if _applies(rule, request)}
+        verbs = {rule.verb for rule in rules if _applies(rule, operation)}
         if "deny" in verbs or not verbs:
             verdicts.append("deny")
         elif "trust" in verbs:
             verdicts.append("allow")
-        elif "ask" in verbs or request.effect == "irreversible":
+        elif "ask" in verbs or operation.effect == "irreversible":
             verdicts.append("ask")
         else:
             verdicts.append("allow")
@@ -81,9 +81,9 @@ def _rule(rng: random.Random) -> Rule:
     return Rule(rng.choice(VERBS), kind, action, _name(rng, True))
 
 
-def _request(rng: random.Random) -> Request:
+def _operation(rng: random.Random) -> Operation:
     kind = rng.choice(["path", "tool"])
-    return Request(kind, rng.choice(KINDS[kind]), _name(rng, False), rng.choice(EFFECTS))
+    return Operation(kind, rng.choice(KINDS[kind]), _name(rng, False), rng.choice(EFFECTS))
 
 
 def test_twelve_thousand_random_policies_decide_as_the_reference_does() -> None:
@@ -96,11 +96,11 @@ def test_twelve_thousand_random_policies_decide_as_the_reference_does() -> None:
         ]
         compiled = [RuleSet(rules) for rules in principals]
         for _ in range(10):
-            request = _request(rng)
-            got = decide(compiled, request)
-            assert got.verdict == _naive(principals, request), (number, principals, request)
+            operation = _operation(rng)
+            got = decide(compiled, operation)
+            assert got.verdict == _naive(principals, operation), (number, principals, operation)
             if got.rule is not None:
-                assert got.rule in principals[got.of] and _applies(got.rule, request)
+                assert got.rule in principals[got.of] and _applies(got.rule, operation)
             seen[got.verdict] += 1
     assert min(seen.values()) > 1000, seen
 
@@ -111,11 +111,11 @@ def test_a_child_never_has_more_and_a_deny_never_gives_more() -> None:
     for _ in range(2000):
         parent = [_rule(rng) for _ in range(5)]
         child = [_rule(rng) for _ in range(5)]
-        request = _request(rng)
-        above = severity(decide([RuleSet(parent)], request).verdict)
-        assert severity(decide([RuleSet(child), RuleSet(parent)], request).verdict) <= above
+        operation = _operation(rng)
+        above = severity(decide([RuleSet(parent)], operation).verdict)
+        assert severity(decide([RuleSet(child), RuleSet(parent)], operation).verdict) <= above
         deny = _rule(rng)._replace(verb="deny")
-        assert severity(decide([RuleSet([*parent, deny])], request).verdict) <= above
+        assert severity(decide([RuleSet([*parent, deny])], operation).verdict) <= above
 
 
 @pytest.mark.parametrize("kind", ["path", "tool"])
@@ -127,11 +127,11 @@ def test_matching_takes_linear_time(kind: str, name: str) -> None:
     action = {"path": "read", "tool": "call"}[kind]
 
     def cpu_s(repeats: int) -> float:
-        request = Request(kind, action, name.format("a/aaaa" * repeats), "read")
+        operation = Operation(kind, action, name.format("a/aaaa" * repeats), "read")
         times = []
         for _ in range(5):
             begun = time.thread_time()
-            rules.judge(request)
+            rules.judge(operation)
             times.append(time.thread_time() - begun)
         return min(times)
 
@@ -140,7 +140,7 @@ def test_matching_takes_linear_time(kind: str, name: str) -> None:
 
 
 def test_nobody_may_do_anything_without_principals() -> None:
-    assert decide([], Request("tool", "call", "x", "read")) == Decision("deny", None)
+    assert decide([], Operation("tool", "call", "x", "read")) == Decision("deny", None)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_nobody_may_do_anything_without_principals() -> None:
 def test_what_names_match(pattern: str, yes: list[str], no: list[str]) -> None:
     rules = RuleSet([parse(f"path.read:{pattern}", "allow")])
     for name in yes + no:
-        verdict, _ = rules.judge(Request("path", "read", name, "read"))
+        verdict, _ = rules.judge(Operation("path", "read", name, "read"))
         assert (verdict == "allow") == (name in yes), name
 
 
@@ -204,7 +204,7 @@ def test_the_built_in_groups_are_sound() -> None:
 
     def says(group: str, operation: str, effect: str = "read") -> str:
         rule = parse(operation, "allow")
-        verdict, _ = sets[group].judge(Request(rule.kind, rule.action, rule.name, effect))  # type: ignore[arg-type]
+        verdict, _ = sets[group].judge(Operation(rule.kind, rule.action, rule.name, effect))  # type: ignore[arg-type]
         return verdict
 
     assert says("agent", "tool.call:x") == "allow"
@@ -220,7 +220,7 @@ def test_the_built_in_groups_are_sound() -> None:
     assert says("restricted", "agent.spawn:/x.py", "irreversible") == "deny"
     assert says("operator", "agent.signal:other/x", "irreversible") == "allow"
     for call in CALLS:
-        assert sets["agent"].judge(Request("call", "make", call.name, call.effect))[0] == "allow"
+        assert sets["agent"].judge(Operation("call", "make", call.name, call.effect))[0] == "allow"
 
 
 def test_a_file_changes_and_adds_groups(tmp_path: Path) -> None:
@@ -233,9 +233,9 @@ def test_a_file_changes_and_adds_groups(tmp_path: Path) -> None:
     policy = groups.load(path)
     assert (policy.default, policy.guest, policy.approval_s) == ("lab", "agent", 5)
     lab = RuleSet(policy.groups["lab"].rules)
-    assert lab.judge(Request("model", "use", "big", "read"))[0] == "deny"
-    assert lab.judge(Request("path", "read", "/x", "read"))[0] == "allow"
-    verdict, rule = lab.judge(Request("tool", "call", "calc", "read"))
+    assert lab.judge(Operation("model", "use", "big", "read"))[0] == "deny"
+    assert lab.judge(Operation("path", "read", "/x", "read"))[0] == "allow"
+    verdict, rule = lab.judge(Operation("tool", "call", "calc", "read"))
     assert verdict == "allow" and rule and rule.source == "group lab"
     assert policy.groups["trusted"].rules == () and not policy.groups["trusted"].builtin
 
