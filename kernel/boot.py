@@ -54,10 +54,10 @@ from aios.kernel.storage.calls import StorageCalls
 from aios.kernel.storage.files.quota import Limits
 from aios.kernel.storage.manager import Storage
 from aios.kernel.tools.calls import ToolHandlers
-from aios.kernel.tools.files import ToolFiles
-from aios.kernel.tools.host import ToolHost
 from aios.kernel.tools.manager import ToolCalls
 from aios.kernel.tools.registry import Registry
+from aios.kernel.tools.stored import ToolFiles
+from aios.kernel.tools.toolhost import ToolHost
 from aios.kernel.trap.doors import AGENTS, OPERATORS, Doors
 from aios.kernel.trap.pending import Handler
 from aios.kernel.trap.trap import Counts, Trap
