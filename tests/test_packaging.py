@@ -35,7 +35,7 @@ def test_every_folder_with_modules_is_a_package_that_is_installed(
     assert all((folder / "__init__.py").is_file() for folder in folders)
 
 
-def test_every_file_that_is_no_module_is_package_data(setuptools: dict[str, Any]) -> None:
+def test_every_other_file_is_package_data(setuptools: dict[str, Any]) -> None:
     data = {
         _folder(setuptools, package) / name
         for package, names in setuptools["package-data"].items()
@@ -45,7 +45,7 @@ def test_every_file_that_is_no_module_is_package_data(setuptools: dict[str, Any]
     assert data == {path for path in found if path.suffix not in (".py", ".pyc")}
 
 
-def test_a_folder_named_aios_hides_nothing(tmp_path: Path) -> None:
+def test_a_folder_named_aios_does_not_hide_the_package(tmp_path: Path) -> None:
     """A clone named aios beside a script, or in the current folder, is no package of this name."""
     (tmp_path / "aios" / "kernel").mkdir(parents=True)
     script = tmp_path / "script.py"

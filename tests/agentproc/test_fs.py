@@ -47,14 +47,14 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> _Kernel:
     return made
 
 
-def test_a_file_that_is_cut_while_it_is_read_is_told(kernel: _Kernel) -> None:
+def test_a_file_truncated_during_a_read_is_an_error(kernel: _Kernel) -> None:
     assert len(fs.read("/mnt/m/f")) == SIZE
     kernel.meanwhile = lambda: setattr(kernel, "left", 100)
     with pytest.raises(IllegalState, match="/mnt/m/f was cut while it was read"):
         fs.read("/mnt/m/f")
 
 
-def test_what_was_changed_while_it_was_copied_is_not_deleted(kernel: _Kernel) -> None:
+def test_a_move_keeps_a_source_that_changed_meanwhile(kernel: _Kernel) -> None:
     fs.move("/mnt/m/f", "mine")
     assert kernel.calls[-1] == "fs.delete"
     kernel.calls.clear()

@@ -45,7 +45,7 @@ class Kernel:
         return reply
 
 
-def test_serving_goes_on_after_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serving_continues_after_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     errors = [AuditUnavailable("full"), ResourceExhausted("many"), DeadlineExceeded("long")]
     kernel = Kernel(monkeypatch, *errors, AuditUnavailable("full"), WORK, Empty(),
                     KernelUnavailable("gone"))  # fmt: skip
@@ -57,7 +57,7 @@ def test_serving_goes_on_after_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert here.servers == 0
 
 
-def test_an_answer_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(monkeypatch, AuditUnavailable("full"), DeadlineExceeded("long"), Empty())
     tools._tell(ToolAnswer(7, "1"))
     assert len(kernel.calls) == 3

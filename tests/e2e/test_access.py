@@ -17,7 +17,7 @@ from aios.syscalls.types.process import RefRequest, SignalRequest
 from tests.conftest import FAKE, IDLE, TIMEOUT_S, Machine, operator
 
 
-def test_groups_and_rules_of_one_run(own: Machine) -> None:
+def test_run_options_set_an_agents_group_and_rules(own: Machine) -> None:
     code = """
 import aios
 def attempt(do):
@@ -46,7 +46,7 @@ print(attempt(aios.getpid), attempt(lambda: aios.chat("x", max_tokens=2)),
     assert got.stdout.split()[2] == "yes"
 
 
-def test_the_command_that_a_refusal_names_is_enough(own: Machine) -> None:
+def test_the_grant_that_a_refusal_suggests_is_enough(own: Machine) -> None:
     code = """
 import aios, sys
 if "child" in sys.argv:
@@ -72,7 +72,7 @@ else:
     assert own.aios("run", probe, "--", "parent").stdout == "0\n"
 
 
-def test_grants_work_at_once_and_last(own: Machine) -> None:
+def test_a_grant_works_at_once_and_survives_a_restart(own: Machine) -> None:
     probe = own.agent("probe", "import aios; print(aios.chat('x', max_tokens=2).finish)")
     assert own.aios("perm", "grant", "prob*", "deny model:*").returncode == 0
     assert "PermissionDenied" in own.aios("run", probe).stderr
@@ -88,7 +88,7 @@ def test_grants_work_at_once_and_last(own: Machine) -> None:
     assert json.loads(own.aios("perm", "ls", "--json").stdout)["grants"] == []
 
 
-def test_explain_says_which_rule_decided(own: Machine) -> None:
+def test_explain_names_the_rule_that_decided(own: Machine) -> None:
     own.aios("run", "-d", "--name", "idle", own.agent("idle", IDLE))
     assert own.aios("perm", "grant", "idle", "deny tool.call:rm").stderr == ""
     got = own.aios("perm", "explain", "idle", "tool.call:rm")
@@ -101,7 +101,7 @@ def test_explain_says_which_rule_decided(own: Machine) -> None:
     assert got.returncode == 0 and json.loads(got.stdout)["verdict"] == "allow"
 
 
-def test_a_reload_takes_all_or_nothing(own: Machine) -> None:
+def test_a_reload_applies_the_whole_policy_or_nothing(own: Machine) -> None:
     policy = own.folder / "policy.toml"
     policy.write_text("[group.operator]")
     assert own.aios("perm", "reload").returncode == 0
@@ -163,7 +163,7 @@ def test_a_broken_policy_or_grant_keeps_the_kernel_from_starting(stopped: Machin
         (["audit", "frobnicate"], 2, "invalid choice"),
     ],
 )
-def test_nonsense_is_refused_with_the_way_out(
+def test_bad_arguments_are_refused_with_the_fix(
     machine: Machine, words: list[str], code: int, message: str
 ) -> None:
     path = machine.agent("hello", "")
@@ -172,7 +172,9 @@ def test_nonsense_is_refused_with_the_way_out(
     assert "Traceback" not in got.stderr
 
 
-def test_agents_reach_no_call_of_the_operators(machine: Machine, context: zmq.Context[Any]) -> None:
+def test_agents_cannot_make_the_operators_calls(
+    machine: Machine, context: zmq.Context[Any]
+) -> None:
     with Connection(context, Credentials(machine.runtime)) as guest:
         for name in ("access.policy", "access.reload", "access.approvals", "access.next"):
             with pytest.raises(PermissionDenied, match="operator"):
@@ -206,7 +208,7 @@ print(attempt(lambda: aios.context.save("mine").name), attempt(lambda: aios.cont
 """
 
 
-def test_saved_contexts_are_their_agents_alone_until_granted(own: Machine) -> None:
+def test_saved_contexts_are_private_until_granted(own: Machine) -> None:
     save = "import aios; aios.context.chat('x', max_tokens=2); aios.context.save('plan')"
     own.aios("run", "--name", "planner", own.agent("save", save))
     spy = own.agent("spy", CONTEXTS)
@@ -234,7 +236,7 @@ def test_saved_contexts_are_their_agents_alone_until_granted(own: Machine) -> No
 # ---------------------------------------------------------------------------- trees
 
 
-def test_a_tree_has_less_and_less_and_dies_with_its_root(machine: Machine) -> None:
+def test_rights_narrow_down_a_tree_that_dies_with_its_root(machine: Machine) -> None:
     """Rights and budgets narrow from generation to generation; the root's end ends all."""
     machine.agent("leaf", """
 import aios, sys, time
@@ -286,7 +288,7 @@ time.sleep(1000)
     running.communicate(timeout=TIMEOUT_S)
 
 
-def test_a_child_does_not_get_at_what_the_operators_agents_have_stored(own: Machine) -> None:
+def test_a_child_cannot_reach_what_the_operators_agents_stored(own: Machine) -> None:
     diary = own.agent("diary", "import aios\nprint(aios.fs.list('/'))")
     own.aios("run", "--name", "diary", own.agent("w", "import aios; aios.fs.write('a', b'x')"))
     thief = own.agent("thief", f"""

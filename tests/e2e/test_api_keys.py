@@ -113,7 +113,7 @@ def _audit(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> str:
     return "".join(file.read_bytes().decode("latin-1") for file in files)
 
 
-def test_the_key_reaches_the_server_and_nobody_else(
+def test_a_key_reaches_only_its_server(
     machine: Machine, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     got = machine.aios("run", machine.agent("shopper", AGENT))
@@ -138,7 +138,7 @@ def test_the_key_reaches_the_server_and_nobody_else(
     assert holding == ["secrets.json"]
 
 
-def test_an_agent_can_neither_set_nor_break_what_carries_the_key(
+def test_an_agent_cannot_set_or_inject_into_the_key_header(
     machine: Machine, scheme: str, guest: Connection
 ) -> None:
     _, header, value = SCHEMES[scheme]

@@ -33,7 +33,7 @@ def victim(own: Machine) -> Machine:
     return own
 
 
-def test_what_cannot_be_undone_waits_for_the_operator(victim: Machine) -> None:
+def test_an_irreversible_operation_waits_for_the_operator(victim: Machine) -> None:
     send = victim.agent("send", SEND)
     number = victim.aios("run", send, "--", "hello").stdout.strip()
     assert len(number) == 8
@@ -62,7 +62,7 @@ def test_what_cannot_be_undone_waits_for_the_operator(victim: Machine) -> None:
     assert "other words" not in whole, "bodies are not logged"
 
 
-def test_questions_and_answers_outlive_the_kernel(victim: Machine) -> None:
+def test_questions_and_answers_survive_a_restart(victim: Machine) -> None:
     send = victim.agent("send", SEND)
     number = victim.aios("run", send, "--", "hello").stdout.strip()
 
@@ -163,7 +163,7 @@ def test_a_question_left_open_is_asked_again_at_the_next_terminal(victim: Machin
     assert number not in victim.aios("approvals", "ls").stdout
 
 
-def test_several_questions_come_one_after_another(victim: Machine) -> None:
+def test_a_terminal_shows_one_question_at_a_time(victim: Machine) -> None:
     code = """
 import aios, threading
 def send(n):

@@ -51,7 +51,7 @@ def raw(stopped: Machine, context: zmq.Context[Any]) -> Iterator[Raw]:
     assert "Traceback" not in stopped.log()
 
 
-def test_names_that_look_like_others(raw: Raw, stopped: Machine) -> None:
+def test_lookalike_names_bypass_no_rule(raw: Raw, stopped: Machine) -> None:
     for path in ("/secret", "/secret/a", "secret/a", "//secret//a", "/./secret/./a", "/secret/"):
         assert raw.call("fs.read", path=path) == NO, path
     for path in ("/x/../secret/a", "..", "/secret\0/a", "/secret\n", "/" + "x" * 4096,
@@ -83,7 +83,7 @@ def test_names_that_look_like_others(raw: Raw, stopped: Machine) -> None:
     assert stopped.aios("audit", "verify").returncode == 0
 
 
-def test_a_program_is_what_its_path_says(raw: Raw, stopped: Machine) -> None:
+def test_a_disguised_path_bypasses_no_spawn_rule(raw: Raw, stopped: Machine) -> None:
     evil = stopped.agent("evil", "")
     assert raw.call("proc.spawn", path=evil) == "CONFIRMATION_REQUIRED"
     for path in (f"/ok/../{evil}", f"/ok/.{evil}", f"/ok//../..{evil}", "evil.py", f"/ok/{evil}/",
@@ -100,7 +100,7 @@ def test_a_program_is_what_its_path_says(raw: Raw, stopped: Machine) -> None:
     assert got.stdout == "operator-2\n", "the command line makes a path whole"
 
 
-def test_an_answer_is_for_what_was_asked(raw: Raw, stopped: Machine) -> None:
+def test_an_approval_covers_only_the_arguments_it_showed(raw: Raw, stopped: Machine) -> None:
     """Also where the kernel looks something up before it asks."""
     one, two = (raw.call("memory.add", text=t, scope="agent")["id"] for t in ("one", "two"))
     assert raw.call("memory.remove", id=one) == "CONFIRMATION_REQUIRED"

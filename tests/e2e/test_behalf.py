@@ -61,7 +61,7 @@ def _clerk(machine: Machine, *flags: str) -> Any:
     return running
 
 
-def test_a_tool_does_nothing_that_its_caller_may_not(stopped: Machine) -> None:
+def test_a_tool_has_no_more_rights_than_its_caller(stopped: Machine) -> None:
     stopped.start(*FAKE)
     clerk = _clerk(stopped)
     ask = stopped.agent("ask", ASK)
@@ -96,7 +96,7 @@ aios.send(aios.getppid(), said)
     clerk.communicate()
 
 
-def test_a_question_names_both_and_its_answer_is_bound_to_both(stopped: Machine) -> None:
+def test_an_approval_names_and_binds_tool_and_caller(stopped: Machine) -> None:
     stopped.start(*FAKE)
     victim = stopped.agent("victim", "import aios; aios.recv(timeout=600, sender=aios.getpid())")
     stopped.aios("run", "-d", "--name", "victim", victim)
@@ -123,7 +123,7 @@ def _raw(sock: zmq.Socket[Any], frame: bytes) -> codec.ReplyFrame:
     return codec.decode_reply(sock.recv())
 
 
-def test_nobody_acts_on_behalf_of_whom_it_does_not_serve(
+def test_an_agent_acts_only_for_callers_it_serves(
     machine: Machine, context: zmq.Context[Any]
 ) -> None:
     credentials = Credentials(machine.runtime)
@@ -145,7 +145,9 @@ def test_nobody_acts_on_behalf_of_whom_it_does_not_serve(
 
 
 @pytest.mark.parametrize("work", [-1, 1 << 64, "1", None, True, [1], {"pid": 1}, 1.0])
-def test_work_that_is_no_number(machine: Machine, context: zmq.Context[Any], work: object) -> None:
+def test_a_malformed_work_number_is_refused(
+    machine: Machine, context: zmq.Context[Any], work: object
+) -> None:
     import msgpack
 
     os_pid = paths.require_kernel(machine.runtime)

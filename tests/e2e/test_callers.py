@@ -33,7 +33,7 @@ from aios.syscalls.types.process import RefRequest, SignalRequest
 from tests.conftest import Machine, operator
 
 
-def test_every_call_checks_its_body(guest: Connection) -> None:
+def test_every_call_rejects_the_body_of_another(guest: Connection) -> None:
     us = str(guest.call("getpid", Empty()).pid)
     for call in CALLS:
         with pytest.raises((InvalidArgument, PermissionDenied)):
@@ -41,7 +41,7 @@ def test_every_call_checks_its_body(guest: Connection) -> None:
             raise InvalidArgument("ipc.send takes it")
 
 
-def test_malformed_frames_are_answered_and_the_kernel_stays(
+def test_malformed_frames_are_answered_and_the_kernel_survives(
     machine: Machine, context: zmq.Context[Any], guest: Connection
 ) -> None:
     """2,000 frames, seed 4; each is answered by its deadline, though not each at once."""
@@ -61,7 +61,7 @@ def test_malformed_frames_are_answered_and_the_kernel_stays(
     assert guest.call("getpid", Empty()).name
 
 
-def test_a_frame_that_is_too_large_cuts_the_peer_off_and_nobody_else(
+def test_an_oversized_frame_cuts_off_only_its_sender(
     machine: Machine, context: zmq.Context[Any], guest: Connection
 ) -> None:
     with Connection(context, Credentials(machine.runtime)) as other:
@@ -71,7 +71,7 @@ def test_a_frame_that_is_too_large_cuts_the_peer_off_and_nobody_else(
     assert guest.call("getpid", Empty()).name
 
 
-def test_who_calls_is_known_from_the_connection(machine: Machine, guest: Connection) -> None:
+def test_a_guest_has_only_a_guests_rights(machine: Machine, guest: Connection) -> None:
     for call in ("kernel.shutdown", "kernel.check", "trace.read", "sched.set"):
         with pytest.raises(PermissionDenied, match="operator"):
             guest.call(call, Empty())
@@ -94,7 +94,7 @@ def test_a_forged_name_is_refused(machine: Machine, context: zmq.Context[Any], u
             assert connection.call("getpid", Empty()).parent == 0
 
 
-def test_a_forged_routing_id_gets_nothing_of_the_victims(
+def test_a_forged_routing_id_does_not_impersonate_its_victim(
     machine: Machine, context: zmq.Context[Any], guest: Connection
 ) -> None:
     """A second peer that claims the routing id of the first is not heard in its name."""
@@ -128,7 +128,7 @@ def test_an_agent_is_not_the_operator(machine: Machine) -> None:
     assert got.stdout.startswith("1 aios: the kernel refused")
 
 
-def test_children_messages_and_errors_between_agents(machine: Machine) -> None:
+def test_agents_spawn_message_and_get_typed_errors(machine: Machine) -> None:
     machine.agent(
         "kid",
         "import aios\nletter = aios.recv(timeout=30)\n"
@@ -154,7 +154,7 @@ for call in (lambda: aios.send("nobody", 1), lambda: aios.recv(timeout=0.05), ki
     ], got.stderr  # fmt: skip
 
 
-def test_an_agent_that_reads_no_replies_is_ended_and_nobody_else(machine: Machine) -> None:
+def test_an_agent_that_reads_no_replies_is_killed(machine: Machine) -> None:
     code = """
 import time, zmq, aios
 from aios import session
@@ -176,7 +176,7 @@ time.sleep(1000)
     assert next(r for r in rows if r["name"] == "deaf")["reason"] == "it did not read its replies"
 
 
-def test_settings_can_change_while_it_runs(machine: Machine) -> None:
+def test_scheduler_settings_change_at_run_time(machine: Machine) -> None:
     with operator(machine) as connection:
         before = connection.call("sched.set", SchedRequest())
         changed = connection.call("sched.set", SchedRequest("fifo", 9, 2))
@@ -188,7 +188,7 @@ def test_settings_can_change_while_it_runs(machine: Machine) -> None:
                 connection.call("sched.set", bad)
 
 
-def test_errors_are_all_typed(guest: Connection) -> None:
+def test_errors_arrive_with_their_types(guest: Connection) -> None:
     with pytest.raises(NotFound):
         guest.call("proc.wait", RefRequest("nobody"))
     with pytest.raises(ModelUnavailable):

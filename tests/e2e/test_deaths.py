@@ -80,7 +80,7 @@ def test_a_killed_zygote_is_replaced(machine: Machine) -> None:
     assert machine.aios("run", machine.agent("b", "print('again')")).stdout == "again\n"
 
 
-def test_twenty_times_one_of_three_is_killed(machine: Machine) -> None:
+def test_killing_one_of_three_agents_leaves_the_others_unchanged(machine: Machine) -> None:
     """The others' output is unchanged, and nothing is left behind. Seed 20."""
     rng = random.Random(20)
     path = machine.agent(
@@ -118,7 +118,7 @@ def test_twenty_times_one_of_three_is_killed(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "truncated"])
-def test_a_bad_model_is_explained_and_the_kernel_stays(machine: Machine, kind: str) -> None:
+def test_a_bad_model_is_explained_and_the_kernel_survives(machine: Machine, kind: str) -> None:
     path = machine.folder / "bad.gguf"
     path.write_bytes(
         {"missing": b"", "text": b"just words " * 99, "truncated": b"GGUF\x03" + bytes(99)}[kind]

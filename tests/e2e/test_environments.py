@@ -90,7 +90,7 @@ def test_agents_of_two_environments_run_at_once(world: World) -> None:
     assert world.python in world.zygotes() and len(world.zygotes()) == 2
 
 
-def test_the_active_environment_counts_and_children_stay_in_it(world: World) -> None:
+def test_an_agent_and_its_children_run_in_the_active_environment(world: World) -> None:
     show = world.machine.agent("kid", SHOW)
     path = world.machine.agent(
         "mum", f"import aios\nkid = aios.spawn({show!r})\nprint(kid.wait().exit_code)"
@@ -113,7 +113,7 @@ def test_an_agent_imports_from_the_callers_pythonpath(world: World) -> None:
         assert got.stdout == "5\n", got.stderr
 
 
-def test_the_death_of_a_zygote_ends_its_own_agents_only(world: World) -> None:
+def test_a_killed_zygote_ends_only_its_own_agents(world: World) -> None:
     here, _ = world.detached("here")
     there, os_pid = world.detached("there", "--python", str(world.folder))
     world.zygotes()[world.python].kill()
@@ -136,13 +136,13 @@ def test_the_death_of_a_zygote_ends_its_own_agents_only(world: World) -> None:
     world.machine.aios("kill", str(again))
 
 
-def test_a_syntax_that_this_python_does_not_know_is_left_to_the_other(world: World) -> None:
+def test_a_syntax_error_is_refused_for_a_python_of_the_same_version(world: World) -> None:
     path = world.machine.agent("bad", "def")
     got = world.machine.aios("run", "--python", str(world.folder), path)
     assert got.returncode == 126 and "mend it" in got.stderr, "it is of the same version"
 
 
-def test_what_is_no_interpreter_is_an_error_and_no_more(world: World) -> None:
+def test_a_bad_interpreter_fails_only_its_own_spawn(world: World) -> None:
     path = world.machine.agent("show", SHOW)
     with operator(world.machine) as connection:
         for python, kind, words in (
@@ -157,7 +157,7 @@ def test_what_is_no_interpreter_is_an_error_and_no_more(world: World) -> None:
     world.machine.aios("wait", str(reply.pid))
 
 
-def test_only_the_operator_names_an_interpreter(world: World) -> None:
+def test_only_the_operator_chooses_an_interpreter(world: World) -> None:
     code = (
         "import aios\nfrom aios import session\n"
         "from aios.syscalls.types.process import SpawnRequest\n"
@@ -170,7 +170,7 @@ def test_only_the_operator_names_an_interpreter(world: World) -> None:
 
 
 @pytest.mark.parametrize("how", ["terminate", "kill"])
-def test_nothing_of_any_environment_outlives_the_kernel(stopped: Machine, how: str) -> None:
+def test_no_process_outlives_the_kernel(stopped: Machine, how: str) -> None:
     stopped.env["XDG_CACHE_HOME"] = str(stopped.folder / "cache")
     environments.make(stopped.folder / "environment")
     kernel = psutil.Process(stopped.start(*FAKE))

@@ -29,7 +29,7 @@ def test_a_stream_is_the_reply_in_pieces(guest: Connection) -> None:
     assert last.tokens == whole.tokens and len(whole.tokens) == 30
 
 
-def test_limits_stops_and_grammars(guest: Connection) -> None:
+def test_limits_stop_strings_and_grammars_hold(guest: Connection) -> None:
     text = guest.call("llm.chat", CHAT).text
     stop = text[4:6]
     cut = guest.call(
@@ -103,7 +103,7 @@ print(all(out[n] == aios.chat(f"q{n}", max_tokens=10).text for n in range(10)))
     assert machine.aios("run", machine.agent("a", code)).stdout == "True\n"
 
 
-def test_a_higher_class_goes_first_and_a_full_house_waits(machine: Machine) -> None:
+def test_an_interactive_request_overtakes_batch_requests(machine: Machine) -> None:
     forever = machine.agent("long", "import aios\nwhile True: aios.chat('x', max_tokens=2000)")
     for number in range(5):
         machine.aios("run", "-d", "--class", "batch", "--name", f"batch{number}", forever)

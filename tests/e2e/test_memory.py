@@ -56,7 +56,7 @@ def _embedder(kernel_os_pid: int) -> psutil.Process | None:
     return next((c for c in children if "aios.hw.embed.embedder" in c.cmdline()), None)
 
 
-def test_notes_recall_and_runs(kernel: Machine) -> None:
+def test_notes_are_recalled_and_survive_a_restart(kernel: Machine) -> None:
     code = """
 import aios
 brief = aios.memory.add("my cat is called Tom")
@@ -87,7 +87,7 @@ print([h.note.text for h in aios.memory.search("cat", mode="keyword").hits], aio
     assert kernel.aios("run", kernel.agent("pets", again)).stdout == got.stdout
 
 
-def test_recalled_notes_leave_what_is_before_them_as_it_was(kernel: Machine) -> None:
+def test_recalled_notes_keep_the_cached_prefix(kernel: Machine) -> None:
     code = """
 import aios
 aios.memory.add("the sky is blue")
@@ -102,7 +102,7 @@ print(len(reply.recalled), reply.usage.cached_tokens > 900, reply.usage.prompt_t
     assert int(got.stdout.split()[2]) > 900 + len(HEADING)
 
 
-def test_an_agents_own_is_its_own_and_shared_is_shared(kernel: Machine, guest: Connection) -> None:
+def test_notes_are_private_unless_shared(kernel: Machine, guest: Connection) -> None:
     code = """
 import aios
 mine = aios.memory.add("secret", persist=True)
@@ -159,7 +159,7 @@ aios.recv(timeout=60)
         ("llm.chat", {"messages": [{"role": "user", "content": "x"}], "recall_min": 2}, "<= 1"),
     ],
 )
-def test_bad_input_names_itself(
+def test_bad_input_names_the_field(
     machine: Machine, context: zmq.Context[Any], call: str, body: dict[str, Any], words: str
 ) -> None:
     raw = msgspec.defstruct("Raw", [(key, Any) for key in body])(**body)
@@ -171,7 +171,7 @@ def test_bad_input_names_itself(
     assert words in str(caught.value)
 
 
-def test_quotas_are_told(stopped: Machine) -> None:
+def test_note_quotas_hold_and_are_named(stopped: Machine) -> None:
     stopped.start(*FAKE, "--notes-max", "5", "--notes-disk", "64K", "--notes-ram-agent", "16K")
     code = """
 import aios
@@ -194,7 +194,7 @@ for scope in ("session", "agent"):
         assert third == "['x30000', 'x30000']"
 
 
-def test_a_killed_embedder_is_replaced_and_words_answer_meanwhile(
+def test_a_killed_embedder_is_replaced_and_keyword_search_answers_meanwhile(
     stopped: Machine, context: zmq.Context[Any]
 ) -> None:
     os_pid = stopped.start(*FAKE)
@@ -218,7 +218,7 @@ def test_a_killed_embedder_is_replaced_and_words_answer_meanwhile(
         assert reply.hits[0].note == note
 
 
-def test_the_zygotes_death_spares_the_embedder(stopped: Machine) -> None:
+def test_a_killed_zygote_spares_the_embedder(stopped: Machine) -> None:
     os_pid = stopped.start(*FAKE)
     stopped.aios("memory", "add", "shared:x", "some words")
     stopped.aios("memory", "search", "words", "--scope", "shared:x")
@@ -257,7 +257,7 @@ with open({str(note)!r}, "a", buffering=1) as acked:
     assert stopped.aios("memory", "check").returncode == 0
 
 
-def test_the_operators_commands(kernel: Machine) -> None:
+def test_the_operator_manages_notes(kernel: Machine) -> None:
     added = kernel.aios("memory", "add", "shared:team", "release on friday")
     id_ = added.stdout.strip()
     assert kernel.aios("memory", "get", id_).stdout == "release on friday\n"
@@ -284,7 +284,7 @@ def test_the_operators_commands(kernel: Machine) -> None:
     assert wrong.returncode == 1 and "scopes" in wrong.stderr
 
 
-def test_damaged_notes_are_named_and_the_session_goes_on(stopped: Machine) -> None:
+def test_damaged_notes_are_reported_and_session_notes_still_work(stopped: Machine) -> None:
     path = stopped.folder / "data" / "aios" / "memory" / "notes.db"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"no database" * 500)
@@ -303,7 +303,7 @@ print(aios.memory.search("works", scopes=["session"]).hits[0].note == note)
     assert path.exists()
 
 
-def test_a_copy_is_put_back_and_nothing_is_lost_by_it(stopped: Machine) -> None:
+def test_restoring_a_backup_keeps_the_replaced_file(stopped: Machine) -> None:
     path, copy = stopped.folder / "data" / "aios" / "memory" / "notes.db", stopped.folder / "copy"
     stopped.start(*FAKE)
     stopped.aios("memory", "add", "shared:team", "release on friday")

@@ -69,7 +69,7 @@ def _kill_and_restart(machine: Machine) -> None:
     machine.start(*FAKE)
 
 
-def test_a_program_does_not_get_at_what_anothers_child_has_stored(own: Machine) -> None:
+def test_a_program_cannot_reach_what_anothers_child_stored(own: Machine) -> None:
     assert _run(own, "first", "researcher", "keep")[:5] == ["researcher", *ALL]
     sharer = own.agent("sharer", """
 import aios
@@ -92,7 +92,7 @@ aios.fs.unshare('/s', '*')
     assert _run(own, "second", "")[0] == "researcher-2", "who may use a name does not own it"
 
 
-def test_the_operator_takes_a_childs_name_only_by_asking_for_it(own: Machine) -> None:
+def test_the_operator_takes_a_childs_name_only_on_request(own: Machine) -> None:
     assert _run(own, "first", "researcher", "keep")[0] == "researcher"
     path = own.agent("researcher", RESEARCHER)
     for _ in range(2):
@@ -107,7 +107,7 @@ def test_the_operator_takes_a_childs_name_only_by_asking_for_it(own: Machine) ->
     assert _run(own, "first", "") == ["researcher-3", *NOTHING, []]
 
 
-def test_a_mount_for_an_agent_to_come_is_no_childs(own: Machine, tmp_path: Path) -> None:
+def test_a_mount_reserves_its_agents_name_for_the_operator(own: Machine, tmp_path: Path) -> None:
     assert own.aios("storage", "mount", "researcher", str(tmp_path)).returncode == 0
     assert _run(own, "first", "researcher")[0] == "PERMISSION_DENIED"
     assert _run(own, "first", "")[0] == "researcher-2"

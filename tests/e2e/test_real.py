@@ -57,7 +57,7 @@ def test_tokens_are_the_same_when_the_core_is_killed(real: Machine, alone: list[
     assert [each["tokens"] for each in said] == alone
 
 
-def test_a_saved_context_goes_on_in_another_agent(real: Machine) -> None:
+def test_a_saved_context_continues_in_another_agent(real: Machine) -> None:
     code = """
 import aios, sys
 if sys.argv[1] == "save":
@@ -77,7 +77,7 @@ else:
     assert first == again and first.endswith("] True\n")
 
 
-def test_text_holds_to_a_schema(real: Machine) -> None:
+def test_text_follows_its_schema(real: Machine) -> None:
     code = """
 import aios, json
 schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12},

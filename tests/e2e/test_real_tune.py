@@ -56,7 +56,7 @@ def _interrupted(home: Path, source: Path) -> None:
     json_cache.write(home / f"results-{name}.json", journal._kept)
 
 
-def test_tuned_used_by_the_next_kernel_and_reset(stopped: Machine) -> None:
+def test_a_tuned_model_serves_the_next_kernel_until_reset(stopped: Machine) -> None:
     stopped.env["XDG_CACHE_HOME"] = str(stopped.folder / "cache")
     source = Path(resolve("default", stopped.folder))
     before = hashlib.sha256(source.read_bytes()).hexdigest(), source.stat().st_mtime_ns

@@ -76,7 +76,7 @@ except aios.ContextOverflow as error:
 """
 
 
-def test_a_conversation_that_outgrows_the_window_is_summarised_and_says_so(small: Machine) -> None:
+def test_a_conversation_that_outgrows_the_window_is_summarised(small: Machine) -> None:
     got = small.aios("run", small.agent("outgrower", OUTGROWING))
     assert got.returncode == 0, got.stderr
     *replies, refused = map(json.loads, got.stdout.splitlines())

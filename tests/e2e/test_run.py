@@ -49,7 +49,7 @@ def test_arguments_environment_and_input_reach_the_agent(machine: Machine) -> No
     assert got.stdout == "['-x', 'y z'] v=w typed\n"
 
 
-def test_the_same_file_runs_by_hand(machine: Machine) -> None:
+def test_a_file_run_by_hand_gives_the_same_output(machine: Machine) -> None:
     import subprocess
     import sys
 
@@ -61,7 +61,7 @@ def test_the_same_file_runs_by_hand(machine: Machine) -> None:
     assert got.stdout.splitlines()[1] == machine.aios("run", path).stdout.splitlines()[1]
 
 
-def test_several_agents_have_whole_lines_with_names(machine: Machine) -> None:
+def test_output_of_several_agents_has_whole_named_lines(machine: Machine) -> None:
     paths = [machine.agent(n, f"print('{n}' * 5000)\nprint('x', end='')") for n in ("one", "two")]
     got = machine.aios("run", *paths)
     assert got.returncode == 0
@@ -70,19 +70,19 @@ def test_several_agents_have_whole_lines_with_names(machine: Machine) -> None:
     )
 
 
-def test_of_several_exit_codes_the_first_failure_counts(machine: Machine) -> None:
+def test_the_exit_code_of_several_agents_is_the_first_failure(machine: Machine) -> None:
     paths = [machine.agent(f"e{n}", f"raise SystemExit({n})") for n in (0, 5, 6)]
     assert machine.aios("run", *paths).returncode == 5
 
 
-def test_all_of_a_flood_arrives(machine: Machine) -> None:
+def test_no_line_of_a_flood_is_lost(machine: Machine) -> None:
     path = machine.agent("flood", "for i in range(60000): print(i, 'x' * 40)")
     got = machine.aios("run", path)
     assert len(lines(got.stdout)) == 60000
     assert machine.aios("logs", "flood").stdout == got.stdout
 
 
-def test_detached_logs_wait_and_json(machine: Machine) -> None:
+def test_a_detached_agent_is_awaited_and_its_log_is_kept(machine: Machine) -> None:
     path = machine.agent("d", HELLO + "\nraise SystemExit(4)")
     started = json.loads(machine.aios("run", "-d", "--json", "--name", "deta", path).stdout)
     assert machine.aios("wait", "deta").returncode == 4
@@ -104,7 +104,7 @@ def test_logs_follow_to_the_end(machine: Machine) -> None:
     assert following.returncode == 0
 
 
-def test_logs_as_json_are_an_object_a_line(machine: Machine) -> None:
+def test_logs_as_json_are_one_object_per_line(machine: Machine) -> None:
     code = r"import os; os.write(1, 'a\n\n\u2603'.encode() + b'\xff' + b'x' * 200_000)"
     machine.aios("run", "-d", "--name", "lines", machine.agent("l", code))
     machine.aios("wait", "lines")
@@ -114,7 +114,7 @@ def test_logs_as_json_are_an_object_a_line(machine: Machine) -> None:
         assert lines == ["a", "", "\u2603\ufffd" + "x" * 200_000]
 
 
-def test_signals_as_json_tell_of_each_ref(machine: Machine) -> None:
+def test_signals_as_json_report_each_process(machine: Machine) -> None:
     path = machine.agent("s", "import time; time.sleep(1000)")
     machine.aios("run", "-d", "--name", "signalled", path)
     for words in (["renice", "--nice", "3"], ["pause"], ["resume"], ["kill"]):
@@ -167,7 +167,7 @@ def test_a_closed_pipe_ends_the_agent_quietly(machine: Machine) -> None:
     running.stderr.close()
 
 
-def test_paused_is_paused_mid_generation(machine: Machine) -> None:
+def test_a_paused_agent_draws_no_tokens(machine: Machine) -> None:
     path = machine.agent("p", FOREVER)
     machine.aios("run", "-d", "--name", "pau", path)
     log = Path(json.loads(machine.aios("call", "proc.log", '{"ref": "pau"}').stdout)["path"])
@@ -186,7 +186,7 @@ def test_paused_is_paused_mid_generation(machine: Machine) -> None:
     assert machine.aios("wait", "pau").returncode == 143
 
 
-def test_states_and_figures_in_ps(machine: Machine) -> None:
+def test_ps_shows_class_priority_and_exit_code(machine: Machine) -> None:
     machine.aios("run", "-d", "--name", "busy", "--class", "batch", "--nice", "5",
                  machine.agent("b", FOREVER))  # fmt: skip
     row = _ps(machine)["busy"]
@@ -201,7 +201,7 @@ def test_states_and_figures_in_ps(machine: Machine) -> None:
     assert "busy" not in _ps(machine) and _ps(machine, "-a")["busy"]["exit_code"] == 137
 
 
-def test_budget_and_time_limit(machine: Machine) -> None:
+def test_token_budget_and_time_limit_hold(machine: Machine) -> None:
     code = (
         "import aios\n"
         "ask = lambda: len(aios.chat('x', max_tokens=8).tokens)\n"
@@ -215,7 +215,7 @@ def test_budget_and_time_limit(machine: Machine) -> None:
     assert got.returncode == 143
 
 
-def test_what_the_model_summarises_is_charged_to_the_budget(machine: Machine) -> None:
+def test_summaries_are_charged_to_the_budget(machine: Machine) -> None:
     code = """
 import aios
 talk = [aios.Message("user", f"{n} " + "w" * 1000) for n in range(6)]
@@ -241,7 +241,9 @@ except aios.BudgetExceeded as error: print(error)
         ("exit", 9, ""),
     ],
 )
-def test_files_that_are_no_good_agents(machine: Machine, make: str, code: int, words: str) -> None:
+def test_a_file_that_cannot_run_is_explained(
+    machine: Machine, make: str, code: int, words: str
+) -> None:
     sources = {
         "syntax": "x = 1\ndef (", "binary": "\x00\x01", "exit": "import sys; sys.exit(9)",
         "import": "import nowhere_to_be_found",

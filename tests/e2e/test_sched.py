@@ -41,7 +41,7 @@ def test_settings_are_shown_and_set_while_agents_run(machine: Machine) -> None:
         machine.aios("sched", "set", before["policy"], "--quantum", "4")
 
 
-def test_weights_and_quotas_of_the_command_line_count(machine: Machine) -> None:
+def test_weights_and_quotas_are_set_and_enforced(machine: Machine) -> None:
     path = machine.agent("w", FOREVER)
     machine.aios("run", "-d", "--name", "heavy", "--weight", "3", path)
     machine.aios("run", "-d", "--name", "slow", "--quota-tokens", "600", "--quota-cells", "300",
@@ -61,7 +61,7 @@ def test_weights_and_quotas_of_the_command_line_count(machine: Machine) -> None:
     assert limited < 4000, "its quota of tokens a minute holds it back"
 
 
-def test_a_tree_shares_one_account_and_its_root_pays(machine: Machine) -> None:
+def test_a_tree_draws_on_its_roots_budget(machine: Machine) -> None:
     machine.agent(
         "kid", "import aios\nfor _ in range(2): print(len(aios.chat('x', max_tokens=15).tokens))"
     )
@@ -79,7 +79,7 @@ except aios.BudgetExceeded as error: print("over", error.message)
     assert _rows(machine)["heir"].weight == 2, "the program's weight is its children's"
 
 
-def test_the_trace_has_what_was_run(machine: Machine) -> None:
+def test_the_trace_shows_each_request(machine: Machine) -> None:
     code = "import aios\nfor n in range(3): aios.chat(f'story {n}', max_tokens=20)"
     machine.aios("run", "--name", "traced", machine.agent("traced", code))
     target = machine.folder / "trace.json"

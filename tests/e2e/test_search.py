@@ -35,7 +35,7 @@ def _found(machine: Machine, *words: str, run: tuple[str, ...] = ()) -> list[str
     return got.stdout.splitlines()
 
 
-def test_only_what_may_be_read_is_found(machine: Machine, docs: Path) -> None:
+def test_search_finds_only_readable_files(machine: Machine, docs: Path) -> None:
     assert machine.aios("storage", "mount", "seeker", str(docs)).returncode == 0
     all_three = "/mnt/docs/ask/c.md /mnt/docs/open/a.md /mnt/docs/secret/b.md"
     assert _found(machine, "kiwi") == [all_three, "keyword "]
@@ -55,7 +55,9 @@ def test_only_what_may_be_read_is_found(machine: Machine, docs: Path) -> None:
     assert _found(machine, "kiwi") == ["", "keyword "]
 
 
-def test_changes_on_the_host_restarts_and_damage(stopped: Machine, docs: Path) -> None:
+def test_search_follows_host_changes_and_rebuilds_a_damaged_index(
+    stopped: Machine, docs: Path
+) -> None:
     flags = ("--model", "fake", "--embedder", "fake")
     os_pid = stopped.start(*flags)
     stopped.aios("storage", "mount", "seeker", str(docs))

@@ -93,7 +93,7 @@ def test_a_failure_shows_the_agents_own_frames(zygote: Zygote) -> None:
     assert "runpy" not in output and "child.py" not in output
 
 
-def test_what_cannot_be_run_says_so(zygote: Zygote) -> None:
+def test_an_agent_that_cannot_run_is_explained(zygote: Zygote) -> None:
     code, output = zygote.run("", path="/nowhere/x.py")
     assert code == 127 and "no such file" in output
     code, output = zygote.run("def")
@@ -103,7 +103,7 @@ def test_what_cannot_be_run_says_so(zygote: Zygote) -> None:
     assert zygote.run("", cwd="/nowhere")[0] == 125
 
 
-def test_the_surroundings_are_as_ordered(zygote: Zygote) -> None:
+def test_an_agent_gets_its_arguments_folder_and_environment(zygote: Zygote) -> None:
     (zygote.folder / "beside.py").write_text("X = 5")
     code = (
         "import os, sys, beside\n"
@@ -153,7 +153,7 @@ def test_kill_reaches_the_whole_tree(zygote: Zygote) -> None:
     wait_for_end(child)
 
 
-def test_the_kernels_end_is_everybodys(tmp_path: Path) -> None:
+def test_zygote_and_agents_end_with_the_kernel(tmp_path: Path) -> None:
     zygote = Zygote(tmp_path)
     _, os_pid = zygote.fork("import time; time.sleep(1000)")
     zygote.sock.close()
@@ -161,7 +161,7 @@ def test_the_kernels_end_is_everybodys(tmp_path: Path) -> None:
     wait_for_end(os_pid)
 
 
-def test_a_killed_zygote_takes_its_agents_along(tmp_path: Path) -> None:
+def test_agents_end_with_a_killed_zygote(tmp_path: Path) -> None:
     zygote = Zygote(tmp_path)
     _, os_pid = zygote.fork("import time; time.sleep(1000)")
     zygote.process.kill()

@@ -57,7 +57,7 @@ def _chosen(agent: Path, wanted: str | None = None) -> str | None:
     return found.path if found else None
 
 
-def test_the_first_of_option_block_active_environment_and_path_counts(
+def test_option_block_active_environment_and_path_apply_in_this_order(
     agent: Path, client: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _chosen(agent) is None, "the kernel's own"
@@ -78,7 +78,7 @@ def test_the_first_of_option_block_active_environment_and_path_counts(
         assert _chosen(agent, wanted) == _known_as(client)
 
 
-def test_an_environment_that_is_asked_for_and_has_no_aios_is_refused(
+def test_a_requested_environment_without_aios_is_refused(
     agent: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIRTUAL_ENV", str(bare))
@@ -93,14 +93,12 @@ def test_an_environment_that_is_asked_for_and_has_no_aios_is_refused(
     [("/nowhere/python", "no such program"), ("/bin/true", "is no Python"),
      ("/bin/false", "does not run"), ("/bin/echo", "is no Python")],
 )  # fmt: skip
-def test_what_is_no_python_is_refused(agent: Path, wanted: str, words: str) -> None:
+def test_a_program_that_is_not_python_is_refused(agent: Path, wanted: str, words: str) -> None:
     with pytest.raises(InvalidArgument, match=words):
         pythons.choose(agent, wanted)
 
 
-def test_an_environment_that_is_gone_is_refused(
-    agent: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_environment_is_refused(agent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIRTUAL_ENV", "/nowhere")
     with pytest.raises(InvalidArgument, match="does not run") as refused:
         pythons.choose(agent, None)
@@ -168,12 +166,14 @@ def test_a_shim_is_followed_each_time(agent: Path, client: Path, bare: Path) -> 
         (f"if True:\n    {BLOCK}", False),
     ],
 )
-def test_what_a_script_block_demands(agent: Path, text: str, expected: bool) -> None:
+def test_a_script_block_with_requirements_is_recognised(
+    agent: Path, text: str, expected: bool
+) -> None:
     agent.write_text(text)
     assert script.demands(agent) is expected
 
 
-def test_a_script_block_that_is_not_valid_is_refused(agent: Path) -> None:
+def test_an_invalid_script_block_is_refused(agent: Path) -> None:
     for text, words in ((BLOCK + "\n" + BLOCK, "2 script blocks"),
                         ("# /// script\n# a = [\n# ///\n", "is not TOML")):  # fmt: skip
         agent.write_text(text)
@@ -201,7 +201,7 @@ def test_uv_makes_the_environment_of_a_script_block(agent: Path, client: Path, b
         pythons.choose(agent, None)
 
 
-def test_a_slow_uv_is_told_of(
+def test_a_slow_uv_is_announced(
     agent: Path, client: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent.write_text(BLOCK)

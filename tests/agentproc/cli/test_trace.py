@@ -40,7 +40,7 @@ def test_events_are_well_formed_and_tracks_have_names() -> None:
     assert names == {"core", "agent7 (7)", "agent8 (8)", "agent9 (9)"}
 
 
-def test_parks_restores_and_every_wait_are_there() -> None:
+def test_the_trace_shows_parks_restores_and_every_wait() -> None:
     spans = {(e["tid"], e["name"]): (e["ts"] / 1e6, e["dur"] / 1e6)
              for e in _trace() if e["ph"] == "X"}  # fmt: skip
     assert spans[8, "park"] == (5.0, 0.25)
@@ -52,7 +52,7 @@ def test_parks_restores_and_every_wait_are_there() -> None:
     assert (8, 2.0, 5.0) in waits, "parked until its end"
 
 
-def test_writing_is_whole_and_spares_devices(tmp_path: Path) -> None:
+def test_writing_is_atomic_and_never_replaces_devices(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     trace._write(path, "[1]")
     trace._write(path, "[2]")
