@@ -17,7 +17,7 @@ from aios.hw.engine.model_files import model_hash, resolve
 from aios.hw.machine import json_cache
 from aios.hw.tuning import perplexity, profile
 from aios.hw.tuning.candidate import ORIGINAL, Candidate, Result, TuningJob
-from aios.hw.tuning.ladder import RUNGS
+from aios.hw.tuning.exact_settings import RUNGS
 from aios.hw.tuning.progress import Progress
 from aios.hw.tuning.search import Wish
 from aios.hw.tuning.tune import Journal, _threads, tune
