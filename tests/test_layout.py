@@ -1,4 +1,4 @@
-"""Every file says what it is, none is long, and importing the SDK is light."""
+"""Limits on source files and on what importing the SDK imports."""
 
 from __future__ import annotations
 

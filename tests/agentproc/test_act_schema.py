@@ -1,4 +1,4 @@
-"""What a turn may be: readable, within its tool's schema, and no longer than told."""
+"""Schemas of turns: each turn parses, matches its tool's schema and keeps the size bound."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_odd_schemas_have_a_finite_size(schema: dict[str, Any]) -> None:
 
 
 def test_strings_allow_no_control_characters() -> None:
-    """llama-cpp-python's own rule lets line ends through, which JSON does not."""
+    """JSON forbids line ends in strings; the rule of llama-cpp-python allows them."""
     rule = schema_to_gbnf('{"type": "string", "maxLength": 5}')
     assert r"char ::= [^\"\\\x00-\x1F\x7F]".replace(r"\"", '"') in rule
 
@@ -100,7 +100,7 @@ def test_calls_match_odd_schemas(name: str, plain: bool) -> None:
     (0, 0), (1, 9), (0, 999), (5, 1234), (-3, 70), (-1234, -20), (-205, 30), (99, 100), (10, 119),
 ])  # fmt: skip
 def test_integer_bounds_are_in_the_grammar(low: int, high: int) -> None:
-    """The rule, read as a regular expression."""
+    """The rule is read as a regular expression."""
     bounds = {"type": "integer", "minimum": low, "exclusiveMaximum": high + 1}
     rule = schema_to_gbnf(json.dumps(bounds))
     body = next(line for line in rule.splitlines() if line.startswith("root ::="))

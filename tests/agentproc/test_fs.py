@@ -1,4 +1,4 @@
-"""``aios.fs`` on mounted files that change meanwhile; the kernel is a function here."""
+"""``aios.fs`` on mounted files that change during a call; a function stands in for the kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE = s.MAX_PART_BYTES + 10
 
 
 class _Kernel:
-    """Knows one file, of which ``left`` bytes can be read; ``meanwhile`` runs after each piece."""
+    """One file of which ``left`` bytes can be read; ``meanwhile`` runs after each piece."""
 
     def __init__(self) -> None:
         self.info = s.FileInfo("/mnt/m/f", "file", SIZE, 0, 1.0, "")
@@ -34,7 +34,7 @@ class _Kernel:
             case "fs.stat", s.FsPath("/mnt/m/f"):
                 return self.info
             case "fs.stat", _:
-                raise NotFound("there is none")
+                raise NotFound("no such file")
             case "fs.begin", _:
                 return s.FsUpload(1)
         return self.info

@@ -1,4 +1,4 @@
-"""The decorator: schemas from hints, arguments that fit and that do not, results that cannot go."""
+"""``aios.tool``: schemas from type hints, checks of arguments, and results as JSON."""
 
 from __future__ import annotations
 

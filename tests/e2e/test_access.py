@@ -1,4 +1,4 @@
-"""Rights, as a user types them, on the fake model."""
+"""Groups, rules and grants, as a user types them, on the fake model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ print(attempt(aios.getpid), attempt(lambda: aios.chat("x", max_tokens=2)),
     assert got.stdout.split()[1] == "PERMISSION_DENIED"
     got = own.aios("run", "--group", "restricted", "--allow", "call:proc.spawn",
                    "--allow", "trust agent.spawn:**/idle.py", probe)  # fmt: skip
-    assert got.stdout.split()[2] == "CONFIRMATION_REQUIRED", "the call itself is asked for"
+    assert got.stdout.split()[2] == "CONFIRMATION_REQUIRED", "the call itself needs an approval"
     got = own.aios("run", "--group", "restricted", "--allow", "trust call:proc.spawn",
                    "--allow", "trust agent.spawn:**/idle.py", probe)  # fmt: skip
     assert got.stdout.split()[2] == "yes"
@@ -50,7 +50,7 @@ def test_the_grant_that_a_refusal_suggests_is_enough(own: Machine) -> None:
     code = """
 import aios, sys
 if "child" in sys.argv:
-    sender = aios.recv(timeout=60).sender
+    sender = aios.recv(timeout=100).sender
     aios.send(sender, "answer")
 elif "parent" in sys.argv:
     child = aios.spawn(__file__, "child", name="kid", rights=["model:*"])
@@ -237,7 +237,7 @@ def test_saved_contexts_are_private_until_granted(own: Machine) -> None:
 
 
 def test_rights_narrow_down_a_tree_that_dies_with_its_root(machine: Machine) -> None:
-    """Rights and budgets narrow from generation to generation; the root's end ends all."""
+    """A child has no more rights or tokens than its parent; the root's end ends all."""
     machine.agent("leaf", """
 import aios, sys, time
 def attempt(do):
@@ -259,8 +259,8 @@ import aios, time
 leaf = __file__.replace("root", "leaf")
 poor = aios.spawn(leaf, name="poor", rights=["model:*", "agent.send:kin/*"], max_tokens=6)
 rich = aios.spawn(leaf, name="rich", max_tokens=100)
-print(aios.recv(timeout=30, sender=poor.pid).body)
-print(aios.recv(timeout=30, sender=rich.pid).body)
+print(aios.recv(timeout=100, sender=poor.pid).body)
+print(aios.recv(timeout=100, sender=rich.pid).body)
 for wrong in (dict(group="agnt"), dict(rights=["tol:x"]), dict(deny=["allow tool:x"])):
     try:
         aios.spawn(leaf, **wrong)
@@ -280,7 +280,7 @@ time.sleep(1000)
         rows = connection.call("proc.ps", Empty()).processes
         root = next(row.pid for row in rows if row.name == "root")
         tree = [row for row in rows if row.name in ("poor", "rich") or row.name.startswith("leaf")]
-        assert len(tree) == 4, "poor, rich, and rich's two"
+        assert len(tree) == 4, "poor, rich, and two children of rich"
         connection.call("proc.signal", SignalRequest(str(root), "kill"))
         for row in tree:
             assert connection.call("proc.wait", RefRequest(str(row.pid))).exit_code == 137

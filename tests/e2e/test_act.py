@@ -1,4 +1,4 @@
-"""``aios.act``: every turn can be read and carried out, whatever the model writes."""
+"""``aios.act``: every turn that a model writes parses and can be carried out."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ print(json.dumps(sorted(used)))
 
 
 def _odd(machine: Machine, *names: str, **options: object) -> list[str]:
-    """The tools that were called, each time with arguments that fit its schema."""
+    """Return the tools that were called; their arguments always match the schema."""
     arguments = json.dumps([{name: ODD[name] for name in names or ODD}, options])
     got = machine.aios("run", machine.agent("odd", ODD_AGENT), "--", arguments)
     assert got.returncode == 0, got.stderr

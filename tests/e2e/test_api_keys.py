@@ -1,4 +1,4 @@
-"""Keys of HTTP APIs in a header and as bearer: they reach the server, and nobody else."""
+"""Keys of HTTP APIs, in a header and as bearer tokens: only the server sees them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEMES: dict[str, tuple[dict[str, Any], str, str]] = {
     "header": ({"type": "apiKey", "in": "header", "name": "X-Shop-Key"}, "X-Shop-Key", KEY),
     "bearer": ({"type": "http", "scheme": "bearer"}, "Authorization", f"Bearer {KEY}"),
 }
-"""By name: the document's security scheme, and the header that the server gets with its value."""
+"""Security scheme of the document, and name and value of the header that the server gets."""
 
 AGENT = """
 import aios
@@ -38,7 +38,7 @@ for name in ("shop.fail", "shop.away", "shop.drop"):
 
 
 def _document(scheme: dict[str, Any], url: str) -> dict[str, Any]:
-    """An API whose author declared the key's header as a parameter, too, as many do."""
+    """Return an API document that also declares the key's header as a parameter, as many do."""
     header = {"in": "header", "schema": {"type": "string"}}
     return {
         "openapi": "3.0.3", "info": {"title": "t", "version": "1"}, "servers": [{"url": url}],
@@ -55,7 +55,7 @@ def _document(scheme: dict[str, Any], url: str) -> dict[str, Any]:
 
 
 class _Server(BaseHTTPRequestHandler):
-    """Keeps the headers it got, and tells all of them to whoever asked."""
+    """A server that keeps the headers of each request and repeats them in its answer."""
 
     got: ClassVar[list[dict[str, str]]] = []
     lock = threading.Lock()
@@ -88,7 +88,7 @@ def machine() -> Iterator[Machine]:
 
 @pytest.fixture(params=list(SCHEMES))
 def scheme(machine: Machine, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The API ``shop`` with one of the schemes, its key kept."""
+    """The API ``shop`` under one of the schemes, with its key stored."""
     _Server.got.clear()
     with http_server(_Server) as address:
         document = _document(SCHEMES[request.param][0], f"http://{address}")

@@ -1,4 +1,4 @@
-"""Questions to the operator and their answers, as a user types them, on the fake model."""
+"""Questions to the operator and their answers: the command line and the terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ except aios.AiosError as error:
 
 @pytest.fixture
 def victim(own: Machine) -> Machine:
-    """A kernel with an agent in it that is nobody's kin."""
+    """A kernel that runs an agent which is no kin of any other."""
     own.aios("run", "-d", "--name", "victim", own.agent("victim", IDLE))
     return own
 
@@ -81,11 +81,11 @@ def test_questions_and_answers_survive_a_restart(victim: Machine) -> None:
 
 
 def test_an_approval_expires(victim: Machine) -> None:
-    (victim.folder / "policy.toml").write_text("approval_s = 1\n")
-    victim.aios("perm", "reload")
     send = victim.agent("send", SEND)
     number = victim.aios("run", send, "--", "x").stdout.strip()
-    victim.aios("approvals", "approve", number)
+    (victim.folder / "policy.toml").write_text("approval_s = 1\n")
+    assert victim.aios("perm", "reload").returncode == 0
+    assert victim.aios("approvals", "approve", number).returncode == 0
     wait_until(lambda: number not in victim.aios("approvals", "ls").stdout, "its expiry")
     assert victim.aios("run", send, "--", "x").stdout.strip() not in ("sent", number)
     assert victim.aios("approvals", "approve", number).returncode == 1
@@ -111,16 +111,18 @@ class Terminal:
         self.text = ""
 
     def until(self, words: str) -> str:
-        """All that was shown until these words are."""
+        """Read until these words are shown; return all text so far."""
         while words not in self.text:
             wait_readable(self._fd, f"{words!r} after {self.text!r}")
             self.text += os.read(self._fd, 4096).decode()
         return self.text
 
     def type(self, text: str) -> None:
+        """Send keystrokes."""
         os.write(self._fd, text.encode())
 
     def ended(self) -> int:
+        """Read to the end; return the exit code."""
         try:
             while True:
                 self.text += os.read(self._fd, 4096).decode()
@@ -186,7 +188,7 @@ threads = [threading.Thread(target=send, args=(n,)) for n in range(3)]
     (question,) = [q for q in json.loads(victim.aios("approvals", "ls", "--json").stdout)
                    if q["state"] == "pending"]  # fmt: skip
     assert victim.aios("approvals", "approve", question["id"]).returncode == 0
-    terminal.until("sent")  # answered elsewhere: the call goes on
+    terminal.until("sent")  # answered elsewhere, so the call continues
     terminal.kill()
     terminal.ended()
     with operator(victim) as connection:

@@ -1,4 +1,4 @@
-"""The audit log, as a user reads it: complete, and what was changed is found."""
+"""The audit log as a user reads it: it is complete, and changes to it are detected."""
 
 from __future__ import annotations
 
@@ -37,18 +37,24 @@ def test_every_call_is_logged_with_its_rule(own: Machine) -> None:
 
 
 def test_following_shows_new_records(own: Machine) -> None:
+    go = own.folder / "go"
+    os.mkfifo(go)
+    code = f"import aios; aios.getpid(); open({str(go)!r}).read(); aios.ps()"
+    own.aios("run", "-d", "--name", "shown", own.agent("a", code))
     following = own.popen("audit", "-f", "--json", "-n", "1", "--agent", "shown")
-    own.aios("run", "--name", "shown", own.agent("a", "import aios; aios.getpid()"))
     assert following.stdout
     record = json.loads(following.stdout.readline())
     assert (record["agent"], record["name"]) == ("shown", "getpid")
+    go.write_text("on")
+    record = json.loads(following.stdout.readline())
+    assert (record["agent"], record["name"]) == ("shown", "proc.ps")
     following.kill()
     following.communicate()
 
 
 @pytest.fixture(scope="module")
 def sound() -> Iterator[tuple[Machine, bytes]]:
-    """A kernel that has ended, and its log, which each test writes anew."""
+    """A stopped kernel and its intact log; each test overwrites the file."""
     with folders() as machine:
         machine.start(*FAKE)
         machine.aios("run", machine.agent("a", "import aios\nfor _ in range(30): aios.getpid()"))
@@ -81,7 +87,7 @@ def test_tampering_with_the_log_is_detected(sound: tuple[Machine, bytes], how: s
 
 
 def test_a_killed_kernel_leaves_a_sound_log(stopped: Machine) -> None:
-    """Five times killed in the middle of calls; every acknowledged mutation is in the log."""
+    """Kill the kernel five times during calls; every acknowledged mutation is in the log."""
     done = stopped.folder / "done"
     code = f"""
 import aios, os

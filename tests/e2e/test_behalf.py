@@ -1,10 +1,11 @@
-"""On whose behalf: an agent that serves a tool acts for its caller, and never for anybody else."""
+"""An agent that serves a tool acts on behalf of its caller, and of no other agent."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import msgpack
 import msgspec
 import pytest
 import zmq
@@ -16,7 +17,7 @@ from aios.syscalls.table import BY_NAME
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.storage import FsWrite
 from aios.syscalls.types.tool import OfferRequest, ToolAnswer, ToolCall, ToolSpec
-from tests.conftest import Machine
+from tests.conftest import TIMEOUT_S, Machine
 from tests.waiting import wait_until
 
 FAKE = ("--model", "fake:step_ms=1,end=0")
@@ -32,7 +33,7 @@ async def think(text: str) -> str:
 @aios.tool(effect="read")
 def hire(path: str) -> object:
     child = aios.spawn(path)
-    return aios.recv(timeout=60, sender=child.pid).body
+    return aios.recv(timeout=120, sender=child.pid).body
 @aios.tool(effect="read")
 def post(text: str) -> str:
     aios.send("victim", text)
@@ -108,7 +109,7 @@ def test_an_approval_names_and_binds_tool_and_caller(stopped: Machine) -> None:
     assert (question["agent"], question["behalf"]) == ("clerk", "ask")
     assert "clerk for ask" in stopped.aios("approvals", "approve", question["id"]).stdout
     other = stopped.aios("run", "--name", "other", ask, "--", "post", "text", "hello").stdout
-    assert other.startswith("TOOL_FAILED"), "it is ask's alone"
+    assert other.startswith("TOOL_FAILED"), "the approval is for ask only"
     assert stopped.aios("run", ask, "--", "post", "text", "hello").stdout == "sent\n"
     clerk.kill()
     clerk.communicate()
@@ -119,7 +120,7 @@ def test_an_approval_names_and_binds_tool_and_caller(stopped: Machine) -> None:
 
 def _raw(sock: zmq.Socket[Any], frame: bytes) -> codec.ReplyFrame:
     sock.send(frame)
-    assert sock.poll(10_000)
+    assert sock.poll(TIMEOUT_S * 1000)
     return codec.decode_reply(sock.recv())
 
 
@@ -129,8 +130,8 @@ def test_an_agent_acts_only_for_callers_it_serves(
     credentials = Credentials(machine.runtime)
     with Connection(context, credentials) as server, Connection(context, credentials) as caller:
         server.call("tool.offer", OfferRequest([ToolSpec("mine", effect="read")]))
-        call_id = caller.begin("tool.call", ToolCall("mine"), 30)
-        work = server.call("tool.next", Empty(), 30).work
+        call_id = caller.begin("tool.call", ToolCall("mine"), TIMEOUT_S)
+        work = server.call("tool.next", Empty(), TIMEOUT_S).work
         with on_behalf(work):
             server.call("getpid", Empty())
         forged = (work + 1, work - 1, 10**9, 1 << 63)
@@ -148,8 +149,6 @@ def test_an_agent_acts_only_for_callers_it_serves(
 def test_a_malformed_work_number_is_refused(
     machine: Machine, context: zmq.Context[Any], work: object
 ) -> None:
-    import msgpack
-
     os_pid = paths.require_kernel(machine.runtime)
     sock = open_socket(context, Credentials(machine.runtime), os_pid)
     try:

@@ -1,4 +1,4 @@
-"""The command line where a user errs or the machine fails: it says why, and shows no traceback."""
+"""The command line explains errors of the user and of the machine, without a traceback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CALCULATE = ("tool", "call", "calculate", '{"expression": "1"}')
 
 
 def _shell(machine: Machine, line: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run ``aios WORDS`` as ``"$@"`` in a line of shell, for its redirections."""
+    """Run ``aios WORDS`` as ``"$@"`` in a shell line, which can redirect its streams."""
     aios = [sys.executable, "-P", "-m", "aios.cli", *words]
     return subprocess.run(
         ["/bin/sh", "-c", line, "sh", *aios], env=machine.env, cwd=machine.folder,

@@ -1,4 +1,4 @@
-"""Contexts, limits and settings as agents and the operator meet them; on the fake model."""
+"""Saved contexts, limits and settings, as agents and the operator use them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_saved_context_outlives_its_agent_and_the_kernel(stopped: Machine) -> 
     tokens, cached = _go_on(stopped)
     assert cached > 100
     assert stopped.aios("daemon", "restart", *FLAGS).returncode == 0
-    assert _go_on(stopped) == (tokens, cached), "the KV came from the file"
+    assert _go_on(stopped) == (tokens, cached), "the KV cache came from the file"
     image, record = _files(stopped)
     assert (record.suffix, image.suffix) == (".ctx", ".kv")
     for how in ("damaged", "truncated", "missing"):
@@ -196,7 +196,7 @@ def test_a_model_that_cannot_be_parked_is_loaded_and_unloaded(machine: Machine) 
 
 
 def test_parked_contexts_survive_a_killed_core(stopped: Machine) -> None:
-    """The agent itself kills the core, when all four of its streams have begun."""
+    """The agent kills the core as soon as all four of its streams have begun."""
     stopped.start("--model", "fake:step_ms=2,end=0", "--seats", "1", "--quantum", "4")
     code = """
 import asyncio, os, signal, sys, aios
@@ -227,5 +227,5 @@ asyncio.run(main())
         (model,) = connection.call("model.list", Empty()).models
     same, _, recomputed = got.stdout.strip().rpartition("\n")
     assert same == "[True, True, True, True]", got.stderr
-    assert int(recomputed) <= 2, "who ran and who was moved for it"
+    assert int(recomputed) <= 2, "at most the running one and the one evicted for it"
     assert model.core_restarts == 1

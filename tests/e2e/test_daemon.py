@@ -1,4 +1,4 @@
-"""The kernel's life: start, restart, end, and settings that keep it from starting."""
+"""Start, restart and end of the kernel, and settings that keep it from starting."""
 
 from __future__ import annotations
 

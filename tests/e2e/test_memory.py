@@ -28,14 +28,15 @@ from aios.syscalls.types.memory import (
     SearchReply,
     SearchRequest,
 )
-from tests.conftest import Machine, operator
+from tests.conftest import TIMEOUT_S, Machine, operator
+from tests.waiting import wait_until
 
 FAKE = ("--model", "fake:step_ms=1,end=0", "--seats", "4", "--embedder", "fake")
 
 
 @pytest.fixture
 def kernel(stopped: Machine) -> Iterator[Machine]:
-    """A kernel of its own whose embedder is the fake one."""
+    """A kernel of the test's own, on the fake embedder."""
     stopped.trust("memory:shared:*", "agent.send:*")
     stopped.start(*FAKE)
     yield stopped
@@ -46,7 +47,7 @@ def kernel(stopped: Machine) -> Iterator[Machine]:
 
 @pytest.fixture
 def guest(kernel: Machine, context: zmq.Context[Any]) -> Iterator[Connection]:
-    """A connection as a program started by hand."""
+    """A connection of a guest."""
     with Connection(context, Credentials(kernel.runtime)) as connection:
         yield connection
 
@@ -108,12 +109,12 @@ import aios
 mine = aios.memory.add("secret", persist=True)
 brief = aios.memory.add("secret")
 shared = aios.memory.add("for all", scope="shared:team")
-aios.send(aios.recv(timeout=30).sender, [mine.id, brief.id, shared.id])
+aios.send(aios.recv(timeout=100).sender, [mine.id, brief.id, shared.id])
 aios.recv(timeout=60)
 """
     kernel.aios("run", "-d", "--name", "owner", kernel.agent("owner", code))
     guest.call("ipc.send", SendRequest("owner", 1))
-    letter = guest.call("ipc.recv", RecvRequest(), 30)
+    letter = guest.call("ipc.recv", RecvRequest(), TIMEOUT_S)
     mine, brief, shared = letter.body
     for id_ in (mine, brief, "n999", "s999"):
         for call in ("memory.get", "memory.remove"):
@@ -167,7 +168,7 @@ def test_bad_input_names_the_field(
         Connection(context, Credentials(machine.runtime)) as guest,
         pytest.raises(InvalidArgument) as caught,
     ):
-        guest.call(call, raw, 10)
+        guest.call(call, raw, TIMEOUT_S)
     assert words in str(caught.value)
 
 
@@ -204,14 +205,14 @@ def test_a_killed_embedder_is_replaced_and_keyword_search_answers_meanwhile(
         assert reply.mode == "mixed"
         first = _embedder(os_pid)
         assert first
-        first.send_signal(signal.SIGSTOP)  # mid-call: it has the query and does not answer
+        first.send_signal(signal.SIGSTOP)  # it has the query and does not answer
         pending = guest.begin("memory.search", SearchRequest("words"), 60)
         os.kill(first.pid, signal.SIGKILL)
         assert guest.call("getpid", Empty()).name
         assert guest.call("memory.search", SearchRequest("words")).mode == "mixed"
         second = _embedder(os_pid)
         assert second and second.pid != first.pid and pending
-        # a text that kills the embedder: the search answers by words, and says so
+        # this text kills the embedder: search falls back to keywords and says why
         reply = guest.call("memory.search", SearchRequest("!die", mode="auto"))
         assert reply.mode == "keyword" and "died 2 times" in reply.why
         reply = guest.call("memory.search", SearchRequest("words"))
@@ -226,8 +227,7 @@ def test_a_killed_zygote_spares_the_embedder(stopped: Machine) -> None:
     zygote = next(c for c in psutil.Process(os_pid).children() if "aios.boot.zygote" in c.cmdline())
     zygote.kill()
     hello = stopped.agent("h", "print('hello')")
-    while stopped.aios("run", hello).returncode:
-        pass
+    wait_until(lambda: stopped.aios("run", hello).returncode == 0, "the next zygote")
     assert first and _embedder(os_pid) == first
 
 
@@ -243,8 +243,12 @@ with open({str(note)!r}, "a", buffering=1) as acked:
         n += 1
 """
     running = stopped.popen("run", "--name", "writer", stopped.agent("writer", code))
-    while not note.exists() or note.read_text().count("\n") < 200:
+
+    def enough() -> bool:
         assert running.poll() is None
+        return note.exists() and note.read_text().count("\n") >= 200
+
+    wait_until(enough, "200 acknowledged notes")
     os.kill(os_pid, signal.SIGKILL)
     running.communicate()
     stopped.start(*FAKE)

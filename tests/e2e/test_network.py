@@ -1,4 +1,4 @@
-"""Rights on hosts: what web fetch and HTTP API tools may reach, for whom."""
+"""Rights on hosts: which agents may reach which hosts with web fetch and HTTP API tools."""
 
 from __future__ import annotations
 

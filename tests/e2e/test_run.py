@@ -1,10 +1,12 @@
-"""``aios run`` and what shows agents, as a user types it, on the fake model."""
+"""``aios run`` and the commands that show and control agents, on the fake model."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ FOREVER = (
 
 
 def _until(path: Path, text: str) -> str:
-    """Wait until a file has this text; all of its text."""
+    """Wait until a file contains this text; return its content."""
 
     def found() -> str | None:
         if path.exists() and text in (whole := path.read_text()):
@@ -50,9 +52,6 @@ def test_arguments_environment_and_input_reach_the_agent(machine: Machine) -> No
 
 
 def test_a_file_run_by_hand_gives_the_same_output(machine: Machine) -> None:
-    import subprocess
-    import sys
-
     path = machine.agent("hand", "import aios; print(aios.getpid(), aios.ps()[-1].name)\n" + HELLO)
     got = subprocess.run(
         [sys.executable, path], env=machine.env, capture_output=True, text=True, timeout=TIMEOUT_S
@@ -176,7 +175,7 @@ def test_a_paused_agent_draws_no_tokens(machine: Machine) -> None:
     first = _ps(machine)["pau"]
     stat = Path(f"/proc/{first['os_pid']}/stat").read_text().rsplit(")", 1)[1].split()[0]
     assert first["state"] == "paused" and stat == "T"
-    machine.aios("run", machine.agent("h", HELLO))  # others go on, and some time passes
+    machine.aios("run", machine.agent("h", HELLO))  # others run on meanwhile
     second = _ps(machine)["pau"]
     assert second["context_tokens"] - first["context_tokens"] <= 1
     assert second["tokens_out"] == first["tokens_out"]
@@ -212,7 +211,7 @@ def test_token_budget_and_time_limit_hold(machine: Machine) -> None:
     got = machine.aios("run", "--max-tokens", "12", machine.agent("budget", code))
     assert got.stdout.startswith("8 4\n") and "12 tokens" in got.stdout
     got = machine.aios("run", "--timeout", "0.3", machine.agent("slow", FOREVER))
-    assert got.returncode == 143
+    assert got.returncode == 143, "SIGTERM at the time limit"
 
 
 def test_summaries_are_charged_to_the_budget(machine: Machine) -> None:

@@ -1,4 +1,4 @@
-"""Files and values through the whole stack: agents, the kernel, the command line."""
+"""Files and values through the whole stack: SDK, kernel and command line."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, Permissio
 from aios.syscalls.types import storage as s
 from aios.syscalls.types.common import Empty
 from tests.conftest import Machine, operator
+from tests.waiting import wait_for_end
 
 STREAM = """
 import hashlib, aios
@@ -28,7 +29,7 @@ with aios.fs.open("big.bin", "wb") as file:
         part = hashlib.sha256(str(number).encode()).digest() * 32768
         whole.update(part)
         file.write(part)
-        assert not aios.fs.exists("big.bin"), "nothing half-written shows"
+        assert not aios.fs.exists("big.bin"), "a partial file is not visible"
 assert file.info.size_bytes == 50 << 20
 got = hashlib.sha256()
 with aios.fs.open("big.bin") as file:
@@ -174,6 +175,7 @@ def test_a_damaged_database_is_reported_and_restored_from_a_backup(
     backup = tmp_path / "backup"
     assert stopped.aios("storage", "backup", str(backup)).returncode == 0
     os.kill(os_pid, signal.SIGKILL)
+    wait_for_end(os_pid)
     database = stopped.folder / "data" / "aios" / "storage" / "meta.db"
     stopped.aios("storage", "check")
     database.write_bytes(b"\0" * 100 + database.read_bytes()[100:])
@@ -245,7 +247,7 @@ import aios
 for name in ("red apple", "green pear"): aios.fs.write(name, name)
 search = lambda mode="auto": aios.fs.search("an apple", mode=mode)
 while search("semantic").mode == "semantic" and len(search("semantic").hits) < 2:
-    pass  # files get their vectors behind the scenes
+    pass  # files get their vectors in the background
 for found in (search(), search("semantic"), search("keyword")):
     print(found.mode, len(found.hits), found.hits[0].path, bool(found.note))
 """

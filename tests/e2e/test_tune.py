@@ -1,4 +1,4 @@
-"""``aios model tune`` as people use it, where no model is needed."""
+"""``aios model tune`` in the cases that need no model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import Machine
 
 @pytest.fixture
 def folder(stopped: Machine) -> Machine:
-    """No kernel; a cache of its own."""
+    """Folders with a cache of their own; no kernel runs."""
     stopped.env["XDG_CACHE_HOME"] = str(stopped.folder / "cache")
     return stopped
 

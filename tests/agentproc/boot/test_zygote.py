@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 from aios.syscalls.launch import Exited, Fork, Forked, Report, Signal, decode_report, encode
-from tests.waiting import wait_for_end
-
-TIMEOUT_S = 30.0
+from tests.waiting import TIMEOUT_S, wait_for_end
 
 
 class Zygote:
-    """A zygote and its other end."""
+    """A zygote, and the kernel's end of its socket."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +32,7 @@ class Zygote:
         self.pids = 0
 
     def fork(self, code: str, *args: str, **changes: object) -> tuple[int, int]:
-        """Start an agent from source; (pid, host pid)."""
+        """Start an agent from source; return its pid and host pid."""
         self.pids += 1
         path = self.folder / f"agent{self.pids}.py"
         path.write_text(code)
@@ -53,7 +51,7 @@ class Zygote:
         return decode_report(self.sock.recv(1 << 16))
 
     def run(self, code: str, *args: str, **changes: object) -> tuple[int, str]:
-        """Start an agent and wait; (exit code, output)."""
+        """Run an agent to its end; return its exit code and output."""
         pid, _ = self.fork(code, *args, **changes)
         report = self.report()
         assert isinstance(report, Exited) and report.pid == pid
@@ -113,7 +111,7 @@ def test_an_agent_gets_its_arguments_folder_and_environment(zygote: Zygote) -> N
     )
     _, output = zygote.run(code, "a b", "--c", env={"K": "v"})
     assert f"['a b', '--c'] {zygote.folder} v None 5\n__main__ True True\n" in output
-    assert output.endswith("['0', '1', '2'] 4\n"), "nothing of the zygote's stays open"
+    assert output.endswith("['0', '1', '2'] 4\n"), "no descriptor of the zygote stays open"
 
 
 def test_a_fifo_without_a_reader_becomes_the_log(zygote: Zygote) -> None:

@@ -1,4 +1,4 @@
-"""Tables: which columns a narrow terminal gets, and that nothing in a cell is obeyed."""
+"""Tables: the columns that fit a narrow terminal; no control character of a cell gets through."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which Python runs an agent, and the environments of PEP 723 with a stub in the place of uv."""
+"""The choice of the Python that runs an agent, and PEP 723 environments with a stub of uv."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK = '# /// script\n# dependencies = ["x"]\n# ///\n'
 
 @pytest.fixture
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An agent's file. No environment is active, and there is no Python on the PATH."""
+    """An agent's file. No environment is active, and the PATH has no Python."""
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "programs"))
@@ -66,7 +66,7 @@ def test_option_block_active_environment_and_path_apply_in_this_order(
     assert _chosen(agent) is None
     link.unlink()
     monkeypatch.setenv("PATH", f"{bare}/bin")
-    assert _chosen(agent) is None, "this one has no aios"
+    assert _chosen(agent) is None, "this one cannot import aios"
     monkeypatch.setenv("PATH", f"{client}/bin")
     assert _chosen(agent) == _known_as(client)
     monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
@@ -131,7 +131,7 @@ def test_an_interpreter_is_examined_again_only_when_something_has_changed(
 
     monkeypatch.setattr(pythons, "_run", counted)
     assert _chosen(agent, sys.executable) == _known_as(Path(sys.prefix))
-    assert not runs, "the one that runs this command needs no examination"
+    assert not runs, "the Python of the command itself needs no check"
     environment = tmp_path / "environment"
     environments.make(environment, client=False)
     for _ in range(2):
