@@ -21,7 +21,8 @@ demo: setup
 	@$(BIN)/python -P -m aios.bench.demo
 
 test: setup lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=)
+	@$(if $(COVERAGE),$(BIN)/python -m coverage report | sed -n '1,17p;/^TOTAL/p')
 
 lint: setup
 	$(BIN)/ruff check .

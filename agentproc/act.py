@@ -221,14 +221,16 @@ def _plan(
 ) -> _Plan[ActResult]:
     """Do a task, from its first turn to its result."""
     deadline_s = time.monotonic() + limits.timeout_s
-    own = {made.spec.name: made for made in map(tools.as_tool, _functions(wanted))}
+    own: dict[str, Tool[..., Any]] = {}
     specs: list[ToolSpec] = []
     for each in wanted:
+        found: ToolInfo | Tool[..., Any]
         if isinstance(each, str):
-            found: ToolInfo = yield _LookUp(each)
-            specs.append(found.spec)
+            found = yield _LookUp(each)
         else:
-            specs.append(own[tools.as_tool(each).spec.name].spec)
+            found = tools.as_tool(each)
+            own[found.spec.name] = found
+        specs.append(found.spec)
     work = _Task(own, specs, options, limits, deadline_s)
     work.messages += [Message("user", task)]
     for step in range(max(1, limits.max_steps)):
@@ -242,10 +244,6 @@ def _plan(
             break
     work.result.messages = work.messages
     return work.result
-
-
-def _functions(wanted: Sequence[str | tools.Function]) -> list[tools.Function]:
-    return [each for each in wanted if not isinstance(each, str)]
 
 
 class _Task:

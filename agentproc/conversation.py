@@ -24,6 +24,7 @@ from aios.syscalls.types.chat import (
     NamedContext,
     SaveRequest,
 )
+from aios.syscalls.types.common import Empty
 
 from . import sdk, session
 
@@ -95,25 +96,23 @@ class Context:
         ``AGENT/NAME``, here and in ``restore`` and ``remove``, belongs to another agent. Raises
         ResourceExhausted if there is no room, PermissionDenied.
         """
-        saved: NamedContext = session.call("context.save", SaveRequest(name, self.messages))
-        return saved
+        return session.call("context.save", SaveRequest(name, self.messages), NamedContext)
 
     def restore(self, name: str) -> Context:
         """Replace the messages with those saved under a name; return self. Raises NotFound."""
-        reply: ContextReply = session.call("context.restore", ContextName(name))
+        reply = session.call("context.restore", ContextName(name), ContextReply)
         self.messages, self.last = list(reply.messages), None
         return self
 
     @staticmethod
     def saved(agent: str | None = None) -> list[NamedContext]:
         """Return the contexts saved by this agent, or by another."""
-        reply: ContextList = session.call("context.list", ContextsOf(agent))
-        return reply.contexts
+        return session.call("context.list", ContextsOf(agent), ContextList).contexts
 
     @staticmethod
     def remove(name: str) -> None:
         """Delete a saved context. Raises NotFound."""
-        session.call("context.remove", ContextName(name))
+        session.call("context.remove", ContextName(name), Empty)
 
 
 context = Context()

@@ -78,8 +78,7 @@ def write(path: str, data: str | bytes, *, expect: int | None = None) -> FileInf
     """
     content = data.encode() if isinstance(data, str) else data
     if len(content) <= MAX_PART_BYTES:
-        info: FileInfo = session.call("fs.write", FsWrite(path, content, expect=expect))
-        return info
+        return session.call("fs.write", FsWrite(path, content, expect=expect), FileInfo)
     with Writer(path, expect) as writer:
         writer.write(content)
     assert writer.info
@@ -89,8 +88,7 @@ def write(path: str, data: str | bytes, *, expect: int | None = None) -> FileInf
 def append(path: str, data: str | bytes) -> FileInfo:
     """Append up to 4 MiB to a file; create it if missing. Raises the errors of ``write``."""
     content = data.encode() if isinstance(data, str) else data
-    info: FileInfo = session.call("fs.write", FsWrite(path, content, append=True))
-    return info
+    return session.call("fs.write", FsWrite(path, content, append=True), FileInfo)
 
 
 def open(path: str, mode: Literal["rb", "wb", "r", "w"] = "rb") -> IO[Any]:
@@ -116,8 +114,7 @@ class Reader(io.RawIOBase):
         self._held = (0, first.data)
 
     def _piece(self, offset: int, length: int, version: int | None) -> FsData:
-        piece: FsData = session.call("fs.read", FsRead(self._path, offset, length, version))
-        return piece
+        return session.call("fs.read", FsRead(self._path, offset, length, version), FsData)
 
     def readable(self) -> bool:
         """Return True."""
@@ -159,8 +156,8 @@ class Writer(io.RawIOBase):
 
     def __init__(self, path: str, expect: int | None = None) -> None:
         super().__init__()
-        upload: FsUpload = session.call("fs.begin", FsBegin(path, expect))
-        self._upload: int | None = upload.upload
+        self._upload: int | None
+        self._upload = session.call("fs.begin", FsBegin(path, expect), FsUpload).upload
         self._held = bytearray()
         self.info: FileInfo | None = None
 
@@ -181,7 +178,7 @@ class Writer(io.RawIOBase):
     def _send(self, upload: int, size: int) -> None:
         part = bytes(self._held[:size])
         del self._held[:size]
-        session.call("fs.part", FsPart(upload, part))
+        session.call("fs.part", FsPart(upload, part), Empty)
 
     def close(self) -> None:
         """Make the content the file's next version. Raises the errors of ``aios.fs.write``."""
@@ -190,14 +187,14 @@ class Writer(io.RawIOBase):
         if upload is not None:
             if self._held:
                 self._send(upload, len(self._held))
-            self.info = session.call("fs.end", FsEnd(upload))
+            self.info = session.call("fs.end", FsEnd(upload), FileInfo)
 
     def discard(self) -> None:
         """Drop the content; the file is not changed."""
         upload, self._upload = self._upload, None
         super().close()
         if upload is not None:
-            session.call("fs.drop", FsEnd(upload))
+            session.call("fs.drop", FsEnd(upload), Empty)
 
     def __enter__(self) -> Writer:
         return self
@@ -221,7 +218,7 @@ def list(path: str = "/") -> builtins.list[FileInfo]:
     more = True
     while more:
         after = found[-1].path.rpartition("/")[2] if found else ""
-        page: FsEntries = session.call("fs.list", FsList(path, after))
+        page = session.call("fs.list", FsList(path, after), FsEntries)
         found += page.entries
         more = page.more
     return found
@@ -238,8 +235,7 @@ def walk(path: str = "/") -> Iterator[FileInfo]:
 
 def stat(path: str) -> FileInfo:
     """Return what is at a path. Raises NotFound."""
-    info: FileInfo = session.call("fs.stat", FsPath(path))
-    return info
+    return session.call("fs.stat", FsPath(path), FileInfo)
 
 
 def exists(path: str) -> bool:
@@ -253,14 +249,13 @@ def exists(path: str) -> bool:
 
 def mkdir(path: str) -> FileInfo:
     """Create a folder and those above it. No error if it exists."""
-    info: FileInfo = session.call("fs.mkdir", FsPath(path))
-    return info
+    return session.call("fs.mkdir", FsPath(path), FileInfo)
 
 
 def delete(path: str, *, recursive: bool = False) -> None:
     """Delete a file, or with ``recursive`` a folder and all in it. Until its versions are pruned,
     ``rollback`` brings a file back, except on a mount."""
-    session.call("fs.delete", FsDelete(path, recursive))
+    session.call("fs.delete", FsDelete(path, recursive), Empty)
 
 
 def move(source: str, target: str) -> FileInfo:
@@ -271,8 +266,7 @@ def move(source: str, target: str) -> FileInfo:
     only.
     """
     if _root(source) == _root(target):
-        info: FileInfo = session.call("fs.move", FsMove(source, target))
-        return info
+        return session.call("fs.move", FsMove(source, target), FileInfo)
     if exists(target):
         raise IllegalState(f"{target} exists", "delete it first, or choose another name")
     with Reader(source) as reader, Writer(target) as writer:
@@ -295,14 +289,12 @@ def _root(path: str) -> tuple[str, ...]:
 
 def history(path: str) -> builtins.list[VersionInfo]:
     """Return the kept versions of a file, deleted or not, newest first."""
-    found: FsVersions = session.call("fs.history", FsPath(path))
-    return found.versions
+    return session.call("fs.history", FsPath(path), FsVersions).versions
 
 
 def rollback(path: str, version: int) -> FileInfo:
     """Make an old version's content the newest. Also brings a deleted file back."""
-    info: FileInfo = session.call("fs.rollback", FsRollback(path, version))
-    return info
+    return session.call("fs.rollback", FsRollback(path, version), FileInfo)
 
 
 def diff(path: str, old: int, new: int | None = None) -> str:
@@ -319,7 +311,7 @@ def diff(path: str, old: int, new: int | None = None) -> str:
         try:
             sides.append((f"{info.path}@{info.version}", data.decode().splitlines(keepends=True)))
         except UnicodeDecodeError:
-            raise IllegalState(f"version {info.version} of {path} is no text") from None
+            raise IllegalState(f"version {info.version} of {path} is not text") from None
     (left, before), (right, after) = sides
     return "".join(
         line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
@@ -340,8 +332,7 @@ def _content(path: str, version: int | None) -> tuple[FileInfo, bytes]:
 def prune(path: str = "/", *, keep: int = 1) -> FsPruned:
     """Delete old versions below a path for good; each file keeps its newest ``keep``. With 1,
     deleted files are forgotten, too."""
-    pruned: FsPruned = session.call("fs.prune", FsPrune(path, keep))
-    return pruned
+    return session.call("fs.prune", FsPrune(path, keep), FsPruned)
 
 
 def share(path: str, with_: str, rights: Rights = "read") -> FsShared:
@@ -352,19 +343,17 @@ def share(path: str, with_: str, rights: Rights = "read") -> FsShared:
     (``unused`` in the result), the grant goes to the first one that does: share with your own agent
     after starting it.
     """
-    shared: FsShared = session.call("fs.share", FsShare(path, with_, rights))
-    return shared
+    return session.call("fs.share", FsShare(path, with_, rights), FsShared)
 
 
 def unshare(path: str, with_: str) -> None:
     """Revoke a grant. Raises NotFound."""
-    session.call("fs.share", FsShare(path, with_, None))
+    session.call("fs.share", FsShare(path, with_, None), FsShared)
 
 
 def shares() -> FsShares:
     """Return what this agent shares (``given``) and what others share with it (``received``)."""
-    found: FsShares = session.call("fs.shares", Empty())
-    return found
+    return session.call("fs.shares", Empty(), FsShares)
 
 
 def search(
@@ -382,11 +371,9 @@ def search(
     says why that is not the requested mode, and which part of a mount was not searched: the first
     search of a large mount ends at its deadline with what is indexed by then.
     """
-    found: FsFound = session.call("fs.search", FsSearch(query, path, limit, mode))
-    return found
+    return session.call("fs.search", FsSearch(query, path, limit, mode), FsFound)
 
 
 def usage() -> FsUsage:
     """Return the size and the quota of the home."""
-    found: FsUsage = session.call("fs.usage", Empty())
-    return found
+    return session.call("fs.usage", Empty(), FsUsage)

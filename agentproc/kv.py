@@ -14,6 +14,7 @@ import builtins
 from typing import Any
 
 from aios.syscalls.errors import NotFound
+from aios.syscalls.types.common import Empty
 from aios.syscalls.types.storage import KvDelete, KvEntry, KvKey, KvKeys, KvList, KvSet
 
 from . import session
@@ -29,8 +30,7 @@ def get(key: str, default: Any = None) -> Any:
 
 def entry(key: str) -> KvEntry:
     """Return a value with its version. Raises NotFound."""
-    found: KvEntry = session.call("kv.get", KvKey(key))
-    return found
+    return session.call("kv.get", KvKey(key), KvEntry)
 
 
 def set(key: str, value: Any, *, expect: int | None = None) -> KvEntry:
@@ -39,13 +39,12 @@ def set(key: str, value: Any, *, expect: int | None = None) -> KvEntry:
     ``expect``: the version that it must have now, 0 for none. Raises VersionConflict,
     QuotaExceeded, ResourceExhausted (too large).
     """
-    kept: KvEntry = session.call("kv.set", KvSet(key, value, expect))
-    return kept
+    return session.call("kv.set", KvSet(key, value, expect), KvEntry)
 
 
 def delete(key: str, *, expect: int | None = None) -> None:
     """Delete a key. Raises NotFound, VersionConflict."""
-    session.call("kv.delete", KvDelete(key, expect))
+    session.call("kv.delete", KvDelete(key, expect), Empty)
 
 
 def list(prefix: str = "") -> builtins.list[str]:
@@ -53,7 +52,7 @@ def list(prefix: str = "") -> builtins.list[str]:
     found: builtins.list[str] = []
     more = True
     while more:
-        page: KvKeys = session.call("kv.list", KvList(prefix, found[-1] if found else ""))
+        page = session.call("kv.list", KvList(prefix, found[-1] if found else ""), KvKeys)
         found += page.keys
         more = page.more
     return found

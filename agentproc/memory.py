@@ -41,26 +41,23 @@ def add(text: str, *, scope: str = "session", persist: bool = False) -> Note:
     Lasting notes are on disk when this returns. Raises ResourceExhausted if a quota is exceeded,
     PermissionDenied, InvalidArgument.
     """
-    note: Note = session.call("memory.add", AddRequest(text, scope, persist))
-    return note
+    return session.call("memory.add", AddRequest(text, scope, persist), Note)
 
 
 def get(id: str) -> Note:
     """Return a note by its id. Raises NotFound."""
-    note: Note = session.call("memory.get", NoteRef(id))
-    return note
+    return session.call("memory.get", NoteRef(id), Note)
 
 
 def update(id: str, text: str | None = None, *, persist: bool = False) -> Note:
     """Replace a note's text. ``persist`` moves a session's note to the agent's scope; the returned
     note has its new id. Raises NotFound, ResourceExhausted."""
-    note: Note = session.call("memory.update", UpdateRequest(id, text, persist))
-    return note
+    return session.call("memory.update", UpdateRequest(id, text, persist), Note)
 
 
 def remove(id: str) -> None:
     """Delete a note. Raises NotFound."""
-    session.call("memory.remove", NoteRef(id))
+    session.call("memory.remove", NoteRef(id), Empty)
 
 
 def search(
@@ -81,8 +78,7 @@ def search(
     notes can be found by meaning.
     """
     body = SearchRequest(query, k, tuple(scopes), mode, log, fresh)
-    reply: SearchReply = session.call("memory.search", body, timeout)
-    return reply
+    return session.call("memory.search", body, SearchReply, timeout)
 
 
 def list(
@@ -90,17 +86,14 @@ def list(
 ) -> NoteList:
     """Return a page of a scope's notes in the order of adding: ``.notes``, ``.more`` (others
     follow) and ``.usage``. ``log``: the interaction log instead."""
-    reply: NoteList = session.call("memory.list", ListRequest(scope, after, limit, log))
-    return reply
+    return session.call("memory.list", ListRequest(scope, after, limit, log), NoteList)
 
 
 def clear(scope: str = "session") -> int:
     """Delete all notes of a scope; return their number."""
-    reply: Cleared = session.call("memory.clear", ScopeRef(scope))
-    return reply.removed
+    return session.call("memory.clear", ScopeRef(scope), Cleared).removed
 
 
 def scopes() -> Sequence[ScopeUsage]:
     """Return the size and limits of this agent's own scopes."""
-    reply: ScopeList = session.call("memory.scopes", Empty())
-    return reply.scopes
+    return session.call("memory.scopes", Empty(), ScopeList).scopes

@@ -107,8 +107,7 @@ def chat(
     ``timeout`` in seconds, 600 by default. Raises ContextOverflow, BudgetExceeded,
     DeadlineExceeded, InvalidArgument, ModelUnavailable, KernelUnavailable.
     """
-    reply: ChatReply = session.call("llm.chat", _request(prompt, options, streamed=False), timeout)
-    return reply
+    return session.call("llm.chat", _request(prompt, options, streamed=False), ChatReply, timeout)
 
 
 class ReplyStream(Iterator[str]):
@@ -190,20 +189,17 @@ async def astream(
 
 def getpid() -> int:
     """Return this agent's pid in the kernel (not the host's pid)."""
-    reply: Pid = session.call("getpid", Empty())
-    return reply.pid
+    return session.call("getpid", Empty(), Pid).pid
 
 
 def getppid() -> int:
     """Return the pid of the agent that spawned this one; 0 for the operator."""
-    reply: Pid = session.call("getpid", Empty())
-    return reply.parent
+    return session.call("getpid", Empty(), Pid).parent
 
 
 def ps(*, all: bool = False) -> list[ProcessInfo]:
     """Return the process table. ``all`` includes dead processes."""
-    reply: ProcessList = session.call("proc.ps", PsRequest(all))
-    return reply.processes
+    return session.call("proc.ps", PsRequest(all), ProcessList).processes
 
 
 class Process:
@@ -221,28 +217,27 @@ class Process:
 
     def kill(self) -> None:
         """Kill the agent and all it started."""
-        session.call("proc.signal", SignalRequest(str(self.pid), "kill"))
+        session.call("proc.signal", SignalRequest(str(self.pid), "kill"), Empty)
 
     def stop(self, grace: float = 10.0) -> None:
         """Ask the agent to end; kill it after ``grace`` seconds."""
-        session.call("proc.signal", SignalRequest(str(self.pid), "stop", grace))
+        session.call("proc.signal", SignalRequest(str(self.pid), "stop", grace), Empty)
 
     def pause(self) -> None:
         """Freeze the agent and its generation."""
-        session.call("proc.signal", SignalRequest(str(self.pid), "pause"))
+        session.call("proc.signal", SignalRequest(str(self.pid), "pause"), Empty)
 
     def resume(self) -> None:
         """Thaw the agent."""
-        session.call("proc.signal", SignalRequest(str(self.pid), "resume"))
+        session.call("proc.signal", SignalRequest(str(self.pid), "resume"), Empty)
 
     def renice(self, nice: int | None = None, klass: Class | None = None) -> None:
         """Change the agent's priority: ``nice`` from -20 (highest) to 19, ``klass``."""
-        session.call("proc.renice", ReniceRequest(str(self.pid), nice, klass))
+        session.call("proc.renice", ReniceRequest(str(self.pid), nice, klass), Empty)
 
     def log(self) -> str:
         """Return the path of the agent's output."""
-        reply: LogReply = session.call("proc.log", RefRequest(str(self.pid)))
-        return reply.path
+        return session.call("proc.log", RefRequest(str(self.pid)), LogReply).path
 
 
 def spawn(
@@ -271,30 +266,28 @@ def spawn(
     belongs to the operator or another program; InvalidArgument for an invalid rule or group;
     ResourceExhausted after 10,000 different names.
     """
-    reply: SpawnReply = session.call("proc.spawn", SpawnRequest(
+    request = SpawnRequest(
         path=os.path.abspath(os.fspath(path)), args=list(args), cwd=os.getcwd(),
         env=dict(env or {}), name=name, nice=nice, klass=klass, max_tokens=max_tokens,
         timeout_s=timeout, model=model, group=group, deny=list(deny),
         rights=None if rights is None else list(rights),
-    ))  # fmt: skip
+    )  # fmt: skip
+    reply = session.call("proc.spawn", request, SpawnReply)
     return Process(reply.pid, reply.name)
 
 
 def wait(ref: int | str, timeout: float | None = None) -> ExitStatus:
     """Wait until a process (pid or name) ends and return how. Raises DeadlineExceeded."""
-    status: ExitStatus = session.call("proc.wait", RefRequest(str(ref)), timeout)
-    return status
+    return session.call("proc.wait", RefRequest(str(ref)), ExitStatus, timeout)
 
 
 def send(to: int | str, value: Any) -> None:
     """Put a value into another agent's mailbox: any value that msgpack can encode, up to 1 MiB."""
-    session.call("ipc.send", SendRequest(str(to), value))
+    session.call("ipc.send", SendRequest(str(to), value), Empty)
 
 
 def recv(timeout: float | None = None, *, sender: int | str | None = None) -> MailReply:
     """Wait for the next message and return it: ``.sender``, ``.sender_name``, ``.body``.
     ``timeout`` in seconds, 600 by default. Raises DeadlineExceeded."""
-    reply: MailReply = session.call(
-        "ipc.recv", RecvRequest(None if sender is None else str(sender)), timeout
-    )
-    return reply
+    request = RecvRequest(None if sender is None else str(sender))
+    return session.call("ipc.recv", request, MailReply, timeout)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 import zmq
@@ -21,6 +21,8 @@ from aios.syscalls.errors import KernelUnavailable
 
 if TYPE_CHECKING:
     from .tool import Tool
+
+R = TypeVar("R", bound=msgspec.Struct)
 
 
 class _Held:
@@ -99,11 +101,11 @@ def current() -> Session:
     return known or _holder.sessions.setdefault(os.getpid(), Session())
 
 
-def call(name: str, body: msgspec.Struct, timeout: float | None = None) -> Any:
-    """Make a system call on the calling thread's connection."""
+def call(name: str, body: msgspec.Struct, reply: type[R], timeout: float | None = None) -> R:
+    """Make a system call on the calling thread's connection. ``reply``: its type in the table."""
     here = current()
     try:
-        return here.connection().call(name, body, timeout)
+        return cast(R, here.connection().call(name, body, timeout))
     except KernelUnavailable:
         here.drop()  # a kernel started later is found by the next call
         raise

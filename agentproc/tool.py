@@ -112,7 +112,7 @@ def as_json(name: str, result: object) -> str:
             text = json.dumps(msgspec.to_builtins(result)).encode()
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         reason = str(error) or type(error).__name__
-        raise ToolFailed(f"{name} returned what is no JSON: {reason}") from None
+        raise ToolFailed(f"the result of {name} is not JSON: {reason}") from None
     if len(text) > MAX_JSON_BYTES:
         raise ResourceExhausted(
             f"{name} returned {len(text):,} bytes; the limit is {MAX_JSON_BYTES:,}",
@@ -197,7 +197,7 @@ def _arguments(function: Callable[..., Any], named: str) -> tuple[type[msgspec.S
         msgspec.json.Decoder(takes)
         schema = _schema(takes)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidArgument(f"tool {named}: its hints cannot be JSON: {error}") from None
+        raise InvalidArgument(f"tool {named}: its hints have no JSON schema: {error}") from None
     return takes, schema
 
 

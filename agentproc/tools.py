@@ -47,9 +47,9 @@ log = logging.getLogger("aios.tools")
 Function = Tool[..., Any] | Callable[..., Any]
 
 _PAUSE_S, _MOST_PAUSE_S = 0.2, 30.0
-"""Between tries, the first and the longest: each is twice as long as the one before."""
+"""First and longest pause between attempts; each is twice the one before."""
 _TRIES = 5
-"""To tell an answer."""
+"""Limit on attempts to send an answer."""
 
 
 def call(
@@ -69,15 +69,14 @@ def reply(
 ) -> ToolReply:
     """Call a tool and return its whole reply: the result as JSON text, its output, times in seconds
     and the number of attempts."""
-    made: ToolReply = session.call("tool.call", _request(name, arguments), timeout)
-    return made
+    return session.call("tool.call", _request(name, arguments), ToolReply, timeout)
 
 
 def _request(name: str, arguments: Mapping[str, Any] | None) -> ToolCall:
     try:
         return ToolCall(name, json.dumps(dict(arguments or {}), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidArgument(f"{name}: the arguments cannot be JSON: {error}") from None
+        raise InvalidArgument(f"{name}: the arguments are not JSON: {error}") from None
 
 
 async def acall(
@@ -102,14 +101,12 @@ async def _async_call(name: str, body: msgspec.Struct, timeout: float | None = N
 
 def list() -> builtins.list[ToolInfo]:
     """Return all tools."""
-    found: ToolList = session.call("tool.list", Empty())
-    return found.tools
+    return session.call("tool.list", Empty(), ToolList).tools
 
 
 def show(name: str) -> ToolInfo:
     """Return one tool, with its schema. Raises NotFound."""
-    found: ToolInfo = session.call("tool.show", ToolRef(name))
-    return found
+    return session.call("tool.show", ToolRef(name), ToolInfo)
 
 
 def offer(*functions: Function, threads: int = 1) -> None:
@@ -136,7 +133,7 @@ def serve(*functions: Function) -> None:
 
 def _offer(functions: tuple[Function, ...]) -> session.Session:
     mine = {made.spec.name: made for made in map(as_tool, functions)}
-    session.call("tool.offer", OfferRequest([each.spec for each in mine.values()]))
+    session.call("tool.offer", OfferRequest([each.spec for each in mine.values()]), Empty)
     here = session.current()
     here.offered = mine
     return here
@@ -163,14 +160,13 @@ def _next() -> ToolWork:
     pause_s = _PAUSE_S
     while True:
         try:
-            work: ToolWork = session.call("tool.next", Empty(), MAX_TIMEOUT_S)
-            return work
+            return session.call("tool.next", Empty(), ToolWork, MAX_TIMEOUT_S)
         except KernelUnavailable:
             raise
-        except DeadlineExceeded:  # nobody has called for long
+        except DeadlineExceeded:  # no call for a long time
             pause_s = _PAUSE_S
         except AiosError as error:
-            log.warning("no work can be had now, tried again in %g s: %s", pause_s, error)
+            log.warning("cannot fetch work, retrying in %g s: %s", pause_s, error)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _MOST_PAUSE_S)
 
@@ -182,7 +178,7 @@ def _work(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> None:
     except BaseException as error:  # SystemExit and the like: the function's own
         _tell(_failure(work, ToolFailed.code, f"{work.name} raised {type(error).__name__}"))
         if threading.current_thread() is threading.main_thread():
-            raise  # perhaps this program is to end
+            raise  # the program may be about to exit
     else:
         _tell(answer)
 
@@ -191,7 +187,7 @@ def _tell(answer: ToolAnswer) -> None:
     """Send an answer, and retry on failure: until it arrives, the call counts as running."""
     for attempt in range(_TRIES):
         try:
-            session.call("tool.answer", answer)
+            session.call("tool.answer", answer, Empty)
             return
         except KernelUnavailable:
             raise
@@ -205,9 +201,9 @@ def _tell(answer: ToolAnswer) -> None:
 def _answer(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> ToolAnswer:
     try:
         if work.name not in mine:
-            raise InvalidArgument(f"{work.name} is offered no more")
+            raise InvalidArgument(f"{work.name} is no longer offered")
         if work.due_s and time.monotonic() > work.due_s:
-            raise DeadlineExceeded(f"{work.name} was not begun: its caller has given up")
+            raise DeadlineExceeded(f"{work.name} was not started: its caller has given up")
         with on_behalf(work.work):
             result = mine[work.name].run(work.arguments)
         return ToolAnswer(work.work, result)

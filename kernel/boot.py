@@ -39,6 +39,7 @@ from aios.kernel.loop.worker import Worker
 from aios.kernel.memory.calls import MemoryCalls
 from aios.kernel.memory.manager import MemoryManager, Quotas
 from aios.kernel.memory.recall import Recall
+from aios.kernel.memory.scopes import Scopes
 from aios.kernel.model.calls import ModelCalls
 from aios.kernel.model.core_life import Core
 from aios.kernel.model.models import Models
@@ -53,10 +54,10 @@ from aios.kernel.storage.calls import StorageCalls
 from aios.kernel.storage.files.quota import Limits
 from aios.kernel.storage.manager import Storage
 from aios.kernel.tools.calls import ToolHandlers
-from aios.kernel.tools.files import ToolFiles
-from aios.kernel.tools.host import ToolHost
 from aios.kernel.tools.manager import ToolCalls
 from aios.kernel.tools.registry import Registry
+from aios.kernel.tools.stored import ToolFiles
+from aios.kernel.tools.toolhost import ToolHost
 from aios.kernel.trap.doors import AGENTS, OPERATORS, Doors
 from aios.kernel.trap.pending import Handler
 from aios.kernel.trap.trap import Counts, Trap
@@ -219,14 +220,15 @@ class Kernel:
     def _handlers(self) -> dict[str, Handler]:
         """Return the handlers of all calls but the kernel's own, by name."""
         table, access = self._table, self._access
-        memory_calls = MemoryCalls(table, access, self._memory)
+        scopes = Scopes(table, access)
+        memory_calls = MemoryCalls(table, scopes, self._memory)
         process_calls = ProcessCalls(
             table, access, self._supervisor, self._models, self.loop.clock, self._callers.by_user,
             self._tool_calls.waits_of,
         )  # fmt: skip
         saved = SavedContexts(paths.data_dir() / "contexts", self._worker, self.loop.clock)
         model_calls = ModelCalls(
-            table, access, self._models, saved, self._memory, Recall(memory_calls, self._memory),
+            table, access, self._models, saved, self._memory, Recall(scopes, self._memory),
         )  # fmt: skip
         storage_calls = StorageCalls(
             table, access, self._storage, self._runtime, self.loop.clock

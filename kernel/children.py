@@ -1,7 +1,7 @@
 """The kernel's child processes: how each is started, what it is given, and how it is ended.
 
-Cores and embedders are joined to the kernel by a link of their own; the zygote's and the
-toolhost's sockets are kept by who starts them. All end when their end of the socket closes.
+A core and an embedder have their link to the kernel here. The caller keeps the socket of a zygote
+or of the toolhost. Each child ends when the kernel's end of its socket closes.
 """
 
 from __future__ import annotations

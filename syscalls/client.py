@@ -89,19 +89,7 @@ def open_socket(
     )  # fmt: skip
     try:
         sock.connect(endpoint)
-        if not monitor.poll(int(CONNECT_TIMEOUT_S * 1000)):
-            raise KernelUnavailable(
-                f"the kernel (pid {kernel_os_pid}) did not answer within {CONNECT_TIMEOUT_S:g} s",
-                "see: aios daemon status; restart it with: aios daemon restart",
-            )
-        # zmq.utils.monitor does this too, but imports asyncio: half the cost of `import aios`
-        (event,) = struct.unpack_from("=H", monitor.recv_multipart()[0])
-        if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            raise KernelUnavailable(
-                "the kernel refused this connection",
-                "an agent cannot use the operator's socket, and a kernel serves one user; "
-                "start agents with: aios run agent.py",
-            )
+        _await_handshake(monitor, kernel_os_pid)
     except BaseException:
         sock.close(0)
         raise
@@ -110,6 +98,22 @@ def open_socket(
             sock.disable_monitor()
         monitor.close(0)
     return sock
+
+
+def _await_handshake(monitor: zmq.Socket[Any], kernel_os_pid: int) -> None:
+    if not monitor.poll(int(CONNECT_TIMEOUT_S * 1000)):
+        raise KernelUnavailable(
+            f"the kernel (pid {kernel_os_pid}) did not answer within {CONNECT_TIMEOUT_S:g} s",
+            "see: aios daemon status; restart it with: aios daemon restart",
+        )
+    # zmq.utils.monitor does this too, but imports asyncio: half the cost of `import aios`
+    (event,) = struct.unpack_from("=H", monitor.recv_multipart()[0])
+    if event != zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        raise KernelUnavailable(
+            "the kernel refused this connection",
+            "an agent cannot use the operator's socket, and a kernel serves one user; "
+            "start agents with: aios run agent.py",
+        )
 
 
 class Connection:

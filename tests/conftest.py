@@ -30,7 +30,7 @@ IDLE = "import time; time.sleep(1000)"
 
 
 class Machine:
-    """A kernel of its own. Everything a test starts here ends with it."""
+    """The folders and settings of one kernel. All that a test starts in it ends with it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,11 +46,11 @@ class Machine:
         }
 
     def start(self, *flags: str) -> int:
-        """Start the kernel; its host pid."""
+        """Start the kernel; return its host pid."""
         return daemonctl.start(flags, self.env)
 
     def trust(self, *rules: str) -> None:
-        """Agents may do what the rules say without asking; before ``start``."""
+        """Let agents do what the rules say without asking. Call it before ``start``."""
         listed = ", ".join(f'"{rule}"' for rule in rules)
         (self.folder / "policy.toml").write_text(
             'default = "tested"\nguest = "tested"\n[group.tested]\nfrom = ["agent"]\n'
@@ -83,30 +83,30 @@ class Machine:
         )
 
     def agent(self, name: str, code: str) -> str:
-        """Write an agent's file; its path."""
+        """Write an agent's file; return its path."""
         path = self.folder / f"{name}.py"
         path.write_text(code)
         return str(path)
 
     def audit(self, *words: str) -> list[dict[str, Any]]:
-        """What ``aios audit`` shows of all records."""
+        """Return all audit records that ``aios audit WORDS`` selects."""
         got = self.aios("audit", "--json", "-n", "0", *words)
         assert got.returncode == 0, got.stderr
         return [json.loads(line) for line in got.stdout.splitlines()]
 
     def audit_folder(self) -> Path:
-        """The folder with the files of the audit log."""
+        """Return the folder of the audit log's files."""
         return Path(self.aios("audit", "path").stdout.strip())
 
     def log(self) -> str:
-        """The kernel's log."""
+        """Return the text of the kernel's log."""
         path = self.folder / "state" / "aios" / "aiosd.log"
         return path.read_text() if path.exists() else ""
 
 
 @contextlib.contextmanager
 def folders() -> Iterator[Machine]:
-    """Folders for a kernel, which is stopped at the end if it was started."""
+    """Make folders for a kernel; at the end, stop it if it runs."""
     with tempfile.TemporaryDirectory(prefix="aios-t-") as name:
         machine = Machine(Path(name))
         try:
@@ -117,7 +117,7 @@ def folders() -> Iterator[Machine]:
 
 @contextlib.contextmanager
 def shared_kernel() -> Iterator[Machine]:
-    """The same for a kernel that several tests share: none of them may make it crash."""
+    """Make folders for a kernel that several tests share; its log may show no traceback."""
     with folders() as machine:
         yield machine
         daemonctl.stop(machine.runtime)
@@ -126,7 +126,7 @@ def shared_kernel() -> Iterator[Machine]:
 
 @contextlib.contextmanager
 def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """A server of our own; yields its host:port."""
+    """Run an HTTP server of the test's own; yield its host:port."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -139,7 +139,7 @@ def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 
 @pytest.fixture
 def stopped() -> Iterator[Machine]:
-    """Folders for a kernel that the test starts itself."""
+    """Folders for a kernel; the test starts it itself."""
     with folders() as machine:
         yield machine
 
@@ -161,11 +161,11 @@ def _fake_kernel() -> Iterator[Machine]:
 
 @pytest.fixture
 def machine(_fake_kernel: Machine) -> Iterator[Machine]:
-    """A kernel on the fake model, shared by the tests of a run; each leaves it clean."""
+    """A kernel on the fake model, shared by all tests of a run; what a test leaves is killed."""
     yield _fake_kernel
     with operator(_fake_kernel) as connection:
         for row in connection.call("proc.ps", _ps()).processes:
-            if row.exit_code is None and row.os_pid != os.getpid():  # we are a guest ourselves
+            if row.exit_code is None and row.os_pid != os.getpid():  # this process is a guest, too
                 connection.call("proc.signal", SignalRequest(str(row.pid), "kill"))
                 connection.call("proc.wait", RefRequest(str(row.pid)))
         check: CheckReply = connection.call("kernel.check", Empty())
@@ -174,14 +174,14 @@ def machine(_fake_kernel: Machine) -> Iterator[Machine]:
 
 @pytest.fixture
 def guest(machine: Machine, context: zmq.Context[Any]) -> Iterator[Connection]:
-    """A connection as a program started by hand."""
+    """A connection of a guest, as a program started by hand has it."""
     with Connection(context, Credentials(machine.runtime)) as connection:
         yield connection
 
 
 @pytest.fixture(scope="session")
 def context() -> Iterator[zmq.Context[Any]]:
-    """A zmq context for connections that tests make themselves."""
+    """A zmq context for the connections that tests make themselves."""
     made: zmq.Context[Any] = zmq.Context()
     yield made
     made.term()
@@ -190,13 +190,13 @@ def context() -> Iterator[zmq.Context[Any]]:
 def call_tool(
     connection: Connection, tool: str, timeout_s: float | None = None, /, **arguments: Any
 ) -> Any:
-    """Call a tool; its result."""
+    """Call a tool; return its result."""
     reply = connection.call("tool.call", ToolCall(tool, json.dumps(arguments)), timeout_s)
     return json.loads(reply.result)
 
 
 def operator(machine: Machine) -> Connection:
-    """A connection to the operator's socket."""
+    """Return a connection to the operator's socket."""
     return Connection(zmq.Context.instance(), Credentials(machine.runtime, operator=True))
 
 
@@ -207,5 +207,5 @@ def _ps() -> Any:
 
 
 def lines(text: str) -> Sequence[str]:
-    """Lines that are not empty."""
+    """Return the lines that are not empty."""
     return [line for line in text.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Virtual environments that have the client and no more, made without a package index."""
+"""Virtual environments with only the client, made without a package index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def make(folder: Path, client: bool = True) -> Path:
 
 
 def add_client(folder: Path) -> None:
-    """Let an environment import aios and what the client depends on."""
+    """Let an environment import aios and the dependencies of the client."""
     spec, zmq = find_spec("aios"), find_spec("zmq")
     assert spec and spec.origin and zmq and zmq.origin
     packages = Path(zmq.origin).parent.parent

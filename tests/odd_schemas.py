@@ -1,4 +1,4 @@
-"""Tools' schemas with all that a model could trip over."""
+"""Schemas of tools with features that a model can get wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every file says what it is, none is long, and importing the SDK is light."""
+"""Limits on source files and on what importing the SDK imports."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ MAX_LINES = 400
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_file_says_what_it_is(path: Path) -> None:
+def test_every_file_is_short_and_has_a_docstring(path: Path) -> None:
     assert path.name not in {"utils.py", "base.py"}
     assert len(path.read_text().splitlines()) <= MAX_LINES
     assert ast.get_docstring(ast.parse(path.read_text()))
 
 
-def test_importing_the_sdk_is_light() -> None:
+def test_importing_the_sdk_imports_no_heavy_module() -> None:
     heavy = [
         "llama_cpp",
         "numpy",

@@ -1,4 +1,4 @@
-"""What pyproject.toml installs: every package, in a form that a folder named aios cannot hide.
+"""pyproject.toml installs every package; a folder named aios does not hide them.
 
 The client (the SDK, the boot of agents and the command line) needs no library of the kernel.
 """
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def setuptools() -> dict[str, Any]:
-    """pyproject.toml's part for setuptools."""
+    """The settings of setuptools in pyproject.toml."""
     found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     part: dict[str, Any] = found["setuptools"]
     return part
@@ -35,7 +35,7 @@ def test_every_folder_with_modules_is_a_package_that_is_installed(
     assert all((folder / "__init__.py").is_file() for folder in folders)
 
 
-def test_every_file_that_is_no_module_is_package_data(setuptools: dict[str, Any]) -> None:
+def test_every_other_file_is_package_data(setuptools: dict[str, Any]) -> None:
     data = {
         _folder(setuptools, package) / name
         for package, names in setuptools["package-data"].items()
@@ -45,8 +45,8 @@ def test_every_file_that_is_no_module_is_package_data(setuptools: dict[str, Any]
     assert data == {path for path in found if path.suffix not in (".py", ".pyc")}
 
 
-def test_a_folder_named_aios_hides_nothing(tmp_path: Path) -> None:
-    """A clone named aios beside a script, or in the current folder, is no package of this name."""
+def test_a_folder_named_aios_does_not_hide_the_package(tmp_path: Path) -> None:
+    """A clone named aios next to a script or in the current folder is not imported."""
     (tmp_path / "aios" / "kernel").mkdir(parents=True)
     script = tmp_path / "script.py"
     script.write_text("import aios, aios.kernel; print(aios.__file__, aios.kernel.__file__)")
@@ -106,7 +106,7 @@ def _tops(setuptools: dict[str, Any]) -> set[Path]:
 
 
 def _folder(setuptools: dict[str, Any], package: str) -> Path:
-    """The folder that a package is made of."""
+    """Return the source folder of a package."""
     given = setuptools["package-dir"]
     if package in given:
         return ROOT / str(given[package])

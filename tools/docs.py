@@ -166,7 +166,7 @@ def figures() -> str:
 
 def rungs() -> str:
     """Return the rungs of exactness and the speed of each, over llama.cpp's default KV type."""
-    from aios.hw.tuning.ladder import RUNGS
+    from aios.hw.tuning.exact_settings import RUNGS
 
     path = DOCS / "bench" / "overhead.json"
     ratios = json.loads(path.read_text())["ratios"] if path.exists() else {}

@@ -156,9 +156,7 @@ def restore(options: argparse.Namespace) -> int:
     """Replace all lasting notes by a backup."""
     if paths.kernel_os_pid(paths.runtime_dir()) is not None:
         raise InvalidArgument("the running kernel uses the notes", "stop it: aios daemon down")
-    parts.become(
-        "aios.kernel.memory.tool", "restore", out.whole(options.file), *["--json"] * options.json
-    )
+    parts.become("aios.kernel.memory.restore", out.whole(options.file), *["--json"] * options.json)
 
 
 def _line(text: str) -> str:

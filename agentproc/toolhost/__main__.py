@@ -1,5 +1,5 @@
 """``python -m aios.toolhost FD``: the dispatcher, as the kernel starts it."""
 
-from .host import main
+from .dispatcher import main
 
 main()

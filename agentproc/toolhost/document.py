@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-MOST_BYTES = 8 << 20
-MOST_NODES = 200_000
+MAX_BYTES = 8 << 20
+MAX_NODES = 200_000
 
 
 def load(path: Path) -> Any:
     """What a file holds. Raises OSError, and ValueError with the reason."""
     with path.open("rb") as file:
-        data = file.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise ValueError(f"it is longer than {MOST_BYTES:,} bytes")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it is longer than {MAX_BYTES:,} bytes")
     text = data.decode("utf-8-sig")
     if path.suffix.lower() in (".yaml", ".yml"):
         return _yaml(text)
@@ -42,12 +42,12 @@ def _yaml(text: str) -> Any:
 
 def _count(document: Any) -> None:
     """Aliases are cheap to read and dear to write out: each use counts."""
-    left, stack = MOST_NODES, [document]
+    left, stack = MAX_NODES, [document]
     while stack:
         node = stack.pop()
         left -= 1
         if left < 0:
-            raise ValueError(f"it has more than {MOST_NODES:,} nodes, aliases written out")
+            raise ValueError(f"it has more than {MAX_NODES:,} nodes, aliases written out")
         if isinstance(node, dict):
             stack += node.values()
         elif isinstance(node, list):

@@ -14,7 +14,7 @@ import httpx2
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
-from .crew import limit
+from .worker_process import limit
 
 MEMORY_BYTES = 1 << 30
 """Address space of a worker, not of the server that it starts."""

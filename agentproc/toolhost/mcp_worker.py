@@ -57,7 +57,7 @@ from .schema import Check, compiled
 from .secrets import Secrets
 
 _START_TIMEOUT_S = 45.0
-_MOST_PAGES = 50
+_MAX_PAGES = 50
 _PING_S = 0.5
 
 
@@ -76,7 +76,7 @@ class Server:
         """Learn the tools it has now. Raises AiosError."""
         found: list[Any] = []
         cursor: str | None = None
-        for _ in range(_MOST_PAGES):
+        for _ in range(_MAX_PAGES):
             page = await self._client.list_tools(cursor=cursor)
             found += page.tools
             cursor = page.next_cursor

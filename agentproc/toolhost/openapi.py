@@ -28,7 +28,7 @@ from .secrets import Secrets
 
 _METHODS = ("get", "put", "post", "delete", "patch", "head", "options")
 _TIMEOUT_S = 25.0
-_MOST_REFS = 1000
+_MAX_REFS = 1000
 _STYLES = ("form", "simple")
 _HEADER_TEXT = re.compile(r"[\x20-\x7e\xa0-\xff]+")
 
@@ -277,8 +277,8 @@ def _with_definitions(document: dict[str, Any], schema: dict[str, Any]) -> dict[
 
     made: dict[str, Any] = moved(schema)
     while todo:
-        if len(names) > _MOST_REFS:
-            raise ValueError(f"more than {_MOST_REFS} references")
+        if len(names) > _MAX_REFS:
+            raise ValueError(f"more than {_MAX_REFS} references")
         reference = todo.pop()
         definitions[names[reference]] = moved(target(reference, document))
     return {**made, "$defs": definitions} if definitions else made

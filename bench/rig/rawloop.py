@@ -16,7 +16,7 @@ from aios.hw.engine import model_files
 from aios.hw.engine.engine import EngineSettings, Message, Row, Tokens
 from aios.hw.engine.llama import LlamaEngine
 from aios.hw.engine.llama_lib import lib, logits_at
-from aios.hw.tuning import ladder
+from aios.hw.tuning import exact_settings
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
         path=model_files.resolve("default", Path()), seats=int(sys.argv[1]),
         cache_dir=sys.argv[2] if len(sys.argv) > 2 else None, look_up_tuned=False,
     )  # fmt: skip
-    engine = ladder.open_engine(settings)
+    engine = exact_settings.open_engine(settings)
     assert isinstance(engine, LlamaEngine)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:

@@ -22,7 +22,7 @@ from aios.bench.rig.report import Report, percentiles, timed
 from aios.bench.rig.worker import WORDS
 from aios.kernel.memory.quota import Limits
 from aios.kernel.memory.store import NoteStore
-from aios.kernel.memory.vectors import pack
+from aios.kernel.retrieval.vectors import pack
 from aios.syscalls import paths
 from aios.syscalls.client import Connection
 from aios.syscalls.types.access import GrantRequest

@@ -18,8 +18,8 @@ from aios.bench.rig.report import Report
 from aios.hw.engine import model_files
 from aios.hw.engine.engine import Rung
 from aios.hw.tuning.candidate import ORIGINAL, Candidate, TuningJob, score
+from aios.hw.tuning.exact_settings import RUNGS, UNTESTED
 from aios.hw.tuning.job_process import Order, run_apart
-from aios.hw.tuning.ladder import RUNGS, UNTESTED
 
 PROMPT = "Tell a long story about a river."
 TOKENS, SEATS = 96, 8

@@ -23,14 +23,14 @@ from aios.hw.machine.arena import SharedMemory
 from aios.hw.machine.framing import encode
 from aios.hw.machine.parent_death import die_with_parent
 from aios.hw.machine.threads import thread_counts
-from aios.hw.tuning.ladder import open_engine
+from aios.hw.tuning.exact_settings import open_engine
 from aios.hw.tuning.step_times import calibrate
 from aios.hw.tuning.thread_watch import ThreadWatch
 
 from . import messages
 from .batch import BatchComposer, Waiting
 from .generation import Generation
-from .seat_operations import SeatOperations
+from .seat_images import SeatOperations
 from .truncation import truncated
 
 log = logging.getLogger("aios.core")

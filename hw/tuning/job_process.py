@@ -20,7 +20,7 @@ from aios.hw.machine.parent_death import die_with_parent
 
 from . import perplexity
 from .candidate import FORMATS, ORIGINAL, Result, TuningJob
-from .exactness import is_exact
+from .self_test import is_exact
 from .speed import measure_speed
 from .verdict_cache import Verdict, verdict
 

@@ -26,8 +26,8 @@ from aios.hw.machine.threads import thread_counts, usable_cpus
 
 from . import perplexity, profile
 from .candidate import FORMATS, ORIGINAL, Candidate, Result, TuningJob
+from .exact_settings import RUNGS
 from .job_process import NO_ROOM, Order, run_apart
-from .ladder import RUNGS
 from .progress import Progress
 from .report import Report, complain, show
 from .search import Search, Trial, Unusable, Wish

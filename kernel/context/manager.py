@@ -17,7 +17,7 @@ from aios.hw.machine.arena import Extent
 from aios.kernel.loop.task import detach
 from aios.syscalls.types.trace import OpRecord
 
-from .image_writer import ImageWriter
+from .image_saving import ImageWriter
 from .operations import Operations, Result
 from .prefix import BLOCK, PrefixIndex, common
 from .seats import Coldness, Seat, pick, problems
@@ -62,7 +62,8 @@ class ContextManager:
     # ------------------------------------------------------------------ planning
 
     def seat_all(self, chosen: Collection[Sequence], coldness: Coldness) -> list[Op]:
-        """Give every chosen sequence a seat; return what the core must do first, in order."""
+        """Give every chosen sequence a seat; return what the core must do first, in order, such as
+        saving a context even if none is chosen."""
         self._tick += 1
         keep = set(chosen)
         for sequence in chosen:
@@ -76,10 +77,6 @@ class ContextManager:
     def shared(self, sequence: Sequence) -> int:
         """Return the length of its longest prefix whose KV exists somewhere."""
         return self._source(sequence)[1]
-
-    def errands(self) -> list[Op]:
-        """Return the operations to do although no request can run, such as saving a context."""
-        return self._operations.listed()
 
     def adopt(self, tokens: array[int], path: str, stamp: int) -> None:
         """Make known the file of a saved context that holds the KV of these tokens."""
@@ -148,7 +145,7 @@ class ContextManager:
         """Return what is wrong with the accounts."""
         parked = {request.image for request in requests if request.image}
         return problems(self._seats, requests) + [
-            f"an image of {image.length} tokens is parked for nobody"
+            f"an image of {image.length} tokens is parked for no request"
             for image in self._store.images
             if image.owner and image.home is self and not image.pins and image not in parked
         ]

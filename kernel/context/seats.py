@@ -1,4 +1,4 @@
-"""Seats: the sequences that a model's engine holds KV for, whose they are, and who loses one."""
+"""Seats: the places for sequences in a model's engine, their owners, and who loses one."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from aios.hw.machine.arena import Arena, Extent
 
-from .eviction import Shelf
+from .image_eviction import Shelf
 from .sequence import Image
 
 log = logging.getLogger("aios.kvstore")

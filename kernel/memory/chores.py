@@ -1,18 +1,16 @@
-"""What the operator has done to all notes that last: looked at for damage, and copied.
+"""What the operator does with all lasting notes: check and back up.
 
-Both are done in the thread of the memory manager, which alone may open the file; a folder that does
-not answer is waited for in a thread of its own.
+Both run in the memory manager's thread, which alone may open the file. A folder that does not
+answer is waited for in a thread of its own.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from aios.kernel.loop.lanes import CLOSE_S, Lanes
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.task import Promise
 from aios.kernel.loop.worker import Worker
 from aios.kernel.retrieval.embedder import Embedder
 from aios.syscalls.types.memory import MemoryReport
@@ -20,29 +18,28 @@ from aios.syscalls.types.memory import MemoryReport
 from .file import new_file
 from .store import NoteStore
 
-Done = Callable[[Outcome[MemoryReport]], None]
-
 
 class Chores:
-    """All calls in the kernel's thread; ``done`` gets each outcome there."""
+    """All calls in the kernel's thread."""
 
     def __init__(self, loop: Loop, worker: Worker, store: NoteStore, embedder: Embedder) -> None:
-        self._worker, self._store, self._embedder = worker, store, embedder
+        self._loop, self._worker, self._store, self._embedder = loop, worker, store, embedder
         self._lanes = Lanes(loop, "lane")
 
-    def verify(self, done: Done) -> None:
-        """Read all that lasts and say what is damaged."""
+    def verify(self) -> Promise[MemoryReport]:
+        """Read all lasting notes and report damage."""
         store, embedder = self._store, self._embedder.described
 
         def job() -> MemoryReport:
             notes, damaged, problems = store.reading(store.verify)
             return MemoryReport(str(store.path), notes, damaged, problems, embedder)
 
-        self._worker.submit(job, done)
+        return self._worker.run(job)
 
-    def backup(self, path: Path, done: Done) -> None:
-        """Copy all that lasts to a new file; nothing is left of one that fails."""
+    async def backup(self, path: Path) -> MemoryReport:
+        """Copy all lasting notes to a new file. A failed backup leaves no file."""
         store, embedder = self._store, self._embedder.described
+        await self._lanes.run(str(path.parent), lambda: new_file(path))
 
         def copy() -> MemoryReport:
             try:
@@ -53,18 +50,12 @@ class Chores:
                 raise
             return MemoryReport(str(path), notes, [], [], embedder)
 
-        def made(outcome: Outcome[None]) -> None:
-            if outcome.error:
-                done(Outcome(None, outcome.error))
-            else:
-                self._worker.submit(copy, done)
-
-        self._lanes.submit(str(path.parent), lambda: new_file(path), made)
+        return await self._worker.run(copy)
 
     def warnings(self) -> list[str]:
-        """What the operator should know."""
+        """Return what the operator should know."""
         return [f"{line}: the backup of notes waits for it" for line in self._lanes.late()]
 
     def close(self) -> None:
-        """Wait for folders, for so long as they are worth it. The worker is closed afterwards."""
-        self._lanes.close(time.monotonic() + CLOSE_S)
+        """Wait for folders, for a limited time. Close the worker afterwards."""
+        self._lanes.close(self._loop.now() + CLOSE_S)

@@ -1,8 +1,8 @@
-"""The file that notes are in: one connection of SQLite, its transactions, and its errors.
+"""The file that notes are in: one SQLite connection, its transactions, and its errors.
 
-A lasting file acknowledges what is on the disk (WAL, synchronous FULL); a session's is a file that
-no kernel reads again, and never waits for the disk. No other process may open either while it is
-open here. What SQLite raises leaves here as an AiosError that names the file and what to do.
+The lasting file acknowledges what is on the disk (WAL, synchronous FULL). The sessions' file never
+waits for the disk, and no later kernel reads it. No other process can open either file while it is
+open here. An error of SQLite leaves here as an AiosError that names the file and what to do.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from aios.kernel.loop.clock import Clock
 from aios.syscalls.errors import IllegalState, InvalidArgument, ResourceExhausted
-
-from .quota import Usage
 
 T = TypeVar("T")
 
@@ -44,25 +43,28 @@ UPDATE scopes SET upto = (SELECT coalesce(max(id), 0) FROM notes);
 PRAGMA user_version = 2;
 COMMIT;
 """
-"""What a scope is booked with is of its notes up to an id; those behind it come on top."""
+"""Since format 2, a scope is booked with its notes up to an id; later ones are counted on top."""
 
 
 def lasting(scope: str) -> bool:
-    """Whether a scope, named in full, is of the lasting store."""
+    """Return True when the notes of a scope, named in full, outlive their agent."""
     return not scope.startswith("session:")
 
 
 class NotesFile:
-    """Opened by its first use. ``lasting``: for good; else it goes when it is closed."""
+    """A file that its first use opens. Unless it is ``lasting``, closing it removes it."""
 
-    def __init__(self, path: Path, *, lasting: bool) -> None:
-        self.path, self.lasting = path, lasting
+    model: str | None
+    """The model of its vectors, if known."""
+
+    def __init__(self, path: Path, *, lasting: bool, clock: Clock | None = None) -> None:
+        self.path, self.lasting, self._clock = path, lasting, clock or Clock()
         self._open: sqlite3.Connection | None = None
-        self._scopes: dict[str, int] = {}
-        self._usages: dict[int, Usage] = {}
-        """What scopes hold, by number, as far as it has been needed."""
-        self.model: str | None = None
-        """Whose vectors these are, as far as is known."""
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget what is known of its contents."""
+        self.model = None
 
     def _db(self) -> sqlite3.Connection:
         if self._open is None:
@@ -75,7 +77,7 @@ class NotesFile:
             self.path.unlink(missing_ok=True)
         db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=0)
         try:
-            # nobody else may open it: this SQLite can damage a WAL that has two connections
+            # no second connection: this SQLite version can damage the WAL of a file with two
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
             db.execute(f"PRAGMA journal_mode = {'WAL' if self.lasting else 'MEMORY'}")
             db.execute(f"PRAGMA synchronous = {'FULL' if self.lasting else 'OFF'}")
@@ -90,8 +92,8 @@ class NotesFile:
         return db
 
     def close(self) -> None:
-        """Close the file; a session's is removed, with its folder if nothing else is in it. The
-        next use opens it anew."""
+        """Close the file. Remove the sessions' file, and its folder if it is empty. The next use
+        opens the file again."""
         if self._open:
             self._open.close()
             self._open = None
@@ -101,8 +103,8 @@ class NotesFile:
                 self.path.parent.rmdir()
 
     def doing(self, work: Callable[[], T], *, soft: bool = False) -> T:
-        """Some work on it as one transaction; what SQLite raises becomes an AiosError. ``soft``:
-        what can be done again, so that it need not wait for the disk."""
+        """Do some work as one transaction. ``soft``: do not wait for the disk, because the work can
+        be done again. Raises AiosError for errors of SQLite."""
         if soft and self.lasting:
             return self._softly(work)
         try:
@@ -114,33 +116,31 @@ class NotesFile:
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
-                self._scopes.clear()
-                self._usages.clear()
-                self.model = None
+                self._forget()
                 raise
             return result
         except (sqlite3.Error, OSError) as error:
-            raise self._told(error) from None
+            raise self._typed(error) from None
 
     def _softly(self, work: Callable[[], T]) -> T:
         try:
             self._db().execute("PRAGMA synchronous = NORMAL")
         except (sqlite3.Error, OSError) as error:
-            raise self._told(error) from None
+            raise self._typed(error) from None
         try:
             return self.doing(work)
         finally:
             self._db().execute("PRAGMA synchronous = FULL")
 
     def reading(self, work: Callable[[], T]) -> T:
-        """Some work that changes nothing."""
+        """Do some work that changes nothing. Raises AiosError for errors of SQLite."""
         try:
             self._db()
             return work()
         except (sqlite3.Error, OSError) as error:
-            raise self._told(error) from None
+            raise self._typed(error) from None
 
-    def _told(self, error: sqlite3.Error | OSError) -> ResourceExhausted | IllegalState:
+    def _typed(self, error: sqlite3.Error | OSError) -> ResourceExhausted | IllegalState:
         name = getattr(error, "sqlite_errorname", "")
         if name == "SQLITE_FULL" or isinstance(error, OSError):
             reason = error.strerror if isinstance(error, OSError) else "the disk is full"
@@ -155,32 +155,14 @@ class NotesFile:
         if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB") or name.startswith("SQLITE_CORRUPT"):
             return IllegalState(
                 f"the notes in {self.path} are damaged: {error}",
-                "end the kernel and put back a copy: aios memory restore FILE; session memory "
-                "works on",
+                "end the kernel and restore a copy: aios memory restore FILE; session memory "
+                "still works",
             )
-        return IllegalState(f"memory in {self.path} fails: {error}", "look into: aios memory check")
-
-    def _scope_number(self, name: str) -> int:
-        """A scope's number, given to it now if it has none."""
-        known = self.number(name)
-        if known is None:
-            known = self._db().execute("INSERT INTO scopes(name) VALUES(?)", (name,)).lastrowid
-            assert known is not None
-            self._scopes[name] = known
-        return known
-
-    def number(self, name: str) -> int | None:
-        """A scope's number, None when it holds nothing."""
-        if name not in self._scopes:
-            found = self._db().execute("SELECT id FROM scopes WHERE name = ?", (name,)).fetchone()
-            if found is None:
-                return None
-            self._scopes[name] = found[0]
-        return self._scopes[name]
+        return IllegalState(f"memory in {self.path} fails: {error}", "see: aios memory check")
 
     def backup(self, path: Path) -> None:
-        """Copy it, as one consistent state, to a file that ``new_file`` has made. Raises
-        ResourceExhausted when there is no room for it."""
+        """Copy one consistent state to a file that ``new_file`` has made. Raises ResourceExhausted
+        when there is no room for it."""
         copy = sqlite3.connect(path)
         try:
             self._db().backup(copy)
@@ -195,7 +177,7 @@ class NotesFile:
 
 
 def new_file(path: Path) -> None:
-    """Make an empty file. Raises InvalidArgument when there is one, or it cannot be made."""
+    """Create an empty file. Raises InvalidArgument when it exists or cannot be created."""
     try:
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except FileExistsError:

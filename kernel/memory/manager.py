@@ -1,31 +1,30 @@
 """The memory manager: short-term notes of agents, and notes that last.
 
-    session   in RAM, written to a file behind the agent's back, so that what RAM has no room for
-              can be dropped and read again; gone with the agent
-    agent     by the agent's name, acknowledged when it is on the disk
-    shared    by its own name, the same
+    session   in RAM, and written to a file in the background, so that RAM can evict it; gone with
+              the agent
+    agent     by the agent's name; acknowledged when it is on the disk
+    shared    by a name of its own; the same
 
-Promises that what it acknowledged is found until it is removed or its agent ends, wherever it is;
-that no agent takes more than its quota; and that nothing of an agent's session outlives it. One
-worker thread does all that waits for files, in the order of the calls: a read after a write sees
-it. Rights are asked for by calls.py.
+Promises that an acknowledged note is found until it is removed or its agent ends, wherever it is;
+that no agent exceeds its quota; and that nothing of a session outlives its agent. One worker thread
+does all that waits for files, in the order of the calls, so a read sees the write before it. Rights
+are checked by calls.py.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from time import time
 from typing import NamedTuple, TypeVar
 
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.task import Outcome, Promise, start
 from aios.kernel.loop.worker import Worker
 from aios.kernel.process.table import Process
 from aios.kernel.retrieval.embedder import Embedder
+from aios.kernel.retrieval.vectors import VectorCache
 from aios.syscalls.errors import AiosError
 from aios.syscalls.types.memory import (
     MAX_NOTE_CHARS,
@@ -37,26 +36,26 @@ from aios.syscalls.types.memory import (
     SearchRequest,
 )
 
-from .backfill import Backfill
+from .backfill import Backfill, Group
 from .chores import Chores
 from .file import lasting
 from .quota import Limits, Usage, check_quota
-from .ram import NotesInRam
+from .ram_cache import NotesInRam
+from .scopes import own_scopes, session_of
 from .search import Searcher
+from .sessions import Session, Sessions
 from .store import NoteStore, not_found
-from .vectors import Vectors
 
 log = logging.getLogger("aios.memory")
 
 MOST_LOG_ENTRIES = 1000
-"""Of one agent's interaction log; the oldest go."""
+"""Limit on entries in one agent's interaction log; the oldest are removed."""
 
 T = TypeVar("T")
-Done = Callable[[Outcome[T]], None]
 
 
 class Quotas(NamedTuple):
-    """In bytes, but for ``notes``: of one scope."""
+    """Limits in bytes, except ``notes``. ``notes`` and ``disk`` are per scope."""
 
     ram: int
     ram_agent: int
@@ -65,229 +64,202 @@ class Quotas(NamedTuple):
     vectors: int
 
 
-@dataclass(eq=False)
-class _Session:
-    """What a living agent's session holds."""
-
-    process: Process
-    notes: int = 0
-    size_bytes: int = 0
-    log: deque[str] = field(default_factory=deque)
-    failing: bool = False
-    """Its file could not be written the last time: notes are acknowledged when they are in it."""
-
-
 class MemoryManager:
-    """All calls in the kernel's thread; ``done`` gets each outcome there, some at once."""
+    """All calls in the kernel's thread. Promises are rejected with AiosError."""
 
     def __init__(
         self, loop: Loop, embedder: Embedder, lasting_file: Path, session_file: Path, quotas: Quotas
     ) -> None:
         self._limits = Limits(quotas.notes, quotas.disk)
-        self._embedder = embedder
+        self._clock, self._embedder = loop.clock, embedder
         self._worker = Worker(loop, "memory")
-        self._brief = NoteStore(session_file, lasting=False)
-        self._lasting = NoteStore(lasting_file, lasting=True)
+        self._brief = NoteStore(session_file, lasting=False, clock=loop.clock)
+        self._lasting = NoteStore(lasting_file, lasting=True, clock=loop.clock)
         self._ram = NotesInRam(quotas.ram, quotas.ram_agent)
-        self._vectors = Vectors(quotas.vectors)
-        stores = (self._brief, self._lasting)
+        stores = (self._brief, self._lasting)  # at False and True, as groups have it
+        self._vectors: VectorCache[Group] = VectorCache(
+            quotas.vectors,
+            lambda group: stores[group[0]].vector_count(group[1]),
+            lambda group: stores[group[0]].vectors(group[1]),
+        )
         self._backfill = Backfill(loop, self._worker, embedder, stores, self._vectors)
         self._searcher = Searcher(self._worker, embedder, stores, self._vectors, self._backfill)
         self.chores = Chores(loop, self._worker, self._lasting, embedder)
-        self._sessions: dict[str, _Session] = {}
+        self._sessions = Sessions()
         self._last_row = 0
 
     def close(self) -> None:
         """Finish what was begun, and close the files."""
         self.chores.close()
-        self._worker.submit(self._lasting.close, lambda outcome: None)
-        self._worker.submit(self._brief.close, lambda outcome: None)
+        self._worker.run(self._lasting.close)
+        self._worker.run(self._brief.close)
         self._worker.close()
 
     # ------------------------------------------------------------------ notes
 
-    def add(self, process: Process | None, scope: str, text: str, done: Done[Note]) -> None:
-        """Keep a note; ``process``: whose session it is, or who adds it (None: the operator)."""
+    def add(self, process: Process | None, scope: str, text: str) -> Promise[Note]:
+        """Add a note. ``process``: the agent of the session, or the one that adds it; None: the
+        operator. Raises ResourceExhausted."""
         if not lasting(scope):
             assert process
-            self._add_brief(process, scope, "note", text, done)
-            return
-
-        def kept(outcome: Outcome[Note]) -> None:
-            done(outcome)  # first: the caller waits
-            if outcome.value:
-                self._keep(outcome.value, process)
-                self._backfill.added()
-
+            return self._add_brief(process, scope, "note", text)
+        promise: Promise[Note] = Promise()
         store, limits = self._lasting, self._limits
         self._worker.submit(
-            lambda: store.doing(lambda: store.add(scope, "note", text, limits)), kept
+            lambda: store.doing(lambda: store.add(scope, "note", text, limits)),
+            partial(self._added, process, promise),
         )
+        return promise
 
-    def _add_brief(
-        self, process: Process, scope: str, kind: NoteKind, text: str, done: Done[Note]
+    def _added(
+        self, process: Process | None, promise: Promise[Note], outcome: Outcome[Note]
     ) -> None:
-        session = self._sessions.setdefault(scope, _Session(process))
+        promise.settle(outcome)  # first: the caller waits
+        if outcome.value:
+            self._keep(outcome.value, process)
+            self._backfill.added()
+
+    def _add_brief(self, process: Process, scope: str, kind: NoteKind, text: str) -> Promise[Note]:
+        """Add a session's note: acknowledged from RAM if it has room, else from the file."""
+        session = self._sessions.setdefault(scope, Session(process))
         size = len(text.encode())
         check_quota(scope, Usage(session.notes, session.size_bytes), self._limits, 1, size, "")
         self._last_row += 1
-        row, now = self._last_row, time()
-        note = Note(self._brief.name(row), scope, kind, text, now, now)
+        row, now, store = self._last_row, self._clock.unix(), self._brief
+        note = Note(store.name(row), scope, kind, text, now, now)
+        promise: Promise[Note] = Promise()
         room = not session.failing and self._ram.has_room(process.name, size)
         if room:
             self._ram.put(note, process.name, unsaved=True)
-        self._book(session, 1, size)
-
-        def written(outcome: Outcome[Note]) -> None:
-            if scope not in self._sessions:
-                return  # its agent has ended, and so has the call
-            session.failing = outcome.error is not None
-            if outcome.error:
-                log.warning("%s", outcome.error)
-            if outcome.error and not room:
-                self._book(session, -1, -size)
-            elif outcome.value:
-                self._ram.saved(note.id)
-                if kind == "note":
-                    self._backfill.added()
-            if not room:
-                done(outcome)
-
-        store = self._brief
+            promise.resolve(note)
+        session.book(1, size)
         self._worker.submit(
-            lambda: store.doing(lambda: store.add(scope, kind, text, row=row, now=now)), written
+            lambda: store.doing(lambda: store.add(scope, kind, text, row=row, now=now)),
+            partial(self._written, note, session, promise),
         )
-        if room:
-            done(Outcome(note, None))
+        return promise
 
-    def get(self, id_: str, reader: Process | None, done: Done[Note]) -> None:
-        """Find a note; one of the reader's own or a shared one returns to RAM."""
+    def _written(
+        self, note: Note, session: Session, promise: Promise[Note], outcome: Outcome[Note]
+    ) -> None:
+        """A session's note has been written to its file, or could not be."""
+        if note.scope not in self._sessions:
+            return  # its agent has ended, and so has the call
+        session.failing = outcome.error is not None
+        if outcome.error:
+            log.warning("%s", outcome.error)
+            if not promise.settled:
+                session.book(-1, -len(note.text.encode()))
+        else:
+            self._ram.saved(note.id)
+            if note.kind == "note":
+                self._backfill.added()
+        if not promise.settled:
+            promise.settle(outcome)
+
+    async def get(self, id_: str, reader: Process | None) -> Note:
+        """Find a note. One of the reader's own, or a shared one, returns to RAM."""
         note = self._ram.get(id_)
-        if note:
-            done(Outcome(note, None))
-            return
-
-        def found(outcome: Outcome[Note]) -> None:
-            if outcome.value:
-                self._keep(outcome.value, reader)
-            done(outcome)
-
-        store = self._store_of(id_)
-        self._worker.submit(lambda: store.reading(lambda: store.get(id_)), found)
+        if note is None:
+            store = self._store_of(id_)
+            note = await self._worker.run(lambda: store.reading(lambda: store.get(id_)))
+            self._keep(note, reader)
+        return note
 
     def _keep(self, note: Note, user: Process | None) -> None:
-        """In RAM, while somebody lives who is charged for it."""
+        """Keep a note in RAM while an agent lives that is charged for it."""
         if note.scope.startswith("shared:"):
             self._ram.put(note, note.scope)
         elif user and user.living and note.scope in own_scopes(user):
             self._ram.put(note, user.name)
 
-    def update(self, note: Note, user: Process | None, text: str, done: Done[Note]) -> None:
-        """Another text for a note that was found."""
+    async def update(self, note: Note, user: Process | None, text: str) -> Note:
+        """Change the text of a note."""
         store, session = self._store_of(note.id), self._sessions.get(note.scope)
 
-        def job() -> tuple[Note, Note]:
-            old = store.get(note.id)
-            new = store.update(note.id, text, self._limits)
-            self._vectors.remove(store, int(note.id[1:]))
-            return old, new
+        def change() -> tuple[Note, Note]:
+            self._forget_vector(store, note.id)
+            return store.get(note.id), store.update(note.id, text, self._limits)
 
-        def updated(outcome: Outcome[tuple[Note, Note]]) -> None:
-            if outcome.value is None:
-                done(Outcome(None, outcome.error))
-                return
-            old, new = outcome.value
-            if session:
-                self._book(session, 0, len(new.text.encode()) - len(old.text.encode()))
-            self._ram.drop(new.id)
-            self._keep(new, user)
-            self._backfill.added()
-            done(Outcome(new, None))
+        old, new = await self._worker.run(lambda: store.doing(change))
+        if session:
+            session.book(0, len(new.text.encode()) - len(old.text.encode()))
+        self._ram.drop(new.id)
+        self._keep(new, user)
+        self._backfill.added()
+        return new
 
-        self._worker.submit(lambda: store.doing(job), updated)
-
-    def remove(self, note: Note, done: Done[None]) -> None:
-        """Delete a note that was found."""
-        self.remove_id(note.id, note.scope, done)
-
-    def remove_id(self, id_: str, scope: str, done: Done[None]) -> None:
-        """Delete a note, a damaged one too."""
+    async def remove(self, id_: str, scope: str) -> None:
+        """Delete a note, also a damaged one. ``scope``: its scope, '' if unknown."""
         store, session = self._store_of(id_), self._sessions.get(scope)
 
-        def job() -> int:
+        def remove() -> int:
             before = store.usage(scope).size_bytes
+            self._forget_vector(store, id_)
             store.remove(id_)
-            self._vectors.remove(store, int(id_[1:]))
             return store.usage(scope).size_bytes - before
 
-        def removed(outcome: Outcome[int]) -> None:
-            if outcome.value is not None:
-                self._ram.drop(id_)
-                if session:
-                    self._book(session, -1, outcome.value)
-            done(Outcome(None, outcome.error))
+        size = await self._worker.run(lambda: store.doing(remove))
+        self._ram.drop(id_)
+        if session:
+            session.book(-1, size)
 
-        self._worker.submit(lambda: store.doing(job), removed)
+    def _forget_vector(self, store: NoteStore, id_: str) -> None:
+        """Drop a note's vector from RAM. In the worker's thread, within a transaction."""
+        row = int(id_[1:])
+        if found := store.scope_of(row):
+            self._vectors.remove((store.lasting, found[0]), [row])
 
-    def clear(self, scope: str, done: Done[int]) -> None:
-        """Delete all of a scope; how many there were."""
+    async def clear(self, scope: str) -> int:
+        """Delete all notes of a scope; return their number."""
         store = self._lasting if lasting(scope) else self._brief
-        session = self._sessions.get(scope)
+        removed = await self._worker.run(lambda: self._clear(store, scope))
+        self._ram.drop_scope(self._account(scope), scope)
+        if session := self._sessions.get(scope):
+            session.book(-session.notes, -session.size_bytes)
+            session.log.clear()
+        return removed
+
+    def _clear(self, store: NoteStore, scope: str) -> int:
+        """Delete a scope and its vectors. In the worker's thread."""
 
         def job() -> int:
-            self._vectors.forget(store, store.number(scope))
+            number = store.number(scope)
+            if number is not None:
+                self._vectors.forget((store.lasting, number))
             return store.clear(scope)
 
-        def cleared(outcome: Outcome[int]) -> None:
-            if outcome.value is not None:
-                self._ram.drop_scope(self._account(scope), scope)
-                if session:
-                    self._book(session, -session.notes, -session.size_bytes)
-                    session.log.clear()
-            done(outcome)
+        return store.doing(job)
 
-        self._worker.submit(lambda: store.doing(job), cleared)
-
-    def page(
-        self, scope: str, after: str | None, limit: int, log: bool, done: Done[NoteList]
-    ) -> None:
-        """A page of a scope, in the order of adding."""
+    async def page(self, scope: str, after: str | None, limit: int, log: bool) -> NoteList:
+        """Return a page of a scope's notes, in the order of adding."""
         store = self._lasting if lasting(scope) else self._brief
+        (notes, more), usage = await self._worker.run(
+            lambda: store.reading(
+                lambda: (store.page(scope, after, limit, log), store.usage(scope))
+            )
+        )
+        return NoteList(notes, more, self._shown(scope, usage))
 
-        def job() -> tuple[list[Note], bool, Usage]:
-            notes, more = store.page(scope, after, limit, log)
-            return notes, more, store.usage(scope)
+    async def search(self, request: SearchRequest, scopes: Sequence[str]) -> SearchReply:
+        """Return the best notes of these scopes, named in full."""
+        return await self._searcher.search(request, scopes)
 
-        def listed(outcome: Outcome[tuple[list[Note], bool, Usage]]) -> None:
-            if outcome.value is None:
-                done(Outcome(None, outcome.error))
-                return
-            notes, more, usage = outcome.value
-            done(Outcome(NoteList(notes, more, self._shown(scope, usage)), None))
-
-        self._worker.submit(lambda: store.reading(job), listed)
-
-    def search(
-        self, request: SearchRequest, scopes: Sequence[str], done: Done[SearchReply]
-    ) -> None:
-        """The best notes of these scopes, named in full."""
-        self._searcher.search(request, scopes, done)
-
-    def apart(self, job: Callable[[], T], done: Done[T]) -> None:
-        """Something that takes long, in the thread of the files."""
-        self._worker.submit(job, done)
+    def apart(self, job: Callable[[], T]) -> Promise[T]:
+        """Do something that takes long, in the thread of the files."""
+        return self._worker.run(job)
 
     @property
     def embedding_model(self) -> str:
-        """Whose cosines searches give; '' before it has been needed."""
+        """The model whose cosines searches give; '' before it has been needed."""
         return self._embedder.model
 
     # ------------------------------------------------------------------ the interaction log
 
     def record(self, process: Process, prompt: str, reply: str) -> None:
-        """What an agent said to the model, and what it got."""
+        """Log what an agent sent to the model, and the reply."""
         scope = session_of(process)
-        session = self._sessions.setdefault(scope, _Session(process))
+        session = self._sessions.setdefault(scope, Session(process))
         if session.failing or not process.living:
             return
         entries: tuple[tuple[NoteKind, str], ...] = (("prompt", prompt), ("reply", reply))
@@ -295,69 +267,39 @@ class MemoryManager:
             if not text:
                 continue
             try:
-                self._add_brief(process, scope, kind, text[:MAX_NOTE_CHARS], lambda outcome: None)
+                self._add_brief(process, scope, kind, text[:MAX_NOTE_CHARS])
             except AiosError:
-                return  # its quota is used up by its own notes
+                return  # its own notes use up its quota
             session.log.append(f"s{self._last_row}")
         while len(session.log) > MOST_LOG_ENTRIES:
-            oldest = session.log.popleft()
-            self.remove_id(oldest, scope, lambda outcome: None)
+            start(self.remove(session.log.popleft(), scope))
 
     # ------------------------------------------------------------------ lives
 
     def forget(self, process: Process) -> None:
-        """The agent has ended: its session goes, and what it had in RAM."""
+        """Remove the session of an agent that has ended, and what it had in RAM."""
         scope = session_of(process)
         self._ram.drop_account(process.name)
         process.notes = process.note_bytes = 0
-        if self._sessions.pop(scope, None) is None:
-            return
-        store = self._brief
-
-        def job() -> None:
-            self._vectors.forget(store, store.number(scope))
-            store.doing(lambda: store.clear(scope))
-
-        def forgotten(outcome: Outcome[None]) -> None:
-            if outcome.error:
-                log.error("cannot forget %s: %s", scope, outcome.error)
-
-        self._worker.submit(job, forgotten)
+        if self._sessions.pop(scope, None):
+            self._worker.submit(lambda: self._clear(self._brief, scope), partial(_forgotten, scope))
 
     # ------------------------------------------------------------------ looking in
 
-    def usages(self, scopes: Iterable[str] | None, done: Done[list[ScopeUsage]]) -> None:
-        """What scopes hold, in order of name; None: all that hold something."""
-        wanted = None if scopes is None else set(scopes)
-        session_usages = {
-            scope: Usage(session.notes, session.size_bytes)
-            for scope, session in self._sessions.items()
-            if session.notes
-        }
-
-        def counted(outcome: Outcome[dict[str, Usage]]) -> None:
-            if outcome.value is None:
-                done(Outcome(None, outcome.error))
-                return
-            rows = [
-                self._shown(scope, usage)
-                for scope, usage in sorted((outcome.value | session_usages).items())
-                if wanted is None or scope in wanted
-            ]
-            done(Outcome(rows, None))
-
-        store = self._lasting
-        self._worker.submit(lambda: store.reading(store.usages), counted)
+    async def usages(self, scopes: Iterable[str] | None) -> list[ScopeUsage]:
+        """Return what scopes hold, in order of name. ``scopes`` None: all that hold something."""
+        wanted, store = None if scopes is None else set(scopes), self._lasting
+        brief = self._sessions.usages()
+        held = await self._worker.run(lambda: store.reading(store.usages)) | brief
+        return [
+            self._shown(scope, usage)
+            for scope, usage in sorted(held.items())
+            if wanted is None or scope in wanted
+        ]
 
     def check(self) -> list[str]:
-        """What is wrong with the accounts; empty when all is well."""
-        problems = self._ram.check()
-        for scope, session in self._sessions.items():
-            if not session.process.living:
-                problems.append(f"{scope} outlived its agent")
-            if session.notes < len(session.log) or session.size_bytes < session.notes:
-                problems.append(f"{scope}: {session.notes} notes of {session.size_bytes} bytes")
-        return problems
+        """Return what is wrong with the accounts; empty when all is well."""
+        return self._ram.check() + self._sessions.check()
 
     def _shown(self, scope: str, usage: Usage) -> ScopeUsage:
         return ScopeUsage(
@@ -366,7 +308,8 @@ class MemoryManager:
         )  # fmt: skip
 
     def _account(self, scope: str) -> str:
-        """Who is charged for a scope's notes in RAM: its agent by name, or the shared scope."""
+        """Return who is charged for a scope's notes in RAM: an agent by name, or the shared
+        scope."""
         kind, _, name = scope.partition(":")
         if kind == "session":
             session = self._sessions.get(scope)
@@ -378,17 +321,7 @@ class MemoryManager:
             raise not_found(id_)
         return self._lasting if id_[0] == "n" else self._brief
 
-    def _book(self, session: _Session, notes: int, size: int) -> None:
-        session.notes += notes
-        session.size_bytes += size
-        session.process.notes, session.process.note_bytes = session.notes, session.size_bytes
 
-
-def session_of(process: Process) -> str:
-    """The full name of an agent's session scope."""
-    return f"session:{process.pid}"
-
-
-def own_scopes(process: Process) -> tuple[str, str]:
-    """The full names of the scopes that are an agent's alone."""
-    return session_of(process), f"agent:{process.name}"
+def _forgotten(scope: str, outcome: Outcome[int]) -> None:
+    if outcome.error:
+        log.error("cannot forget %s: %s", scope, outcome.error)

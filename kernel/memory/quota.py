@@ -8,14 +8,14 @@ from aios.syscalls.errors import ResourceExhausted
 
 
 class Limits(NamedTuple):
-    """Of one scope."""
+    """What one scope may hold."""
 
     notes: int
     size_bytes: int
 
 
 class Usage(NamedTuple):
-    """Of one scope."""
+    """What one scope holds."""
 
     notes: int
     size_bytes: int
@@ -24,7 +24,8 @@ class Usage(NamedTuple):
 def check_quota(
     scope: str, usage: Usage, limits: Limits, notes: int, size: int, oldest: str
 ) -> None:
-    """Raises ResourceExhausted with the numbers and what to remove."""
+    """Raise ResourceExhausted when ``notes`` and ``size`` more exceed the limits. ``oldest``: the
+    id of the note to remove first, if known."""
     if usage.notes + notes > limits.notes:
         raise ResourceExhausted(
             f"{scope} holds {usage.notes:,} notes; the limit is {limits.notes:,}",

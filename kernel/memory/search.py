@@ -1,107 +1,88 @@
-"""Finding notes: by words, by meaning, or both with their ranks fused.
+"""Search in notes: by words, by meaning, or by both with their rankings fused.
 
-A search is a chain: the query's vector (when meaning is wanted), a short wait for notes that have
-none yet, then one job in the worker's thread. Whatever fails on the way to meaning leaves a search
-by words, and the reply says so.
+A search gets the query's vector (when meaning is wanted), waits shortly for notes that have no
+vector yet, then does one job in the worker's thread. If meaning fails, it searches by words, and
+the reply says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from aios.kernel.loop.task import Outcome
 from aios.kernel.loop.worker import Worker
 from aios.kernel.retrieval.embedder import Embedder
+from aios.kernel.retrieval.fusion import fuse
+from aios.kernel.retrieval.vectors import VectorCache
+from aios.syscalls.errors import AiosError
 from aios.syscalls.types.memory import Hit, Note, SearchMode, SearchReply, SearchRequest
 
-from .backfill import Backfill, Wish
+from .backfill import Backfill, Group
 from .file import lasting
 from .store import NoteStore
-from .vectors import Vectors
 
 FEW = 32
-"""A search waits for so many notes to get their vectors; it does not wait for more."""
-_FUSION = 60
+"""Notes without vectors that a search waits for; it does not wait for more."""
 _CANDIDATES = 50
-"""Of each ranking that are fused."""
+"""Notes of each ranking that are fused."""
+_NOTE = 0
+"""The kind of a note that is not of the interaction log."""
 
-Done = Callable[[Outcome[SearchReply]], None]
 _Key = tuple[bool, int]
-"""Whether of the lasting store, and the row."""
+"""A note: in the lasting store or not, and its row."""
 
 
 @dataclass
 class _Search:
-    """One on its way."""
+    """A search under way."""
 
     request: SearchRequest
     scopes: Sequence[str]
-    done: Done
     stores: Sequence[NoteStore]
     """Those that have the scopes."""
     vector: bytes | None = None
     why: str = ""
-
-
-def fuse(rankings: Sequence[Sequence[_Key]]) -> list[tuple[_Key, float]]:
-    """Reciprocal rank fusion: each ranking gives 1 / (60 + rank); best first."""
-    scores: dict[_Key, float] = {}
-    for ranking in rankings:
-        for rank, key in enumerate(ranking, 1):
-            scores[key] = scores.get(key, 0.0) + 1 / (_FUSION + rank)
-    return sorted(scores.items(), key=lambda item: -item[1])
+    """Why there is no vector."""
 
 
 class Searcher:
-    """``stores``: the session's and the lasting one. All calls in the kernel's thread."""
+    """``stores``: the sessions' and the lasting one. All calls in the kernel's thread."""
 
     def __init__(
         self,
         worker: Worker,
         embedder: Embedder,
         stores: Sequence[NoteStore],
-        vectors: Vectors,
+        vectors: VectorCache[Group],
         backfill: Backfill,
     ) -> None:
         self._worker, self._embedder, self._stores = worker, embedder, stores
         self._vectors, self._backfill = vectors, backfill
 
-    def search(self, request: SearchRequest, scopes: Sequence[str], done: Done) -> None:
-        """``scopes``: in full. The outcome is an AiosError when the notes cannot be read."""
+    async def search(self, request: SearchRequest, scopes: Sequence[str]) -> SearchReply:
+        """Return the best notes of these scopes, named in full. Raises AiosError when the notes
+        cannot be read."""
         kinds = {lasting(scope) for scope in scopes}
-        stores = [store for store in self._stores if store.lasting in kinds]
-        search = _Search(request, scopes, done, stores)
-        if request.mode == "keyword":
-            self._find(search)
-            return
-
-        def embedded(got: Outcome[list[bytes]]) -> None:
-            if got.value is None:
-                search.why = f"{got.error.args[0] if got.error else 'no vector'}"
-                self._find(search)
+        search = _Search(request, scopes, [s for s in self._stores if s.lasting in kinds])
+        if request.mode != "keyword":
+            try:
+                (search.vector,) = await self._embedder.embed([request.query], "query")
+            except AiosError as error:
+                search.why = error.message
             else:
-                search.vector = got.value[0]
-                self._catch_up(search)
+                await self._catch_up(search)
+        model = self._embedder.model
+        return await self._worker.run(lambda: self._find(search, model))
 
-        self._embedder.embed([request.query], embedded, kind="query")
-
-    def _catch_up(self, search: _Search) -> None:
+    async def _catch_up(self, search: _Search) -> None:
         """Wait for notes without vectors when they are few, or the caller wants all."""
         request = search.request
-
-        def counted(outcome: Outcome[int]) -> None:
-            pending = outcome.value or 0
-            if pending and (request.fresh or pending <= FEW):
-                wish = Wish(search.scopes, request.log, lambda: self._find(search))
-                self._backfill.complete(wish)
-                return
-            if pending:
-                self._backfill.kick()
-            self._find(search)
-
-        self._worker.submit(lambda: self._pending(search), counted)
+        pending = await self._worker.run(lambda: self._pending(search))
+        if pending and (request.fresh or pending <= FEW):
+            await self._backfill.complete(search.scopes, request.log)
+        elif pending:
+            self._backfill.kick()
 
     def _pending(self, search: _Search) -> int:
         log = search.request.log
@@ -110,71 +91,68 @@ class Searcher:
             for store in search.stores
         )
 
-    def _find(self, search: _Search) -> None:
-        model = self._embedder.model
-        self._worker.submit(lambda: self._job(search, model), search.done)
+    # ------------------------------------------------------------------ in the worker's thread
 
-    def _job(self, search: _Search, model: str) -> SearchReply:
-        """In the worker's thread."""
+    def _find(self, search: _Search, model: str) -> SearchReply:
         request, most = search.request, max(_CANDIDATES, search.request.k)
         by_words: list[_Key] = []
-        by_meaning: list[_Key] = []
         cosines: dict[_Key, float] = {}
         if request.mode != "semantic" or search.vector is None:
-            by_words = _merged([
-                [((store.lasting, row), score) for row, score in store.reading(
-                    lambda store=store: store.matches(  # type: ignore[misc]
-                        request.query, search.scopes, most, request.log))]
-                for store in search.stores
-            ], by_rank=True)  # fmt: skip
+            by_words = self._by_words(search, most)
         if search.vector is not None:
-            near = [self._nearest(store, search, most, model) for store in search.stores]
-            by_meaning = _merged(near, by_rank=False)
-            cosines = dict(pair for found in near for pair in found)
-        ranked = fuse([by_words[:most], by_meaning[:most]])[: request.k]
+            cosines = self._by_meaning(search, search.vector, most, model)
+        by_meaning = list(cosines)
+        ranked = fuse([by_words, by_meaning])[: request.k]
         notes = self._notes([key for key, _ in ranked])
         hits = [
             Hit(notes[key], score, _rank(by_words, key), _rank(by_meaning, key), cosines.get(key))
             for key, score in ranked
             if key in notes
         ]
-        mode: SearchMode = "keyword"
-        if search.vector is not None:
-            mode = "semantic" if request.mode == "semantic" else "mixed"
-        pending = self._pending(search) if search.vector is not None else 0
-        why = f"searched by words: {search.why}" if search.why else ""
-        return SearchReply(hits, mode, why, pending)
+        if search.vector is None:
+            return SearchReply(hits, "keyword", search.why and f"searched by words: {search.why}")
+        mode: SearchMode = "semantic" if request.mode == "semantic" else "mixed"
+        return SearchReply(hits, mode, "", self._pending(search))
 
-    def _nearest(
-        self, store: NoteStore, search: _Search, most: int, model: str
-    ) -> list[tuple[_Key, float]]:
-        assert search.vector is not None
-        vector = search.vector
-        if store.model != model and store.doing(lambda: store.adopt_model(model)):
-            self._vectors.forget_all(store)
-        found = store.reading(
-            lambda: self._vectors.nearest(store, search.scopes, vector, most, search.request.log)
-        )
-        return [((store.lasting, row), score) for row, score in found]
+    def _by_words(self, search: _Search, most: int) -> list[_Key]:
+        """Return notes that have words of the query, best first. BM25 scores do not compare across
+        stores, so the stores take turns."""
+        query, log = search.request.query, search.request.log
+        ranked = [
+            (rank, (store.lasting, row))
+            for store in search.stores
+            for rank, row in enumerate(
+                store.reading(lambda store=store: store.matches(query, search.scopes, most, log))  # type: ignore[misc]
+            )
+        ]
+        return [key for _, key in sorted(ranked)][:most]
+
+    def _by_meaning(
+        self, search: _Search, vector: bytes, most: int, model: str
+    ) -> dict[_Key, float]:
+        """Return the nearest notes and their cosines, best first."""
+        found: list[tuple[_Key, float]] = []
+        for store in search.stores:
+            if store.model != model and store.doing(lambda store=store: store.adopt_model(model)):  # type: ignore[misc]
+                self._vectors.clear()
+            near = store.reading(
+                lambda store=store: list(itertools.islice(self._vectors.search(  # type: ignore[misc]
+                    [(store.lasting, number) for number in store.numbers(search.scopes)],
+                    vector, most, None if search.request.log else (_NOTE,),
+                ), most))
+            )  # fmt: skip
+            found += [((store.lasting, row), cosine) for row, _, cosine in near]
+        found.sort(key=lambda pair: -pair[1])
+        return dict(found[:most])
 
     def _notes(self, keys: Sequence[_Key]) -> dict[_Key, Note]:
         notes: dict[_Key, Note] = {}
         for store in self._stores:
             rows = [row for lasting, row in keys if lasting == store.lasting]
             if rows:
-                many = partial(store.many, rows)
-                notes |= {(store.lasting, row): n for row, n in store.reading(many).items()}
+                found = store.reading(lambda store=store, rows=rows: store.many(rows))  # type: ignore[misc]
+                notes |= {(store.lasting, row): note for row, note in found.items()}
         return notes
-
-
-def _merged(lists: Sequence[Sequence[tuple[_Key, float]]], *, by_rank: bool) -> list[_Key]:
-    """One ranking of several. Cosines compare across stores; bm25 scores do not, ranks do."""
-    entries = [
-        ((rank, -score) if by_rank else (0, -score), key)
-        for found in lists
-        for rank, (key, score) in enumerate(found)
-    ]
-    return [key for _, key in sorted(entries)]
 
 
 def _rank(ranking: Sequence[_Key], key: _Key) -> int | None:

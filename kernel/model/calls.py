@@ -12,9 +12,8 @@ from aios.hw.engine.sampling import SamplingParams
 from aios.kernel.access.manager import AccessManager
 from aios.kernel.access.principals import OPERATOR
 from aios.kernel.context.saved_contexts import SavedContexts
-from aios.kernel.loop.task import Promise
 from aios.kernel.memory.manager import MemoryManager
-from aios.kernel.memory.recall import Recall, WithNotes
+from aios.kernel.memory.recall import Recall
 from aios.kernel.process.table import Process, ProcessTable
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.budget import Budget
@@ -76,7 +75,9 @@ class ModelCalls:
             raise InvalidArgument("give at most one of json_schema and grammar")
         notes: list[Recalled] = []
         if body.recall:
-            body, notes = await self._recalled(call, body)
+            body, notes = await self._recall.into(call, body)
+            if call.ended:
+                raise Cancelled("the call ended while notes were looked for")
         model = self._models.find(body.model or process.model)
         self._access.check(call.asker, "model", "use", _file_name(model))
         request = self._request(call, process, body)
@@ -84,14 +85,6 @@ class ModelCalls:
         reply = await self._generate(call, process, model, request)
         self._memory.record(process, said, reply.text)
         return msgspec.structs.replace(reply, recalled=notes)
-
-    async def _recalled(self, call: Pending, body: ChatRequest) -> WithNotes:
-        promise: Promise[WithNotes] = Promise()
-        self._recall.into(call, body, promise.settle)
-        found = await promise
-        if call.ended:
-            raise Cancelled("the call ended while notes were looked for")
-        return found
 
     def _request(self, call: Pending, process: Process, body: ChatRequest) -> Request:
         """Make the request, with tokens from the budgets. Raises BudgetExceeded."""
@@ -102,20 +95,13 @@ class ModelCalls:
         self._request_ids += 1
         messages = body.messages
         return Request(
-            id=self._request_ids,
-            pid=process.pid,
-            name=process.name,
-            rank=policy.RANKS[process.klass],
-            nice=process.nice,
-            account=process.account,
+            id=self._request_ids, pid=process.pid, name=process.name,
+            rank=policy.RANKS[process.klass], nice=process.nice, account=process.account,
             params=_sampling(body, allowed, process.account.quota_cells),
             messages=[Message(m.role, m.content) for m in messages] if messages else None,
-            prompt=body.prompt,
-            on_text=call.chunk if body.stream else None,
-            expected_tokens=body.expected_tokens,
-            window_policy=body.window,
-            budget=budget,
-        )
+            prompt=body.prompt, on_text=call.chunk if body.stream else None, budget=budget,
+            expected_tokens=body.expected_tokens, window_policy=body.window,
+        )  # fmt: skip
 
     async def _generate(
         self, call: Pending, process: Process, model: Model, request: Request

@@ -1,1 +1,1 @@
-"""Retrieval: what search in notes and search in files have in common."""
+"""Hybrid search, shared by notes and files: full-text queries, vectors, and their fusion."""

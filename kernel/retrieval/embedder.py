@@ -1,42 +1,43 @@
 """Texts to vectors of their meaning: the kernel's side of the embedder process.
 
-Promises that every ``embed`` ends, with vectors or with ModelUnavailable: a batch whose process
-died is tried once more; one that takes too long ends its process, as a death. It is started when
-there is work, again after a death (backing off), and ended when it was idle for a while. Queries
-go before passages. Nothing here computes or waits.
+Promises that every ``embed`` ends, with vectors or with ModelUnavailable. A batch whose process
+died is tried once more; a process whose batch takes too long is killed. The process starts when
+there is work and ends when it was idle for a while. Queries go before passages. Nothing here
+computes or waits.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aios.hw.embed.messages import Embed, EmbedderEvent, Ready, TextKind, Unusable, Vectors
 from aios.kernel.loop.loop import Loop, Timer
-from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.respawn import Respawn
+from aios.kernel.loop.task import Promise
 from aios.syscalls.errors import AiosError, ModelUnavailable, ResourceExhausted
 
 log = logging.getLogger("aios.embedder")
 
 MOST_WAITING = 1024
+"""Limit on waiting calls, of queries and of passages."""
 BATCH_TEXTS = 16
 BATCH_CHARS = 2000
-"""A query waits for at most so much of passages: a page, about a second of an idle core, and ten of
-one that others keep busy."""
+"""Limits on one batch. A query waits for one batch of passages at most: about a second on an idle
+core, ten on a busy one."""
 IDLE_S = 60.0
 PATIENCE_S = 120.0
-"""A batch that takes longer is taken for hung. It is long: the embedder gives way to all others."""
+"""Time after which a batch counts as hung. It is long because the embedder has the lowest
+priority."""
 MOST_TRIES = 2
 MOST_DEATHS = 4
-BACKOFF_S = 0.1
+"""Deaths in a row, without vectors in between, after which the embedder is given up."""
 RETRY_FAILED_S = 30.0
-
-Done = Callable[[Outcome[list[bytes]]], None]
+"""Time after which an embedder that was given up is started again."""
 
 
 class EmbedderProcess(Protocol):
@@ -51,21 +52,21 @@ class EmbedderProcess(Protocol):
         """End it now; ``on_gone`` follows."""
 
     def end(self) -> str:
-        """Make sure that it is gone; returns how it ended."""
+        """Make sure that it is gone; return how it ended."""
 
 
 Start = Callable[[Callable[[EmbedderEvent], None], Callable[[], None]], EmbedderProcess]
-"""Start one; the callbacks get its events, and once the news that it is gone."""
+"""Start a process. The callbacks get its events, and once the news that it is gone."""
 
 
 @dataclass(eq=False)
 class _Job:
-    """Texts of one call; done in batches, in order."""
+    """The texts of one call; done in batches, in order."""
 
     texts: Sequence[str]
     kind: TextKind
-    done: Done
-    vectors: list[bytes]
+    promise: Promise[list[bytes]]
+    vectors: list[bytes] = field(default_factory=list)
     tries: int = 0
 
 
@@ -81,32 +82,36 @@ class Embedder:
         self._passages: deque[_Job] = deque()
         self._current: _Job | None = None
         self._batch = 0
-        self._deaths = 0
-        """Of processes, since the last one that gave vectors."""
-        self._failed_s = -RETRY_FAILED_S
+        self._respawn = Respawn(loop, self._next, MOST_DEATHS)
+        self._usable_s = 0.0
+        """Time from which on an embedder that was given up may be tried again."""
         self._timer: Timer | None = None
-        """Due when a batch has taken too long, when nothing was to be done for a while, or when
-        it is time to start a process again; never more than one of these."""
+        """Due when the process hangs, or was idle for long enough."""
 
-    def embed(self, texts: Sequence[str], done: Done, *, kind: TextKind = "passage") -> None:
-        """Vectors of length 1, float32 as bytes, one for each text. ``done`` is called later, in
-        the kernel's thread, with ModelUnavailable or ResourceExhausted when there are none."""
-        error = self.unavailable()
+    def embed(self, texts: Sequence[str], kind: TextKind = "passage") -> Promise[list[bytes]]:
+        """Return one vector for each text: float32 values of length 1, as bytes. The promise is
+        rejected with ModelUnavailable or ResourceExhausted."""
+        promise: Promise[list[bytes]] = Promise()
         waiting = self._queries if kind == "query" else self._passages
-        if error is None and len(waiting) >= MOST_WAITING:
-            error = ResourceExhausted(f"{len(waiting)} texts wait for the embedder", "try again")
-        if error is not None or not texts:
-            outcome: Outcome[list[bytes]] = Outcome(None if error else [], error)
-            self._loop.at(0.0, lambda: done(outcome))
-            return
-        waiting.append(_Job(texts, kind, done, []))
-        self._next()
+        if error := self.unavailable():
+            promise.reject(error)
+        elif len(waiting) >= MOST_WAITING:
+            promise.reject(ResourceExhausted(
+                f"{len(waiting)} calls wait for the embedder; the limit is {MOST_WAITING}",
+                "try again later",
+            ))  # fmt: skip
+        elif not texts:
+            promise.resolve([])
+        else:
+            waiting.append(_Job(texts, kind, promise))
+            self._next()
+        return promise
 
     def unavailable(self) -> AiosError | None:
-        """Why there are no vectors at present; None when there could be."""
+        """Return why there are no vectors at present; None when there could be."""
         if self._start is None:
             return ModelUnavailable(f"there is no embedding model: {self._why}")
-        if time.monotonic() - self._failed_s < RETRY_FAILED_S:
+        if self._loop.now() < self._usable_s:
             return ModelUnavailable(f"the embedder does not work: {self._why}")
         return None
 
@@ -117,27 +122,27 @@ class Embedder:
 
     @property
     def described(self) -> str:
-        """What it is and how it fares, in one line for people."""
+        """Its model and state, in one line for people."""
         error = self.unavailable()
         if error:
             return error.message
         return f"{self.model} (pid {self.os_pid})" if self._ready else "starts when needed"
 
     def close(self) -> None:
-        """End it; what waits fails."""
+        """End it. Waiting calls fail."""
         self._start, self._why = None, "the kernel is shutting down"
         self._stop()
         self._fail_all()
 
     def _next(self) -> None:
-        """Go on with what waits, if nothing is under way."""
+        """Send the next batch, or start the process for it; nothing while one is under way."""
         if self._current or not (self._queries or self._passages):
             return
         if self._process is None:
-            if self._timer is None or self._deaths == 0:
+            if not self._respawn.waiting:
                 self._begin()
         elif self._ready:
-            # a long job is done piece by piece: queries get in between
+            # a long job is done in batches, so that queries get in between
             self._current = (self._queries or self._passages)[0]
             self._batch += 1
             at = len(self._current.vectors)
@@ -170,37 +175,30 @@ class Embedder:
                 self._take(self._current, event.vectors)
 
     def _take(self, job: _Job, vectors: list[bytes]) -> None:
-        self._current, self._deaths, job.tries = None, 0, 0
+        self._current, job.tries = None, 0
+        self._respawn.worked()
         job.vectors += vectors
         self._wait(IDLE_S, self._stop)
         if len(job.vectors) == len(job.texts):
             self._drop(job)
-            job.done(Outcome(job.vectors, None))
+            job.promise.resolve(job.vectors)
         self._next()
 
     def _on_gone(self) -> None:
         assert self._process
         how, self._process, self._ready = self._process.end(), None, False
         job, self._current = self._current, None
-        self._deaths += 1
+        self._cancel_timer()
         log.error("embedder ended (%s)", how)
+        goes_on = self._respawn.died()
         if job:
             job.tries += 1
             if job.tries >= MOST_TRIES:
                 self._drop(job)
                 error = ModelUnavailable(f"the embedder died {job.tries} times at these texts")
-                job.done(Outcome(None, error))
-        if self._deaths >= MOST_DEATHS:
-            self._give_up(f"it died {self._deaths} times ({how})")
-        elif self._deaths == 1:
-            self._cancel_timer()
-            self._next_after_death()
-        else:
-            self._wait(BACKOFF_S * 2**self._deaths, self._next_after_death)
-
-    def _next_after_death(self) -> None:
-        if self._process is None and (self._queries or self._passages):
-            self._begin()
+                job.promise.reject(error)
+        if not goes_on:
+            self._give_up(f"it died {MOST_DEATHS} times ({how})")
 
     def _hung(self) -> None:
         if self._process:
@@ -208,7 +206,7 @@ class Embedder:
             self._process.kill()
 
     def _give_up(self, reason: str) -> None:
-        self._why, self._failed_s, self._deaths = reason, time.monotonic(), 0
+        self._why, self._usable_s = reason, self._loop.now() + RETRY_FAILED_S
         self._cancel_timer()
         self._fail_all()
 
@@ -218,11 +216,12 @@ class Embedder:
         self._passages.clear()
         self._current = None
         for job in waiting:
-            job.done(Outcome(None, ModelUnavailable(f"the embedder does not work: {self._why}")))
+            job.promise.reject(ModelUnavailable(f"the embedder does not work: {self._why}"))
 
     def _stop(self) -> None:
         """End the process; there is no work for it."""
         self._cancel_timer()
+        self._respawn.cancel()
         process, self._process, self._ready = self._process, None, False
         if process:
             process.end()
@@ -230,23 +229,17 @@ class Embedder:
     def _drop(self, job: _Job) -> None:
         (self._queries if job.kind == "query" else self._passages).remove(job)
 
-    def _wait(self, after_s: float, callback: Callable[[], None]) -> None:
+    def _wait(self, delay_s: float, callback: Callable[[], None]) -> None:
         self._cancel_timer()
-
-        def due() -> None:
-            self._timer = None
-            callback()
-
-        self._timer = self._loop.at(time.monotonic() + after_s, due)
+        self._timer = self._loop.after(delay_s, callback)
 
     def _cancel_timer(self) -> None:
         if self._timer:
             self._timer.cancel()
-            self._timer = None
 
 
 def _first(texts: Sequence[str]) -> list[str]:
-    """As many as make a batch; at least one."""
+    """Return as many texts as make a batch; at least one."""
     sizes = itertools.accumulate(len(text) for text in texts)
     return [text for n, (text, size) in enumerate(zip(texts, sizes, strict=True))
             if n == 0 or size <= BATCH_CHARS]  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import xxhash
 
@@ -17,7 +18,18 @@ from aios.syscalls.types.trace import RequestRecord
 
 from .account import Account
 from .budget import Budget
-from .phases import PHASES, Phase
+
+Phase = Literal["preparing", "ready", "running", "held", "done"]
+
+PHASES: Mapping[Phase, frozenset[Phase]] = {
+    "preparing": frozenset({"ready", "held", "done"}),
+    "ready": frozenset({"running", "held", "preparing", "done"}),
+    "running": frozenset({"ready", "held", "done"}),
+    "held": frozenset({"ready", "preparing", "done"}),
+    "done": frozenset(),
+}
+"""``preparing``: it has no tokens yet; ``ready``: it could run; ``running``: it is in the current
+slice; ``held``: its agent is paused."""
 
 
 @dataclass(eq=False, kw_only=True)

@@ -109,10 +109,8 @@ class Scheduler:
         if self._running or not self._context:
             return None
         choice = self._chooser.choose(now)
-        if not choice.rows:
-            if not self._context.busy:
-                return None
-            return self._slice(Choice(), self._context.errands(), now)
+        if not choice.rows and not self._context.busy:
+            return None
         ops = self._context.seat_all(choice.rows, lambda owner: self._chooser.coldness(owner, now))
         for request in choice.rows:
             self._start(request, now)

@@ -75,7 +75,7 @@ class StorageCalls:
         return None if pid == OPERATOR else self._table.caller(pid).name
 
     def _owner(self, call: Pending) -> str:
-        """Return whose home is the caller's. Raises InvalidArgument for the operator."""
+        """Return the owner of the caller's home. Raises InvalidArgument for the operator."""
         name = self._agent(call)
         if name is None:
             raise InvalidArgument("the operator has no home of its own", "run an agent: aios run")

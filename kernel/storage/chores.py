@@ -49,15 +49,15 @@ class Chores:
         limits = self._storage.limits
         return [quota.usage(connection, limits, owner) for (owner,) in owners], garbage
 
-    async def check(self, content: bool, mend: bool) -> s.StorageReport:
-        """Check everything, with ``content`` each byte of blobs, too; repair if asked."""
+    async def check(self, content: bool, also_repair: bool) -> s.StorageReport:
+        """Check everything, with ``content`` each byte of blobs, too."""
         storage = self._storage
         if storage.failure:
             raise storage.failure
         with storage.garbage.held():
             found = await storage.chores.run(lambda: self._examine(content))
         repaired: list[str] = []
-        if mend:
+        if also_repair:
             repaired = await storage.committer.change(lambda connection: repair(connection, found))
             storage.garbage.sweep()
             storage.damage.repaired()

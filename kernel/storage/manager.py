@@ -29,7 +29,7 @@ from aios.kernel.storage.files.paths import Place
 from aios.kernel.storage.files.quota import Limits
 from aios.kernel.storage.files.uploads import Uploads
 from aios.kernel.storage.search.index import Embedder, Index
-from aios.kernel.storage.search.refresh import Refresher
+from aios.kernel.storage.search.mount_refresh import Refresher
 from aios.kernel.storage.search.search import May, Search
 from aios.kernel.trap.pending import Pending
 from aios.syscalls.errors import AiosError, DeadlineExceeded, StorageDamaged
@@ -109,9 +109,10 @@ class Storage:
                 raise self.failure.with_traceback(None)
             try:
                 return await operation
-            except StorageDamaged as error:
-                self.damage.met(error)
-                raise
+            except AiosError as error:
+                if isinstance(error, StorageDamaged):
+                    self.damage.met(error)
+                raise error.with_traceback(None) from None  # it may be raised for many calls
 
     def opened(self) -> Promise[None]:
         """Wait until opening has succeeded or failed."""
@@ -168,11 +169,9 @@ class Storage:
         return late + ([f"storage is damaged; the first of {len(found)} findings: {found[0]}; "
                         "all of it: aios storage check"] if found else [])  # fmt: skip
 
-    def rebuild_index(self, reason: str) -> Promise[None]:
+    async def rebuild_index(self, reason: str) -> None:
         """Empty the search index; it is filled again from the files."""
-        promise: Promise[None] = Promise()
-        self._index.begin_anew(reason, promise.settle)
-        return promise
+        await self._index.rebuild(reason)
 
     # ------------------------------------------------------------------ search, homes, shares
 
@@ -180,9 +179,7 @@ class Storage:
         self, place: Place, agent: str, body: s.FsSearch, may: May, until_s: float
     ) -> s.FsFound:
         """Find the best passages below a path; at ``until_s`` answer with what there is."""
-        promise: Promise[s.FsFound] = Promise()
-        self._search.search(place, agent, body, may, until_s, promise.settle)
-        return await promise
+        return await self._search.search(place, agent, body, may, until_s)
 
     async def usage(self, owner: str) -> s.FsUsage:
         """Return what a home uses."""

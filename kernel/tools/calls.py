@@ -18,10 +18,10 @@ from aios.syscalls.toolwire import SourceChanged
 from aios.syscalls.types import tool as tt
 from aios.syscalls.types.common import Effect, Empty
 
-from .files import Pin, ToolFiles, checked, config_digest
-from .host import ToolHost
 from .manager import Call, ToolCalls, answered
 from .registry import Registry, Tool, source_of
+from .stored import Pin, ToolFiles, checked, config_digest
+from .toolhost import ToolHost
 
 _MCP_START_TIMEOUT_S = 60.0
 _HOST = re.compile(r"[a-z0-9._:-]{1,253}")

@@ -28,8 +28,8 @@ from aios.syscalls.errors import (
 from aios.syscalls.types.tool import ToolReply, ToolWork
 
 from .gate import Gate, Ticket
-from .host import ToolHost
 from .registry import Tool
+from .toolhost import ToolHost
 
 log = logging.getLogger("aios.tools")
 

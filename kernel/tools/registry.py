@@ -19,8 +19,8 @@ from aios.syscalls.suggest import did_you_mean
 from aios.syscalls.toolwire import Source
 from aios.syscalls.types.tool import McpServer, SourceRequest, ToolSpec
 
-from .files import Pin, ToolFiles, config_digest, problem
-from .host import ToolHost
+from .stored import Pin, ToolFiles, config_digest, problem
+from .toolhost import ToolHost
 
 T = TypeVar("T")
 

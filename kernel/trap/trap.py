@@ -108,7 +108,7 @@ class Trap:
             pending.reply(result)
 
     def _finish(self, pending: Pending, outcome: Outcome[msgspec.Struct]) -> None:
-        self._counts.refused += outcome.error is not None
+        self._counts.refused += outcome.error is not None and not pending.ended
         pending.finish(outcome)
 
     # ------------------------------------------------------------------ what calls ask of it

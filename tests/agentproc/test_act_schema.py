@@ -1,4 +1,4 @@
-"""What a turn may be: readable, within its tool's schema, and no longer than told."""
+"""Schemas of turns: each turn parses, matches its tool's schema and keeps the size bound."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _spec(schema: dict[str, Any]) -> ToolSpec:
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), SCHEMAS, max_size=3), st.booleans())
-def test_every_turn_fits_the_tools_schema_and_the_bound(
+def test_every_turn_matches_the_tools_schema_and_the_size_bound(
     fields: dict[str, Any], plain: bool
 ) -> None:
     schema = _object(fields)
@@ -62,7 +62,7 @@ def test_every_turn_fits_the_tools_schema_and_the_bound(
 
 @settings(max_examples=60, deadline=None)
 @given(SCHEMAS, st.booleans())
-def test_every_turn_can_be_a_grammar(schema: dict[str, Any], plain: bool) -> None:
+def test_every_turn_schema_becomes_a_grammar(schema: dict[str, Any], plain: bool) -> None:
     made = turn([_spec(_object({"x": schema}))], 4, 240, plain, last=False)
     assert "root ::=" in schema_to_gbnf(json.dumps(made))
 
@@ -73,21 +73,21 @@ def test_every_turn_can_be_a_grammar(schema: dict[str, Any], plain: bool) -> Non
     {"allOf": [{"properties": {"a": {"type": "integer"}}, "required": ["a"]}]},
     {"properties": {"x": {"$ref": "#/nowhere"}, "y": {"type": "string", "pattern": "^(a+)+$"}}},
 ])  # fmt: skip
-def test_odd_schemas_have_an_end_too(schema: dict[str, Any]) -> None:
+def test_odd_schemas_have_a_finite_size(schema: dict[str, Any]) -> None:
     made = turn([_spec(schema)], 2, 50, True, last=False)
     assert max_bytes(made) < 1 << 20 and schema_to_gbnf(json.dumps(made))
     assert all(json.loads(text) for text in instances(json.dumps(made), 4))
 
 
-def test_strings_of_a_schema_have_no_control_characters() -> None:
-    """llama-cpp-python's own rule lets line ends through, which JSON does not."""
+def test_strings_allow_no_control_characters() -> None:
+    """JSON forbids line ends in strings; the rule of llama-cpp-python allows them."""
     rule = schema_to_gbnf('{"type": "string", "maxLength": 5}')
     assert r"char ::= [^\"\\\x00-\x1F\x7F]".replace(r"\"", '"') in rule
 
 
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("plain", [False, True])
-def test_odd_schemas_are_kept_to(name: str, plain: bool) -> None:
+def test_calls_match_odd_schemas(name: str, plain: bool) -> None:
     schema = {"type": "object", **ODD[name]}
     made = turn([_spec(schema)], 2, 50, plain, last=False)
     calls = [c for t in instances(json.dumps(made), 60) for c in json.loads(t).get("calls", [])]
@@ -99,8 +99,8 @@ def test_odd_schemas_are_kept_to(name: str, plain: bool) -> None:
 @pytest.mark.parametrize(("low", "high"), [
     (0, 0), (1, 9), (0, 999), (5, 1234), (-3, 70), (-1234, -20), (-205, 30), (99, 100), (10, 119),
 ])  # fmt: skip
-def test_bounds_of_whole_numbers_are_in_the_grammar(low: int, high: int) -> None:
-    """The rule, read as a regular expression."""
+def test_integer_bounds_are_in_the_grammar(low: int, high: int) -> None:
+    """The rule is read as a regular expression."""
     bounds = {"type": "integer", "minimum": low, "exclusiveMaximum": high + 1}
     rule = schema_to_gbnf(json.dumps(bounds))
     body = next(line for line in rule.splitlines() if line.startswith("root ::="))
@@ -115,24 +115,24 @@ def test_bounds_of_whole_numbers_are_in_the_grammar(low: int, high: int) -> None
     '{"type": "number", "maximum": 1e999}', '{"type": "integer", "minimum": -1e999}',
     '{"type": "integer", "minimum": 1700000000000000000}',
 ])  # fmt: skip
-def test_bounds_of_any_size_are_fine(schema: str) -> None:
+def test_huge_bounds_are_accepted(schema: str) -> None:
     assert "root ::=" in schema_to_gbnf(schema)
 
 
 @pytest.mark.parametrize("schema", ['{"maximum": NaN}', '{"minimum": Infinity}', "[", "3"])
-def test_what_is_no_schema_is_refused(schema: str) -> None:
+def test_an_invalid_schema_is_refused(schema: str) -> None:
     with pytest.raises(InvalidInput):
         schema_to_gbnf(schema)
 
 
-def test_bounds_do_not_hide_what_else_is_said() -> None:
+def test_bounds_do_not_hide_other_constraints() -> None:
     rule = schema_to_gbnf('{"type": "integer", "enum": [1, 3, 5], "minimum": 1}')
     assert '"3"' in rule and "whole-number" not in rule
     named = {"type": "object", "properties": {"const": {"type": "integer", "maximum": 7}}}
     assert "[0-7]" in schema_to_gbnf(json.dumps(named))
 
 
-def test_references_that_multiply_end() -> None:
+def test_references_that_multiply_are_refused() -> None:
     choices = [{"$ref": "#/$defs/x"}] * 6
     schema = {"$defs": {"x": {"anyOf": choices}}, "properties": {"a": {"$ref": "#/$defs/x"}},
               "required": ["a"]}  # fmt: skip

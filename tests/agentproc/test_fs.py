@@ -1,4 +1,4 @@
-"""``aios.fs`` on files of mounts, which others change meanwhile; the kernel is a function here."""
+"""``aios.fs`` on mounted files that change during a call; a function stands in for the kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIZE = s.MAX_PART_BYTES + 10
 
 
 class _Kernel:
-    """Knows one file, of which ``left`` bytes can be read; ``meanwhile`` runs after each piece."""
+    """One file of which ``left`` bytes can be read; ``meanwhile`` runs after each piece."""
 
     def __init__(self) -> None:
         self.info = s.FileInfo("/mnt/m/f", "file", SIZE, 0, 1.0, "")
@@ -23,7 +23,7 @@ class _Kernel:
         self.meanwhile: Callable[[], None] = lambda: None
         self.calls: list[str] = []
 
-    def call(self, name: str, body: msgspec.Struct) -> object:
+    def call(self, name: str, body: msgspec.Struct, reply: type[msgspec.Struct]) -> object:
         self.calls.append(name)
         match name, body:
             case "fs.read", s.FsRead():
@@ -34,7 +34,7 @@ class _Kernel:
             case "fs.stat", s.FsPath("/mnt/m/f"):
                 return self.info
             case "fs.stat", _:
-                raise NotFound("there is none")
+                raise NotFound("no such file")
             case "fs.begin", _:
                 return s.FsUpload(1)
         return self.info
@@ -47,14 +47,14 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> _Kernel:
     return made
 
 
-def test_a_file_that_is_cut_while_it_is_read_is_told(kernel: _Kernel) -> None:
+def test_a_file_truncated_during_a_read_is_an_error(kernel: _Kernel) -> None:
     assert len(fs.read("/mnt/m/f")) == SIZE
     kernel.meanwhile = lambda: setattr(kernel, "left", 100)
     with pytest.raises(IllegalState, match="/mnt/m/f was cut while it was read"):
         fs.read("/mnt/m/f")
 
 
-def test_what_was_changed_while_it_was_copied_is_not_deleted(kernel: _Kernel) -> None:
+def test_a_move_keeps_a_source_that_changed_meanwhile(kernel: _Kernel) -> None:
     fs.move("/mnt/m/f", "mine")
     assert kernel.calls[-1] == "fs.delete"
     kernel.calls.clear()

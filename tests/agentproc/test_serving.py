@@ -1,4 +1,4 @@
-"""Serving offered tools, and calls that end, without a kernel."""
+"""Serving offered tools and cancelling calls, without a kernel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WORK = ToolWork(7, "greet", "{}", 3, "buyer", 0.0)
 
 
 class Kernel:
-    """Answers calls with what a test says; notes the calls and the pauses between them."""
+    """Answers calls with the replies of a test; records the calls and the pauses between them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *replies: Any) -> None:
         self.replies = iter(replies)
@@ -45,7 +45,7 @@ class Kernel:
         return reply
 
 
-def test_serving_goes_on_after_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serving_continues_after_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     errors = [AuditUnavailable("full"), ResourceExhausted("many"), DeadlineExceeded("long")]
     kernel = Kernel(monkeypatch, *errors, AuditUnavailable("full"), WORK, Empty(),
                     KernelUnavailable("gone"))  # fmt: skip
@@ -53,11 +53,11 @@ def test_serving_goes_on_after_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     here.servers = 1
     tools._serve(here)
     assert kernel.calls == ["tool.next"] * 5 + ["tool.answer", "tool.next"]
-    assert kernel.pauses == [0.2, 0.4, 0.2], "it grows until the kernel is well again"
+    assert kernel.pauses == [0.2, 0.4, 0.2], "it doubles until a call succeeds in between"
     assert here.servers == 0
 
 
-def test_an_answer_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = Kernel(monkeypatch, AuditUnavailable("full"), DeadlineExceeded("long"), Empty())
     tools._tell(ToolAnswer(7, "1"))
     assert len(kernel.calls) == 3

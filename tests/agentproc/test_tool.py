@@ -1,4 +1,4 @@
-"""The decorator: schemas from hints, arguments that fit and that do not, results that cannot go."""
+"""``aios.tool``: schemas from type hints, checks of arguments, and results as JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_hints_and_docstring_make_the_declaration() -> None:
     assert schema["properties"]["limit"]["default"] == 3
 
 
-def test_what_is_not_declared_is_the_worst() -> None:
+def test_undeclared_properties_default_to_the_worst_case() -> None:
     spec = tools.as_tool(_bare).spec
     assert (spec.effect, spec.idempotent, spec.exclusive) == ("irreversible", False, "")
     assert aios.tool(exclusive=True)(_bare).spec.exclusive == "_bare"
@@ -44,7 +44,7 @@ def _bare(x):  # type: ignore[no-untyped-def]
     return x
 
 
-def test_it_stays_a_function_and_runs_on_json() -> None:
+def test_a_tool_is_still_callable_and_runs_on_json() -> None:
     assert search("x") == ["x", None, 3]
     assert json.loads(search.run('{"query": "x", "kinds": ["b"]}')) == ["x", ["b"], 3]
 
@@ -78,7 +78,7 @@ def test_failures_are_typed(function: Any, error: type[AiosError]) -> None:
         aios.tool(name="f")(function).run("{}")
 
 
-def test_results_of_many_kinds_go_and_coroutines_are_awaited() -> None:
+def test_results_of_many_types_become_json_and_coroutines_are_awaited() -> None:
     async def later() -> int:
         return 3
 

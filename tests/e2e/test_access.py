@@ -1,4 +1,4 @@
-"""Rights, as a user types them, on the fake model."""
+"""Groups, rules and grants, as a user types them, on the fake model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aios.syscalls.types.process import RefRequest, SignalRequest
 from tests.conftest import FAKE, IDLE, TIMEOUT_S, Machine, operator
 
 
-def test_groups_and_rules_of_one_run(own: Machine) -> None:
+def test_run_options_set_an_agents_group_and_rules(own: Machine) -> None:
     code = """
 import aios
 def attempt(do):
@@ -40,17 +40,17 @@ print(attempt(aios.getpid), attempt(lambda: aios.chat("x", max_tokens=2)),
     assert got.stdout.split()[1] == "PERMISSION_DENIED"
     got = own.aios("run", "--group", "restricted", "--allow", "call:proc.spawn",
                    "--allow", "trust agent.spawn:**/idle.py", probe)  # fmt: skip
-    assert got.stdout.split()[2] == "CONFIRMATION_REQUIRED", "the call itself is asked for"
+    assert got.stdout.split()[2] == "CONFIRMATION_REQUIRED", "the call itself needs an approval"
     got = own.aios("run", "--group", "restricted", "--allow", "trust call:proc.spawn",
                    "--allow", "trust agent.spawn:**/idle.py", probe)  # fmt: skip
     assert got.stdout.split()[2] == "yes"
 
 
-def test_the_command_that_a_refusal_names_is_enough(own: Machine) -> None:
+def test_the_grant_that_a_refusal_suggests_is_enough(own: Machine) -> None:
     code = """
 import aios, sys
 if "child" in sys.argv:
-    sender = aios.recv(timeout=60).sender
+    sender = aios.recv(timeout=100).sender
     aios.send(sender, "answer")
 elif "parent" in sys.argv:
     child = aios.spawn(__file__, "child", name="kid", rights=["model:*"])
@@ -72,7 +72,7 @@ else:
     assert own.aios("run", probe, "--", "parent").stdout == "0\n"
 
 
-def test_grants_work_at_once_and_last(own: Machine) -> None:
+def test_a_grant_works_at_once_and_survives_a_restart(own: Machine) -> None:
     probe = own.agent("probe", "import aios; print(aios.chat('x', max_tokens=2).finish)")
     assert own.aios("perm", "grant", "prob*", "deny model:*").returncode == 0
     assert "PermissionDenied" in own.aios("run", probe).stderr
@@ -88,7 +88,7 @@ def test_grants_work_at_once_and_last(own: Machine) -> None:
     assert json.loads(own.aios("perm", "ls", "--json").stdout)["grants"] == []
 
 
-def test_explain_says_which_rule_decided(own: Machine) -> None:
+def test_explain_names_the_rule_that_decided(own: Machine) -> None:
     own.aios("run", "-d", "--name", "idle", own.agent("idle", IDLE))
     assert own.aios("perm", "grant", "idle", "deny tool.call:rm").stderr == ""
     got = own.aios("perm", "explain", "idle", "tool.call:rm")
@@ -101,7 +101,7 @@ def test_explain_says_which_rule_decided(own: Machine) -> None:
     assert got.returncode == 0 and json.loads(got.stdout)["verdict"] == "allow"
 
 
-def test_a_reload_takes_all_or_nothing(own: Machine) -> None:
+def test_a_reload_applies_the_whole_policy_or_nothing(own: Machine) -> None:
     policy = own.folder / "policy.toml"
     policy.write_text("[group.operator]")
     assert own.aios("perm", "reload").returncode == 0
@@ -163,7 +163,7 @@ def test_a_broken_policy_or_grant_keeps_the_kernel_from_starting(stopped: Machin
         (["audit", "frobnicate"], 2, "invalid choice"),
     ],
 )
-def test_nonsense_is_refused_with_the_way_out(
+def test_bad_arguments_are_refused_with_the_fix(
     machine: Machine, words: list[str], code: int, message: str
 ) -> None:
     path = machine.agent("hello", "")
@@ -172,7 +172,9 @@ def test_nonsense_is_refused_with_the_way_out(
     assert "Traceback" not in got.stderr
 
 
-def test_agents_reach_no_call_of_the_operators(machine: Machine, context: zmq.Context[Any]) -> None:
+def test_agents_cannot_make_the_operators_calls(
+    machine: Machine, context: zmq.Context[Any]
+) -> None:
     with Connection(context, Credentials(machine.runtime)) as guest:
         for name in ("access.policy", "access.reload", "access.approvals", "access.next"):
             with pytest.raises(PermissionDenied, match="operator"):
@@ -206,7 +208,7 @@ print(attempt(lambda: aios.context.save("mine").name), attempt(lambda: aios.cont
 """
 
 
-def test_saved_contexts_are_their_agents_alone_until_granted(own: Machine) -> None:
+def test_saved_contexts_are_private_until_granted(own: Machine) -> None:
     save = "import aios; aios.context.chat('x', max_tokens=2); aios.context.save('plan')"
     own.aios("run", "--name", "planner", own.agent("save", save))
     spy = own.agent("spy", CONTEXTS)
@@ -234,8 +236,8 @@ def test_saved_contexts_are_their_agents_alone_until_granted(own: Machine) -> No
 # ---------------------------------------------------------------------------- trees
 
 
-def test_a_tree_has_less_and_less_and_dies_with_its_root(machine: Machine) -> None:
-    """Rights and budgets narrow from generation to generation; the root's end ends all."""
+def test_rights_narrow_down_a_tree_that_dies_with_its_root(machine: Machine) -> None:
+    """A child has no more rights or tokens than its parent; the root's end ends all."""
     machine.agent("leaf", """
 import aios, sys, time
 def attempt(do):
@@ -257,8 +259,8 @@ import aios, time
 leaf = __file__.replace("root", "leaf")
 poor = aios.spawn(leaf, name="poor", rights=["model:*", "agent.send:kin/*"], max_tokens=6)
 rich = aios.spawn(leaf, name="rich", max_tokens=100)
-print(aios.recv(timeout=30, sender=poor.pid).body)
-print(aios.recv(timeout=30, sender=rich.pid).body)
+print(aios.recv(timeout=100, sender=poor.pid).body)
+print(aios.recv(timeout=100, sender=rich.pid).body)
 for wrong in (dict(group="agnt"), dict(rights=["tol:x"]), dict(deny=["allow tool:x"])):
     try:
         aios.spawn(leaf, **wrong)
@@ -278,7 +280,7 @@ time.sleep(1000)
         rows = connection.call("proc.ps", Empty()).processes
         root = next(row.pid for row in rows if row.name == "root")
         tree = [row for row in rows if row.name in ("poor", "rich") or row.name.startswith("leaf")]
-        assert len(tree) == 4, "poor, rich, and rich's two"
+        assert len(tree) == 4, "poor, rich, and two children of rich"
         connection.call("proc.signal", SignalRequest(str(root), "kill"))
         for row in tree:
             assert connection.call("proc.wait", RefRequest(str(row.pid))).exit_code == 137
@@ -286,7 +288,7 @@ time.sleep(1000)
     running.communicate(timeout=TIMEOUT_S)
 
 
-def test_a_child_does_not_get_at_what_the_operators_agents_have_stored(own: Machine) -> None:
+def test_a_child_cannot_reach_what_the_operators_agents_stored(own: Machine) -> None:
     diary = own.agent("diary", "import aios\nprint(aios.fs.list('/'))")
     own.aios("run", "--name", "diary", own.agent("w", "import aios; aios.fs.write('a', b'x')"))
     thief = own.agent("thief", f"""

@@ -1,4 +1,4 @@
-"""``aios.act``: every turn can be read and carried out, whatever the model writes."""
+"""``aios.act``: every turn that a model writes parses and can be carried out."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _act(machine: Machine, **options: object) -> list[dict[str, Any]]:
     return runs
 
 
-def test_turns_are_carried_out_and_told_and_the_context_stays(machine: Machine) -> None:
+def test_each_turn_runs_its_calls_and_keeps_the_context_cached(machine: Machine) -> None:
     runs = _act(machine, runs=12, temperature=0.9, max_steps=4)
     steps = [step for run in runs for step in run["steps"]]
     uses = [use for step in steps for use in step["uses"]]
@@ -63,7 +63,7 @@ def test_turns_are_carried_out_and_told_and_the_context_stays(machine: Machine) 
     assert later and all(step["cached"] > 100 for step in later)
 
 
-def test_tokens_are_bounded_and_cut_turns_are_asked_for_again(machine: Machine) -> None:
+def test_a_token_budget_holds_and_truncated_turns_are_retried(machine: Machine) -> None:
     runs = _act(machine, runs=4, budget_tokens=600, step_tokens=40, temperature=0.9, max_steps=3)
     assert all(run["tokens"] <= 600 for run in runs)
     assert any(step["tries"] == 2 for run in runs for step in run["steps"])
@@ -71,7 +71,7 @@ def test_tokens_are_bounded_and_cut_turns_are_asked_for_again(machine: Machine) 
     assert (run["finish"], run["steps"]) == ("tokens", [])
 
 
-def test_a_tool_there_is_not_is_told_before_anything_is_generated(machine: Machine) -> None:
+def test_an_unknown_tool_is_refused_before_generation(machine: Machine) -> None:
     code = "import aios\ntry: aios.act('x', tools=['nosuch'])\nexcept aios.NotFound as e: print(e)"
     assert "aios tool ls" in machine.aios("run", machine.agent("a", code)).stdout
 
@@ -106,7 +106,7 @@ print(json.dumps(sorted(used)))
 
 
 def _odd(machine: Machine, *names: str, **options: object) -> list[str]:
-    """The tools that were called, each time with arguments that fit its schema."""
+    """Return the tools that were called; their arguments always match the schema."""
     arguments = json.dumps([{name: ODD[name] for name in names or ODD}, options])
     got = machine.aios("run", machine.agent("odd", ODD_AGENT), "--", arguments)
     assert got.returncode == 0, got.stderr
@@ -114,7 +114,7 @@ def _odd(machine: Machine, *names: str, **options: object) -> list[str]:
     return used
 
 
-def test_calls_fit_odd_schemas(machine: Machine) -> None:
+def test_calls_match_odd_schemas(machine: Machine) -> None:
     assert len(_odd(machine, runs=1, mixed=4, max_steps=2, temperature=0.9)) >= 6
 
 
@@ -123,7 +123,9 @@ def test_calls_fit_odd_schemas(machine: Machine) -> None:
     {"type": "array", "items": False, "minItems": 1}, {"type": "thing"}, {"$ref": "#/nowhere"},
     {"$ref": "#"}, {"type": "string", "minLength": 5000}, {"type": "integer", "multipleOf": 0.3},
 ])  # fmt: skip
-def test_what_a_grammar_cannot_express_is_told_before_the_call(schema: dict[str, object]) -> None:
+def test_a_schema_that_no_grammar_expresses_is_refused_before_generation(
+    schema: dict[str, object],
+) -> None:
     tool = aios.tool(name="odd")(lambda: None)
     parameters = {"type": "object", "properties": {"must": schema}, "required": ["must"]}
     tool.spec = msgspec.structs.replace(tool.spec, parameters=json.dumps(parameters))
@@ -167,7 +169,7 @@ print("done")
 """
 
 
-def test_asyncio_has_the_same_and_cancelling_ends_what_is_under_way(machine: Machine) -> None:
+def test_aact_equals_act_and_cancelling_ends_its_calls(machine: Machine) -> None:
     got = machine.aios("run", machine.agent("async", ASYNC))
     assert got.stdout == "['CancelledError', 'CancelledError']\ndone\n", got.stderr
 
@@ -180,7 +182,7 @@ def _real() -> Iterator[Machine]:
 
 
 @pytest.mark.real
-def test_the_default_model_writes_only_what_can_be_read(_real: Machine) -> None:
+def test_the_default_model_writes_only_turns_that_parse(_real: Machine) -> None:
     task = "What is 17 * 23? Use the tool calculate."
     runs = _act(_real, runs=2, task=task, temperature=0.8, max_steps=3, step_tokens=160,
                 budget_tokens=700)  # fmt: skip
@@ -189,7 +191,7 @@ def test_the_default_model_writes_only_what_can_be_read(_real: Machine) -> None:
 
 
 @pytest.mark.real
-def test_the_default_model_fits_odd_schemas(_real: Machine) -> None:
+def test_the_default_model_matches_odd_schemas(_real: Machine) -> None:
     assert _odd(
         _real, "enums", "unicode", "bounds", runs=1, mixed=1, max_steps=2,
         temperature=0.9, step_tokens=96, budget_tokens=500,

@@ -1,4 +1,4 @@
-"""Keys of HTTP APIs in a header and as bearer: they reach the server, and nobody else."""
+"""Keys of HTTP APIs, in a header and as bearer tokens: only the server sees them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEMES: dict[str, tuple[dict[str, Any], str, str]] = {
     "header": ({"type": "apiKey", "in": "header", "name": "X-Shop-Key"}, "X-Shop-Key", KEY),
     "bearer": ({"type": "http", "scheme": "bearer"}, "Authorization", f"Bearer {KEY}"),
 }
-"""By name: the document's security scheme, and the header that the server gets with its value."""
+"""Security scheme of the document, and name and value of the header that the server gets."""
 
 AGENT = """
 import aios
@@ -38,7 +38,7 @@ for name in ("shop.fail", "shop.away", "shop.drop"):
 
 
 def _document(scheme: dict[str, Any], url: str) -> dict[str, Any]:
-    """An API whose author declared the key's header as a parameter, too, as many do."""
+    """Return an API document that also declares the key's header as a parameter, as many do."""
     header = {"in": "header", "schema": {"type": "string"}}
     return {
         "openapi": "3.0.3", "info": {"title": "t", "version": "1"}, "servers": [{"url": url}],
@@ -55,7 +55,7 @@ def _document(scheme: dict[str, Any], url: str) -> dict[str, Any]:
 
 
 class _Server(BaseHTTPRequestHandler):
-    """Keeps the headers it got, and tells all of them to whoever asked."""
+    """A server that keeps the headers of each request and repeats them in its answer."""
 
     got: ClassVar[list[dict[str, str]]] = []
     lock = threading.Lock()
@@ -88,7 +88,7 @@ def machine() -> Iterator[Machine]:
 
 @pytest.fixture(params=list(SCHEMES))
 def scheme(machine: Machine, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The API ``shop`` with one of the schemes, its key kept."""
+    """The API ``shop`` under one of the schemes, with its key stored."""
     _Server.got.clear()
     with http_server(_Server) as address:
         document = _document(SCHEMES[request.param][0], f"http://{address}")
@@ -113,7 +113,7 @@ def _audit(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> str:
     return "".join(file.read_bytes().decode("latin-1") for file in files)
 
 
-def test_the_key_reaches_the_server_and_nobody_else(
+def test_a_key_reaches_only_its_server(
     machine: Machine, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     got = machine.aios("run", machine.agent("shopper", AGENT))
@@ -138,7 +138,7 @@ def test_the_key_reaches_the_server_and_nobody_else(
     assert holding == ["secrets.json"]
 
 
-def test_an_agent_can_neither_set_nor_break_what_carries_the_key(
+def test_an_agent_cannot_set_or_inject_into_the_key_header(
     machine: Machine, scheme: str, guest: Connection
 ) -> None:
     _, header, value = SCHEMES[scheme]

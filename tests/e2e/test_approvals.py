@@ -1,4 +1,4 @@
-"""Questions to the operator and their answers, as a user types them, on the fake model."""
+"""Questions to the operator and their answers: the command line and the terminal."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ except aios.AiosError as error:
 
 @pytest.fixture
 def victim(own: Machine) -> Machine:
-    """A kernel with an agent in it that is nobody's kin."""
+    """A kernel that runs an agent which is no kin of any other."""
     own.aios("run", "-d", "--name", "victim", own.agent("victim", IDLE))
     return own
 
 
-def test_what_cannot_be_undone_waits_for_the_operator(victim: Machine) -> None:
+def test_an_irreversible_operation_waits_for_the_operator(victim: Machine) -> None:
     send = victim.agent("send", SEND)
     number = victim.aios("run", send, "--", "hello").stdout.strip()
     assert len(number) == 8
@@ -62,7 +62,7 @@ def test_what_cannot_be_undone_waits_for_the_operator(victim: Machine) -> None:
     assert "other words" not in whole, "bodies are not logged"
 
 
-def test_questions_and_answers_outlive_the_kernel(victim: Machine) -> None:
+def test_questions_and_answers_survive_a_restart(victim: Machine) -> None:
     send = victim.agent("send", SEND)
     number = victim.aios("run", send, "--", "hello").stdout.strip()
 
@@ -81,11 +81,11 @@ def test_questions_and_answers_outlive_the_kernel(victim: Machine) -> None:
 
 
 def test_an_approval_expires(victim: Machine) -> None:
-    (victim.folder / "policy.toml").write_text("approval_s = 1\n")
-    victim.aios("perm", "reload")
     send = victim.agent("send", SEND)
     number = victim.aios("run", send, "--", "x").stdout.strip()
-    victim.aios("approvals", "approve", number)
+    (victim.folder / "policy.toml").write_text("approval_s = 1\n")
+    assert victim.aios("perm", "reload").returncode == 0
+    assert victim.aios("approvals", "approve", number).returncode == 0
     wait_until(lambda: number not in victim.aios("approvals", "ls").stdout, "its expiry")
     assert victim.aios("run", send, "--", "x").stdout.strip() not in ("sent", number)
     assert victim.aios("approvals", "approve", number).returncode == 1
@@ -111,16 +111,18 @@ class Terminal:
         self.text = ""
 
     def until(self, words: str) -> str:
-        """All that was shown until these words are."""
+        """Read until these words are shown; return all text so far."""
         while words not in self.text:
             wait_readable(self._fd, f"{words!r} after {self.text!r}")
             self.text += os.read(self._fd, 4096).decode()
         return self.text
 
     def type(self, text: str) -> None:
+        """Send keystrokes."""
         os.write(self._fd, text.encode())
 
     def ended(self) -> int:
+        """Read to the end; return the exit code."""
         try:
             while True:
                 self.text += os.read(self._fd, 4096).decode()
@@ -163,7 +165,7 @@ def test_a_question_left_open_is_asked_again_at_the_next_terminal(victim: Machin
     assert number not in victim.aios("approvals", "ls").stdout
 
 
-def test_several_questions_come_one_after_another(victim: Machine) -> None:
+def test_a_terminal_shows_one_question_at_a_time(victim: Machine) -> None:
     code = """
 import aios, threading
 def send(n):
@@ -186,7 +188,7 @@ threads = [threading.Thread(target=send, args=(n,)) for n in range(3)]
     (question,) = [q for q in json.loads(victim.aios("approvals", "ls", "--json").stdout)
                    if q["state"] == "pending"]  # fmt: skip
     assert victim.aios("approvals", "approve", question["id"]).returncode == 0
-    terminal.until("sent")  # answered elsewhere: the call goes on
+    terminal.until("sent")  # answered elsewhere, so the call continues
     terminal.kill()
     terminal.ended()
     with operator(victim) as connection:

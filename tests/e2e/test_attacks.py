@@ -1,4 +1,4 @@
-"""A hostile agent's frames: whatever it names a thing, it gets no further than its rights."""
+"""Frames of a hostile agent: no spelling of a name gives it more than its rights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import zmq
 from aios.syscalls import codec, paths
 from aios.syscalls.client import Credentials, open_socket
 from aios.syscalls.table import BY_NAME
-from tests.conftest import Machine
+from tests.conftest import TIMEOUT_S, Machine
 
 NO, INVALID, NONE = "PERMISSION_DENIED", "INVALID_ARGUMENT", "NOT_FOUND"
 POLICY = """
@@ -26,16 +26,16 @@ deny = ["path:/secret/**", "path:/.kv/secret", "memory:shared:x", "tool.call:cal
 
 
 class Raw:
-    """Frames on a socket of a guest's, with nothing checked before they are sent."""
+    """A guest's socket that sends frames without checking them."""
 
     def __init__(self, sock: zmq.Socket[Any]) -> None:
         self._sock, self._ids = sock, iter(range(1, 1 << 20))
 
     def call(self, name: str, /, **body: Any) -> Any:
-        """The result, or the error's code."""
+        """Make a call; return the result, or the code of the error."""
         sent = [BY_NAME[name].number, next(self._ids), 0, body]
         self._sock.send(msgpack.packb(sent, unicode_errors="surrogatepass"))
-        assert self._sock.poll(20_000), (name, body)
+        assert self._sock.poll(TIMEOUT_S * 1000), (name, body)
         reply = codec.decode_reply(self._sock.recv())
         return reply.body if reply.kind == codec.RESULT else reply.body["code"]
 
@@ -51,7 +51,7 @@ def raw(stopped: Machine, context: zmq.Context[Any]) -> Iterator[Raw]:
     assert "Traceback" not in stopped.log()
 
 
-def test_names_that_look_like_others(raw: Raw, stopped: Machine) -> None:
+def test_lookalike_names_bypass_no_rule(raw: Raw, stopped: Machine) -> None:
     for path in ("/secret", "/secret/a", "secret/a", "//secret//a", "/./secret/./a", "/secret/"):
         assert raw.call("fs.read", path=path) == NO, path
     for path in ("/x/../secret/a", "..", "/secret\0/a", "/secret\n", "/" + "x" * 4096,
@@ -78,12 +78,12 @@ def test_names_that_look_like_others(raw: Raw, stopped: Machine) -> None:
     own = raw.call("getpid")["name"]
     assert raw.call("context.remove", name=f"{own}/secret") == NO
     assert raw.call("fs.read", path="/secret/a", pid=0) == INVALID
-    assert raw.call("getpid", pid=0) == INVALID, "nobody says who it is"
+    assert raw.call("getpid", pid=0) == INVALID, "a body cannot say who calls"
     assert raw.call("access.answer", id="x", approve=True) == NO
     assert stopped.aios("audit", "verify").returncode == 0
 
 
-def test_a_program_is_what_its_path_says(raw: Raw, stopped: Machine) -> None:
+def test_a_disguised_path_bypasses_no_spawn_rule(raw: Raw, stopped: Machine) -> None:
     evil = stopped.agent("evil", "")
     assert raw.call("proc.spawn", path=evil) == "CONFIRMATION_REQUIRED"
     for path in (f"/ok/../{evil}", f"/ok/.{evil}", f"/ok//../..{evil}", "evil.py", f"/ok/{evil}/",
@@ -95,13 +95,13 @@ def test_a_program_is_what_its_path_says(raw: Raw, stopped: Machine) -> None:
                   {"group": "tested\0"}, {"deny": ["allow *:*"]}):  # fmt: skip
         assert raw.call("proc.spawn", path="/ok/x.py", **rules) in (INVALID, NO), rules
     operators = stopped.agent("operator", "import aios; print(aios.ps()[-1].name)")
-    assert stopped.aios("run", operators).stdout == "operator-2\n", "a name of nobody else's"
+    assert stopped.aios("run", operators).stdout == "operator-2\n", "operator is a reserved name"
     got = stopped.aios("run", f"../{stopped.folder.name}/./operator.py")
     assert got.stdout == "operator-2\n", "the command line makes a path whole"
 
 
-def test_an_answer_is_for_what_was_asked(raw: Raw, stopped: Machine) -> None:
-    """Also where the kernel looks something up before it asks."""
+def test_an_approval_covers_only_the_arguments_it_showed(raw: Raw, stopped: Machine) -> None:
+    """This also holds for calls in which the kernel looks something up before it asks."""
     one, two = (raw.call("memory.add", text=t, scope="agent")["id"] for t in ("one", "two"))
     assert raw.call("memory.remove", id=one) == "CONFIRMATION_REQUIRED"
     number = stopped.aios("approvals", "ls").stdout.split("\n")[1].split()[0]

@@ -1,4 +1,4 @@
-"""The audit log, as a user reads it: complete, and what was changed is found."""
+"""The audit log as a user reads it: it is complete, and changes to it are detected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def test_every_call_of_an_agent_is_in_the_log_with_its_rule(own: Machine) -> None:
+def test_every_call_is_logged_with_its_rule(own: Machine) -> None:
     code = "import aios\nfor _ in range(50): aios.getpid()\naios.chat('top secret', max_tokens=2)"
     own.aios("run", "--name", "logged", own.agent("logged", code))
     own.aios("daemon", "down")
@@ -36,19 +36,25 @@ def test_every_call_of_an_agent_is_in_the_log_with_its_rule(own: Machine) -> Non
     assert "logged" in own.aios("audit", "--agent", "logged", "-n", "3").stdout
 
 
-def test_following_shows_what_comes(own: Machine) -> None:
+def test_following_shows_new_records(own: Machine) -> None:
+    go = own.folder / "go"
+    os.mkfifo(go)
+    code = f"import aios; aios.getpid(); open({str(go)!r}).read(); aios.ps()"
+    own.aios("run", "-d", "--name", "shown", own.agent("a", code))
     following = own.popen("audit", "-f", "--json", "-n", "1", "--agent", "shown")
-    own.aios("run", "--name", "shown", own.agent("a", "import aios; aios.getpid()"))
     assert following.stdout
     record = json.loads(following.stdout.readline())
     assert (record["agent"], record["name"]) == ("shown", "getpid")
+    go.write_text("on")
+    record = json.loads(following.stdout.readline())
+    assert (record["agent"], record["name"]) == ("shown", "proc.ps")
     following.kill()
     following.communicate()
 
 
 @pytest.fixture(scope="module")
 def sound() -> Iterator[tuple[Machine, bytes]]:
-    """A kernel that has ended, and its log, which each test writes anew."""
+    """A stopped kernel and its intact log; each test overwrites the file."""
     with folders() as machine:
         machine.start(*FAKE)
         machine.aios("run", machine.agent("a", "import aios\nfor _ in range(30): aios.getpid()"))
@@ -58,7 +64,7 @@ def sound() -> Iterator[tuple[Machine, bytes]]:
 
 
 @pytest.mark.parametrize("how", ["edited", "deleted", "inserted", "reordered", "cut"])
-def test_a_tampered_log_is_found(sound: tuple[Machine, bytes], how: str) -> None:
+def test_tampering_with_the_log_is_detected(sound: tuple[Machine, bytes], how: str) -> None:
     machine, whole = sound
     (path,) = machine.audit_folder().glob("*.jsonl")
     lines = whole.splitlines(keepends=True)
@@ -81,7 +87,7 @@ def test_a_tampered_log_is_found(sound: tuple[Machine, bytes], how: str) -> None
 
 
 def test_a_killed_kernel_leaves_a_sound_log(stopped: Machine) -> None:
-    """Five times killed in the middle of calls; every acknowledged mutation is in the log."""
+    """Kill the kernel five times during calls; every acknowledged mutation is in the log."""
     done = stopped.folder / "done"
     code = f"""
 import aios, os
@@ -106,14 +112,14 @@ with open({str(done)!r}, "ab", buffering=0) as file:
     assert len(received) >= done.stat().st_size
 
 
-def test_no_log_and_no_key(stopped: Machine) -> None:
+def test_audit_without_a_log_says_how_to_start_the_kernel(stopped: Machine) -> None:
     for words in (["audit"], ["audit", "verify"], ["audit", "-f"]):
         got = stopped.aios(*words)
         assert got.returncode == 1 and "aios daemon up" in got.stderr, (words, got)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
-def test_a_full_disk_stops_mutations_and_nothing_else(stopped: Machine) -> None:
+def test_a_full_audit_disk_stops_only_mutations(stopped: Machine) -> None:
     folder = stopped.folder / "state" / "aios" / "audit"
     folder.mkdir(parents=True)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(folder)])
@@ -165,7 +171,7 @@ except aios.AuditUnavailable as error:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_the_key_is_the_users_alone(own: Machine) -> None:
+def test_only_the_user_can_read_the_audit_key(own: Machine) -> None:
     key = own.folder / "data" / "aios" / "audit" / "key"
     assert key.stat().st_mode & 0o777 == 0o600 and len(key.read_bytes()) == 32
     assert own.audit_folder().parent == own.folder / "state" / "aios" / "audit"

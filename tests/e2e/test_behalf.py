@@ -1,10 +1,11 @@
-"""On whose behalf: an agent that serves a tool acts for its caller, and never for anybody else."""
+"""An agent that serves a tool acts on behalf of its caller, and of no other agent."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import msgpack
 import msgspec
 import pytest
 import zmq
@@ -16,7 +17,7 @@ from aios.syscalls.table import BY_NAME
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.storage import FsWrite
 from aios.syscalls.types.tool import OfferRequest, ToolAnswer, ToolCall, ToolSpec
-from tests.conftest import Machine
+from tests.conftest import TIMEOUT_S, Machine
 from tests.waiting import wait_until
 
 FAKE = ("--model", "fake:step_ms=1,end=0")
@@ -32,7 +33,7 @@ async def think(text: str) -> str:
 @aios.tool(effect="read")
 def hire(path: str) -> object:
     child = aios.spawn(path)
-    return aios.recv(timeout=60, sender=child.pid).body
+    return aios.recv(timeout=120, sender=child.pid).body
 @aios.tool(effect="read")
 def post(text: str) -> str:
     aios.send("victim", text)
@@ -61,7 +62,7 @@ def _clerk(machine: Machine, *flags: str) -> Any:
     return running
 
 
-def test_a_tool_does_nothing_that_its_caller_may_not(stopped: Machine) -> None:
+def test_a_tool_has_no_more_rights_than_its_caller(stopped: Machine) -> None:
     stopped.start(*FAKE)
     clerk = _clerk(stopped)
     ask = stopped.agent("ask", ASK)
@@ -96,7 +97,7 @@ aios.send(aios.getppid(), said)
     clerk.communicate()
 
 
-def test_a_question_names_both_and_its_answer_is_bound_to_both(stopped: Machine) -> None:
+def test_an_approval_names_and_binds_tool_and_caller(stopped: Machine) -> None:
     stopped.start(*FAKE)
     victim = stopped.agent("victim", "import aios; aios.recv(timeout=600, sender=aios.getpid())")
     stopped.aios("run", "-d", "--name", "victim", victim)
@@ -108,7 +109,7 @@ def test_a_question_names_both_and_its_answer_is_bound_to_both(stopped: Machine)
     assert (question["agent"], question["behalf"]) == ("clerk", "ask")
     assert "clerk for ask" in stopped.aios("approvals", "approve", question["id"]).stdout
     other = stopped.aios("run", "--name", "other", ask, "--", "post", "text", "hello").stdout
-    assert other.startswith("TOOL_FAILED"), "it is ask's alone"
+    assert other.startswith("TOOL_FAILED"), "the approval is for ask only"
     assert stopped.aios("run", ask, "--", "post", "text", "hello").stdout == "sent\n"
     clerk.kill()
     clerk.communicate()
@@ -119,18 +120,18 @@ def test_a_question_names_both_and_its_answer_is_bound_to_both(stopped: Machine)
 
 def _raw(sock: zmq.Socket[Any], frame: bytes) -> codec.ReplyFrame:
     sock.send(frame)
-    assert sock.poll(10_000)
+    assert sock.poll(TIMEOUT_S * 1000)
     return codec.decode_reply(sock.recv())
 
 
-def test_nobody_acts_on_behalf_of_whom_it_does_not_serve(
+def test_an_agent_acts_only_for_callers_it_serves(
     machine: Machine, context: zmq.Context[Any]
 ) -> None:
     credentials = Credentials(machine.runtime)
     with Connection(context, credentials) as server, Connection(context, credentials) as caller:
         server.call("tool.offer", OfferRequest([ToolSpec("mine", effect="read")]))
-        call_id = caller.begin("tool.call", ToolCall("mine"), 30)
-        work = server.call("tool.next", Empty(), 30).work
+        call_id = caller.begin("tool.call", ToolCall("mine"), TIMEOUT_S)
+        work = server.call("tool.next", Empty(), TIMEOUT_S).work
         with on_behalf(work):
             server.call("getpid", Empty())
         forged = (work + 1, work - 1, 10**9, 1 << 63)
@@ -145,9 +146,9 @@ def test_nobody_acts_on_behalf_of_whom_it_does_not_serve(
 
 
 @pytest.mark.parametrize("work", [-1, 1 << 64, "1", None, True, [1], {"pid": 1}, 1.0])
-def test_work_that_is_no_number(machine: Machine, context: zmq.Context[Any], work: object) -> None:
-    import msgpack
-
+def test_a_malformed_work_number_is_refused(
+    machine: Machine, context: zmq.Context[Any], work: object
+) -> None:
     os_pid = paths.require_kernel(machine.runtime)
     sock = open_socket(context, Credentials(machine.runtime), os_pid)
     try:

@@ -1,4 +1,4 @@
-"""The command line where a user errs or the machine fails: it says why, and shows no traceback."""
+"""The command line explains errors of the user and of the machine, without a traceback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CALCULATE = ("tool", "call", "calculate", '{"expression": "1"}')
 
 
 def _shell(machine: Machine, line: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run ``aios WORDS`` as ``"$@"`` in a line of shell, for its redirections."""
+    """Run ``aios WORDS`` as ``"$@"`` in a shell line, which can redirect its streams."""
     aios = [sys.executable, "-P", "-m", "aios.cli", *words]
     return subprocess.run(
         ["/bin/sh", "-c", line, "sh", *aios], env=machine.env, cwd=machine.folder,
@@ -51,7 +51,7 @@ def _shell(machine: Machine, line: str, *words: str) -> subprocess.CompletedProc
         (("config", "get", "nosuch"), 2, "unknown key 'nosuch' (valid keys"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_reason(
+def test_bad_arguments_are_refused_with_the_reason(
     machine: Machine, words: tuple[str, ...], code: int, said: str
 ) -> None:
     got = machine.aios(*words)
@@ -60,7 +60,7 @@ def test_what_cannot_be_is_refused_with_its_reason(
     assert len(got.stderr) < 1500
 
 
-def test_code_that_is_nested_too_deeply_is_refused(machine: Machine) -> None:
+def test_code_nested_too_deeply_is_refused(machine: Machine) -> None:
     path = machine.agent("deep", "x = " + "-" * 200_000 + "1")
     got = machine.aios("run", path)
     assert got.returncode == 126 and "it is nested too deeply" in got.stderr
@@ -68,7 +68,7 @@ def test_code_that_is_nested_too_deeply_is_refused(machine: Machine) -> None:
     assert machine.aios("run", child).stdout == "126\n"
 
 
-def test_a_pipe_is_no_agent(machine: Machine) -> None:
+def test_a_pipe_cannot_be_run(machine: Machine) -> None:
     os.mkfifo(machine.folder / "pipe")
     got = machine.aios("run", "pipe")
     assert got.returncode == 126 and "it is no ordinary file" in got.stderr
@@ -80,14 +80,14 @@ def test_a_syntax_warning_is_shown_once(machine: Machine) -> None:
     assert got.stdout == "True\n" and got.stderr.count("SyntaxWarning") == 1
 
 
-def test_a_variable_that_is_no_text_is_left_out_and_told(machine: Machine) -> None:
+def test_a_variable_that_is_not_utf8_is_dropped_with_a_warning(machine: Machine) -> None:
     path = machine.agent("a", "import os; print(os.environ.get('ODD'), os.environ['EVEN'])")
     got = _shell(machine, 'ODD=$(printf "\\377") EVEN=é "$@"', "run", path)
     assert (got.returncode, got.stdout) == (0, "None é\n")
     assert got.stderr == "aios: not passed on, as they are no UTF-8: ODD\n"
 
 
-def test_a_name_of_digits_is_refused_as_it_looks_like_a_pid(machine: Machine) -> None:
+def test_a_numeric_name_is_refused(machine: Machine) -> None:
     got = machine.aios("run", "--name", "77", machine.agent("a", ""))
     assert got.returncode == 125 and "'77' could be mistaken for a pid" in got.stderr
 
@@ -100,7 +100,7 @@ def test_a_name_of_digits_is_refused_as_it_looks_like_a_pid(machine: Machine) ->
         (("run", "--json", "a.py"), 125),
     ],
 )  # fmt: skip
-def test_a_full_disk_under_the_output_is_told(
+def test_output_on_a_full_disk_is_an_error(
     machine: Machine, words: tuple[str, ...], code: int
 ) -> None:
     machine.agent("a", "print('out')")
@@ -110,7 +110,7 @@ def test_a_full_disk_under_the_output_is_told(
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_standard_streams_are_nothing_to_write_into(machine: Machine, closed: str) -> None:
+def test_closed_standard_streams_do_no_harm(machine: Machine, closed: str) -> None:
     path = machine.agent("a", "import sys; print('out'); print('err', file=sys.stderr)")
     got = _shell(machine, f'"$@" {closed}', "run", path)
     assert got.returncode == 0 and "Traceback" not in got.stderr
@@ -119,7 +119,7 @@ def test_closed_standard_streams_are_nothing_to_write_into(machine: Machine, clo
     assert _shell(machine, f'"$@" {closed}', "ps").returncode == 0
 
 
-def test_a_folder_that_was_removed_is_told(machine: Machine) -> None:
+def test_a_removed_current_folder_is_an_error(machine: Machine) -> None:
     path = machine.agent("a", "print('ran')")
     line = 'mkdir gone && cd gone && rmdir ../gone && "$@"'
     got = _shell(machine, line, "run", path)
@@ -127,20 +127,20 @@ def test_a_folder_that_was_removed_is_told(machine: Machine) -> None:
     assert _shell(machine, line, "ps").returncode == 0
 
 
-def test_settings_for_a_kernel_that_runs_already_are_not_passed_over(machine: Machine) -> None:
+def test_settings_for_a_running_kernel_are_refused(machine: Machine) -> None:
     assert machine.aios("daemon", "up").returncode == 0
     got = machine.aios("daemon", "up", "--seats", "2")
     assert got.returncode == 1 and "aios daemon restart --seats 2" in got.stderr
 
 
-def test_a_model_that_is_not_there_is_told_at_the_start(stopped: Machine) -> None:
+def test_a_missing_model_is_a_warning_at_the_start(stopped: Machine) -> None:
     got = stopped.aios("daemon", "up", "--model", "/none.gguf")
     assert got.stdout.startswith("serving")
     assert "no model '/none.gguf'" in got.stderr and "aios daemon restart --model" in got.stderr
     assert "warning: no model '/none.gguf'" in stopped.aios("daemon", "status").stdout
 
 
-def test_an_audit_log_without_its_key_is_told_at_the_start(stopped: Machine) -> None:
+def test_an_unwritable_audit_log_is_a_warning_at_the_start(stopped: Machine) -> None:
     data = Path(stopped.env["XDG_DATA_HOME"]) / "aios"
     data.mkdir(parents=True)
     (data / "audit").write_text("in the way")
@@ -149,7 +149,7 @@ def test_an_audit_log_without_its_key_is_told_at_the_start(stopped: Machine) -> 
     assert "warning: the audit log" in stopped.aios("daemon", "status").stdout
 
 
-def test_a_runtime_folder_that_is_no_text_is_refused(stopped: Machine) -> None:
+def test_a_runtime_folder_that_is_not_utf8_is_refused(stopped: Machine) -> None:
     got = _shell(stopped, 'AIOS_RUNTIME_DIR=$(printf "/tmp/\\377") "$@"', "daemon", "up")
     assert got.returncode == 1 and "its path is not UTF-8" in got.stderr
     assert "Traceback" not in got.stderr
@@ -163,12 +163,12 @@ def test_a_runtime_folder_that_is_no_text_is_refused(stopped: Machine) -> None:
         (("storage", "restore", "n" * 300), "is not a backup: it has no meta.db"),
     ],
 )
-def test_what_is_no_backup_is_refused(stopped: Machine, words: tuple[str, ...], said: str) -> None:
+def test_only_a_backup_can_be_restored(stopped: Machine, words: tuple[str, ...], said: str) -> None:
     got = stopped.aios(*words)
     assert got.returncode == 1 and said in got.stderr and "Traceback" not in got.stderr
 
 
-def test_a_backup_that_fails_leaves_nothing_behind(stopped: Machine) -> None:
+def test_a_failed_backup_leaves_nothing_behind(stopped: Machine) -> None:
     stopped.start("--model", "fake")
     code = "import aios; aios.fs.write('big', 'x' * 200_000)"
     assert stopped.aios("run", stopped.agent("a", code)).returncode == 0
@@ -185,5 +185,5 @@ def test_a_backup_that_fails_leaves_nothing_behind(stopped: Machine) -> None:
         if blob.is_file():
             blob.unlink()
     got = stopped.aios("storage", "backup", "partial")
-    assert got.returncode == 1 and "a backup would not be whole" in got.stderr
+    assert got.returncode == 1 and "a backup would not be complete" in got.stderr
     assert not list(stopped.folder.glob("partial*"))

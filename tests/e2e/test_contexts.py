@@ -1,4 +1,4 @@
-"""Contexts, limits and settings as agents and the operator meet them; on the fake model."""
+"""Saved contexts, limits and settings, as agents and the operator use them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _go_on(machine: Machine) -> tuple[str, int]:
     return tokens, int(cached)
 
 
-def test_a_saved_context_survives_agents_and_kernels(stopped: Machine) -> None:
+def test_a_saved_context_outlives_its_agent_and_the_kernel(stopped: Machine) -> None:
     stopped.start(*FLAGS)
     save = stopped.agent("save", SAVE)
     got = stopped.aios("run", "--name", "keeper", save)
@@ -50,7 +50,7 @@ def test_a_saved_context_survives_agents_and_kernels(stopped: Machine) -> None:
     tokens, cached = _go_on(stopped)
     assert cached > 100
     assert stopped.aios("daemon", "restart", *FLAGS).returncode == 0
-    assert _go_on(stopped) == (tokens, cached), "the KV came from the file"
+    assert _go_on(stopped) == (tokens, cached), "the KV cache came from the file"
     image, record = _files(stopped)
     assert (record.suffix, image.suffix) == (".ctx", ".kv")
     for how in ("damaged", "truncated", "missing"):
@@ -83,7 +83,7 @@ print(aios.context.saved())
     assert "Traceback" not in stopped.log()
 
 
-def test_saving_again_replaces_and_a_limit_holds(machine: Machine) -> None:
+def test_saving_again_replaces_and_the_limit_holds(machine: Machine) -> None:
     code = """
 import aios
 aios.context.chat("x" * 100, max_tokens=4)
@@ -99,7 +99,7 @@ for each in aios.context.saved(): aios.context.remove(each.name)
     assert _files(machine) == []
 
 
-def test_the_window_policy_shows_in_the_reply_and_ps_the_context(machine: Machine) -> None:
+def test_the_reply_shows_the_window_policy_and_ps_the_context(machine: Machine) -> None:
     code = """
 import aios
 for n in range(6): aios.context.messages.append(aios.Message("user", f"{n} " + "w" * 1000))
@@ -145,7 +145,7 @@ print(row.context_tokens, row.window_tokens)
         (["trace", "export", "--output", "/nowhere/x"], 1, "cannot write /nowhere/x"),
     ],
 )
-def test_bad_input_names_value_limit_and_remedy(
+def test_bad_input_names_the_value_the_limit_and_the_fix(
     machine: Machine, words: list[str], code: int, message: str
 ) -> None:
     path = machine.agent("self", "import time; time.sleep(1000)")
@@ -175,7 +175,7 @@ def test_bad_settings_keep_the_kernel_from_starting(
     assert got.returncode == 1 and message in got.stderr
 
 
-def test_models_by_hand_and_one_that_cannot_be_parked(machine: Machine) -> None:
+def test_a_model_that_cannot_be_parked_is_loaded_and_unloaded(machine: Machine) -> None:
     frozen = "fake:end=0,frozen=1"
     got = machine.aios("model", "load", frozen)
     assert got.returncode == 0 and "cannot be parked: recomputed" in got.stdout
@@ -195,8 +195,8 @@ def test_models_by_hand_and_one_that_cannot_be_parked(machine: Machine) -> None:
     assert machine.aios("model", "load", "fake:what=1").returncode == 1
 
 
-def test_parked_contexts_are_restored_after_kill_9(stopped: Machine) -> None:
-    """The agent itself kills the core, when all four of its streams have begun."""
+def test_parked_contexts_survive_a_killed_core(stopped: Machine) -> None:
+    """The agent kills the core as soon as all four of its streams have begun."""
     stopped.start("--model", "fake:step_ms=2,end=0", "--seats", "1", "--quantum", "4")
     code = """
 import asyncio, os, signal, sys, aios
@@ -227,5 +227,5 @@ asyncio.run(main())
         (model,) = connection.call("model.list", Empty()).models
     same, _, recomputed = got.stdout.strip().rpartition("\n")
     assert same == "[True, True, True, True]", got.stderr
-    assert int(recomputed) <= 2, "who ran and who was moved for it"
+    assert int(recomputed) <= 2, "at most the running one and the one evicted for it"
     assert model.core_restarts == 1

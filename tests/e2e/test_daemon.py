@@ -1,4 +1,4 @@
-"""The kernel's life: start, restart, end, and settings that keep it from starting."""
+"""Start, restart and end of the kernel, and settings that keep it from starting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import TIMEOUT_S, Machine
 from tests.waiting import wait_for_end
 
 
-def test_up_status_down_and_twice_of_each(stopped: Machine) -> None:
+def test_up_and_down_may_be_repeated(stopped: Machine) -> None:
     assert stopped.aios("daemon", "status").returncode == 3
     assert stopped.aios("daemon", "down").returncode == 0
     assert stopped.aios("daemon", "up", "--model", "fake").returncode == 0
@@ -40,7 +40,7 @@ def test_up_status_down_and_twice_of_each(stopped: Machine) -> None:
     assert [p.name for p in stopped.runtime.iterdir()] == ["aiosd.lock"]
 
 
-def test_a_killed_kernel_leaves_no_process_and_its_sockets_do_not_matter(stopped: Machine) -> None:
+def test_a_killed_kernel_leaves_no_process_and_can_be_restarted(stopped: Machine) -> None:
     os_pid = stopped.start("--model", "fake")
     path = stopped.agent("a", "import aios\nwhile True: aios.chat('x')")
     stopped.aios("run", "-d", path)
@@ -61,7 +61,7 @@ def test_run_starts_the_kernel(stopped: Machine) -> None:
     assert (got.returncode, got.stdout) == (0, "1\n") and "starting the kernel" in got.stderr
 
 
-def test_by_hand_without_a_kernel_says_how_to_start_one(stopped: Machine) -> None:
+def test_a_program_run_by_hand_says_how_to_start_the_kernel(stopped: Machine) -> None:
     path = stopped.agent("a", "import aios; aios.getpid()")
     got = subprocess.run(
         [sys.executable, path], env=stopped.env, capture_output=True, text=True, timeout=TIMEOUT_S
@@ -69,7 +69,7 @@ def test_by_hand_without_a_kernel_says_how_to_start_one(stopped: Machine) -> Non
     assert got.returncode == 1 and "aios daemon up" in got.stderr
 
 
-def test_settings_that_are_wrong_keep_it_from_starting(stopped: Machine) -> None:
+def test_wrong_settings_keep_the_kernel_from_starting(stopped: Machine) -> None:
     (stopped.folder / "config.toml").write_text("seets = 3\n")
     got = stopped.aios("daemon", "up")
     assert got.returncode == 1 and "did you mean 'seats'" in got.stderr
@@ -84,7 +84,7 @@ def test_settings_that_are_wrong_keep_it_from_starting(stopped: Machine) -> None
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
-def test_a_full_runtime_folder_is_told(stopped: Machine) -> None:
+def test_a_full_runtime_folder_is_an_error(stopped: Machine) -> None:
     stopped.runtime.mkdir()
     options = "size=4k,nr_inodes=2"
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(stopped.runtime)])
@@ -99,13 +99,13 @@ def test_a_full_runtime_folder_is_told(stopped: Machine) -> None:
         subprocess.run(["umount", str(stopped.runtime)], check=True)
 
 
-def test_a_runtime_folder_that_is_too_long_is_told(stopped: Machine) -> None:
+def test_a_runtime_path_that_is_too_long_is_an_error(stopped: Machine) -> None:
     stopped.env["AIOS_RUNTIME_DIR"] = str(stopped.folder / ("x" * 100))
     got = stopped.aios("daemon", "up")
     assert got.returncode == 1 and "AIOS_RUNTIME_DIR" in got.stderr
 
 
-def test_a_restart_with_wrong_settings_leaves_the_kernel_alone(stopped: Machine) -> None:
+def test_a_restart_with_wrong_settings_keeps_the_kernel_running(stopped: Machine) -> None:
     os_pid = stopped.start("--model", "fake")
     got = stopped.aios("daemon", "restart", "--core-timeout", "abc")
     assert got.returncode == 1 and "core_timeout = 'abc'" in got.stderr

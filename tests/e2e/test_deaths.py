@@ -1,4 +1,4 @@
-"""Deaths: cores, zygotes, and agents that are killed, and models that cannot be loaded."""
+"""Cores, zygotes and agents that are killed, and models that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from aios.syscalls import paths
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.process import RefRequest
 from tests.conftest import TIMEOUT_S, Machine, operator
-from tests.waiting import wait_for_end
+from tests.waiting import wait_for_end, wait_until
 
 from .rig import core_of
 
 
 @pytest.fixture(scope="module")
 def story(_fake_kernel: Machine) -> tuple[str, str]:
-    """An agent that prints the tokens of a story, and what it prints when it is alone."""
+    """An agent that prints the tokens of a story, and its output when it runs alone."""
     code = "import aios; print(aios.chat('story', max_tokens=300, temperature=1.0).tokens)"
     path = _fake_kernel.agent("story", code)
     return path, _fake_kernel.aios("run", path).stdout
@@ -48,7 +48,7 @@ def test_a_killed_core_changes_no_token(
 
 
 def test_a_core_that_hangs_is_replaced(stopped: Machine) -> None:
-    stopped.start("--model", "fake:step_ms=2,end=0", "--core-timeout", "2", "--chunk", "32")
+    stopped.start("--model", "fake:step_ms=2,end=0", "--core-timeout", "5", "--chunk", "32")
     code = "import aios; print(len(aios.chat('x', max_tokens={}).tokens))"
     assert stopped.aios("run", stopped.agent("a", code.format(1))).stdout == "1\n"
     os.kill(core_of(stopped), signal.SIGSTOP)
@@ -80,8 +80,8 @@ def test_a_killed_zygote_is_replaced(machine: Machine) -> None:
     assert machine.aios("run", machine.agent("b", "print('again')")).stdout == "again\n"
 
 
-def test_twenty_times_one_of_three_is_killed(machine: Machine) -> None:
-    """The others' output is unchanged, and nothing is left behind. Seed 20."""
+def test_killing_one_of_three_agents_leaves_the_others_unchanged(machine: Machine) -> None:
+    """Twenty rounds, seed 20; each leaves no seat, process or descriptor behind."""
     rng = random.Random(20)
     path = machine.agent(
         "w",
@@ -114,11 +114,11 @@ def test_twenty_times_one_of_three_is_killed(machine: Machine) -> None:
     assert max(descriptors[5:]) <= max(descriptors[:5]) + 1
     kernel = psutil.Process(paths.kernel_os_pid(machine.runtime))
     (zygote,) = (part for part in kernel.children() if "aios.boot.zygote" in part.cmdline())
-    assert not zygote.children(), "no agents"
+    wait_until(lambda: not zygote.children(), "the end of all agents")
 
 
 @pytest.mark.parametrize("kind", ["missing", "text", "truncated"])
-def test_a_bad_model_is_explained_and_the_kernel_stays(machine: Machine, kind: str) -> None:
+def test_a_bad_model_is_explained_and_the_kernel_survives(machine: Machine, kind: str) -> None:
     path = machine.folder / "bad.gguf"
     path.write_bytes(
         {"missing": b"", "text": b"just words " * 99, "truncated": b"GGUF\x03" + bytes(99)}[kind]

@@ -1,10 +1,8 @@
-"""Agents from several Python environments at once: one zygote for each, and no more shared."""
+"""Agents from several Python environments at once; each environment has its own zygote."""
 
 from __future__ import annotations
 
 import json
-import os
-import select
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ from aios.syscalls.errors import InvalidArgument, ResourceExhausted
 from aios.syscalls.types.process import SpawnReply, SpawnRequest
 from tests import environments
 from tests.conftest import FAKE, IDLE, TIMEOUT_S, Machine, folders, operator
+from tests.waiting import wait_for_end
 
 SHOW = """
 import sys, aios
@@ -30,7 +29,7 @@ print(sys.executable, sys.prefix, aios.chat("hi", max_tokens=2).usage.completion
 
 
 class World(NamedTuple):
-    """A kernel, and an environment that has a package which the kernel's has not."""
+    """A kernel, and an environment with a package that the kernel's environment lacks."""
 
     machine: Machine
     kernel: psutil.Process
@@ -38,26 +37,16 @@ class World(NamedTuple):
     python: str
 
     def zygotes(self) -> dict[str, psutil.Process]:
-        """The zygotes, by interpreter."""
+        """Return the zygotes by interpreter."""
         children = [child for child in self.kernel.children() if _is_zygote(child)]
         return {child.cmdline()[0]: child for child in children}
 
     def alive(self) -> set[int]:
-        """The agents that live."""
+        """Return the pids of the running agents."""
         return {row["pid"] for row in json.loads(self.machine.aios("ps", "--json").stdout)}
 
-    def gone(self, os_pid: int) -> None:
-        """Wait for the end of a process that is no child of ours."""
-        try:
-            fd = os.pidfd_open(os_pid)
-        except ProcessLookupError:
-            return
-        ended = select.select([fd], [], [], TIMEOUT_S)[0]
-        os.close(fd)
-        assert ended, f"process {os_pid} lives on"
-
     def detached(self, name: str, *words: str) -> tuple[int, int]:
-        """Run an idle agent; its pid and host pid."""
+        """Run an idle agent; return its pid and host pid."""
         path = self.machine.agent(name, IDLE)
         got = self.machine.aios("run", "-d", "--json", *words, path)
         assert got.returncode == 0, got.stderr
@@ -90,7 +79,7 @@ def test_agents_of_two_environments_run_at_once(world: World) -> None:
     assert world.python in world.zygotes() and len(world.zygotes()) == 2
 
 
-def test_the_active_environment_counts_and_children_stay_in_it(world: World) -> None:
+def test_an_agent_and_its_children_run_in_the_active_environment(world: World) -> None:
     show = world.machine.agent("kid", SHOW)
     path = world.machine.agent(
         "mum", f"import aios\nkid = aios.spawn({show!r})\nprint(kid.wait().exit_code)"
@@ -113,13 +102,13 @@ def test_an_agent_imports_from_the_callers_pythonpath(world: World) -> None:
         assert got.stdout == "5\n", got.stderr
 
 
-def test_the_death_of_a_zygote_ends_its_own_agents_only(world: World) -> None:
+def test_a_killed_zygote_ends_only_its_own_agents(world: World) -> None:
     here, _ = world.detached("here")
     there, os_pid = world.detached("there", "--python", str(world.folder))
     world.zygotes()[world.python].kill()
     status = json.loads(world.machine.aios("wait", "--json", str(there)).stdout)[0]
     assert (status["exit_code"], status["reason"]) == (137, "the zygote died")
-    world.gone(os_pid)
+    wait_for_end(os_pid)
     assert world.alive() == {here}
     assert (
         "only_there"
@@ -136,13 +125,13 @@ def test_the_death_of_a_zygote_ends_its_own_agents_only(world: World) -> None:
     world.machine.aios("kill", str(again))
 
 
-def test_a_syntax_that_this_python_does_not_know_is_left_to_the_other(world: World) -> None:
+def test_a_syntax_error_is_refused_for_a_python_of_the_same_version(world: World) -> None:
     path = world.machine.agent("bad", "def")
     got = world.machine.aios("run", "--python", str(world.folder), path)
-    assert got.returncode == 126 and "mend it" in got.stderr, "it is of the same version"
+    assert got.returncode == 126 and "mend it" in got.stderr, "its own Python cannot read it either"
 
 
-def test_what_is_no_interpreter_is_an_error_and_no_more(world: World) -> None:
+def test_a_bad_interpreter_fails_only_its_own_spawn(world: World) -> None:
     path = world.machine.agent("show", SHOW)
     with operator(world.machine) as connection:
         for python, kind, words in (
@@ -157,11 +146,12 @@ def test_what_is_no_interpreter_is_an_error_and_no_more(world: World) -> None:
     world.machine.aios("wait", str(reply.pid))
 
 
-def test_only_the_operator_names_an_interpreter(world: World) -> None:
+def test_only_the_operator_chooses_an_interpreter(world: World) -> None:
     code = (
         "import aios\nfrom aios import session\n"
         "from aios.syscalls.types.process import SpawnRequest\n"
-        "try: session.call('proc.spawn', SpawnRequest(__file__, python='/bin/true'))\n"
+        "spec = SpawnRequest(__file__, python='/bin/true')\n"
+        "try: session.current().connection().call('proc.spawn', spec)\n"
         "except aios.PermissionDenied as error: print(error.hint)\n"
     )
     got = world.machine.aios("run", world.machine.agent("asks", code))
@@ -169,7 +159,7 @@ def test_only_the_operator_names_an_interpreter(world: World) -> None:
 
 
 @pytest.mark.parametrize("how", ["terminate", "kill"])
-def test_nothing_of_any_environment_outlives_the_kernel(stopped: Machine, how: str) -> None:
+def test_no_process_outlives_the_kernel(stopped: Machine, how: str) -> None:
     stopped.env["XDG_CACHE_HOME"] = str(stopped.folder / "cache")
     environments.make(stopped.folder / "environment")
     kernel = psutil.Process(stopped.start(*FAKE))
@@ -179,7 +169,7 @@ def test_nothing_of_any_environment_outlives_the_kernel(stopped: Machine, how: s
     assert len(zygotes) == 2
     getattr(kernel, how)()
     for os_pid in (kernel.pid, *zygotes, *(os_pid for _, os_pid in agents)):
-        world.gone(os_pid)
+        wait_for_end(os_pid)
 
 
 def _is_zygote(process: psutil.Process) -> bool:

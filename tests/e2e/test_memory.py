@@ -28,14 +28,15 @@ from aios.syscalls.types.memory import (
     SearchReply,
     SearchRequest,
 )
-from tests.conftest import Machine, operator
+from tests.conftest import TIMEOUT_S, Machine, operator
+from tests.waiting import wait_until
 
 FAKE = ("--model", "fake:step_ms=1,end=0", "--seats", "4", "--embedder", "fake")
 
 
 @pytest.fixture
 def kernel(stopped: Machine) -> Iterator[Machine]:
-    """A kernel of its own whose embedder is the fake one."""
+    """A kernel of the test's own, on the fake embedder."""
     stopped.trust("memory:shared:*", "agent.send:*")
     stopped.start(*FAKE)
     yield stopped
@@ -46,7 +47,7 @@ def kernel(stopped: Machine) -> Iterator[Machine]:
 
 @pytest.fixture
 def guest(kernel: Machine, context: zmq.Context[Any]) -> Iterator[Connection]:
-    """A connection as a program started by hand."""
+    """A connection of a guest."""
     with Connection(context, Credentials(kernel.runtime)) as connection:
         yield connection
 
@@ -56,7 +57,7 @@ def _embedder(kernel_os_pid: int) -> psutil.Process | None:
     return next((c for c in children if "aios.hw.embed.embedder" in c.cmdline()), None)
 
 
-def test_notes_recall_and_runs(kernel: Machine) -> None:
+def test_notes_are_recalled_and_survive_a_restart(kernel: Machine) -> None:
     code = """
 import aios
 brief = aios.memory.add("my cat is called Tom")
@@ -87,7 +88,7 @@ print([h.note.text for h in aios.memory.search("cat", mode="keyword").hits], aio
     assert kernel.aios("run", kernel.agent("pets", again)).stdout == got.stdout
 
 
-def test_recalled_notes_leave_what_is_before_them_as_it_was(kernel: Machine) -> None:
+def test_recalled_notes_keep_the_cached_prefix(kernel: Machine) -> None:
     code = """
 import aios
 aios.memory.add("the sky is blue")
@@ -102,18 +103,18 @@ print(len(reply.recalled), reply.usage.cached_tokens > 900, reply.usage.prompt_t
     assert int(got.stdout.split()[2]) > 900 + len(HEADING)
 
 
-def test_an_agents_own_is_its_own_and_shared_is_shared(kernel: Machine, guest: Connection) -> None:
+def test_notes_are_private_unless_shared(kernel: Machine, guest: Connection) -> None:
     code = """
 import aios
 mine = aios.memory.add("secret", persist=True)
 brief = aios.memory.add("secret")
 shared = aios.memory.add("for all", scope="shared:team")
-aios.send(aios.recv(timeout=30).sender, [mine.id, brief.id, shared.id])
+aios.send(aios.recv(timeout=100).sender, [mine.id, brief.id, shared.id])
 aios.recv(timeout=60)
 """
     kernel.aios("run", "-d", "--name", "owner", kernel.agent("owner", code))
     guest.call("ipc.send", SendRequest("owner", 1))
-    letter = guest.call("ipc.recv", RecvRequest(), 30)
+    letter = guest.call("ipc.recv", RecvRequest(), TIMEOUT_S)
     mine, brief, shared = letter.body
     for id_ in (mine, brief, "n999", "s999"):
         for call in ("memory.get", "memory.remove"):
@@ -159,7 +160,7 @@ aios.recv(timeout=60)
         ("llm.chat", {"messages": [{"role": "user", "content": "x"}], "recall_min": 2}, "<= 1"),
     ],
 )
-def test_bad_input_names_itself(
+def test_bad_input_names_the_field(
     machine: Machine, context: zmq.Context[Any], call: str, body: dict[str, Any], words: str
 ) -> None:
     raw = msgspec.defstruct("Raw", [(key, Any) for key in body])(**body)
@@ -167,11 +168,11 @@ def test_bad_input_names_itself(
         Connection(context, Credentials(machine.runtime)) as guest,
         pytest.raises(InvalidArgument) as caught,
     ):
-        guest.call(call, raw, 10)
+        guest.call(call, raw, TIMEOUT_S)
     assert words in str(caught.value)
 
 
-def test_quotas_are_told(stopped: Machine) -> None:
+def test_note_quotas_hold_and_are_named(stopped: Machine) -> None:
     stopped.start(*FAKE, "--notes-max", "5", "--notes-disk", "64K", "--notes-ram-agent", "16K")
     code = """
 import aios
@@ -194,7 +195,7 @@ for scope in ("session", "agent"):
         assert third == "['x30000', 'x30000']"
 
 
-def test_a_killed_embedder_is_replaced_and_words_answer_meanwhile(
+def test_a_killed_embedder_is_replaced_and_keyword_search_answers_meanwhile(
     stopped: Machine, context: zmq.Context[Any]
 ) -> None:
     os_pid = stopped.start(*FAKE)
@@ -204,21 +205,21 @@ def test_a_killed_embedder_is_replaced_and_words_answer_meanwhile(
         assert reply.mode == "mixed"
         first = _embedder(os_pid)
         assert first
-        first.send_signal(signal.SIGSTOP)  # mid-call: it has the query and does not answer
+        first.send_signal(signal.SIGSTOP)  # it has the query and does not answer
         pending = guest.begin("memory.search", SearchRequest("words"), 60)
         os.kill(first.pid, signal.SIGKILL)
         assert guest.call("getpid", Empty()).name
         assert guest.call("memory.search", SearchRequest("words")).mode == "mixed"
         second = _embedder(os_pid)
         assert second and second.pid != first.pid and pending
-        # a text that kills the embedder: the search answers by words, and says so
+        # this text kills the embedder: search falls back to keywords and says why
         reply = guest.call("memory.search", SearchRequest("!die", mode="auto"))
         assert reply.mode == "keyword" and "died 2 times" in reply.why
         reply = guest.call("memory.search", SearchRequest("words"))
         assert reply.hits[0].note == note
 
 
-def test_the_zygotes_death_spares_the_embedder(stopped: Machine) -> None:
+def test_a_killed_zygote_spares_the_embedder(stopped: Machine) -> None:
     os_pid = stopped.start(*FAKE)
     stopped.aios("memory", "add", "shared:x", "some words")
     stopped.aios("memory", "search", "words", "--scope", "shared:x")
@@ -226,8 +227,7 @@ def test_the_zygotes_death_spares_the_embedder(stopped: Machine) -> None:
     zygote = next(c for c in psutil.Process(os_pid).children() if "aios.boot.zygote" in c.cmdline())
     zygote.kill()
     hello = stopped.agent("h", "print('hello')")
-    while stopped.aios("run", hello).returncode:
-        pass
+    wait_until(lambda: stopped.aios("run", hello).returncode == 0, "the next zygote")
     assert first and _embedder(os_pid) == first
 
 
@@ -243,8 +243,12 @@ with open({str(note)!r}, "a", buffering=1) as acked:
         n += 1
 """
     running = stopped.popen("run", "--name", "writer", stopped.agent("writer", code))
-    while not note.exists() or note.read_text().count("\n") < 200:
+
+    def enough() -> bool:
         assert running.poll() is None
+        return note.exists() and note.read_text().count("\n") >= 200
+
+    wait_until(enough, "200 acknowledged notes")
     os.kill(os_pid, signal.SIGKILL)
     running.communicate()
     stopped.start(*FAKE)
@@ -257,7 +261,7 @@ with open({str(note)!r}, "a", buffering=1) as acked:
     assert stopped.aios("memory", "check").returncode == 0
 
 
-def test_the_operators_commands(kernel: Machine) -> None:
+def test_the_operator_manages_notes(kernel: Machine) -> None:
     added = kernel.aios("memory", "add", "shared:team", "release on friday")
     id_ = added.stdout.strip()
     assert kernel.aios("memory", "get", id_).stdout == "release on friday\n"
@@ -284,7 +288,7 @@ def test_the_operators_commands(kernel: Machine) -> None:
     assert wrong.returncode == 1 and "scopes" in wrong.stderr
 
 
-def test_damaged_notes_are_named_and_the_session_goes_on(stopped: Machine) -> None:
+def test_damaged_notes_are_reported_and_session_notes_still_work(stopped: Machine) -> None:
     path = stopped.folder / "data" / "aios" / "memory" / "notes.db"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"no database" * 500)
@@ -303,7 +307,7 @@ print(aios.memory.search("works", scopes=["session"]).hits[0].note == note)
     assert path.exists()
 
 
-def test_a_copy_is_put_back_and_nothing_is_lost_by_it(stopped: Machine) -> None:
+def test_restoring_a_backup_keeps_the_replaced_file(stopped: Machine) -> None:
     path, copy = stopped.folder / "data" / "aios" / "memory" / "notes.db", stopped.folder / "copy"
     stopped.start(*FAKE)
     stopped.aios("memory", "add", "shared:team", "release on friday")
@@ -324,4 +328,4 @@ def test_a_copy_is_put_back_and_nothing_is_lost_by_it(stopped: Machine) -> None:
     assert done["notes"] == 1 and Path(done["replaced"]).read_bytes().startswith(b"no database")
     stopped.start(*FAKE)
     assert "release on friday" in stopped.aios("memory", "ls", "shared:team").stdout
-    assert sorted(each.name for each in path.parent.glob("restoring*")) == []
+    assert sorted(each.name for each in path.parent.glob("*.part")) == []

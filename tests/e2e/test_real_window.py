@@ -1,4 +1,4 @@
-"""Conversations on the real model: the operator sees them fill the window, and they outgrow it."""
+"""Conversations on the real model that fill the window and outgrow it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WINDOW = 256
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Machine]:
-    """A kernel whose window is soon full."""
+    """A kernel with a window of WINDOW tokens."""
     with shared_kernel() as machine:
         machine.start("--seats", "2", "--ctx", str(WINDOW), "--embedder", "off")
         yield machine
@@ -76,7 +76,7 @@ except aios.ContextOverflow as error:
 """
 
 
-def test_a_conversation_that_outgrows_the_window_is_summarised_and_says_so(small: Machine) -> None:
+def test_a_conversation_that_outgrows_the_window_is_summarised(small: Machine) -> None:
     got = small.aios("run", small.agent("outgrower", OUTGROWING))
     assert got.returncode == 0, got.stderr
     *replies, refused = map(json.loads, got.stdout.splitlines())
@@ -90,7 +90,7 @@ def test_a_conversation_that_outgrows_the_window_is_summarised_and_says_so(small
             assert window["policy"] == "summarise" and window["dropped"] >= 1
             assert window["summary"] and window["summary_tokens"] > 0
             assert each["system"][1].endswith(window["summary"])
-        assert each["kept"] == shown[dropped:], "what is not said to be left out is there"
+        assert each["kept"] == shown[dropped:], "only the turns that the reply reports are dropped"
         assert each["system"][0] == "You are brief." and len(each["system"]) == 1 + (dropped > 0)
-    assert not replies[0]["window"] and dropped, "it fitted, until it did not"
+    assert not replies[0]["window"] and dropped, "the first turn fits, a later one does not"
     assert f"holds {WINDOW}" in refused

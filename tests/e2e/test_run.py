@@ -1,10 +1,12 @@
-"""``aios run`` and what shows agents, as a user types it, on the fake model."""
+"""``aios run`` and the commands that show and control agents, on the fake model."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ FOREVER = (
 
 
 def _until(path: Path, text: str) -> str:
-    """Wait until a file has this text; all of its text."""
+    """Wait until a file contains this text; return its content."""
 
     def found() -> str | None:
         if path.exists() and text in (whole := path.read_text()):
@@ -49,10 +51,7 @@ def test_arguments_environment_and_input_reach_the_agent(machine: Machine) -> No
     assert got.stdout == "['-x', 'y z'] v=w typed\n"
 
 
-def test_the_same_file_runs_by_hand(machine: Machine) -> None:
-    import subprocess
-    import sys
-
+def test_a_file_run_by_hand_gives_the_same_output(machine: Machine) -> None:
     path = machine.agent("hand", "import aios; print(aios.getpid(), aios.ps()[-1].name)\n" + HELLO)
     got = subprocess.run(
         [sys.executable, path], env=machine.env, capture_output=True, text=True, timeout=TIMEOUT_S
@@ -61,7 +60,7 @@ def test_the_same_file_runs_by_hand(machine: Machine) -> None:
     assert got.stdout.splitlines()[1] == machine.aios("run", path).stdout.splitlines()[1]
 
 
-def test_several_agents_have_whole_lines_with_names(machine: Machine) -> None:
+def test_output_of_several_agents_has_whole_named_lines(machine: Machine) -> None:
     paths = [machine.agent(n, f"print('{n}' * 5000)\nprint('x', end='')") for n in ("one", "two")]
     got = machine.aios("run", *paths)
     assert got.returncode == 0
@@ -70,19 +69,19 @@ def test_several_agents_have_whole_lines_with_names(machine: Machine) -> None:
     )
 
 
-def test_of_several_exit_codes_the_first_failure_counts(machine: Machine) -> None:
+def test_the_exit_code_of_several_agents_is_the_first_failure(machine: Machine) -> None:
     paths = [machine.agent(f"e{n}", f"raise SystemExit({n})") for n in (0, 5, 6)]
     assert machine.aios("run", *paths).returncode == 5
 
 
-def test_all_of_a_flood_arrives(machine: Machine) -> None:
+def test_no_line_of_a_flood_is_lost(machine: Machine) -> None:
     path = machine.agent("flood", "for i in range(60000): print(i, 'x' * 40)")
     got = machine.aios("run", path)
     assert len(lines(got.stdout)) == 60000
     assert machine.aios("logs", "flood").stdout == got.stdout
 
 
-def test_detached_logs_wait_and_json(machine: Machine) -> None:
+def test_a_detached_agent_is_awaited_and_its_log_is_kept(machine: Machine) -> None:
     path = machine.agent("d", HELLO + "\nraise SystemExit(4)")
     started = json.loads(machine.aios("run", "-d", "--json", "--name", "deta", path).stdout)
     assert machine.aios("wait", "deta").returncode == 4
@@ -104,7 +103,7 @@ def test_logs_follow_to_the_end(machine: Machine) -> None:
     assert following.returncode == 0
 
 
-def test_logs_as_json_are_an_object_a_line(machine: Machine) -> None:
+def test_logs_as_json_are_one_object_per_line(machine: Machine) -> None:
     code = r"import os; os.write(1, 'a\n\n\u2603'.encode() + b'\xff' + b'x' * 200_000)"
     machine.aios("run", "-d", "--name", "lines", machine.agent("l", code))
     machine.aios("wait", "lines")
@@ -114,7 +113,7 @@ def test_logs_as_json_are_an_object_a_line(machine: Machine) -> None:
         assert lines == ["a", "", "\u2603\ufffd" + "x" * 200_000]
 
 
-def test_signals_as_json_tell_of_each_ref(machine: Machine) -> None:
+def test_signals_as_json_report_each_process(machine: Machine) -> None:
     path = machine.agent("s", "import time; time.sleep(1000)")
     machine.aios("run", "-d", "--name", "signalled", path)
     for words in (["renice", "--nice", "3"], ["pause"], ["resume"], ["kill"]):
@@ -167,7 +166,7 @@ def test_a_closed_pipe_ends_the_agent_quietly(machine: Machine) -> None:
     running.stderr.close()
 
 
-def test_paused_is_paused_mid_generation(machine: Machine) -> None:
+def test_a_paused_agent_draws_no_tokens(machine: Machine) -> None:
     path = machine.agent("p", FOREVER)
     machine.aios("run", "-d", "--name", "pau", path)
     log = Path(json.loads(machine.aios("call", "proc.log", '{"ref": "pau"}').stdout)["path"])
@@ -176,7 +175,7 @@ def test_paused_is_paused_mid_generation(machine: Machine) -> None:
     first = _ps(machine)["pau"]
     stat = Path(f"/proc/{first['os_pid']}/stat").read_text().rsplit(")", 1)[1].split()[0]
     assert first["state"] == "paused" and stat == "T"
-    machine.aios("run", machine.agent("h", HELLO))  # others go on, and some time passes
+    machine.aios("run", machine.agent("h", HELLO))  # others run on meanwhile
     second = _ps(machine)["pau"]
     assert second["context_tokens"] - first["context_tokens"] <= 1
     assert second["tokens_out"] == first["tokens_out"]
@@ -186,7 +185,7 @@ def test_paused_is_paused_mid_generation(machine: Machine) -> None:
     assert machine.aios("wait", "pau").returncode == 143
 
 
-def test_states_and_figures_in_ps(machine: Machine) -> None:
+def test_ps_shows_class_priority_and_exit_code(machine: Machine) -> None:
     machine.aios("run", "-d", "--name", "busy", "--class", "batch", "--nice", "5",
                  machine.agent("b", FOREVER))  # fmt: skip
     row = _ps(machine)["busy"]
@@ -201,7 +200,7 @@ def test_states_and_figures_in_ps(machine: Machine) -> None:
     assert "busy" not in _ps(machine) and _ps(machine, "-a")["busy"]["exit_code"] == 137
 
 
-def test_budget_and_time_limit(machine: Machine) -> None:
+def test_token_budget_and_time_limit_hold(machine: Machine) -> None:
     code = (
         "import aios\n"
         "ask = lambda: len(aios.chat('x', max_tokens=8).tokens)\n"
@@ -212,10 +211,10 @@ def test_budget_and_time_limit(machine: Machine) -> None:
     got = machine.aios("run", "--max-tokens", "12", machine.agent("budget", code))
     assert got.stdout.startswith("8 4\n") and "12 tokens" in got.stdout
     got = machine.aios("run", "--timeout", "0.3", machine.agent("slow", FOREVER))
-    assert got.returncode == 143
+    assert got.returncode == 143, "SIGTERM at the time limit"
 
 
-def test_what_the_model_summarises_is_charged_to_the_budget(machine: Machine) -> None:
+def test_summaries_are_charged_to_the_budget(machine: Machine) -> None:
     code = """
 import aios
 talk = [aios.Message("user", f"{n} " + "w" * 1000) for n in range(6)]
@@ -241,7 +240,9 @@ except aios.BudgetExceeded as error: print(error)
         ("exit", 9, ""),
     ],
 )
-def test_files_that_are_no_good_agents(machine: Machine, make: str, code: int, words: str) -> None:
+def test_a_file_that_cannot_run_is_explained(
+    machine: Machine, make: str, code: int, words: str
+) -> None:
     sources = {
         "syntax": "x = 1\ndef (", "binary": "\x00\x01", "exit": "import sys; sys.exit(9)",
         "import": "import nowhere_to_be_found",

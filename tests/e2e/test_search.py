@@ -1,4 +1,4 @@
-"""Search in mounted folders through the whole stack: rights, changes on the host, restarts."""
+"""Search in mounted folders: rights, changes on the host, restarts and a damaged index."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Machine
+from tests.waiting import wait_for_end
 
 SEARCH = """
 import sys, aios
@@ -35,7 +36,7 @@ def _found(machine: Machine, *words: str, run: tuple[str, ...] = ()) -> list[str
     return got.stdout.splitlines()
 
 
-def test_only_what_may_be_read_is_found(machine: Machine, docs: Path) -> None:
+def test_search_finds_only_readable_files(machine: Machine, docs: Path) -> None:
     assert machine.aios("storage", "mount", "seeker", str(docs)).returncode == 0
     all_three = "/mnt/docs/ask/c.md /mnt/docs/open/a.md /mnt/docs/secret/b.md"
     assert _found(machine, "kiwi") == [all_three, "keyword "]
@@ -43,7 +44,7 @@ def test_only_what_may_be_read_is_found(machine: Machine, docs: Path) -> None:
     bounded = ("--deny", "path.read:/mnt/docs/secret/**",
                "--allow", "ask path.read:/mnt/docs/ask/**")  # fmt: skip
     assert _found(machine, "kiwi", run=bounded) == ["/mnt/docs/open/a.md", "keyword "]
-    assert machine.aios("approvals", "ls", "--json").stdout.strip() == "[]", "nobody is asked"
+    assert machine.aios("approvals", "ls", "--json").stdout.strip() == "[]", "no question"
     denied = ("--deny", "path.read:/mnt/**")
     assert _found(machine, "kiwi", run=denied) == ["", "keyword "]
     path = machine.agent("seeker", SEARCH)
@@ -55,7 +56,9 @@ def test_only_what_may_be_read_is_found(machine: Machine, docs: Path) -> None:
     assert _found(machine, "kiwi") == ["", "keyword "]
 
 
-def test_changes_on_the_host_restarts_and_damage(stopped: Machine, docs: Path) -> None:
+def test_search_follows_host_changes_and_rebuilds_a_damaged_index(
+    stopped: Machine, docs: Path
+) -> None:
     flags = ("--model", "fake", "--embedder", "fake")
     os_pid = stopped.start(*flags)
     stopped.aios("storage", "mount", "seeker", str(docs))
@@ -68,6 +71,7 @@ def test_changes_on_the_host_restarts_and_damage(stopped: Machine, docs: Path) -
     assert shown[1].startswith("semantic")
     assert "search by meaning: yes" in stopped.aios("storage", "status").stdout
     os.kill(os_pid, signal.SIGKILL)
+    wait_for_end(os_pid)
     (docs / "new.md").unlink()
     stopped.aios("storage", "check")
     index = stopped.folder / "data" / "aios" / "storage" / "index.db"
@@ -76,4 +80,4 @@ def test_changes_on_the_host_restarts_and_damage(stopped: Machine, docs: Path) -
     stopped.start(*flags)
     every = "/mnt/docs/moved/c.md /mnt/docs/open/a.md"
     assert _found(stopped, "kiwi") == [every, "keyword "]
-    assert "is made anew" in stopped.log()
+    assert "is rebuilt" in stopped.log()

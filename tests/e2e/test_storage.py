@@ -1,4 +1,4 @@
-"""Files and values through the whole stack: agents, the kernel, the command line."""
+"""Files and values through the whole stack: SDK, kernel and command line."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, Permissio
 from aios.syscalls.types import storage as s
 from aios.syscalls.types.common import Empty
 from tests.conftest import Machine, operator
+from tests.waiting import wait_for_end
 
 STREAM = """
 import hashlib, aios
@@ -28,7 +29,7 @@ with aios.fs.open("big.bin", "wb") as file:
         part = hashlib.sha256(str(number).encode()).digest() * 32768
         whole.update(part)
         file.write(part)
-        assert not aios.fs.exists("big.bin"), "nothing half-written shows"
+        assert not aios.fs.exists("big.bin"), "a partial file is not visible"
 assert file.info.size_bytes == 50 << 20
 got = hashlib.sha256()
 with aios.fs.open("big.bin") as file:
@@ -82,7 +83,7 @@ def test_values_compare_and_set(machine: Machine) -> None:
     assert got.stdout.splitlines() == ["20 - ['n']", "ResourceExhausted", "InvalidArgument"]
 
 
-def test_files_outlive_the_agent_and_are_its_own(machine: Machine) -> None:
+def test_files_outlive_their_agent_and_are_private(machine: Machine) -> None:
     code = "import aios, sys\nprint(aios.fs.read_text('n') if aios.fs.exists('n') else '-')\n"
     code += "aios.fs.write('n', 'kept')"
     path = machine.agent("keeper", code)
@@ -106,7 +107,7 @@ def test_two_agents_append_to_one_shared_file(machine: Machine) -> None:
     assert [w for w in found if w.startswith("left")] == [f"left{n}" for n in range(100)]
 
 
-def test_an_upload_ends_with_its_agent_and_is_nobody_elses(
+def test_uploads_are_private_and_limited(
     machine: Machine, context: zmq.Context[Any], guest: Connection
 ) -> None:
     upload: s.FsUpload = guest.call("fs.begin", s.FsBegin("/u"))
@@ -121,7 +122,7 @@ def test_an_upload_ends_with_its_agent_and_is_nobody_elses(
             guest.call("fs.begin", s.FsBegin("/u"))
 
 
-def test_calls_of_the_operators_and_bad_bodies_are_refused(guest: Connection) -> None:
+def test_a_guest_cannot_make_the_operators_calls_or_send_bad_bodies(guest: Connection) -> None:
     for call, body in (
         ("storage.mount", s.MountRequest("bob", "x", "/etc")), ("storage.status", Empty()),
         ("storage.check", s.StorageCheck(repair=True)), ("storage.quota", s.QuotaRequest("a", 1)),
@@ -136,7 +137,7 @@ def test_calls_of_the_operators_and_bad_bodies_are_refused(guest: Connection) ->
         guest.call("fs.read", s.FsRead("a", offset=-1))
 
 
-def test_the_operator_sees_and_mends(machine: Machine, tmp_path: Path) -> None:
+def test_the_operator_inspects_and_rolls_back_storage(machine: Machine, tmp_path: Path) -> None:
     code = "import aios\nfor t in ('one kiwi', 'two'): aios.fs.write('d/n', t)\n"
     code += "try: print(aios.fs.read_text('/mnt/host/h'))\n"
     code += "except aios.NotFound: print('-')"
@@ -165,7 +166,7 @@ def test_the_operator_sees_and_mends(machine: Machine, tmp_path: Path) -> None:
     assert json.loads(machine.aios("storage", "status", "--json").stdout)["state"] == "ready"
 
 
-def test_a_damaged_database_is_named_the_kernel_serves_on_and_a_backup_restores_it(
+def test_a_damaged_database_is_reported_and_restored_from_a_backup(
     stopped: Machine, tmp_path: Path
 ) -> None:
     os_pid = stopped.start("--model", "fake")
@@ -174,6 +175,7 @@ def test_a_damaged_database_is_named_the_kernel_serves_on_and_a_backup_restores_
     backup = tmp_path / "backup"
     assert stopped.aios("storage", "backup", str(backup)).returncode == 0
     os.kill(os_pid, signal.SIGKILL)
+    wait_for_end(os_pid)
     database = stopped.folder / "data" / "aios" / "storage" / "meta.db"
     stopped.aios("storage", "check")
     database.write_bytes(b"\0" * 100 + database.read_bytes()[100:])
@@ -193,7 +195,7 @@ def test_a_damaged_database_is_named_the_kernel_serves_on_and_a_backup_restores_
     assert len(stopped.aios("storage", "cat", "a/n").stdout) == 200_000
 
 
-def test_a_damaged_file_is_told_and_the_others_go_on(stopped: Machine) -> None:
+def test_a_damaged_file_is_reported_and_the_others_still_work(stopped: Machine) -> None:
     stopped.start("--model", "fake")
     code = "import aios\nfor name in 'ab': aios.fs.write(name, name); aios.fs.write(name, name * 2)"
     assert stopped.aios("run", stopped.agent("w", code)).returncode == 0
@@ -218,7 +220,7 @@ print(aios.fs.read("a", version=2).decode(), aios.fs.rollback("a", 2).version)
     assert "is damaged" in stopped.log()
 
 
-def test_what_can_be_read_of_damaged_pages_is_saved(stopped: Machine) -> None:
+def test_repair_salvages_what_damaged_pages_still_hold(stopped: Machine) -> None:
     stopped.start("--model", "fake")
     code = "import aios\nfor n in range(300): aios.fs.write(f'f{n}', f'{n} ' * 200)"
     assert stopped.aios("run", stopped.agent("a", code)).returncode == 0
@@ -238,16 +240,14 @@ def test_what_can_be_read_of_damaged_pages_is_saved(stopped: Machine) -> None:
 
 
 @pytest.mark.parametrize("embedder", ["fake", "off"])
-def test_files_are_searched_by_meaning_where_there_is_an_embedder(
-    stopped: Machine, embedder: str
-) -> None:
+def test_search_by_meaning_needs_an_embedder(stopped: Machine, embedder: str) -> None:
     stopped.start("--model", "fake", "--embedder", embedder)
     code = """
 import aios
 for name in ("red apple", "green pear"): aios.fs.write(name, name)
 search = lambda mode="auto": aios.fs.search("an apple", mode=mode)
 while search("semantic").mode == "semantic" and len(search("semantic").hits) < 2:
-    pass  # files get their vectors behind the scenes
+    pass  # files get their vectors in the background
 for found in (search(), search("semantic"), search("keyword")):
     print(found.mode, len(found.hits), found.hits[0].path, bool(found.note))
 """
@@ -261,7 +261,7 @@ for found in (search(), search("semantic"), search("keyword")):
     assert json.loads(stopped.aios("storage", "status", "--json").stdout)["semantic"] == there
 
 
-def test_move_between_home_mount_and_share(machine: Machine, tmp_path: Path) -> None:
+def test_files_move_between_home_mount_and_share(machine: Machine, tmp_path: Path) -> None:
     host = tmp_path / "yard"
     host.mkdir()
     assert machine.aios("storage", "mount", "mover", str(host), "--rw").returncode == 0
@@ -322,7 +322,7 @@ print(aios.fs.read_text("f"), aios.kv.get("k"))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting needs root")
-def test_a_full_disk_refuses_changes_of_every_kind_and_reads_go_on(stopped: Machine) -> None:
+def test_a_full_disk_refuses_every_change_and_allows_reads(stopped: Machine) -> None:
     disk = stopped.folder / "data"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(disk)]).returncode:

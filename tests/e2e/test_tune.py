@@ -1,4 +1,4 @@
-"""``aios model tune`` as people use it, where no model is needed."""
+"""``aios model tune`` in the cases that need no model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import Machine
 
 @pytest.fixture
 def folder(stopped: Machine) -> Machine:
-    """No kernel; a cache of its own."""
+    """Folders with a cache of their own; no kernel runs."""
     stopped.env["XDG_CACHE_HOME"] = str(stopped.folder / "cache")
     return stopped
 
@@ -23,7 +23,7 @@ def test_the_fake_model_has_nothing_to_tune(folder: Machine) -> None:
     assert "nothing to tune" in json.loads(got.stdout)["nothing"]
 
 
-def test_what_cannot_be_tuned_says_what_to_do(folder: Machine) -> None:
+def test_a_model_that_cannot_be_tuned_is_explained(folder: Machine) -> None:
     got = folder.aios("model", "tune", "nope")
     assert got.returncode == 1 and "no model 'nope'" in got.stderr and "model ls" in got.stderr
     text = folder.folder / "text.gguf"
@@ -39,12 +39,12 @@ def test_what_cannot_be_tuned_says_what_to_do(folder: Machine) -> None:
 @pytest.mark.parametrize(
     "words", [("--seats", "0"), ("--seats", "257"), ("--perplexity", "-1"), ("--perplexity", "nan")]
 )
-def test_impossible_limits_are_named(folder: Machine, words: tuple[str, str]) -> None:
+def test_limits_out_of_range_are_refused(folder: Machine, words: tuple[str, str]) -> None:
     got = folder.aios("model", "tune", "fake", *words)
     assert got.returncode == 2 and "is not between" in got.stderr
 
 
-def test_a_cache_that_cannot_be_written_is_told(folder: Machine) -> None:
+def test_an_unwritable_cache_is_an_error(folder: Machine) -> None:
     (folder.folder / "cache").write_text("a file, not a folder")
     model = folder.folder / "model.gguf"
     head = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2
@@ -53,7 +53,7 @@ def test_a_cache_that_cannot_be_written_is_told(folder: Machine) -> None:
     assert got.returncode == 1 and "cannot write" in got.stderr and "XDG_CACHE_HOME" in got.stderr
 
 
-def test_reset_of_what_was_never_tuned(folder: Machine) -> None:
+def test_reset_of_an_untuned_model_changes_nothing(folder: Machine) -> None:
     model = folder.folder / "model.gguf"
     model.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2)
     got = folder.aios("model", "tune", str(model), "--reset")

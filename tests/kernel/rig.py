@@ -1,8 +1,8 @@
 """Models, their stores and real cores in one process, on the fake engine.
 
 The kernel's half is the kernel's own; the core is hw.core's, on the fake engine, driven by hand:
-``Rig.run`` lets commands and events go to and fro until nobody has anything to do. A test may stop
-in between, kill a core there, and go on.
+``Rig.run`` lets commands and events go back and forth until neither side has anything to do. A test
+may stop in between, kill a core there, and continue.
 """
 
 from __future__ import annotations

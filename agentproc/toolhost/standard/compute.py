@@ -18,7 +18,7 @@ from msgspec import Meta
 from aios.syscalls.errors import InvalidArgument
 from aios.tool import tool
 
-MOST_BITS = 4096
+MAX_BITS = 4096
 """Largest whole number that the calculator makes."""
 _CONSTANTS = {"pi": math.pi, "e": math.e, "tau": math.tau}
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
@@ -75,7 +75,7 @@ def _value(node: ast.expr) -> Any:
 
 def _power(base: Any, exponent: Any) -> Any:
     whole = isinstance(base, int) and isinstance(exponent, int)
-    if whole and base.bit_length() * abs(exponent) > MOST_BITS:
+    if whole and base.bit_length() * abs(exponent) > MAX_BITS:
         raise ArithmeticError("the power is too large")
     result = base**exponent
     if isinstance(result, complex):
@@ -84,7 +84,7 @@ def _power(base: Any, exponent: Any) -> Any:
 
 
 def _small(number: Any) -> Any:
-    if isinstance(number, int) and number.bit_length() > MOST_BITS:
+    if isinstance(number, int) and number.bit_length() > MAX_BITS:
         raise ArithmeticError("the number is too large")
     if isinstance(number, float) and not math.isfinite(number):
         raise ArithmeticError("the result is not a finite number")

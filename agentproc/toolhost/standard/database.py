@@ -26,10 +26,10 @@ from aios.tool import Tool, tool
 
 from .files import Folders, opened
 
-MOST_BYTES = 512 << 10
+MAX_BYTES = 512 << 10
 """Of all rows of an answer, roughly."""
-MOST_DATABASE_BYTES = 256 << 20
-_MOST_CHARS = 64 << 10
+MAX_DATABASE_BYTES = 256 << 20
+_MAX_CHARS = 64 << 10
 """Of one value; the rest is cut off."""
 _TIME_S = 10.0
 _BUSY_S = 5.0
@@ -120,7 +120,7 @@ def _database(fd: int, path: str, mode: str, may: set[int]) -> Iterator[sqlite3.
             f"file:{_quoted(real)}?mode={mode}", uri=True, timeout=_BUSY_S, isolation_level=None
         )) as db:  # fmt: skip
             (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
-            db.execute(f"PRAGMA max_page_count = {MOST_DATABASE_BYTES // page_bytes}")
+            db.execute(f"PRAGMA max_page_count = {MAX_DATABASE_BYTES // page_bytes}")
             db.execute(f"PRAGMA query_only = {int(may is _READS)}")
             db.set_authorizer(lambda action, what, *more: _judge(may, action, what, more))
             db.set_progress_handler(lambda: time.monotonic() > due_s, _STEPS)
@@ -146,7 +146,7 @@ def _answer(cursor: sqlite3.Cursor, limit: int) -> dict[str, Any]:
     """Rows until there are too many of them, or of their bytes."""
     columns = [column[0] for column in cursor.description or ()]
     rows: list[list[Any]] = []
-    left = MOST_BYTES
+    left = MAX_BYTES
     for row in cursor:
         plain = [_plain(value) for value in row]
         left -= sum(len(v.encode()) if isinstance(v, str) else 8 for v in plain)
@@ -159,8 +159,8 @@ def _answer(cursor: sqlite3.Cursor, limit: int) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return f"x'{value[:64].hex()}'"
-    if isinstance(value, str) and len(value) > _MOST_CHARS:
-        return f"{value[:_MOST_CHARS]}… ({len(value) - _MOST_CHARS} more)"
+    if isinstance(value, str) and len(value) > _MAX_CHARS:
+        return f"{value[:_MAX_CHARS]}… ({len(value) - _MAX_CHARS} more)"
     return value
 
 

@@ -19,9 +19,9 @@ from msgspec import Meta
 from aios.syscalls.errors import InvalidArgument, NotFound
 from aios.tool import Tool, tool
 
-MOST_READ_BYTES = 256 << 10
-MOST_INDEXED_FILES = 20_000
-MOST_INDEXED_BYTES = 1 << 20
+MAX_READ_BYTES = 256 << 10
+MAX_INDEXED_FILES = 20_000
+MAX_INDEXED_BYTES = 1 << 20
 """Larger files are indexed by their beginning."""
 Folders = dict[str, str]
 
@@ -108,7 +108,7 @@ class Index:
         found: dict[str, tuple[int, int]] = {}
         for name in sorted(self._folders):
             for path, size in walk(self._folders, name):
-                if len(found) < MOST_INDEXED_FILES:
+                if len(found) < MAX_INDEXED_FILES:
                     found[path] = (size, self._changed_ns(path))
         for path in self._seen.keys() - found.keys():
             db.execute("DELETE FROM files WHERE path = ?", (path,))
@@ -117,7 +117,7 @@ class Index:
                 db.execute("DELETE FROM files WHERE path = ?", (path,))
                 with contextlib.suppress(NotFound, InvalidArgument):
                     with opened(self._folders, path) as fd:
-                        text = os.read(fd, MOST_INDEXED_BYTES).decode("utf-8", "replace")
+                        text = os.read(fd, MAX_INDEXED_BYTES).decode("utf-8", "replace")
                     if "\0" not in text:  # else it is no text
                         db.execute("INSERT INTO files VALUES (?, ?)", (path, text))
         db.commit()
@@ -169,7 +169,7 @@ def tools(folders: Folders) -> list[Tool[..., Any]]:
     def read_file(
         path: str,
         offset: Annotated[int, Meta(ge=0)] = 0,
-        limit: Annotated[int, Meta(ge=1, le=MOST_READ_BYTES)] = 64 << 10,
+        limit: Annotated[int, Meta(ge=1, le=MAX_READ_BYTES)] = 64 << 10,
     ) -> dict[str, Any]:
         """Read a text file of a mounted folder.
 

@@ -14,14 +14,14 @@ from aios.syscalls.errors import InvalidArgument, ToolFailed
 from aios.tool import Tool, tool
 from aios.toolhost.reach import Reach, one_name
 
-MOST_BYTES = 512 << 10
-_MOST_REDIRECTS = 5
+MAX_BYTES = 512 << 10
+_MAX_REDIRECTS = 5
 _TIMEOUT_S = 20.0
 
 
 def get(url: str, reach: Reach) -> tuple[str, http.client.HTTPResponse]:
     """The response at the end of all redirects, and its address. Raises AiosError."""
-    for _ in range(_MOST_REDIRECTS):
+    for _ in range(_MAX_REDIRECTS):
         parts = _checked(url)
         host = one_name(parts.hostname or "")
         reach(host)
@@ -41,7 +41,7 @@ def get(url: str, reach: Reach) -> tuple[str, http.client.HTTPResponse]:
             return url, response
         connection.close()
         url = urljoin(url, place)
-    raise ToolFailed(f"more than {_MOST_REDIRECTS} redirects; the last was to {url}")
+    raise ToolFailed(f"more than {_MAX_REDIRECTS} redirects; the last was to {url}")
 
 
 def _checked(url: str) -> SplitResult:
@@ -63,7 +63,7 @@ def tools(reach: Reach) -> list[Tool[..., Any]]:
     @tool(effect="read", idempotent=True, timeout=60)
     def fetch(
         url: Annotated[str, Meta(min_length=1, max_length=4096)],
-        limit: Annotated[int, Meta(ge=1, le=MOST_BYTES)] = 64 << 10,
+        limit: Annotated[int, Meta(ge=1, le=MAX_BYTES)] = 64 << 10,
     ) -> dict[str, Any]:
         """Fetch a text from the web.
 

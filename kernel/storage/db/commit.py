@@ -21,14 +21,13 @@ from aios.kernel.loop.task import Outcome, Promise
 from aios.kernel.loop.worker import Worker
 from aios.syscalls.errors import AiosError, DiskFull, StorageDamaged, StorageUnavailable
 
-from .damage import CleanMark, find_damage, mend_derived
+from .damage import CleanMark, find_damage, rebuild_derived
 from .schema import FILE_HINT, RESTORE_HINT, Lock, open_database
 
 log = logging.getLogger("aios.storage")
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
-Done = Callable[[Outcome[T]], None]
 
 MAX_CHANGES = 256
 """Limit on changes per commit."""
@@ -46,7 +45,7 @@ class _Change(NamedTuple, Generic[T]):
 
 class Opened(NamedTuple):
     """What opening found. ``boot`` counts the starts, this one included; ``urls`` are the blob
-    stores by number, where '' is the folder beside the database."""
+    stores by number, where '' is the local folder."""
 
     boot: int
     store: int
@@ -93,10 +92,6 @@ class Committer:
 
         return self._worker.run(job)
 
-    def view(self, work: Work[T], done: Done[T], name: str = "") -> None:
-        """Read what is committed, with a callback instead of a promise."""
-        self.read(work, name).then(done)
-
     def change(self, work: Work[T], name: str = "") -> Promise[T]:
         """Change something. The promise is settled when the change is on the disk or undone; a
         change that was undone may be tried a second time."""
@@ -128,10 +123,10 @@ class Committer:
         raise self.failure
 
     def _look(self, connection: sqlite3.Connection) -> Opened:
-        """Check the whole database, mend what can be derived, and register what is left damaged."""
+        """Check the whole database, rebuild what can be derived, and register the other damage."""
         found = find_damage(connection)
         if not found.spreads:
-            for line in mend_derived(connection, found):
+            for line in rebuild_derived(connection, found):
                 log.warning("%s: %s", self.path, line)
             found = find_damage(connection) if found.problems else found
         self._suspect = bool(found.problems)
@@ -141,8 +136,8 @@ class Committer:
             self.refusal = StorageDamaged(
                 f"pages of {self.path} are damaged, and a change could spread it: "
                 f"{found.problems[0]}; reading goes on",
-                "with the kernel down (aios daemon down): aios storage repair, or take a backup: "
-                "aios storage restore FOLDER",
+                "with the kernel down (aios daemon down): aios storage repair, or restore a "
+                "backup: aios storage restore FOLDER",
             )
         return self._register(connection, found.problems)
 

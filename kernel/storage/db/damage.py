@@ -54,7 +54,7 @@ def find_damage(connection: sqlite3.Connection) -> Damage:
     return Damage(pages, list(itertools.islice(damaged_rows(connection), MAX_LISTED)))
 
 
-def mend_derived(connection: sqlite3.Connection, found: Damage) -> list[str]:
+def rebuild_derived(connection: sqlite3.Connection, found: Damage) -> list[str]:
     """Rebuild what can be derived from intact rows: indexes, and reference counts that are too low.
 
     Returns what was done.
@@ -97,7 +97,7 @@ def _brief(values: list[object]) -> str:
 
 
 class CleanMark:
-    """A file beside the database which says that it was checked and closed cleanly. While nothing
+    """A file next to the database which says that it was checked and closed cleanly. While nothing
     has touched the database since, the next start need not check all of it."""
 
     def __init__(self, database: Path) -> None:

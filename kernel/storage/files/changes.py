@@ -28,16 +28,9 @@ MAX_FILES_PER_CALL = 10_000
 
 
 def write(
-    connection: sqlite3.Connection,
-    limits: Limits,
-    owner: str,
-    path: str,
-    pieces: Sequence[Piece],
-    stamp: Stamp,
-    *,
-    append: bool = False,
-    expect: int | None = None,
-) -> File:
+    connection: sqlite3.Connection, limits: Limits, owner: str, path: str,
+    pieces: Sequence[Piece], stamp: Stamp, *, append: bool = False, expect: int | None = None,
+) -> File:  # fmt: skip
     """Make the next version of a file from pieces; ``append`` puts them behind the old content.
 
     Raises VersionConflict, QuotaExceeded, IllegalState; the caller then undoes the transaction.
@@ -57,9 +50,7 @@ def write(
         chunks.close_all(connection, old.id, version - 1, at)
     chunks.place(connection, old.id, version, at, pieces)
     added = sum(piece.size for piece in pieces)
-    new = old._replace(
-        version=version, size=at + added, by=stamp.by, changed=stamp.unix, live=1
-    )  # fmt: skip
+    new = old._replace(version=version, size=at + added, by=stamp.by, changed=stamp.unix, live=1)
     freed = versions.record(connection, limits, new, "append" if extends else "write")
     more, displaced = OVERHEAD_BYTES + added - freed, OVERHEAD_BYTES + old.size - at
     charge(connection, limits, owner, more, f"writing /{path}", displaced if old.version else 0)

@@ -69,7 +69,7 @@ class Content:
         """Raise the reason if no change is possible at all, before blobs are written for one."""
         reason = self._committer.failure or self._committer.refusal
         if reason:
-            raise reason.with_traceback(None)
+            raise reason
 
     def cut(self, data: bytes) -> Promise[list[Piece]]:
         """Split content into pieces; its blobs are written."""

@@ -1,8 +1,8 @@
 """Garbage: blobs that no row names any more, and how they are deleted.
 
 The commit that drops the last reference to a blob notes it in the table ``garbage``; a sweep
-deletes it later. A blob whose commit failed is deleted at once. What a killed kernel has left
-behind is found by its name at the next start. Runs in the kernel's thread; deletions run in the
+deletes it later. The blobs of a failed commit are deleted at once. Blobs that a killed kernel left
+behind are found by name at the next start. Runs in the kernel's thread; deletions run in the
 lane of their store.
 """
 

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Files:
-    """What can be done with files and folders. ``agent`` is the caller's name."""
+    """Operations on files and folders. ``agent`` is the caller's name."""
 
     def __init__(
         self, committer: Committer, lanes: Lanes, content: Content, garbage: Garbage,

@@ -1,8 +1,8 @@
 """Shares: which paths of its home an agent lets others read or write.
 
-A share is of a path in the owner's home, whatever exists there. It is looked up in the transaction
-that uses it, so a share that was taken back allows nothing afterwards. Functions run on the writing
-connection.
+A share is of a path in the owner's home, even if nothing exists there any more. It is looked up in
+the transaction that uses it, so a share that was taken back allows nothing afterwards. Functions
+run on the writing connection.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def get(connection: sqlite3.Connection, owner: str, path: str) -> File:
 
 
 def gone(connection: sqlite3.Connection, owner: str, path: str) -> File | None:
-    """Return the last file deleted at a path whose versions are kept."""
+    """Return the last file deleted at a path, if its versions are kept."""
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM file WHERE owner = ? AND parent = ? AND name = ? AND live = 0"
         " ORDER BY changed DESC, id DESC LIMIT 1",

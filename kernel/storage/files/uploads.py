@@ -1,9 +1,9 @@
 """Uploads: files written in parts, until the whole is committed or dropped.
 
 Parts become blobs as they come, so memory holds no more than one blob of each upload. A file is
-visible only when its last part is committed; an upload that is dropped, or whose caller ends,
-leaves nothing. Runs in the kernel's thread; everything that blocks runs in the lane of its store or
-folder.
+visible only when its last part is committed; an upload that is dropped leaves nothing, and so does
+one whose caller ends. Runs in the kernel's thread; everything that blocks runs in the lane of its
+store or folder.
 """
 
 from __future__ import annotations

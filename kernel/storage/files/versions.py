@@ -112,9 +112,7 @@ def rollback(
     for part in parts:
         chunks.use(connection, part.chunk)
         chunks.put_extent(connection, file.id, next_version, part)
-    new = file._replace(
-        version=next_version, size=size, by=stamp.by, changed=stamp.unix, live=1
-    )  # fmt: skip
+    new = file._replace(version=next_version, size=size, by=stamp.by, changed=stamp.unix, live=1)
     freed = record(connection, limits, new, "rollback")
     more, displaced = OVERHEAD_BYTES + size - freed, OVERHEAD_BYTES + file.size if file.live else 0
     charge(connection, limits, owner, more, f"rolling back /{path}", displaced)

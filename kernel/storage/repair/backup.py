@@ -1,8 +1,8 @@
 """Backups of a storage folder: a consistent copy, complete or absent, and how it is restored.
 
-A backup is a folder with ``meta.db`` and all blobs that it names, from whatever store. It gets its
+A backup is a folder with ``meta.db`` and all blobs that it names, from all stores. It gets its
 name when everything in it is on the disk; an interrupted one ends in ``.part``. A restore keeps the
-folder's old content in a folder beside the new.
+folder's old content in a folder next to the new.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ALL = ("meta.db", "meta.db-wal", "meta.db-shm", "meta.clean", "index.db", "inde
 
 
 class Copied(NamedTuple):
-    """What was copied into a backup."""
+    """The files and bytes copied into a backup."""
 
     files: int
     size_bytes: int

@@ -1,6 +1,6 @@
 """Finds what is wrong in a storage folder: pages, rows, counts, content and unreferenced blobs.
 
-Only reads, so it can run while a kernel serves from the folder. What it finds, repair.py repairs.
+Only reads, so it can run while a kernel serves from the folder. repair.py repairs the findings.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _check_chunks(
 
 
 def broken_versions(connection: sqlite3.Connection, bad: set[int]) -> list[_Broken]:
-    """Return versions whose row, extents or content are damaged, or whose extents have gaps."""
+    """Return versions with a damaged row, damaged or missing extents, or damaged content."""
     extents: dict[int, list[tuple[int, int, int, int, bool]]] = defaultdict(list)
     for file, last, at, first, chunk, size, total in connection.execute(
         "SELECT file, last, at, first, chunk, size, sum FROM extent ORDER BY file, at"

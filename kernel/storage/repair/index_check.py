@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from aios.kernel.retrieval.vectors import unpack
 from aios.kernel.storage.db.schema import reading, remove
 
 REBUILT = "the search index is rebuilt from the files"
-_LENGTH_TOLERANCE = 1e-3
-"""Tolerance on a vector's length, which is 1 (or 0 for a text without meaning)."""
+_LENGTH_TOLERANCE = 0.05
+"""Rounding error of a vector's length, which is 1 (or 0 for a text without meaning)."""
 _STRAYS = (
     "SELECT count(*) FROM {table} AS it LEFT JOIN document ON document.file = it.file"
     " WHERE document.owner IS NOT it.owner OR it.{row} < first OR it.{row} >= first + count"
@@ -82,7 +83,7 @@ def _look(index: sqlite3.Connection, files: sqlite3.Connection) -> Iterator[str]
 
 
 def _is_wrong(data: bytes) -> bool:
-    length = float(np.linalg.norm(np.frombuffer(data, np.float32))) if len(data) % 4 == 0 else 2.0
+    length = float(np.linalg.norm(unpack(data))) if len(data) > 4 else 2.0
     return not (length == 0.0 or abs(length - 1.0) < _LENGTH_TOLERANCE)
 
 

@@ -128,7 +128,7 @@ def _repair(folder: Path) -> StorageReport:
 
 
 def _rescue(folder: Path) -> list[str]:
-    """Copy what can be read of each table into a new database; keep the old one beside it."""
+    """Copy what can be read of each table into a new database; keep the old one."""
     database, fresh = folder / "meta.db", folder / "rescued.db"
     fresh.unlink(missing_ok=True)
     said = []

@@ -1,1 +1,1 @@
-"""Search in files: the index of passages, and how it follows homes and mounts."""
+"""Search in files: the index of passages, and how it follows homes and mounted folders."""

@@ -1,40 +1,35 @@
-"""index.db: passages of text with their words (FTS5) and, where they are known, their vectors.
+"""index.db: passages of text with their words (FTS5) and their vectors. Used by the index's thread.
 
-Only the thread of the index calls this. A passage is about a paragraph or a few, so that a hit can
-be shown and put into a prompt. Rows of one file are numbered in a row, which is how they go again.
-
-Their owner is a home, or a mounted folder of the host by its path, whoever it is mounted for. Files
-of homes have the numbers they have in meta.db, those of folders numbers below 0
-(mounted.py). A word that stands for the owner is searched along with the words of a query,
-so that what others have costs a search little.
+A passage's owner is a home, or a mounted folder by its path on the host. Files of homes have the
+numbers that they have in meta.db, files of folders have numbers below 0 (mount_table.py). The rows
+of one file are consecutive, so they are deleted as a range. A word that stands for the owner is
+indexed with each passage, so that a search reads little of what others own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
-import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from aios.kernel.retrieval.vectors import Item, VectorCache, pack
 from aios.kernel.storage.db.schema import remove
 
-MOST_TEXT_BYTES = 1 << 20
-"""Of a file, from its beginning, that is searched."""
-PASSAGE_CHARS = 1200
+from .text import cut
+
 MOST_VECTORS = 64
-"""Passages of a file, from its beginning, that are found by meaning; the others by their words."""
-_FORMAT = 3
+"""Limit on passages of a file that have a vector, from its beginning; the others are found by
+their words only."""
+VECTOR_RAM_BYTES = 128 << 20
+"""Limit on RAM for vectors; a larger home or folder is read from index.db in each search."""
+_FORMAT = 4
+_FLOAT_VECTORS = 3
+"""The format whose vectors were float32."""
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_FUSION = 60.0
-"""Of reciprocal rank fusion: how little the first ranks count more than the next."""
 _TABLES = """
 CREATE TABLE document(
     file INTEGER PRIMARY KEY, owner TEXT NOT NULL, version INTEGER NOT NULL, stamp REAL NOT NULL,
@@ -59,7 +54,7 @@ log = logging.getLogger("aios.storage")
 
 
 class Document(NamedTuple):
-    """A file's text as it is now; '' takes it out."""
+    """A file's text as it is now. Owner '': the file is gone."""
 
     file: int
     owner: str
@@ -68,99 +63,79 @@ class Document(NamedTuple):
     text: str
 
 
-class Found(NamedTuple):
-    """A passage that a search found. ``name`` is what the search's ``named`` gave for the file."""
-
-    file: int
-    name: str
-    version: int
-    offset: int
-    text: str
-    score: float
-
-
-Named = Callable[[int], str | None]
-"""A file's name for the caller, or '' when that is found out later; None: not for it."""
-
-
 class Passages:
-    """The database, open."""
+    """The open database, and its vectors in RAM."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._last_owner = path, ""
+        self.vectors = VectorCache(VECTOR_RAM_BYTES, self._vector_count, self._vectors)
         try:
             self._connection = _open(path)
         except sqlite3.DatabaseError as error:
             self._empty(str(error))
 
     def _empty(self, reason: str) -> None:
-        log.warning("%s is made anew: %s", self._path, reason)
+        log.warning("%s is rebuilt: %s", self._path, reason)
         remove(self._path)
+        self.vectors.clear()
         self._connection = _open(self._path)
 
-    def made_anew(self, error: sqlite3.Error) -> bool:
-        """Whether an error is one of damage; then it is empty now, and to be filled again."""
+    def emptied_by(self, error: sqlite3.Error) -> bool:
+        """Empty the index and return True if an error means damage."""
         if int(getattr(error, "sqlite_errorcode", 0)) & 0xFF not in _DAMAGE:
             return False
-        self.begin_anew(str(error))
+        self.empty(str(error))
         return True
 
-    def begin_anew(self, reason: str) -> None:
-        """Empty it."""
+    def empty(self, reason: str) -> None:
+        """Empty the index, to fill it again."""
         self.close()
         self._empty(reason)
 
     def close(self) -> None:
-        """Close it."""
+        """Close the database."""
         self._connection.close()
 
     def known(self) -> dict[int, float]:
-        """Files of homes that are in, with their time of change."""
+        """Return the indexed files of homes, with their time of change."""
         return dict(self.run("SELECT file, stamp FROM document WHERE file >= 0"))
 
     def run(
         self, statement: str, values: Sequence[object] | Mapping[str, object] = ()
     ) -> sqlite3.Cursor:
-        """One statement."""
+        """Run one statement."""
         return self._connection.execute(statement, values)
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """What is done within is done whole or not at all."""
+        """Make the block one transaction."""
         self.run("BEGIN IMMEDIATE")
         try:
             yield
             self.run("COMMIT")
         except BaseException:
+            self.vectors.clear()  # they may be ahead of the table
             self.run("ROLLBACK")
             raise
 
     def put(self, documents: Iterable[Document]) -> None:
-        """Take these in, in place of what was there of them."""
+        """Index documents, in place of what was indexed of them."""
         with self.changing():
             for document in documents:
                 self.replace(document)
 
     def replace(self, document: Document) -> None:
-        """Take one in, within ``changing``."""
-        run = self.run
-        old = run("SELECT first, count, owner FROM document WHERE file = ?",
-                  (document.file,)).fetchone()  # fmt: skip
-        if old:
-            span = (old[0], old[0] + old[1])
-            run("DELETE FROM passage WHERE rowid >= ? AND rowid < ?", span)
-            run("DELETE FROM vector WHERE passage >= ? AND passage < ?", span)
-            run("DELETE FROM todo WHERE owner = ? AND passage >= ? AND passage < ?",
-                (old[2], *span))  # fmt: skip
-            run("DELETE FROM document WHERE file = ?", (document.file,))
+        """Index one document, within ``changing``."""
+        self._delete(document.file)
         if not document.owner:
             return
+        run = self.run
         first = run("SELECT coalesce(max(rowid), 0) + 1 FROM passage").fetchone()[0]
         number = first
-        for number, (at, text) in enumerate(passages(document.text), first):
+        for number, (at, text) in enumerate(cut(document.text), first):
             run("INSERT INTO passage(rowid, text, whose, file, owner, version, at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (number, text, _word(document.owner), document.file, document.owner,
+                (number, text, owner_word(document.owner), document.file, document.owner,
                  document.version, at))  # fmt: skip
             if number < first + MOST_VECTORS:
                 run("INSERT INTO todo VALUES (?, ?, ?)", (document.owner, number, document.file))
@@ -169,155 +144,59 @@ class Passages:
             (document.file, document.owner, document.version, document.stamp, first, count),
         )  # fmt: skip
 
+    def _delete(self, file: int) -> None:
+        found = self.run("SELECT first, first + count, owner FROM document WHERE file = ?",
+                         (file,)).fetchone()  # fmt: skip
+        if found:
+            first, end, owner = found
+            self.run("DELETE FROM passage WHERE rowid >= ? AND rowid < ?", (first, end))
+            self.run("DELETE FROM vector WHERE passage >= ? AND passage < ?", (first, end))
+            self.run("DELETE FROM todo WHERE owner = ? AND passage >= ? AND passage < ?",
+                     (owner, first, end))  # fmt: skip
+            self.run("DELETE FROM document WHERE file = ?", (file,))
+            self.vectors.remove(owner, range(first, end))
+
     # ------------------------------------------------------------------ vectors
 
     def without_vector(self, most: int) -> list[tuple[int, str]]:
-        """Passages of a home that are not embedded yet; the homes that have some take turns."""
+        """Return passages of one owner that have no vector yet; the owners take turns."""
         following = "SELECT min(owner) FROM todo WHERE owner > ?"
-        (owner,) = self._connection.execute(following, (self._last_owner,)).fetchone()
+        (owner,) = self.run(following, (self._last_owner,)).fetchone()
         if owner is None:
-            (owner,) = self._connection.execute(following, ("",)).fetchone()
+            (owner,) = self.run(following, ("",)).fetchone()
         self._last_owner = owner or ""
-        return self._connection.execute(
+        return self.run(
             "SELECT todo.passage, text FROM todo JOIN passage ON passage.rowid = todo.passage"
             " WHERE todo.owner = ? LIMIT ?",
             (owner, most),
         ).fetchall()
 
     def put_vectors(self, rows: Sequence[tuple[int, str]], vectors: Sequence[bytes]) -> None:
-        """Keep the vectors, at unit length, of those passages that are still the same."""
+        """Store the vectors of those passages that are still the same."""
         with self.changing():
             for (number, text), vector in zip(rows, vectors, strict=True):
-                kept = self.run(
-                    "INSERT OR REPLACE INTO vector SELECT rowid, owner, file, ? FROM passage"
-                    " WHERE rowid = ? AND text = ?", (_unit(vector).tobytes(), number, text),
-                ).rowcount  # fmt: skip
-                if kept:
-                    self.run("DELETE FROM todo WHERE owner = ? AND passage = ?",
-                             (self._last_owner, number))  # fmt: skip
+                found = self.run(
+                    "SELECT owner, file FROM passage WHERE rowid = ? AND text = ?", (number, text)
+                ).fetchone()
+                if found:
+                    owner, file = found
+                    packed = pack(vector)
+                    self.run("INSERT OR REPLACE INTO vector VALUES (?, ?, ?, ?)",
+                             (number, owner, file, packed))  # fmt: skip
+                    self.run("DELETE FROM todo WHERE owner = ? AND passage = ?", (owner, number))
+                    self.vectors.put(owner, [(number, file, packed)])
 
-    # ------------------------------------------------------------------ finding
+    def _vector_count(self, owner: str) -> int:
+        found = self.run("SELECT count(*) FROM vector WHERE owner = ?", (owner,))
+        return int(found.fetchone()[0])
 
-    def find(
-        self, owners: Sequence[str], query: str, vector: bytes | None, mode: str,
-        among: Sequence[int] | None, most: int, named: Named,
-    ) -> list[Found]:  # fmt: skip
-        """The best passages; ``among``: numbers of files, None for all of these owners'."""
-        search = _Search(self.run, json.dumps(owners), among, named)
-        scores: dict[int, float] = {}
-        if mode == "keyword":
-            scores = dict(search.by_words(query, [_word(owner) for owner in owners], most))
-        elif vector is not None:
-            meant = search.by_meaning(vector, most if mode == "semantic" else 4 * most)
-            if mode == "semantic":
-                scores = dict(meant)
-            else:
-                said = search.by_words(query, [_word(owner) for owner in owners], 4 * most)
-                for ranked in (meant, said):
-                    for rank, (number, _) in enumerate(ranked):
-                        scores[number] = scores.get(number, 0.0) + 1.0 / (_FUSION + rank)
-        best = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:most]
-        return [search.found(number, score) for number, score in best]
+    def _vectors(self, owner: str) -> Iterable[Item]:
+        return self.run("SELECT passage, file, data FROM vector WHERE owner = ?", (owner,))
 
 
-class _Search:
-    """One search. Ranks all, and of these takes the first that are named."""
-
-    def __init__(
-        self, run: Callable[..., sqlite3.Cursor], owners: str, among: Sequence[int] | None,
-        named: Named,
-    ) -> None:  # fmt: skip
-        self._run, self._named = run, named
-        self._names: dict[int, str | None] = {}
-        self._where = "owner IN (SELECT value FROM json_each(:owners))"
-        self._values = {"owners": owners, "among": json.dumps(among)}
-        if among is not None:
-            self._where += " AND file IN (SELECT value FROM json_each(:among))"
-
-    def by_words(self, query: str, whose: Sequence[str], most: int) -> list[tuple[int, float]]:
-        """Passages with any of the words, by BM25."""
-        words = re.findall(r"\w+", query)[:64]
-        if not words or not whose:
-            return []
-        any_word = " OR ".join(f'"{word}"' for word in words)
-        rows = self._run(
-            f"SELECT rowid, file, -rank FROM passage WHERE passage MATCH :match AND {self._where}"
-            " ORDER BY rank",
-            {**self._values, "match": f"whose: ({' OR '.join(whose)}) AND text: ({any_word})"},
-        )
-        return self._first(rows, most)
-
-    def by_meaning(self, vector: bytes, most: int) -> list[tuple[int, float]]:
-        """Passages by the cosine between their vector and the query's."""
-        wanted = _unit(vector)
-        rows = self._run(
-            f"SELECT passage, file, data FROM vector WHERE {self._where} AND length(data) = :size",
-            {**self._values, "size": wanted.nbytes},
-        ).fetchall()
-        if not rows:
-            return []
-        matrix = np.frombuffer(b"".join(data for _, _, data in rows), np.float32)
-        scores = matrix.reshape(len(rows), -1) @ wanted
-        best = np.argsort(-scores, kind="stable")
-        return self._first(((*rows[i][:2], float(scores[i])) for i in best), most)
-
-    def _first(
-        self, ranked: Iterable[tuple[int, int, float]], most: int
-    ) -> list[tuple[int, float]]:
-        taken: list[tuple[int, float]] = []
-        for number, file, score in ranked:
-            if file not in self._names:
-                self._names[file] = self._named(file)
-            if self._names[file] is not None:
-                taken.append((number, score))
-            if len(taken) == most:
-                break
-        return taken
-
-    def found(self, number: int, score: float) -> Found:
-        """All of a passage."""
-        file, version, at, text = self._run(
-            "SELECT file, version, at, text FROM passage WHERE rowid = ?", (number,)
-        ).fetchone()
-        return Found(file, self._names[file] or "", version, at, text, score)
-
-
-def passages(text: str) -> Iterator[tuple[int, str]]:
-    """Cut text at ends of paragraphs, lines or words, with the offset of each part."""
-    start = 0
-    while start < len(text):
-        end = start + PASSAGE_CHARS
-        if end < len(text):
-            for mark in ("\n\n", "\n", ". ", " "):
-                cut = text.rfind(mark, start + PASSAGE_CHARS // 2, end)
-                if cut > 0:
-                    end = cut + len(mark)
-                    break
-        if text[start:end].strip():
-            yield start, text[start:end]
-        start = end
-
-
-def text_of(data: bytes) -> str:
-    """Decoded when it is text, else ''; a character cut off at the end does not count."""
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if error.start < len(data) - 4 or len(data) < MOST_TEXT_BYTES:
-            return ""
-        text = data[: error.start].decode("utf-8")
-    return "" if "\0" in text else text
-
-
-def _word(owner: str) -> str:
-    """What stands for an owner among the words of its passages."""
+def owner_word(owner: str) -> str:
+    """Return the word that stands for an owner among the words of its passages."""
     return f"w{hashlib.blake2b(owner.encode(), digest_size=8).hexdigest()}"
-
-
-def _unit(vector: bytes) -> NDArray[np.float32]:
-    values = np.frombuffer(vector, np.float32)
-    length = float(np.linalg.norm(values))
-    return values / np.float32(length) if length else values
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -329,10 +208,14 @@ def _open(path: Path) -> sqlite3.Connection:
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not tables:
             connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={_FORMAT}; COMMIT;")
-        elif found != _FORMAT:
+        elif found not in (_FORMAT, _FLOAT_VECTORS):
             raise sqlite3.DatabaseError(f"format {found}")
         elif connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("damaged")
+        elif found == _FLOAT_VECTORS:
+            connection.create_function("pack", 1, pack)
+            connection.executescript("BEGIN; UPDATE vector SET data = pack(data);"
+                                     f" PRAGMA user_version={_FORMAT}; COMMIT;")  # fmt: skip
     except BaseException:
         connection.close()
         raise

@@ -1,10 +1,10 @@
-"""Search: which passages of text files have the words, or the meaning, of a query.
+"""Search in files: which passages have the words, or the meaning, of a query.
 
-In an agent's home and the folders that are mounted for it, or below one path of either. Whether the
-caller may read a file of a mount is asked before it is counted among the best, so nothing that is
-found, or said, depends on files that it may not read. A search waits until what it searches is in
-the index and the query has its vector, but only until a time that the caller gives; then it answers
-with what there is, and its note says so.
+A search looks in an agent's home and its mounted folders, or below one path of either. The caller's
+right to read a file of a mount is asked before the file counts among the best, so no result or note
+depends on files that the caller may not read. A search waits until what it searches is indexed and
+the query has its vector, but only until a given time; then it answers with what there is, and its
+note says so.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import math
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from aios.kernel.loop.loop import Loop
-from aios.kernel.loop.task import Outcome
-from aios.kernel.storage.db.commit import Committer, Done
+from aios.kernel.loop.task import Outcome, Promise
+from aios.kernel.storage.db.commit import Committer
 from aios.kernel.storage.files import mount_list
 from aios.kernel.storage.files import tree as files
 from aios.kernel.storage.files.paths import Place
@@ -25,17 +25,19 @@ from aios.kernel.storage.files.shares import allow
 from aios.syscalls.errors import PermissionDenied
 from aios.syscalls.types.storage import FsFound, FsSearch, MountInfo, SearchHit
 
-from . import mounted
+from . import mount_table
 from .index import Index
-from .passages import MOST_TEXT_BYTES, Found, Passages
-from .refresh import Condition, Refresher
+from .mount_refresh import Condition, Refresher
+from .passages import Passages
+from .ranking import Found, Mode, Query, best
+from .text import MOST_TEXT_BYTES
 
 May = Callable[[str], bool]
-"""Whether the caller may read a path, as it names it; pure, called in any thread."""
-Mode = Literal["keyword", "semantic", "mixed"]
+"""Returns True if the caller may read a path, as it names it. Pure; called in any thread."""
 _QUERY, _HOME = "", "home"
-"""What is waited for, beside folders: the query's vector, and the home."""
+"""Names, in addition to folders, of what a search waits for: the query's vector, the home."""
 _MOST_NOTES = 8
+"""Limit on mounts that a search's note tells of."""
 _NO_MODEL = "searched by keyword: there is no embedding model for search by meaning"
 _LATE = "searched by keyword: the query's vector was not there in time"
 _INDEXING = "it is being indexed; what is not read yet is not found"
@@ -44,8 +46,8 @@ _CUT = f"of files above {MOST_TEXT_BYTES >> 20} MiB only the beginning is search
 
 
 class Scope(NamedTuple):
-    """Where a search looks: in a home or what ``among`` has of it, and below ``path`` of mounts.
-    ``named``: it is the path that the caller has named."""
+    """Where a search looks: in a home, or its files ``among``, and below ``path`` of mounts.
+    ``named``: the caller has named the path."""
 
     home: Place | None
     among: list[int] | None
@@ -60,117 +62,84 @@ class Search:
     def __init__(
         self, loop: Loop, committer: Committer, index: Index, refresher: Refresher
     ) -> None:
-        self.loop, self.committer = loop, committer
-        self.index, self.refresher = index, refresher
+        self._loop, self._committer = loop, committer
+        self._index, self._refresher = index, refresher
 
-    def search(
-        self, place: Place, agent: str, body: FsSearch, may: May, until_s: float,
-        done: Done[FsFound],
-    ) -> None:  # fmt: skip
-        """The best passages below a path. ``until_s``: on the monotonic clock, when to answer with
-        what there is."""
-
-        def begin(outcome: Outcome[Scope]) -> None:
-            if outcome.error:
-                done(Outcome(None, outcome.error))
-            else:
-                _Task(self, outcome.result(), body, may, done).begin(until_s)
-
-        def looked(outcome: Outcome[Scope]) -> None:
-            if outcome.error or place.kind != "mount" or not place.path:
-                begin(outcome)
-                return
-            (mount,) = outcome.result().mounts
-            self.refresher.exists(
-                mount, place.path, lambda there: begin(Outcome(outcome.value, there.error))
-            )
-
-        self.committer.view(lambda c: _scope(c, place, agent), looked, place.shown())
-
-
-class _Task:
-    """One search under way."""
-
-    def __init__(
-        self, search: Search, scope: Scope, body: FsSearch, may: May, done: Done[FsFound]
-    ) -> None:
-        self._search, self._scope, self._body = search, scope, body
-        self._may, self._done = may, done
-        self._missing = {mount.folder for mount in scope.mounts}
-        self._off: list[Callable[[], None]] = []
-        self._vector: bytes | None = None
-        self._mode: Mode = "keyword"
-        self._note = ""
-
-    def begin(self, until_s: float) -> None:
-        """Wait for what it needs, but not longer than until then."""
-        self._timer = self._search.loop.at(until_s, self._go_on)
-        folders = list(self._missing)
-        embedder, wanted = self._search.index.embedder, self._body.mode
-        if self._scope.home:
-            self._missing.add(_HOME)
-        if embedder is not None and wanted != "keyword":
-            self._missing.add(_QUERY)
-            self._note = _LATE
-            embedder.embed([self._body.query], self._embedded, kind="query")
-        elif wanted == "semantic":
-            self._note = _NO_MODEL
-        self._off = [self._search.refresher.refresh(folder, partial(self._got, folder))
-                     for folder in folders]  # fmt: skip
-        if self._scope.home:
-            self._off.append(self._search.index.when_current(partial(self._got, _HOME)))
-        self._check()
-
-    def _embedded(self, outcome: Outcome[list[bytes]]) -> None:
-        if self._timer.cancelled:
-            return
-        if outcome.error:
-            self._note = f"searched by keyword: {outcome.error}"
-        else:
-            (self._vector,), self._note = outcome.result(), ""
-            self._mode = "semantic" if self._body.mode == "semantic" else "mixed"
-        self._got(_QUERY)
-
-    def _got(self, what: str) -> None:
-        self._missing.discard(what)
-        self._check()
-
-    def _check(self) -> None:
-        if not self._missing and not self._timer.cancelled:
-            self._timer.cancel()
-            self._go_on()
-
-    def _go_on(self) -> None:
-        """All is there, or it is time."""
-        for off in self._off:
-            off()
+    async def search(
+        self, place: Place, agent: str, body: FsSearch, may: May, until_s: float
+    ) -> FsFound:
+        """Return the best passages below a path. ``until_s``: when to answer with what there is, on
+        the loop's clock."""
+        scope = await self._committer.read(lambda c: _scope(c, place, agent), place.shown())
+        if place.kind == "mount" and place.path:
+            await self._refresher.check_exists(scope.mounts[0], place.path)
+        mode, vector, note, late = await self._prepare(scope, body, until_s)
         conditions = {
-            mount.folder: self._search.refresher.condition(mount.folder)
-            for mount in self._scope.mounts
+            mount.folder: self._refresher.condition(mount.folder) for mount in scope.mounts
         }
-        look = _Look(self._scope, self._body, self._vector, self._mode, self._may, conditions,
-                     frozenset(self._missing))  # fmt: skip
-        self._search.index.ask(look.find, self._found)
+        look = _Look(scope, body, vector, mode, may, conditions, late)
+        found, notes = await self._index.ask(look.find)
+        hits = await self._committer.read(lambda c: _hits(c, scope.home, found, may))
+        return FsFound(hits, mode, "; ".join([*([note] if note else []), *notes]))
 
-    def _found(self, outcome: Outcome[tuple[list[Found], list[str]]]) -> None:
-        if outcome.error:
-            self._done(Outcome(None, outcome.error))
-            return
-        found, notes = outcome.result()
-        note = "; ".join([*([self._note] if self._note else []), *notes])
+    async def _prepare(self, scope: Scope, body: FsSearch, until_s: float) -> _Prepared:
+        """Wait until the scope is indexed and the query has its vector, or until the time is up."""
+        awaited: dict[str, Promise[Any]] = {}
+        embedder = self._index.embedder
+        if embedder is not None and body.mode != "keyword":
+            awaited[_QUERY] = embedder.embed([body.query], "query")
+        for folder in dict.fromkeys(mount.folder for mount in scope.mounts):
+            awaited[folder] = self._refresher.refresh(folder)
+        if scope.home:
+            awaited[_HOME] = self._index.when_current()
+        outcomes = await _settled(self._loop, awaited, until_s)
+        late = frozenset(awaited.keys() - outcomes.keys())
+        for folder in late - {_QUERY, _HOME}:
+            self._refresher.leave(folder, awaited[folder])
+        if _QUERY not in awaited:
+            return _Prepared("keyword", None, _NO_MODEL if body.mode == "semantic" else "", late)
+        got = outcomes.get(_QUERY)
+        if got is None:
+            return _Prepared("keyword", None, _LATE, late)
+        if got.error:
+            return _Prepared("keyword", None, f"searched by keyword: {got.error}", late)
+        mode: Mode = "semantic" if body.mode == "semantic" else "mixed"
+        return _Prepared(mode, got.result()[0], "", late)
 
-        def named(hits: Outcome[list[SearchHit]]) -> None:
-            if hits.error:
-                self._done(Outcome(None, hits.error))
-            else:
-                self._done(Outcome(FsFound(hits.result(), self._mode, note), None))
 
-        home = self._scope.home
-        self._search.committer.view(lambda c: _hits(c, home, found, self._may), named)
+class _Prepared(NamedTuple):
+    """How to search. ``note``: why not by meaning. ``late``: what was not ready in time."""
+
+    mode: Mode
+    vector: bytes | None
+    note: str
+    late: frozenset[str]
+
+
+def _settled(
+    loop: Loop, awaited: dict[str, Promise[Any]], until_s: float
+) -> Promise[dict[str, Outcome[Any]]]:
+    """Return a promise of the outcomes there are when all are there, or the time is up."""
+    all_settled: Promise[dict[str, Outcome[Any]]] = Promise()
+    outcomes: dict[str, Outcome[Any]] = {}
+    timer = loop.at(until_s, lambda: all_settled.resolve(dict(outcomes)))
+
+    def got(name: str, outcome: Outcome[Any]) -> None:
+        outcomes[name] = outcome
+        if len(outcomes) == len(awaited) and not timer.cancelled:
+            timer.cancel()
+            all_settled.resolve(outcomes)
+
+    for name, promise in awaited.items():
+        promise.then(partial(got, name))
+    if not awaited:
+        timer.cancel()
+        all_settled.resolve({})
+    return all_settled
 
 
 class _Look(NamedTuple):
-    """What the thread of the index does for one search."""
+    """One search, as the index's thread does it."""
 
     scope: Scope
     body: FsSearch
@@ -179,30 +148,31 @@ class _Look(NamedTuple):
     may: May
     conditions: dict[str, Condition]
     late: frozenset[str]
-    """What is not up to date."""
+    """What is not up to date: folders, the home."""
 
     def find(self, passages: Passages) -> tuple[list[Found], list[str]]:
-        """The best passages, and what the caller should know."""
+        """Return the best passages, and notes for the caller."""
         home = self.scope.home
         there = [m.folder for m in self.scope.mounts if self.conditions[m.folder].there]
         owners = [*([home.owner] if home else []), *dict.fromkeys(there)]
-        found = passages.find(
-            owners, self.body.query, self.vector, self.mode, self.scope.among, self.body.limit,
-            lambda file: self._name(passages, file),
-        )  # fmt: skip
+        body = self.body
+        query = Query(body.query, self.vector, self.mode, owners, self.scope.among, body.limit)
+        found = best(passages, query, lambda file: self._name(passages, file))
         return found, self._notes(passages)
 
     def _name(self, passages: Passages, file: int) -> str | None:
+        """Return the caller's name of a file: '' in a home, where it is resolved at the end; None
+        when it may not be read."""
         if file >= 0:
             return ""
-        known = mounted.find(passages, file)
+        known = mount_table.find(passages, file)
         for mount in self.scope.mounts if known else ():
             if known and mount.folder == known.folder and (name := self._seen(mount, known.path)):
                 return name
         return None
 
     def _seen(self, mount: MountInfo, path: str) -> str | None:
-        """The caller's name of a path, if it is searched and may be read."""
+        """Return the caller's name of a path, if it is searched and may be read."""
         below = self.scope.path
         name = f"/mnt/{mount.name}/{path}"
         inside = not below or path == below or path.startswith(f"{below}/")
@@ -225,17 +195,17 @@ class _Look(NamedTuple):
         said = [condition.note] if condition.note else []
         if folder in self.late:
             said.append(_INDEXING)
-        elif self.vector and self._any(mount, mounted.without_vectors(passages, folder)):
+        elif self.vector and self._any(mount, mount_table.without_vectors(passages, folder)):
             said.append(_EMBEDDING)
-        if self._any(mount, mounted.cut(passages, folder)):
+        if self._any(mount, mount_table.cut(passages, folder)):
             said.append(_CUT)
         return said
 
     def _knows(self, passages: Passages, mount: MountInfo) -> bool:
-        """Whether the caller may know of a mount at all."""
+        """Return True if the caller may know that a mount exists."""
         if self.scope.named or self.may(f"/mnt/{mount.name}"):
             return True
-        return self._any(mount, mounted.paths(passages, mount.folder))
+        return self._any(mount, mount_table.paths(passages, mount.folder))
 
     def _any(self, mount: MountInfo, paths: Sequence[str]) -> bool:
         return any(self._seen(mount, path) for path in paths)
@@ -245,7 +215,7 @@ class _Look(NamedTuple):
 
 
 def _scope(connection: sqlite3.Connection, place: Place, agent: str) -> Scope:
-    """Where to look. Raises what stands against it."""
+    """Return where to look. Raises AiosError when the caller may not search there."""
     if place.kind == "mounts":
         return Scope(None, None, mount_list.mounts(connection, agent), "", False)
     if place.kind == "mount":
@@ -267,7 +237,7 @@ def _scope(connection: sqlite3.Connection, place: Place, agent: str) -> Scope:
 def _hits(
     connection: sqlite3.Connection, home: Place | None, found: Sequence[Found], may: May
 ) -> list[SearchHit]:
-    """Under the files' names; in a home, as they are now."""
+    """Return hits under the files' names, which in a home are those that they have now."""
     hits = []
     for each in found:
         path = each.name or (_path(connection, home, each.file) if home else None)

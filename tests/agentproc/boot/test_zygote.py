@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 
 from aios.syscalls.launch import Exited, Fork, Forked, Report, Signal, decode_report, encode
-from tests.waiting import wait_for_end
-
-TIMEOUT_S = 30.0
+from tests.waiting import TIMEOUT_S, wait_for_end
 
 
 class Zygote:
-    """A zygote and its other end."""
+    """A zygote, and the kernel's end of its socket."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +32,7 @@ class Zygote:
         self.pids = 0
 
     def fork(self, code: str, *args: str, **changes: object) -> tuple[int, int]:
-        """Start an agent from source; (pid, host pid)."""
+        """Start an agent from source; return its pid and host pid."""
         self.pids += 1
         path = self.folder / f"agent{self.pids}.py"
         path.write_text(code)
@@ -53,7 +51,7 @@ class Zygote:
         return decode_report(self.sock.recv(1 << 16))
 
     def run(self, code: str, *args: str, **changes: object) -> tuple[int, str]:
-        """Start an agent and wait; (exit code, output)."""
+        """Run an agent to its end; return its exit code and output."""
         pid, _ = self.fork(code, *args, **changes)
         report = self.report()
         assert isinstance(report, Exited) and report.pid == pid
@@ -93,7 +91,7 @@ def test_a_failure_shows_the_agents_own_frames(zygote: Zygote) -> None:
     assert "runpy" not in output and "child.py" not in output
 
 
-def test_what_cannot_be_run_says_so(zygote: Zygote) -> None:
+def test_an_agent_that_cannot_run_is_explained(zygote: Zygote) -> None:
     code, output = zygote.run("", path="/nowhere/x.py")
     assert code == 127 and "no such file" in output
     code, output = zygote.run("def")
@@ -103,7 +101,7 @@ def test_what_cannot_be_run_says_so(zygote: Zygote) -> None:
     assert zygote.run("", cwd="/nowhere")[0] == 125
 
 
-def test_the_surroundings_are_as_ordered(zygote: Zygote) -> None:
+def test_an_agent_gets_its_arguments_folder_and_environment(zygote: Zygote) -> None:
     (zygote.folder / "beside.py").write_text("X = 5")
     code = (
         "import os, sys, beside\n"
@@ -113,7 +111,7 @@ def test_the_surroundings_are_as_ordered(zygote: Zygote) -> None:
     )
     _, output = zygote.run(code, "a b", "--c", env={"K": "v"})
     assert f"['a b', '--c'] {zygote.folder} v None 5\n__main__ True True\n" in output
-    assert output.endswith("['0', '1', '2'] 4\n"), "nothing of the zygote's stays open"
+    assert output.endswith("['0', '1', '2'] 4\n"), "no descriptor of the zygote stays open"
 
 
 def test_a_fifo_without_a_reader_becomes_the_log(zygote: Zygote) -> None:
@@ -153,7 +151,7 @@ def test_kill_reaches_the_whole_tree(zygote: Zygote) -> None:
     wait_for_end(child)
 
 
-def test_the_kernels_end_is_everybodys(tmp_path: Path) -> None:
+def test_zygote_and_agents_end_with_the_kernel(tmp_path: Path) -> None:
     zygote = Zygote(tmp_path)
     _, os_pid = zygote.fork("import time; time.sleep(1000)")
     zygote.sock.close()
@@ -161,7 +159,7 @@ def test_the_kernels_end_is_everybodys(tmp_path: Path) -> None:
     wait_for_end(os_pid)
 
 
-def test_a_killed_zygote_takes_its_agents_along(tmp_path: Path) -> None:
+def test_agents_end_with_a_killed_zygote(tmp_path: Path) -> None:
     zygote = Zygote(tmp_path)
     _, os_pid = zygote.fork("import time; time.sleep(1000)")
     zygote.process.kill()

@@ -1,4 +1,4 @@
-"""The command line as a whole: what every command has."""
+"""What all commands of the command line have in common."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_JSON = {
 }
 
 
-def test_every_command_can_speak_json() -> None:
+def test_every_command_has_json_output() -> None:
     missing = {
         name
         for name, command in _commands(main.parser(), "aios")
@@ -48,7 +48,7 @@ def test_version_and_list_of_calls_as_json(capsys: pytest.CaptureFixture[str]) -
 def _commands(
     parser: argparse.ArgumentParser, name: str
 ) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Those that do something, by their whole names."""
+    """Yield the commands without subcommands, each with its full name."""
     choices = [a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     if not choices:
         yield name, parser

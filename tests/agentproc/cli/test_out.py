@@ -1,4 +1,4 @@
-"""Tables: which columns a narrow terminal gets, and that nothing in a cell is obeyed."""
+"""Tables: the columns that fit a narrow terminal; no control character of a cell gets through."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from aios.syscalls.errors import InvalidArgument
     ("room", "shown"),
     [(28, [0, 1, 2, 3, 4]), (27, [0, 1, 2, 4]), (21, [0, 2, 4]), (15, [0, 4]), (1, [0, 4])],
 )
-def test_the_most_dispensable_columns_leave_first_and_the_needed_stay(
-    room: int, shown: list[int]
-) -> None:
+def test_optional_columns_are_dropped_and_required_ones_stay(room: int, shown: list[int]) -> None:
     assert out.fitting([4, 4, 4, 4, 4], [0, 2, 1, 2, 0], room) == shown
 
 
-def test_the_last_of_equals_leaves_first() -> None:
+def test_the_last_of_equal_columns_is_dropped_first() -> None:
     assert out.fitting([4, 4, 4, 4], [0, 1, 1, 0], 16) == [0, 1, 3]
 
 
-def test_the_last_column_may_be_folded() -> None:
+def test_the_last_column_may_wrap() -> None:
     assert out.fitting([4, 4, 400], [0, 1, 0], 28) == [0, 1, 2]
     assert out.fitting([4, 4, 400], [0, 1, 0], 27) == [0, 2]
 
@@ -69,7 +67,7 @@ def test_a_complaint_keeps_its_lines_and_no_control_characters(
     assert capsys.readouterr().err == "aios: a\\x1b[31m\nb\n  c\\r\n"
 
 
-def test_an_empty_path_means_nothing() -> None:
+def test_an_empty_path_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="'' is not a path"):
         out.whole("")
 

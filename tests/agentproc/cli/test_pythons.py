@@ -1,4 +1,4 @@
-"""Which Python runs an agent, and the environments of PEP 723 with a stub in the place of uv."""
+"""The choice of the Python that runs an agent, and PEP 723 environments with a stub of uv."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK = '# /// script\n# dependencies = ["x"]\n# ///\n'
 
 @pytest.fixture
 def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An agent's file. No environment is active, and there is no Python on the PATH."""
+    """An agent's file. No environment is active, and the PATH has no Python."""
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "programs"))
@@ -57,7 +57,7 @@ def _chosen(agent: Path, wanted: str | None = None) -> str | None:
     return found.path if found else None
 
 
-def test_the_first_of_option_block_active_environment_and_path_counts(
+def test_option_block_active_environment_and_path_apply_in_this_order(
     agent: Path, client: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _chosen(agent) is None, "the kernel's own"
@@ -66,7 +66,7 @@ def test_the_first_of_option_block_active_environment_and_path_counts(
     assert _chosen(agent) is None
     link.unlink()
     monkeypatch.setenv("PATH", f"{bare}/bin")
-    assert _chosen(agent) is None, "this one has no aios"
+    assert _chosen(agent) is None, "this one cannot import aios"
     monkeypatch.setenv("PATH", f"{client}/bin")
     assert _chosen(agent) == _known_as(client)
     monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
@@ -78,7 +78,7 @@ def test_the_first_of_option_block_active_environment_and_path_counts(
         assert _chosen(agent, wanted) == _known_as(client)
 
 
-def test_an_environment_that_is_asked_for_and_has_no_aios_is_refused(
+def test_a_requested_environment_without_aios_is_refused(
     agent: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIRTUAL_ENV", str(bare))
@@ -93,14 +93,12 @@ def test_an_environment_that_is_asked_for_and_has_no_aios_is_refused(
     [("/nowhere/python", "no such program"), ("/bin/true", "is no Python"),
      ("/bin/false", "does not run"), ("/bin/echo", "is no Python")],
 )  # fmt: skip
-def test_what_is_no_python_is_refused(agent: Path, wanted: str, words: str) -> None:
+def test_a_program_that_is_not_python_is_refused(agent: Path, wanted: str, words: str) -> None:
     with pytest.raises(InvalidArgument, match=words):
         pythons.choose(agent, wanted)
 
 
-def test_an_environment_that_is_gone_is_refused(
-    agent: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_environment_is_refused(agent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIRTUAL_ENV", "/nowhere")
     with pytest.raises(InvalidArgument, match="does not run") as refused:
         pythons.choose(agent, None)
@@ -133,7 +131,7 @@ def test_an_interpreter_is_examined_again_only_when_something_has_changed(
 
     monkeypatch.setattr(pythons, "_run", counted)
     assert _chosen(agent, sys.executable) == _known_as(Path(sys.prefix))
-    assert not runs, "the one that runs this command needs no examination"
+    assert not runs, "the Python of the command itself needs no check"
     environment = tmp_path / "environment"
     environments.make(environment, client=False)
     for _ in range(2):
@@ -168,12 +166,14 @@ def test_a_shim_is_followed_each_time(agent: Path, client: Path, bare: Path) -> 
         (f"if True:\n    {BLOCK}", False),
     ],
 )
-def test_what_a_script_block_demands(agent: Path, text: str, expected: bool) -> None:
+def test_a_script_block_with_requirements_is_recognised(
+    agent: Path, text: str, expected: bool
+) -> None:
     agent.write_text(text)
     assert script.demands(agent) is expected
 
 
-def test_a_script_block_that_is_not_valid_is_refused(agent: Path) -> None:
+def test_an_invalid_script_block_is_refused(agent: Path) -> None:
     for text, words in ((BLOCK + "\n" + BLOCK, "2 script blocks"),
                         ("# /// script\n# a = [\n# ///\n", "is not TOML")):  # fmt: skip
         agent.write_text(text)
@@ -201,7 +201,7 @@ def test_uv_makes_the_environment_of_a_script_block(agent: Path, client: Path, b
         pythons.choose(agent, None)
 
 
-def test_a_slow_uv_is_told_of(
+def test_a_slow_uv_is_announced(
     agent: Path, client: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     agent.write_text(BLOCK)

@@ -1,4 +1,4 @@
-"""The Chrome trace: well-formed, and nothing of the schedule is hidden."""
+"""The Chrome trace is well-formed and shows the whole schedule."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def test_events_are_well_formed_and_tracks_have_names() -> None:
     assert names == {"core", "agent7 (7)", "agent8 (8)", "agent9 (9)"}
 
 
-def test_parks_restores_and_every_wait_are_there() -> None:
+def test_the_trace_shows_parks_restores_and_every_wait() -> None:
     spans = {(e["tid"], e["name"]): (e["ts"] / 1e6, e["dur"] / 1e6)
              for e in _trace() if e["ph"] == "X"}  # fmt: skip
     assert spans[8, "park"] == (5.0, 0.25)
     assert spans[7, "restore (failed)"] == (5.25, 0.25)
     assert spans[7, "prefill"] == (1.0, 1.0) and spans[7, "run"] == (5.5, 0.5)
-    assert spans[9, "wait"] == (2.0, 1.0), "one that never ran"
+    assert spans[9, "wait"] == (2.0, 1.0), "a request that never ran"
     waits = [(e["tid"], e["ts"] / 1e6, e["dur"] / 1e6) for e in _trace() if e["name"] == "wait"]
     assert (7, 0.5, 0.5) in waits and (7, 2.0, 3.0) in waits
-    assert (8, 2.0, 5.0) in waits, "parked until its end"
+    assert (8, 2.0, 5.0) in waits, "it waits from its park to its end"
 
 
-def test_writing_is_whole_and_spares_devices(tmp_path: Path) -> None:
+def test_writing_is_atomic_and_never_replaces_devices(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     trace._write(path, "[1]")
     trace._write(path, "[2]")

@@ -103,7 +103,7 @@ def test_much_output_is_cut_and_too_much_ends_the_call(guest: Connection) -> Non
 
 
 def test_results_that_are_no_json_or_too_long(guest: Connection) -> None:
-    with pytest.raises(ToolFailed, match="no JSON"):
+    with pytest.raises(ToolFailed, match="not JSON"):
         _call(guest, "my.strange", kind="object")
     with pytest.raises(ResourceExhausted, match="limit is 1,048,576"):
         _call(guest, "my.strange", kind="big")

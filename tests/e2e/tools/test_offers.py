@@ -92,7 +92,7 @@ def test_whatever_an_offered_function_does_its_caller_is_answered(
     for kind, error, words in (
         ("exit", ToolFailed, "SystemExit"), ("words", ToolFailed, "ValueError"),
         ("mute", ToolFailed, "raised"), ("big", ResourceExhausted, "limit"),
-        ("object", ToolFailed, "no JSON"), ("half", ToolFailed, "no JSON"),
+        ("object", ToolFailed, "not JSON"), ("half", ToolFailed, "not JSON"),
     ):  # fmt: skip
         with pytest.raises(error, match=words):
             _call(guest, "odd", kind=kind)

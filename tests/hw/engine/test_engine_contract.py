@@ -22,7 +22,7 @@ from aios.hw.engine.engine import (
     Row,
 )
 from aios.hw.engine.image import Images, image_bytes
-from aios.hw.tuning.ladder import open_engine
+from aios.hw.tuning.exact_settings import open_engine
 
 SEATS = 4
 

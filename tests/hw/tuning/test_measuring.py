@@ -15,7 +15,7 @@ from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.image import identity
 from aios.hw.tuning import job_process, perplexity, profile, speed
 from aios.hw.tuning.candidate import FORMATS, Candidate
-from aios.hw.tuning.ladder import RUNGS, open_engine
+from aios.hw.tuning.exact_settings import RUNGS, open_engine
 
 
 def _fake(options: str = "", seats: int = 3) -> FakeEngine:

@@ -12,7 +12,7 @@ from aios.hw.engine.engine import EngineSettings
 from aios.hw.engine.model_files import model_hash
 from aios.hw.tuning import profile, tune
 from aios.hw.tuning.candidate import ORIGINAL, Candidate
-from aios.hw.tuning.ladder import RUNGS
+from aios.hw.tuning.exact_settings import RUNGS
 
 
 def _gguf(path: Path, content: bytes = b"") -> Path:

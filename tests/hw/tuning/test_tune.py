@@ -21,7 +21,7 @@ from aios.hw.tuning.candidate import (
     TuningJob,
     score,
 )
-from aios.hw.tuning.ladder import RUNGS
+from aios.hw.tuning.exact_settings import RUNGS
 from aios.hw.tuning.progress import Progress
 from aios.hw.tuning.report import Report, show
 from aios.hw.tuning.search import Search, Unusable, Wish

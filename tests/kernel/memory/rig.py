@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aios.kernel.access.principals import OPERATOR
-from aios.kernel.loop.task import Outcome
-from aios.kernel.memory.manager import MemoryManager, Quotas, session_of
+from aios.kernel.loop.task import Outcome, Promise, Task, start
+from aios.kernel.memory.manager import MemoryManager, Quotas
+from aios.kernel.memory.scopes import session_of
 from aios.kernel.process.table import Process, ProcessTable
-from aios.syscalls.types.memory import Note, NoteList, SearchReply, SearchRequest
+from aios.syscalls.types.memory import Note, SearchReply, SearchRequest
 from tests.kernel.retrieval.rig import Rig
+
+T = TypeVar("T")
 
 
 class Memory:
@@ -40,47 +42,42 @@ class Memory:
         self.table.buried(process, 0, "")
         self.manager.forget(process)
 
-    def wait(self, begin: Callable[[Callable[[Outcome[Any]], None]], None]) -> Any:
-        """Begin something and wait for its outcome."""
-        got: list[Outcome[Any]] = []
-        begin(got.append)
+    def wait(self, task: Task[T] | Promise[T]) -> T:
+        """Wait for a result."""
+        got: list[Outcome[T]] = []
+        (task if isinstance(task, Promise) else start(task)).then(got.append)
         self.rig.until(lambda: got)
         return got[0].result()
 
     def add(self, process: Process, text: str, scope: str | None = None) -> Note:
         """A note of the session, or of a scope."""
         named = scope or session_of(process)
-        note: Note = self.wait(lambda done: self.manager.add(process, named, text, done))
-        return note
+        return self.wait(self.manager.add(process, named, text))
 
     def get(self, id_: str, process: Process) -> Note:
         """A note by id."""
-        note: Note = self.wait(lambda done: self.manager.get(id_, process, done))
-        return note
+        return self.wait(self.manager.get(id_, process))
 
     def update(self, note: Note, process: Process, text: str) -> Note:
         """Change the text of a note."""
-        new: Note = self.wait(lambda done: self.manager.update(note, process, text, done))
-        return new
+        return self.wait(self.manager.update(note, process, text))
 
     def remove(self, note: Note) -> None:
         """Remove a note."""
-        self.wait(lambda done: self.manager.remove(note, done))
+        self.wait(self.manager.remove(note.id, note.scope))
 
     def clear(self, scope: str) -> int:
         """Remove all notes of a scope; their number."""
-        count: int = self.wait(lambda done: self.manager.clear(scope, done))
-        return count
+        return self.wait(self.manager.clear(scope))
 
     def search(self, query: str, *scopes: str, **options: Any) -> SearchReply:
         """The best notes."""
         request = SearchRequest(query, **options)
-        reply: SearchReply = self.wait(lambda done: self.manager.search(request, scopes, done))
-        return reply
+        return self.wait(self.manager.search(request, scopes))
 
     def texts(self, scope: str, log: bool = False) -> list[str]:
         """All texts of a scope."""
-        page: NoteList = self.wait(lambda done: self.manager.page(scope, None, 1000, log, done))
+        page = self.wait(self.manager.page(scope, None, 1000, log))
         return [note.text for note in page.notes]
 
     def close(self) -> None:

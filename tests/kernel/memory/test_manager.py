@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from aios.kernel.loop import lanes
-from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.task import Outcome, start
 from aios.kernel.memory import chores
 from aios.kernel.memory import manager as managing
 from aios.kernel.memory.file import new_file
-from aios.kernel.memory.manager import session_of
+from aios.kernel.memory.scopes import session_of
 from aios.kernel.memory.store import NoteStore
 from aios.syscalls.errors import (
     AiosError,
@@ -63,7 +62,7 @@ def test_a_backup_to_a_folder_that_does_not_answer_keeps_nobody_else(
     monkeypatch.setattr(lanes, "_LATE_S", 0.0)
     agent, got = memory.agent(), list[Outcome[MemoryReport]]()
     first = memory.add(agent, "before", "agent:a")
-    memory.manager.chores.backup(tmp_path / "copy", got.append)
+    start(memory.manager.chores.backup(tmp_path / "copy")).then(got.append)
     second = memory.add(agent, "meanwhile", "agent:a")
     assert memory.get(first.id, agent) == first and not got
     (warning,) = memory.manager.chores.warnings()
@@ -79,7 +78,7 @@ def test_a_backup_to_a_folder_that_does_not_answer_keeps_nobody_else(
 def test_a_backup_that_fails_leaves_no_file(memory: Memory, tmp_path: Path) -> None:
     (tmp_path / "notes.db").write_bytes(b"not a database at all" * 100)
     with pytest.raises(IllegalState, match="damaged"):
-        memory.wait(lambda done: memory.manager.chores.backup(tmp_path / "copy", done))
+        memory.wait(memory.manager.chores.backup(tmp_path / "copy"))
     assert not (tmp_path / "copy").exists()
 
 
@@ -188,10 +187,10 @@ def test_an_embedder_that_dies_in_a_search_is_tried_again(memory: Memory) -> Non
 
 def test_many_notes_without_vectors_are_not_waited_for(memory: Memory) -> None:
     agent = memory.agent()
-    memory.rig.embedder._failed_s = time.monotonic()
+    memory.rig.embedder._usable_s = float("inf")
     for number in range(40):
         memory.add(agent, f"note {number}")
-    memory.rig.embedder._failed_s = -1e9
+    memory.rig.embedder._usable_s = 0.0
     reply = memory.search("note 7", session_of(agent))
     assert reply.mode == "mixed" and reply.hits and reply.pending == 40
     reply = memory.search("note 7", session_of(agent), fresh=True, k=40)
@@ -204,7 +203,7 @@ def test_a_session_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     memory.manager._brief.path = tmp_path / "x" / "session.db"  # a file is no folder
     agent = memory.agent()
     memory.add(agent, "kept in RAM")
-    memory.wait(lambda d: memory.manager.usages(None, d))  # all before it in the queue is done
+    memory.wait(memory.manager.usages(None))  # all before it in the queue is done
     with pytest.raises(ResourceExhausted, match=r"session\.db"):
         memory.add(agent, "more")
     assert (agent.notes, memory.manager.check()) == (1, [])

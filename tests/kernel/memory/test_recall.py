@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from aios.kernel.loop.task import Outcome
-from aios.kernel.memory.recall import MOST_NOTE_CHARS, Recall, chosen
+from aios.kernel.loop.task import Outcome, start
+from aios.kernel.memory.recall import MOST_NOTE_CHARS, Recall, WithNotes, chosen
 from aios.syscalls.types.chat import ChatRequest, Message
-from aios.syscalls.types.memory import Hit, Note, SearchReply
+from aios.syscalls.types.memory import Hit, Note, SearchReply, SearchRequest
 
 
 def _hit(text: str) -> Hit:
@@ -32,8 +32,14 @@ def test_a_note_is_judged_by_what_the_prompt_gets_of_it() -> None:
 
 def test_nothing_is_judged_for_a_call_that_has_ended() -> None:
     call: Any = SimpleNamespace(asker=None, ended=True)
-    reply = Outcome(SearchReply([_hit("a dog")], "keyword"), None)
-    memory: Any = SimpleNamespace(search=lambda request, scopes, done: done(reply))
-    calls: Any = SimpleNamespace(scope=lambda *_: "agent:a")
+
+    async def search(request: SearchRequest, scopes: list[str]) -> SearchReply:
+        assert set(scopes) == {"agent:a"}
+        return SearchReply([_hit("a dog")], "keyword")
+
+    memory: Any = SimpleNamespace(search=search, apart=lambda job: pytest.fail("it was judged"))
+    scopes: Any = SimpleNamespace(allowed=lambda *_: "agent:a")
     body = ChatRequest(messages=[Message("user", "dog")], recall=1)
-    Recall(calls, memory).into(call, body, lambda outcome: pytest.fail("it was judged"))
+    got: list[Outcome[WithNotes]] = []
+    start(Recall(scopes, memory).into(call, body)).then(got.append)
+    assert got[0].result() == (body, [])

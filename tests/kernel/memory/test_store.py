@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aios.kernel.memory import tool
+from aios.kernel.memory import restore
 from aios.kernel.memory.file import new_file
 from aios.kernel.memory.quota import Limits
 from aios.kernel.memory.store import NoteStore
@@ -86,7 +86,7 @@ def test_words_are_found_in_the_scopes_asked_for(store: NoteStore) -> None:
     other = _add(store, "the other cat", "agent:b")
 
     def found(query: str, *scopes: str) -> list[str]:
-        return [store.name(row) for row, _ in store.matches(query, scopes, 10, False)]
+        return [store.name(row) for row in store.matches(query, scopes, 10, False)]
 
     assert found("CATS?", "agent:a") == [notes[0].id]
     assert set(found("cat", "agent:a", "agent:b")) == {notes[0].id, other.id}
@@ -139,10 +139,10 @@ def test_words_that_do_not_fit_the_notes_are_found_and_mended(
     shutil.copyfile(store.path, tmp_path / "copy.db")
     assert len(store.matches("words", ["agent:a"], 10, False)) == 2
     notes, damaged, problems = store.reading(store.verify)
-    assert (notes, damaged, len(problems)) == (3, [], 1) and "was made anew" in problems[0]
+    assert (notes, damaged, len(problems)) == (3, [], 1) and "was rebuilt" in problems[0]
     assert store.verify() == (3, [], [])
     assert len(store.matches("words", ["agent:a"], 10, False)) == 3
-    assert tool.restore(tmp_path / "copy.db", tmp_path / "place.db") == (3, None)
+    assert restore.restore(tmp_path / "copy.db", tmp_path / "place.db") == (3, None)
 
 
 @pytest.mark.parametrize("damage", [b"not a database at all" * 100, b""])

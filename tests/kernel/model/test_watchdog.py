@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -96,9 +95,8 @@ def test_a_core_shows_life_while_it_computes_a_prompt(
 class _Scene:
     """A watchdog with a patience of 10 s, and how long each hang lasted."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.clock, self.hung = FakeClock(), list[float]()
-        monkeypatch.setattr(time, "monotonic", self.clock.now)
         self.loop = Loop(self.clock)
         self.dog = Watchdog(self.loop, lambda: 10.0, self.hung.append)
 
@@ -110,8 +108,8 @@ class _Scene:
 
 
 @pytest.fixture
-def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Scene]:
-    made = _Scene(monkeypatch)
+def scene() -> Iterator[_Scene]:
+    made = _Scene()
     yield made
     made.loop.close()
 

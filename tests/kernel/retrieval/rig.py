@@ -72,6 +72,6 @@ class Rig:
 
     def embed(self, *texts: str) -> Outcome[list[bytes]]:
         got: list[Outcome[list[bytes]]] = []
-        self.embedder.embed(texts, got.append)
+        self.embedder.embed(texts).then(got.append)
         self.until(lambda: got)
         return got[0]

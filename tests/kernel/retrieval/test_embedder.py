@@ -44,8 +44,8 @@ def test_vectors_come_in_order_and_queries_first(rig: Rig) -> None:
         got.append(outcome)
         order.append("all")
 
-    rig.embedder.embed(texts, embedded)
-    rig.embedder.embed(["what"], lambda _: order.append("query"), kind="query")
+    rig.embedder.embed(texts).then(embedded)
+    rig.embedder.embed(["what"], "query").then(lambda _: order.append("query"))
     rig.until(lambda: len(order) == 2)
     assert order == ["query", "all"] and rig.started == 1
     assert [len(batch.texts) for batch in rig.batches] == [1, 16, 16, 16, 2]

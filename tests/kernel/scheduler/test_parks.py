@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aios.hw.core.seat_operations import SeatOperations
+from aios.hw.core.seat_images import SeatOperations
 from aios.hw.engine.engine import EngineSettings, Row
 from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.sampling import SamplingParams
@@ -190,7 +190,7 @@ def _blocks() -> int:
     return sys.getallocatedblocks()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_hundred_thousand_parks_through_the_whole_path(tmp_path: Path) -> None:
     """Requests come, grow, are parked, restored, computed again, cancelled and ended."""
     print(f"seed {SEED}")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aios.hw.core.messages import Op, Slice, SliceEnd, StepRow
-from aios.hw.core.seat_operations import SeatOperations
+from aios.hw.core.seat_images import SeatOperations
 from aios.hw.engine.engine import EngineSettings, Row
 from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.sampling import SamplingParams
@@ -22,8 +22,7 @@ from aios.kernel.process.states import LIVES
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.pace import Settings
-from aios.kernel.scheduler.phases import PHASES
-from aios.kernel.scheduler.request import Request
+from aios.kernel.scheduler.request import PHASES, Request
 from aios.kernel.scheduler.scheduler import Scheduler
 from aios.syscalls.errors import InvalidArgument
 

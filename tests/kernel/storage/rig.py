@@ -24,7 +24,7 @@ BIG = random.Random(1).randbytes(3_000_000)
 
 
 class Rig:
-    """Operations of agents by name, each waited for; they raise what the call would."""
+    """Operations of agents by name; each is waited for and raises what the call would."""
 
     def __init__(self, folder: Path, url: str = "", quota: int = 1 << 30, keep: int = 16) -> None:
         self.loop = Loop()

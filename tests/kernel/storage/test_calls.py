@@ -10,10 +10,11 @@ import msgspec
 import pytest
 
 from aios.kernel.access.manager import AccessManager
+from aios.kernel.loop.task import Outcome
 from aios.kernel.process.table import ProcessTable
 from aios.kernel.storage.calls import StorageCalls
 from aios.kernel.trap.asker import Asker
-from aios.syscalls.errors import AiosError, PermissionDenied
+from aios.syscalls.errors import AiosError, DeadlineExceeded, PermissionDenied, StorageUnavailable
 from aios.syscalls.table import BY_NAME
 from aios.syscalls.types import storage as s
 from aios.syscalls.types.common import Effect
@@ -24,7 +25,7 @@ NO = "the policy says no"
 
 
 class _Access(AccessManager):
-    """Records what it is asked, and denies while ``closed``."""
+    """Records each question, and denies while ``closed``."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, str, str]] = []
@@ -50,7 +51,7 @@ class _Access(AccessManager):
 
 
 class _Call:
-    """A call of one agent, as the trap would hand it over."""
+    """A call of an agent, as the trap would pass it on."""
 
     def __init__(self, name: str, pid: int) -> None:
         self.call = BY_NAME[name]
@@ -61,7 +62,7 @@ class _Call:
 
 
 class _Bench:
-    """The handlers over a rig, and an agent ``bob`` with a mount."""
+    """The handlers on a rig, and an agent ``bob`` with a mount."""
 
     def __init__(self, store: Rig, folder: Path) -> None:
         table = ProcessTable(10)
@@ -113,7 +114,7 @@ ASKED: list[tuple[str, msgspec.Struct, list[tuple[str, str, str]]]] = [
 
 
 @pytest.mark.parametrize(("name", "body", "asked"), ASKED, ids=lambda value: str(value)[:40])
-def test_nothing_is_done_before_access_has_said_yes(
+def test_nothing_is_done_before_access_allows_it(
     bench: _Bench, name: str, body: msgspec.Struct, asked: list[tuple[str, str, str]]
 ) -> None:
     before = bench.store.usage("bob")
@@ -146,7 +147,7 @@ def test_each_file_that_a_search_shows_may_be_read_and_is_recorded(
             bench.make("fs.search", s.FsSearch("kiwi", path))
 
 
-def test_what_nobody_owns_is_not_written(bench: _Bench) -> None:
+def test_folders_without_an_owner_cannot_be_written(bench: _Bench) -> None:
     bench.access.closed = False
     for path in ("/shared", "/mnt", "/shared/eve", "/mnt/none/x"):
         with pytest.raises(AiosError):
@@ -159,3 +160,17 @@ def test_what_nobody_owns_is_not_written(bench: _Bench) -> None:
         bench.make("fs.part", s.FsPart(upload.upload, b"y" * 800_000))
     assert bench.make("fs.end", s.FsEnd(upload.upload)).size_bytes == 2_400_000
     assert bench.make("fs.read", s.FsRead("/mnt/h/parts", 2_399_999)).data == b"y"
+
+
+def test_a_call_that_ends_before_storage_is_open_is_not_done(bench: _Bench) -> None:
+    bench.access.closed = False
+    storage = bench.store.storage
+    storage._opening = True
+    call: Any = _Call("fs.write", bench.pid)
+    handler: Any = bench.calls.handlers["fs.write"]
+    outcomes = bench.store.begin(handler(call, s.FsWrite("late", b"")))
+    assert not outcomes
+    call.ended = True
+    storage._opened(Outcome(None, StorageUnavailable("opened late")))
+    assert isinstance(outcomes[0].error, DeadlineExceeded)
+    assert bench.store.names("bob") == ["/a"]

@@ -1,6 +1,7 @@
-"""Writers for tests that kill the kernel. Each makes one change after another, alone on what is
-its own, and knows exactly what must be there: what was acknowledged, and the change that was under
-way either as a whole or not at all.
+"""Writers for tests that kill the kernel.
+
+Each makes one change after another to data of its own, and knows exactly what must be there: the
+acknowledged state, and the change under way whole or not at all.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from aios.syscalls.types import storage as s
 
 SCOPE = "agent"
 SIZES = (100, 100, 4096, 4096, 4096, 90_000)
-"""Of contents; the last is no longer kept in the database."""
+"""Sizes of contents in bytes; the last is too large for the database."""
 
 
 class Writer:
-    """``state``: what is acknowledged. ``wanted``: the same after the change under way, if any."""
+    """``state``: what is acknowledged. ``wanted``: the state after the change under way, if any."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -31,10 +32,10 @@ class Writer:
         self.done: Counter[str] = Counter()
         """Acknowledged changes by call."""
         self.undecided: Counter[str] = Counter()
-        """What was under way when the kernel died, by how it ended."""
+        """Changes under way when the kernel died, by whether they were done."""
 
     def nothing(self) -> Any:
-        """The state before the first change."""
+        """Return the state before the first change."""
         return {}
 
     def step(self, connection: Connection) -> None:
@@ -42,11 +43,11 @@ class Writer:
         raise NotImplementedError
 
     def look(self, connection: Connection) -> Any:
-        """The state as the kernel tells it."""
+        """Return the state that the kernel shows."""
         raise NotImplementedError
 
     def change(self, connection: Connection, call: str, body: Any, wanted: Any) -> Any:
-        """Make a change; its reply."""
+        """Make a change; return the reply."""
         self.wanted = wanted
         reply = connection.call(call, body)
         self.state, self.wanted = wanted, None
@@ -54,8 +55,8 @@ class Writer:
         return reply
 
     def check(self, connection: Connection) -> None:
-        """What is there is what was acknowledged, or what was wanted beside it; from here on it
-        counts as acknowledged."""
+        """Check that the state is the acknowledged or the wanted one. It then counts as
+        acknowledged."""
         found = self.look(connection)
         if self.wanted is not None:
             self.undecided["done" if self.same(found, self.wanted) else "not done"] += 1
@@ -66,11 +67,11 @@ class Writer:
         self.state, self.wanted = found, None
 
     def same(self, found: Any, expected: Any) -> bool:
-        """Whether this is the state that was expected."""
+        """Return True if this is the expected state."""
         return bool(found == expected)
 
     def check_all(self, connection: Connection) -> None:
-        """A look at all that was ever written, where that is more."""
+        """Check everything ever written, where that is more than the state."""
 
 
 def _digest(data: bytes) -> str:
@@ -78,7 +79,7 @@ def _digest(data: bytes) -> str:
 
 
 def _short(state: Any) -> Any:
-    """For people: what is long is cut."""
+    """Shorten a state for an error message."""
     if isinstance(state, dict):
         return {key: _short(value) for key, value in state.items()}
     if isinstance(state, list):
@@ -87,7 +88,7 @@ def _short(state: Any) -> Any:
 
 
 class Versions(Writer):
-    """``fs.write`` of one file: every version that was ever acknowledged."""
+    """``fs.write`` to one file: every acknowledged version."""
 
     def __init__(self, rng: random.Random, path: str) -> None:
         super().__init__(rng)
@@ -103,7 +104,7 @@ class Versions(Writer):
         assert info.version == len(wanted)
 
     def look(self, connection: Connection) -> list[str]:
-        """Of older versions only that they are there."""
+        """Read the newest versions; only count the older ones."""
         try:
             history: s.FsVersions = connection.call("fs.history", s.FsPath(self._path))
         except NotFound:
@@ -123,7 +124,7 @@ class Versions(Writer):
 
 
 class Appends(Writer):
-    """``fs.write`` to the end of a file, which begins anew when it has become long."""
+    """``fs.write`` to the end of a file, which is overwritten when it has become long."""
 
     _MOST_BYTES = 300_000
 
@@ -198,7 +199,7 @@ def _files(connection: Connection, folder: str) -> Iterator[str]:
 
 
 class Values(Writer):
-    """``kv.set`` and ``kv.delete`` of some keys, no value ever set twice."""
+    """``kv.set`` and ``kv.delete`` of some keys; no value is set twice."""
 
     _written = 0
 
@@ -218,7 +219,7 @@ class Values(Writer):
 
 
 class Notes(Writer):
-    """``memory.add``, ``update`` and ``remove``; a note's id is its own for good."""
+    """``memory.add``, ``update`` and ``remove``; an id is never used for another note."""
 
     _MOST = 30
     _NEW = "the note under way"
@@ -275,7 +276,7 @@ class Notes(Writer):
 
 
 def all_notes(connection: Connection) -> Iterator[m.Note]:
-    """Every note of the scope."""
+    """Yield every note of the scope."""
     after, more = None, True
     while more:
         page: m.NoteList = connection.call("memory.list", m.ListRequest(SCOPE, after, 1000))

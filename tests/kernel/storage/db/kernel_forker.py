@@ -1,7 +1,7 @@
-"""Starts one kernel after another, each the program ``aiosd`` in a process of its own; its modules
-are loaded once, so that a start takes a fraction of the time. For tests that kill many.
+"""Starts one kernel after another for tests that kill many, each as a forked process.
 
-Reads a line of flags on stdin for each; the kernel tells READY on stdout, after its host pid.
+The kernel's modules are loaded once, so a start is fast. Reads a line of flags on stdin for each
+kernel; writes its host pid to stdout, and then the kernel writes READY.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from aios.kernel import daemon
 
 
 def main() -> None:
-    """Fork one for each line, and bury it."""
+    """Fork a kernel for each line, and wait for its end."""
     for line in sys.stdin:
         os_pid = os.fork()
         if not os_pid:

@@ -40,7 +40,7 @@ def test_writes_that_damage_refuses_leave_no_blobs(
     monkeypatch.setattr(
         "aios.kernel.storage.db.commit.find_damage", lambda _: Damage(["twice used"], [])
     )
-    for _ in range(2):  # starts that are not counted
+    for _ in range(2):  # the second start has the same number
         with rig(tmp_path) as store:
             with pytest.raises(StorageDamaged, match="twice used"):
                 store.write("bob", "b", BIG)
@@ -52,7 +52,7 @@ def test_writes_that_damage_refuses_leave_no_blobs(
 
 
 class _Disk:
-    """A connection on a disk that fails at some statements."""
+    """A connection to a disk that fails at one statement."""
 
     def __init__(self, connection: sqlite3.Connection, failing: str) -> None:
         self._connection, self._failing = connection, failing
@@ -72,7 +72,7 @@ def _unreadable() -> sqlite3.Error:
     return error
 
 
-def test_what_cannot_be_read_fails_who_reads_it_and_a_failed_commit_everybody(
+def test_a_failed_read_fails_its_caller_and_a_failed_commit_all_changes(
     tmp_path: Path,
 ) -> None:
     def read(_: sqlite3.Connection) -> None:
@@ -93,7 +93,7 @@ def test_what_cannot_be_read_fails_who_reads_it_and_a_failed_commit_everybody(
         good = store.begin(storage.set_value("bob", "k", b"\1", None))  # these share a commit
         bad = store.begin(committer.change(read))
         hold.set()
-        turn_until(store.loop, lambda: bad, "the outcome")
+        turn_until(store.loop, lambda: bad, "both outcomes")
         assert good[0].error is None and isinstance(bad[0].error, StorageUnavailable)
         assert storage.failure is None and not _blobs(tmp_path)
         assert committer._connection
@@ -106,7 +106,7 @@ def test_what_cannot_be_read_fails_who_reads_it_and_a_failed_commit_everybody(
 
 
 def test_a_flipped_bit_in_the_log_is_not_taken_for_its_end(tmp_path: Path) -> None:
-    """SQLite would drop all commits behind it without a word."""
+    """SQLite would silently drop all commits behind it."""
     with rig(tmp_path) as store:
         for number in range(20):
             store.write("bob", f"f{number}", bytes([number]) * 3000)

@@ -1,4 +1,4 @@
-"""kill -9 of the kernel during writes: what was acknowledged is there, and nothing is torn."""
+"""kill -9 of the kernel during writes: acknowledged changes survive, and none is torn."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ CALLS = (
     "memory.update", "memory.remove",
 )  # fmt: skip
 _LOOK_AT_ALL = 100
-"""Kills between two looks at all that was ever written."""
+"""Kills between two checks of everything ever written."""
 _STEPS = (1, 6)
-"""Between so many changes of each writer a kernel makes before it is killed: a time would be fewer
-changes on a slower machine, and a count of all writers' fewer of the slowest one."""
+"""Range of changes that each writer makes before a kill. A time instead would mean fewer changes on
+a slower machine, and one count for all writers fewer changes of the slowest."""
 
 
 @pytest.mark.timeout(600)
@@ -85,7 +85,7 @@ def test_a_call_that_failed_is_not_done_by_the_next_kernel(
             for _ in range(2):
                 with pytest.raises(KernelUnavailable, match="has ended"):
                     before.call("kv.set", s.KvSet("n", 3))
-                time.sleep(0.3)  # in which a socket would have found the new kernel
+                time.sleep(0.3)  # long enough for a socket to find the new kernel
             with Connection(context, Credentials(stopped.runtime)) as after:
                 assert after.call("kv.get", s.KvKey("n")).value == 1
 

@@ -50,7 +50,7 @@ def test_a_damaged_database_is_named_at_start_and_a_backup_restores_it(tmp_path:
         assert store.check().problems == []
 
 
-def test_a_database_is_looked_at_unless_it_was_closed_well_and_nothing_touched_it(
+def test_a_database_is_checked_unless_closed_cleanly_and_untouched_since(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = 0
@@ -83,7 +83,7 @@ def test_a_database_is_looked_at_unless_it_was_closed_well_and_nothing_touched_i
     assert start() == 1 and start() == 0
 
 
-def test_damage_that_was_met_is_looked_for_at_the_next_start(tmp_path: Path) -> None:
+def test_the_next_start_looks_for_damage_that_was_met(tmp_path: Path) -> None:
     with rig(tmp_path) as store:
         store.write("bob", "a", b"one")
         store.write("bob", "b", b"two")
@@ -94,7 +94,7 @@ def test_damage_that_was_met_is_looked_for_at_the_next_start(tmp_path: Path) -> 
             assert store.read("bob", "b") == b"two"
 
 
-def test_damaged_rows_stop_those_who_touch_them_and_nobody_else(tmp_path: Path) -> None:
+def test_damaged_rows_fail_only_the_calls_that_touch_them(tmp_path: Path) -> None:
     with rig(tmp_path) as store:
         for name in ("a", "b", "c", "d"):
             store.write("bob", name, b"one")
@@ -147,7 +147,7 @@ def test_damaged_rows_stop_those_who_touch_them_and_nobody_else(tmp_path: Path) 
         with pytest.raises(StorageDamaged, match="/d"):
             store.rollback("bob", "d", 2)
         assert store.rollback("bob", "d", 1).version == 3
-        for _ in range(20):  # the damaged version is pruned, and takes nothing of others along
+        for _ in range(20):  # the damaged version is pruned, without content of others
             store.write("bob", "d", b"more")
         assert store.read("bob", "a", version=1) == b"one"
 
@@ -169,8 +169,8 @@ def test_damaged_rows_stop_those_who_touch_them_and_nobody_else(tmp_path: Path) 
         assert store.read("bob", "a") == b"three" and store.read("bob", "d") == b"more"
 
 
-def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
-    """Else a file that is there would not be found."""
+def test_a_damaged_index_is_rebuilt(tmp_path: Path) -> None:
+    """Otherwise a file would not be found though it exists."""
     with rig(tmp_path) as store:
         store.write("bob", "a", b"one")
     change(
@@ -191,8 +191,8 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
 
 
 def test_random_damage_never_shows_as_content(tmp_path: Path) -> None:
-    """Bytes are changed anywhere in the database (seed printed): whatever is read is what was
-    written or a typed error, most is read, and what is written then is there."""
+    """Change bytes anywhere in the database (seed printed): a read returns what was written or
+    raises a typed error, most reads succeed, and later writes are kept."""
     seed = 5
     print(f"seed {seed}")
     rng = random.Random(seed)

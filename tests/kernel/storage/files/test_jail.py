@@ -1,4 +1,4 @@
-"""The path jail: no way out of a home, a share or a mount, also while links are swapped."""
+"""The path jail: no way out of a home, a share or a mount, even while links are swapped."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import itertools
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from aios.kernel.storage.files import mount as hosts
-from aios.kernel.storage.search import walk
+from aios.kernel.storage.search import mount_walk
 from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, PermissionDenied
 from aios.syscalls.types.storage import MountInfo
 from tests.kernel.storage.rig import Rig, rig
@@ -23,7 +24,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 class _Yard:
-    """A mounted folder with a secret beside it, and every kind of trap inside."""
+    """A mounted folder with every kind of link inside, and a secret outside."""
 
     def __init__(self, folder: Path) -> None:
         self.outside = folder / "outside"
@@ -65,7 +66,7 @@ def store(tmp_path: Path, yard: _Yard) -> Iterator[Rig]:
 
 
 def _attempts(store: Rig, path: str) -> list[Callable[[], object]]:
-    """Everything that can be done with a path."""
+    """Return every operation on a path."""
     return [
         lambda: store.read("bob", path), lambda: store.write("bob", path, b"x"),
         lambda: store.write("bob", path, b"x", append=True), lambda: store.names("bob", path),
@@ -76,7 +77,7 @@ def _attempts(store: Rig, path: str) -> list[Callable[[], object]]:
 
 
 def _is_outside(found: object) -> bool:
-    """Whether a result shows something that is not the agent's."""
+    """Return True if a result shows something that is not the agent's."""
     return found == SECRET or (isinstance(found, list) and any("secret" in n for n in found))
 
 
@@ -135,11 +136,11 @@ def test_links_that_are_swapped_under_a_walk_are_not_followed(yard: _Yard) -> No
             try:
                 match rng.randrange(6):
                     case 4:
-                        seen = walk.walk(mount.folder, lambda: True).files
+                        seen = mount_walk.walk(mount.folder, lambda: True).files
                         sizes = [f.state.size for f in seen if f.path.endswith("/secret")]
                         assert len(SECRET) not in sizes
                     case 5:
-                        (text,) = walk.read(mount.folder, ["swap/secret"])
+                        (text,) = mount_walk.read(mount.folder, ["swap/secret"], time.time)
                         assert text.text in ("inside", None)
                     case 0:
                         assert hosts.read(mount, "swap/secret", 0, 100)[1] != SECRET
@@ -159,7 +160,7 @@ def test_links_that_are_swapped_under_a_walk_are_not_followed(yard: _Yard) -> No
     assert inside and refused
 
 
-def test_a_mount_is_read_only_unless_told_otherwise(store: Rig, yard: _Yard) -> None:
+def test_a_mount_is_read_only_by_default(store: Rig, yard: _Yard) -> None:
     assert store.read("bob", "/mnt/ro/real/ok") == b"fine"
     assert store.names("bob", "/mnt") == ["/mnt/ro", "/mnt/rw"]
     for attempt in (
@@ -185,7 +186,7 @@ def test_a_mount_is_read_only_unless_told_otherwise(store: Rig, yard: _Yard) -> 
         store.read("bob", "/mnt/ro/real/ok")
 
 
-def test_names_have_limits_that_are_told(store: Rig) -> None:
+def test_errors_name_the_limits_of_paths(store: Rig) -> None:
     for path, said in (
         ("a\0b", "control character"), ("x" * 4096, "4096 bytes"), ("ä" * 200, "400 bytes"),
         ("/".join("a" * 40), "names deep"), ("a\ud800b", "UTF-8"), ("a\nb", "control"),

@@ -15,7 +15,7 @@ from aios.syscalls.errors import (
 from tests.kernel.storage.rig import BIG, rig
 
 
-def test_a_full_home_says_both_numbers_and_what_to_prune(tmp_path: Path) -> None:
+def test_the_error_of_a_full_home_has_both_numbers_and_what_to_prune(tmp_path: Path) -> None:
     with rig(tmp_path, quota=100_000) as store:
         store.write("bob", "a", bytes(40_000))
         store.write("bob", "a", BIG[:40_000])
@@ -32,7 +32,7 @@ def test_a_full_home_says_both_numbers_and_what_to_prune(tmp_path: Path) -> None
         assert list((tmp_path / "blobs").rglob("*-*")) != [], "eve's"
 
 
-def test_usage_is_what_the_rows_say_after_anything(tmp_path: Path) -> None:
+def test_usage_equals_what_the_rows_add_up_to(tmp_path: Path) -> None:
     """2,000 random operations (seed printed); check recounts everything."""
     seed = 11
     print(f"seed {seed}")

@@ -1,4 +1,4 @@
-"""Blobs behind a URL: a local S3 server, one that dies, and going back to the disk."""
+"""Blobs behind a URL: a local S3 server, a dead one, and going back to the disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.kernel.storage.rig import BIG, Rig, rig
 moto_server = pytest.importorskip("moto.server")
 fsspec = pytest.importorskip("fsspec")
 pytestmark = pytest.mark.filterwarnings("ignore")
-"""The S3 packages' own: they are not ours to mend."""
+"""The S3 packages warn; that is not ours to fix."""
 
 
 @pytest.fixture
@@ -63,12 +63,12 @@ def test_blobs_go_to_s3_and_come_back(tmp_path: Path, server: object) -> None:
         store.delete("bob", "big")
         store.prune("bob")
         while _count():
-            store.names("bob")  # turns the loop, so that the sweep goes on
+            store.names("bob")  # turns the loop, so that the sweep continues
     with rig(tmp_path / "saved") as saved:
         assert saved.read("bob", "big") == BIG, "a backup needs no S3"
 
 
-def test_a_url_that_changes_leaves_old_blobs_where_they_are(tmp_path: Path, server: object) -> None:
+def test_a_new_url_leaves_old_blobs_in_place(tmp_path: Path, server: object) -> None:
     with rig(tmp_path) as store:
         store.write("bob", "local", BIG)
     with rig(tmp_path, url="s3://agents") as store:
@@ -78,7 +78,7 @@ def test_a_url_that_changes_leaves_old_blobs_where_they_are(tmp_path: Path, serv
         assert store.read("bob", "remote") == BIG[::-1] and store.check().problems == []
 
 
-def test_a_store_that_is_gone_is_told_and_small_files_go_on(
+def test_a_dead_store_is_reported_and_small_files_still_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -92,7 +92,7 @@ def test_a_store_that_is_gone_is_told_and_small_files_go_on(
         assert store.names("bob") == ["/small"] and store.usage("bob").files == 1
 
 
-def test_any_fsspec_url_does(tmp_path: Path) -> None:
+def test_any_fsspec_url_works(tmp_path: Path) -> None:
     with rig(tmp_path / "s", url=f"file://{tmp_path}/elsewhere?auto_mkdir=1") as store:
         del store
     fsspec.filesystem("memory").store.clear()

@@ -12,7 +12,7 @@ from aios.syscalls.errors import (
 from tests.kernel.storage.rig import Rig
 
 
-def test_shares_hold_for_what_they_name_and_end_when_taken_back(store: Rig) -> None:
+def test_shares_cover_what_they_name_until_they_are_taken_back(store: Rig) -> None:
     store.write("bob", "notes/a", b"1")
     store.write("bob", "secret", b"2")
     with pytest.raises(PermissionDenied, match="bob does not share it"):

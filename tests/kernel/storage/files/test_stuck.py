@@ -1,4 +1,4 @@
-"""Folders and stores that do not answer: who waits for them, and who does not."""
+"""Folders and stores that do not answer: which calls wait for them, and which do not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.waiting import deadline_s, turn_until
 
 
 class _Gate:
-    """What is asked behind it waits until it is opened."""
+    """Work behind it waits until it is opened."""
 
     def __init__(self) -> None:
         self.open = threading.Event()
@@ -45,7 +45,7 @@ def gate() -> Iterator[_Gate]:
 
 @pytest.fixture
 def store(tmp_path: Path, gate: _Gate, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    """``bob`` has two folders of the host, of which ``dead`` does not answer."""
+    """``bob`` has two mounts; ``dead`` does not answer."""
     whole = mount.root
 
     @contextlib.contextmanager
@@ -69,7 +69,7 @@ def _begin_read(store: Rig, path: str) -> list[Outcome[s.FsData]]:
     return store.begin(store.files.read(resolve(path, "bob"), "bob", s.FsRead(path)))
 
 
-def test_a_folder_that_does_not_answer_keeps_nobody_but_those_who_use_it(
+def test_a_folder_that_does_not_answer_delays_only_the_calls_that_use_it(
     store: Rig, gate: _Gate
 ) -> None:
     stuck = _begin_read(store, "/mnt/dead/f")
@@ -96,7 +96,7 @@ def test_a_folder_that_does_not_answer_keeps_nobody_but_those_who_use_it(
     assert stuck[0].result().data == b"kiwi of dead"
 
 
-def test_the_operator_is_told_what_does_not_answer(
+def test_the_operator_sees_what_does_not_answer(
     store: Rig, gate: _Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert store.storage.warnings() == []
@@ -126,7 +126,7 @@ def test_a_kernel_ends_though_a_folder_does_not_answer(
     store.storage.close = lambda: None  # type: ignore[method-assign]
 
 
-def test_a_mute_store_keeps_no_small_files_no_search_and_no_other_store(
+def test_a_store_that_does_not_answer_delays_no_small_files_no_search_and_no_other_store(
     tmp_path: Path, gate: _Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("fsspec")
@@ -155,7 +155,7 @@ def test_a_mute_store_keeps_no_small_files_no_search_and_no_other_store(
             outcomes[0].result()
 
 
-def test_garbage_of_a_mute_store_does_not_keep_that_of_others(
+def test_garbage_in_a_store_that_does_not_answer_does_not_keep_that_in_others(
     tmp_path: Path, gate: _Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("fsspec")
@@ -205,7 +205,7 @@ def _drain(loop: Loop, outcomes: Sequence[object], count: int) -> None:
     turn_until(loop, lambda: len(outcomes) >= count, f"{count} outcomes")
 
 
-def test_only_so_many_wait_for_one_thing(gate: _Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_queue_of_a_lane_has_a_limit(gate: _Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "MAX_WAITING", 3)
     loop = Loop()
     made = Lanes(loop, "test")

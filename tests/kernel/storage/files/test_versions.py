@@ -41,7 +41,7 @@ def test_appends_make_versions_and_old_ones_stay_as_they_were(store: Rig) -> Non
     assert [v.version for v in store.history("bob", "log")] == list(range(14, 0, -1))
 
 
-def test_only_so_many_versions_are_kept(tmp_path: Path) -> None:
+def test_old_versions_beyond_the_limit_are_dropped(tmp_path: Path) -> None:
     with rig(tmp_path, keep=3) as store:
         for number in range(10):
             store.write("bob", "a", BIG[number * 70_000 : (number + 1) * 70_000])
@@ -99,7 +99,7 @@ def test_expected_versions_make_two_writers_safe(store: Rig) -> None:
     assert lost == 200 and store.stat("bob", "n").version == 201
 
 
-def test_what_is_a_folder_is_no_file(store: Rig) -> None:
+def test_a_folder_is_not_a_file(store: Rig) -> None:
     store.write("bob", "f", b"")
     store.mkdir("bob", "d")
     store.mkdir("bob", "d")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
-from aios.kernel.loop.task import Outcome
+from aios.hw.embed.messages import TextKind
+from aios.kernel.loop.task import Promise
 from aios.syscalls.types import storage as s
 from tests.kernel.storage.rig import Rig
 from tests.waiting import wait_until
@@ -36,17 +37,13 @@ class Embedder:
     def __init__(self) -> None:
         self.passages: list[str] = []
 
-    def embed(
-        self,
-        texts: Sequence[str],
-        done: Callable[[Outcome[list[bytes]]], None],
-        *,
-        kind: str = "passage",
-    ) -> None:
+    def embed(self, texts: Sequence[str], kind: TextKind = "passage") -> Promise[list[bytes]]:
         if kind == "passage":
             self.passages += texts
         counts = [[text.lower().count(chr(97 + n)) for n in range(26)] for text in texts]
-        done(Outcome([np.array(row, np.float32).tobytes() for row in counts], None))
+        promise: Promise[list[bytes]] = Promise()
+        promise.resolve([np.array(row, np.float32).tobytes() for row in counts])
+        return promise
 
 
 class Stuck(Embedder):
@@ -56,15 +53,8 @@ class Stuck(Embedder):
         super().__init__()
         self.stuck = stuck
 
-    def embed(
-        self,
-        texts: Sequence[str],
-        done: Callable[[Outcome[list[bytes]]], None],
-        *,
-        kind: str = "passage",
-    ) -> None:
-        if kind not in self.stuck:
-            super().embed(texts, done, kind=kind)
+    def embed(self, texts: Sequence[str], kind: TextKind = "passage") -> Promise[list[bytes]]:
+        return Promise() if kind in self.stuck else super().embed(texts, kind)
 
 
 def embedded(store: Rig, agent: str = "bob") -> s.FsFound:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aios.kernel.loop.task import Outcome
+from aios.hw.embed.messages import TextKind
+from aios.kernel.loop.task import Promise
 from aios.syscalls.types import storage as s
 from tests.kernel.storage.rig import Rig, rig
 from tests.waiting import turn_until, wait_until
@@ -25,15 +26,11 @@ def store(tmp_path: Path) -> Iterator[Rig]:
 class _Letters:
     """Embeds a text as its counts of letters."""
 
-    def embed(
-        self,
-        texts: Sequence[str],
-        done: Callable[[Outcome[list[bytes]]], None],
-        *,
-        kind: str = "passage",
-    ) -> None:
+    def embed(self, texts: Sequence[str], kind: TextKind = "passage") -> Promise[list[bytes]]:
         counts = [[text.lower().count(chr(97 + n)) for n in range(26)] for text in texts]
-        done(Outcome([np.array(row, np.float32).tobytes() for row in counts], None))
+        promise: Promise[list[bytes]] = Promise()
+        promise.resolve([np.array(row, np.float32).tobytes() for row in counts])
+        return promise
 
 
 def test_search_knows_what_was_written_before_it(store: Rig) -> None:
@@ -75,15 +72,11 @@ class _Slow(_Letters):
     def __init__(self) -> None:
         self.batches: list[tuple[Sequence[str], Callable[[], None]]] = []
 
-    def embed(
-        self,
-        texts: Sequence[str],
-        done: Callable[[Outcome[list[bytes]]], None],
-        *,
-        kind: str = "passage",
-    ) -> None:
-        answer = super().embed
-        self.batches.append((texts, lambda: answer(texts, done, kind=kind)))
+    def embed(self, texts: Sequence[str], kind: TextKind = "passage") -> Promise[list[bytes]]:
+        answer = super().embed(texts, kind)
+        promise: Promise[list[bytes]] = Promise()
+        self.batches.append((texts, lambda: answer.then(promise.settle)))
+        return promise
 
 
 def test_who_writes_much_keeps_nobody_from_being_found_by_meaning(store: Rig) -> None:

@@ -6,8 +6,10 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from aios.kernel.retrieval.vectors import unpack
 from aios.kernel.storage.repair import index_check
 from aios.syscalls.errors import StorageUnavailable
 from tests.kernel.storage.rig import Rig, rig
@@ -68,6 +70,38 @@ def test_a_kernel_that_starts_again_knows_what_it_had(tmp_path: Path, yard: Path
         )
 
 
+def test_vectors_follow_the_files(store: Rig, yard: Path) -> None:
+    store.storage.use_embedder(Embedder())
+    assert len(embedded(store).hits) == 3
+    (yard / "kiwi.md").unlink()
+    (yard / "sub" / "plum.md").write_text("xxxx")
+    (yard / "new.md").write_text("zzzz")
+    embedded(store)
+    for query, path in (("zz", "/mnt/y/new.md"), ("xx", "/mnt/y/sub/plum.md")):
+        found = store.search("bob", query, mode="semantic")
+        assert found.hits[0].path == path and found.hits[0].score > 0.99
+        assert paths(found) == ["/mnt/y/new.md", "/mnt/y/sub/deep/kiwis.md", "/mnt/y/sub/plum.md"]
+
+
+def test_vectors_of_the_older_format_are_packed(tmp_path: Path, yard: Path) -> None:
+    embedder = Embedder()
+    with rig(tmp_path / "t") as store:
+        store.mount("bob", "y", yard)
+        store.storage.use_embedder(embedder)
+        embedded(store)
+    with closing(sqlite3.connect(tmp_path / "t" / "index.db")) as database:
+        for passage, data in database.execute("SELECT passage, data FROM vector").fetchall():
+            values = unpack(data)
+            database.execute("UPDATE vector SET data = ? WHERE passage = ?",
+                             ((values / np.linalg.norm(values)).tobytes(), passage))  # fmt: skip
+        database.execute("PRAGMA user_version = 3")
+        database.commit()
+    with rig(tmp_path / "t") as store:
+        store.storage.use_embedder(embedder)
+        assert len(embedded(store).hits) == 3 and len(embedder.passages) == 3
+        assert store.check().problems == []
+
+
 def test_damage_that_a_search_meets_has_the_index_made_anew(
     store: Rig, yard: Path, tmp_path: Path
 ) -> None:
@@ -76,7 +110,7 @@ def test_damage_that_a_search_meets_has_the_index_made_anew(
     with closing(sqlite3.connect(tmp_path / "s" / "index.db")) as database:
         database.execute("DELETE FROM passage_data WHERE id > 10")
         database.commit()
-    with pytest.raises(StorageUnavailable, match="made anew"):
+    with pytest.raises(StorageUnavailable, match="being rebuilt"):
         store.search("bob", "kiwi")
     assert len(store.search("bob", "kiwi").hits) == 3
 

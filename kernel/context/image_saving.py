@@ -1,4 +1,4 @@
-"""The image writer: when an image of a seat is worth making, and where it is written.
+"""Saving images: when an image of a seat is worth making, and where it is written.
 
 An image goes to the arena or to the store's files (a parked sequence, or a cache), or to the file
 of a saved context. The store decides what has room; the core carries out the operations.

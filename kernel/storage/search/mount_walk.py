@@ -1,8 +1,8 @@
-"""Mounted folders, walked and read for search: what is there, and the text of it.
+"""Walking mounted folders for search: which files there are, and their text. Blocks.
 
-Every step is taken as in files/mount.py, so nothing outside is seen. What ``aios.fs`` could not
-name, or is neither a file nor a folder, is passed over, and so is what cannot be read. All of it is
-bounded: a mount may be a whole disk. Everything here blocks.
+Every step is taken as in files/mount.py, so nothing outside is seen. Left out is what ``aios.fs``
+cannot name, what is neither a file nor a folder, and what cannot be read. Everything is bounded,
+because a mount may be a whole disk.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import os
 import stat
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,23 +19,23 @@ from aios.kernel.storage.files.paths import MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_
 from aios.syscalls.errors import AiosError
 from aios.syscalls.types.storage import MountInfo
 
-from .passages import MOST_TEXT_BYTES, text_of
+from .text import MOST_TEXT_BYTES, decode
 
 MOST_FILES = 10_000
-"""Of one mount that are searched, in order of their paths."""
+"""Limit on searched files of one mount, in order of their paths."""
 MOST_ENTRIES = 100_000
-"""Of one mount that are looked at: files, folders and what is neither."""
+"""Limit on entries of one mount that are looked at, of any kind."""
 _MOST_DEPTH = MAX_DEPTH - 2
 _MOST_PATH_BYTES = MAX_PATH_BYTES - 80
-"""Before the path below a mount stand ``/mnt`` and the mount's name."""
-_SETTLED_NS = 2_000_000_000
-"""Of a file that was changed less than that ago, one more change may leave the time as it is."""
+"""Leaves room for ``/mnt`` and the mount's name."""
+_SETTLED_S = 2.0
+"""Age of a change after which another change shows in the file's time."""
 _BYTES_AT_ONCE = 1 << 20
 _INTEGER = (1 << 63) - 1
 
 
 class State(NamedTuple):
-    """What of a file changes when the file does. ``changed`` in ns; 0: not to be relied on."""
+    """What of a file changes when its content does. ``changed``: in ns; 0: not reliable."""
 
     size: int
     changed: int
@@ -51,7 +50,8 @@ class Seen(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """``more``: there are others; ``reason``: why the folder itself cannot be read, or ''."""
+    """The files of a folder. ``more``: there are others beyond a limit. ``reason``: why the folder
+    itself cannot be read, or ''."""
 
     files: list[Seen]
     more: bool
@@ -59,8 +59,8 @@ class Walk(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A file as it was read. ``text`` is '' when it is none, and None when it cannot be read;
-    ``taken``: bytes of text; ``cut``: there is more of it."""
+    """A file as it was read. ``text``: '' when it is no text, None when it cannot be read.
+    ``taken``: bytes of text. ``cut``: there is more of it."""
 
     path: str
     state: State
@@ -70,7 +70,7 @@ class Text(NamedTuple):
 
 
 def walk(folder: str, go_on: Callable[[], bool]) -> Walk:
-    """All files below a folder, until ``go_on`` says no."""
+    """Return all files below a folder. Stops when ``go_on`` returns False."""
     walker = _Walker(go_on)
     try:
         with hosts.root(folder) as fd:
@@ -87,7 +87,7 @@ class _Walker:
         self.more = self._full = self.stopped = False
 
     def beneath(self, fd: int, path: str, depth: int) -> None:
-        """What is in one folder, then in those in it. Raises OSError when it cannot be listed."""
+        """Collect files, depth first. Raises OSError when the folder cannot be listed."""
         for name in self._names(fd):
             self.stopped = self.stopped or not self._go_on()
             if self._full or self.stopped:
@@ -95,7 +95,7 @@ class _Walker:
             below = joined(path, name)
             if len(below.encode()) > _MOST_PATH_BYTES:
                 continue
-            with contextlib.suppress(OSError):  # gone, or not for us
+            with contextlib.suppress(OSError):  # gone, or not permitted
                 state = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 if stat.S_ISREG(state.st_mode):
                     self._add(below, state)
@@ -121,24 +121,24 @@ class _Walker:
             self.files.append(Seen(path, _state(state, settled=True)))
 
 
-def read(folder: str, paths: Sequence[str]) -> list[Text]:
-    """The text of the first of these, as many as may be read at once; at least of one."""
+def read(folder: str, paths: Sequence[str], unix: Callable[[], float]) -> list[Text]:
+    """Read the first of these files, until a batch is full; at least one. ``unix``: the clock."""
     found: list[Text] = []
     left = _BYTES_AT_ONCE
     for path in paths:
-        found.append(_read(MountInfo("", "", folder, False), path))
+        found.append(_read(MountInfo("", "", folder, False), path, unix()))
         left -= found[-1].taken
         if left <= 0:
             break
     return found
 
 
-def _read(mount: MountInfo, path: str) -> Text:
+def _read(mount: MountInfo, path: str, now_unix: float) -> Text:
     try:
         with hosts.opened(mount, path) as (fd, _):
             found = os.fstat(fd)
-            state = _state(found, settled=abs(time.time_ns() - found.st_mtime_ns) > _SETTLED_NS)
-            text = text_of(data := hosts.read_all(fd, 0, MOST_TEXT_BYTES))
+            state = _state(found, settled=abs(now_unix - found.st_mtime) > _SETTLED_S)
+            text = decode(data := hosts.read_all(fd, 0, MOST_TEXT_BYTES))
             if not text:
                 return Text(path, state, "")
             return Text(path, state, text, len(data), state.size > len(data))
@@ -147,13 +147,13 @@ def _read(mount: MountInfo, path: str) -> Text:
 
 
 def _state(state: os.stat_result, settled: bool) -> State:
-    """As SQLite can keep it, whatever the file system says."""
+    """Return a state in the range of SQLite's integers."""
     changed = state.st_mtime_ns & _INTEGER if settled else 0
     return State(state.st_size, changed, state.st_ino & _INTEGER)
 
 
 def _nameable(name: str) -> bool:
-    """Whether a path may have it."""
+    """Return True if a path may have this name."""
     return (
         hosts.is_text(name)
         and not name.startswith(hosts.PART)

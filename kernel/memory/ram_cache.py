@@ -1,7 +1,7 @@
-"""Notes in RAM, under a quota for each account and one for all; what does not fit is dropped.
+"""Notes in RAM, within one quota per account and one for all; what does not fit is evicted.
 
-Every note here is in a store, too, or on its way there (``unsaved``): those are never dropped, so
-that a note is always found in one of both places. Owns no file and waits for nothing.
+Every note here is also in a store, or on its way there (``unsaved``). Unsaved notes are never
+evicted, so that a note is always found in one of the two places. Owns no file and never waits.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from aios.syscalls.types.memory import Note
 
-from .lru import LruK
+from .eviction import LruK
 
 OVERHEAD_BYTES = 512
-"""Of a note beside its text, as Python keeps it."""
+"""RAM of a note in addition to its text."""
 
 
 @dataclass
@@ -26,12 +26,12 @@ class _Account:
 
 
 def size_of(note: Note) -> int:
-    """What a note is charged with."""
+    """Return the bytes that a note is charged with."""
     return OVERHEAD_BYTES + len(note.text.encode())
 
 
 class NotesInRam:
-    """Notes by id; an account is an agent's name or a shared scope."""
+    """Notes by id. An account is an agent's name or a shared scope."""
 
     def __init__(self, most_bytes: int, most_account_bytes: int) -> None:
         self.most_bytes, self.most_account_bytes = most_bytes, most_account_bytes
@@ -45,7 +45,7 @@ class NotesInRam:
         return len(self._account_of)
 
     def get(self, id_: str) -> Note | None:
-        """A note that is in RAM; this is a use of it."""
+        """Return a note that is in RAM, and count this as a use."""
         name = self._account_of.get(id_)
         if name is None:
             return None
@@ -56,13 +56,13 @@ class NotesInRam:
         return account.notes[id_]
 
     def has_room(self, account: str, size_bytes: int) -> bool:
-        """Whether a note that is not saved yet may be kept: half of the quota is for those."""
+        """Return True if an unsaved note fits: these may use half of an account's quota."""
         known = self._accounts.get(account)
         unsaved = known.unsaved_bytes if known else 0
         return unsaved + size_bytes <= self.most_account_bytes // 2
 
     def put(self, note: Note, account: str, *, unsaved: bool = False) -> None:
-        """Keep a note, or its new text; others go when it does not fit."""
+        """Keep a note, or its new text; evict others if it does not fit."""
         self.drop(note.id, returning=True)
         known = self._accounts.setdefault(account, _Account())
         size = size_of(note)
@@ -79,7 +79,7 @@ class NotesInRam:
         self._make_room(known)
 
     def saved(self, id_: str) -> None:
-        """It is in its store now."""
+        """Note that an unsaved note is in its store now."""
         if id_ in self._unsaved:
             self._unsaved.remove(id_)
             account = self._accounts[self._account_of[id_]]
@@ -89,7 +89,7 @@ class NotesInRam:
             self._make_room(account)
 
     def drop(self, id_: str, *, returning: bool = False) -> None:
-        """It is not in RAM any more, if it was."""
+        """Remove a note, if it is here. ``returning``: remember its uses."""
         name = self._account_of.pop(id_, None)
         if name is None:
             return
@@ -106,30 +106,30 @@ class NotesInRam:
             del self._accounts[name]
 
     def drop_account(self, account: str) -> None:
-        """All of an agent, or of a shared scope."""
+        """Remove all notes of an account."""
         known = self._accounts.get(account)
         for id_ in list(known.notes) if known else ():
             self.drop(id_)
         self._accounts.pop(account, None)
 
     def drop_scope(self, account: str, scope: str) -> None:
-        """All notes of one scope."""
+        """Remove all notes of one scope."""
         known = self._accounts.get(account)
         for note in list(known.notes.values()) if known else ():
             if note.scope == scope:
                 self.drop(note.id)
 
     def account(self, name: str) -> tuple[int, int]:
-        """Notes and bytes of an account."""
+        """Return the number of an account's notes and their bytes."""
         known = self._accounts.get(name)
         return (len(known.notes), known.used_bytes) if known else (0, 0)
 
     def accounts(self) -> Iterator[str]:
-        """Those that have notes here."""
+        """Return the accounts that have notes here."""
         return iter(list(self._accounts))
 
     def scope_bytes(self, account: str, scope: str) -> int:
-        """RAM that a scope's notes take."""
+        """Return the bytes of a scope's notes."""
         known = self._accounts.get(account)
         notes = known.notes.values() if known else ()
         return sum(size_of(note) for note in notes if note.scope == scope)
@@ -144,13 +144,13 @@ class NotesInRam:
 
     def _evict(self, id_: str | None) -> bool:
         if id_ is None:
-            return False  # all that is left is on its way to a store
+            return False  # all that is left is unsaved
         self.drop(id_, returning=True)
         self.evicted += 1
         return True
 
     def check(self) -> list[str]:
-        """What is wrong with the accounts; empty when all is well."""
+        """Return what is wrong with the accounts; empty when all is well."""
         problems = []
         for name, account in self._accounts.items():
             used = sum(size_of(note) for note in account.notes.values())
@@ -164,5 +164,5 @@ class NotesInRam:
         if self.used_bytes != sum(account.used_bytes for account in self._accounts.values()):
             problems.append(f"notes: {self.used_bytes:,} bytes booked for all accounts")
         if len(self._order) + len(self._unsaved) != len(self._account_of):
-            problems.append(f"notes: {len(self._order)} can be dropped of {len(self._account_of)}")
+            problems.append(f"notes: {len(self._order)} of {len(self._account_of)} can be evicted")
         return problems

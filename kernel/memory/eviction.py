@@ -1,9 +1,9 @@
-"""LRU-K: which of the things in memory is dropped next. Pure: no clock but its own count.
+"""LRU-K, the order in which notes are evicted from RAM. Pure: time is a count of uses.
 
-The one whose K-th latest use is longest ago goes first; those used less than K times go before
-all others, the least recently used first. So what is looked at once (a scan) drives out nothing
-that is used again and again. Uses are remembered for a while after a thing was dropped: one that
-returns is not taken for new.
+The key whose K-th latest use is longest ago goes first. Keys used less than K times go before all
+others, the least recently used first. So a scan, which uses each key once, evicts nothing that is
+used again and again. Uses are remembered for a while after a key was dropped, so a key that returns
+does not count as new.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 K = 2
+"""Uses that count."""
 MOST_REMEMBERED = 4096
-"""Uses of things that are not in memory."""
+"""Limit on dropped keys whose uses are remembered."""
 
 T = TypeVar("T", bound=Hashable)
 
 
 class LruK(Generic[T]):
-    """The order of a set of keys. All operations are O(log n), amortised."""
+    """The eviction order of a set of keys. All operations are O(log n), amortised."""
 
     def __init__(self, k: int = K, most_remembered: int = MOST_REMEMBERED) -> None:
         self._k, self._most_remembered = k, most_remembered
@@ -29,7 +30,7 @@ class LruK(Generic[T]):
         self._uses: dict[T, deque[int]] = {}
         self._gone: OrderedDict[T, deque[int]] = OrderedDict()
         self._heap: list[tuple[int, int, T]] = []
-        """With outdated entries; a key's own is the one with its latest use."""
+        """Has outdated entries; the valid entry of a key is the one with its latest use."""
 
     def __len__(self) -> int:
         return len(self._uses)
@@ -38,7 +39,7 @@ class LruK(Generic[T]):
         return key in self._uses
 
     def use(self, key: T) -> None:
-        """A use of a key, which is in memory from now on."""
+        """Count a use of a key; add the key if it is new."""
         self._now += 1
         uses = self._uses.get(key)
         if uses is None:
@@ -50,7 +51,7 @@ class LruK(Generic[T]):
             heapq.heapify(self._heap)
 
     def drop(self, key: T, *, remember: bool = False) -> None:
-        """It is not in memory any more; ``remember``: it may return. Nothing when it is unknown."""
+        """Remove a key. ``remember`` its uses if it may return. Unknown keys are ignored."""
         uses = self._uses.pop(key, None)
         if remember and uses:
             self._gone[key] = uses
@@ -60,7 +61,7 @@ class LruK(Generic[T]):
             self._gone.pop(key, None)
 
     def victim(self) -> T | None:
-        """The key to drop next; it stays until it is dropped. None when there is none."""
+        """Return the key to drop next, which stays until it is dropped; None when there is none."""
         while self._heap:
             _, last, key = self._heap[0]
             uses = self._uses.get(key)

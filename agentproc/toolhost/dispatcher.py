@@ -1,8 +1,8 @@
-"""The dispatcher: takes orders from the kernel, gives them to workers, and keeps their limits.
+"""The dispatcher: takes orders from the kernel, gives them to workers, and enforces limits.
 
 Single-threaded, so that it can fork. Promises one report for each order, whatever the tool does:
-a call that outlives its time, or whose worker dies, is reported when nothing of it runs any more.
-Ends with the kernel, and everything with it.
+a call that exceeds its time, or whose worker dies, is reported once nothing of it runs any more.
+Ends with the kernel, and kills everything it started.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import msgspec
 from aios.boot.child import follow
 from aios.boot.tree import end_strays, signal_tree
 from aios.syscalls import exits
+from aios.syscalls.buffered_socket import BufferedSocket
 from aios.syscalls.toolwire import (
     DescribeSource,
     ForgetSource,
@@ -41,49 +42,48 @@ from aios.syscalls.toolwire import (
     take,
 )
 
-from . import crew, worker
-from .crew import Job, Worker
+from . import function_worker, worker_process
+from .worker_process import MAX_PRINTED_BYTES, Job, Worker
 
-MOST_WORKERS = 16
+MAX_WORKERS = 16
+"""Limit on function workers; each MCP server has one worker in addition."""
 _STOP_GRACE_S = 2.0
-"""How long an MCP server's process may take to end a call that is cancelled or too late."""
+"""Time that an MCP worker has to end a call that is cancelled or late, before it is killed."""
 
 
-class Host:
-    """Workers, the jobs they do, and the jobs that wait for one."""
+class Dispatcher:
+    """The workers, their jobs, and the jobs that wait for a worker."""
 
     def __init__(self, kernel: socket.socket) -> None:
-        self._kernel = kernel
-        self._in, self._out = bytearray(), bytearray()
+        self._kernel = BufferedSocket(kernel, lambda wanted: self._want_write(kernel, wanted))
+        self._inbox = bytearray()
         self._workers: dict[int, Worker] = {}
         self._waiting: deque[Job] = deque()
         self._timers: list[tuple[float, int, Job]] = []
         self._order = itertools.count()
         self._epoll = select.epoll()
-        self._by_fd: dict[int, Worker] = {}
+        self._by_fd: dict[int, Worker] = {}  # by each registered descriptor
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def run(self) -> None:
-        """Serve until the kernel is gone, then end everything."""
+        """Serve until the kernel is gone, then kill everything."""
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
-        self._kernel.setblocking(False)
-        self._epoll.register(self._kernel, select.EPOLLIN)
+        kernel_fd = self._kernel.socket.fileno()
+        self._epoll.register(kernel_fd, select.EPOLLIN)
         self._epoll.register(self._wake, select.EPOLLIN)
         alive = True
         while alive:
-            for fd, events in self._epoll.poll(self._patience_s()):
-                if fd == self._kernel.fileno():
+            for fd, events in self._epoll.poll(self._until_timer_s()):
+                if fd == kernel_fd:
                     alive = self._serve_kernel(events)
                 elif fd == self._wake:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake, 4096)
-                    self._bury()
+                    self._reap()
                 elif fd in self._by_fd:
-                    if events & select.EPOLLOUT:
-                        self._want_write(self._by_fd[fd], self._by_fd[fd].flush())
-                    self._hear(self._by_fd[fd], fd)
-            self._ring()
+                    self._serve_worker(self._by_fd[fd], fd, events)
+            self._kill_late()
         for os_pid in list(self._workers):
             signal_tree(os_pid, signal.SIGKILL)
         end_strays(())
@@ -91,18 +91,14 @@ class Host:
     # ------------------------------------------------------------------ the kernel
 
     def _serve_kernel(self, events: int) -> bool:
+        """Return False when the kernel is gone."""
         if events & select.EPOLLOUT:
-            self._flush()
-        if not events & ~select.EPOLLOUT:
+            self._kernel.flush()
+        part = self._kernel.receive(1 << 18)
+        if part is None:
             return True
-        try:
-            part = self._kernel.recv(1 << 18)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        self._in += part
-        while (message := take(self._in)) is not None:
+        self._inbox += part
+        while (message := take(self._inbox)) is not None:
             self._obey(message)
         return bool(part)
 
@@ -118,29 +114,22 @@ class Host:
                 self._stop(number)
             case ReachAnswer(number):
                 for each in self._workers.values():
-                    if number in each.jobs and each.send(message):
-                        self._want_write(each, True)
+                    if number in each.jobs:
+                        each.link.send(encode(message))
             case ForgetSource(name):
                 self._forget(name)
 
     def _report(self, report: Report) -> None:
-        self._out += encode(report)
-        self._flush()
+        self._kernel.send(encode(report))
 
-    def _flush(self) -> None:
-        try:
-            del self._out[: self._kernel.send(self._out)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._out.clear()  # the kernel is gone; the next read says so
-        wanted = select.EPOLLIN | (select.EPOLLOUT if self._out else 0)
-        self._epoll.modify(self._kernel, wanted)
+    def _want_write(self, sock: socket.socket, wanted: bool) -> None:
+        if sock is self._kernel.socket or sock.fileno() in self._by_fd:
+            self._epoll.modify(sock, select.EPOLLIN | (select.EPOLLOUT if wanted else 0))
 
     # ------------------------------------------------------------------ jobs
 
     def _dispatch(self) -> None:
-        """Give each waiting job a worker, in order; one that must wait stops no other source."""
+        """Give waiting jobs to workers, in order. A job that must wait delays no other source's."""
         for job in list(self._waiting):
             found = self._worker_for(job.order.source)
             if isinstance(found, str):
@@ -151,7 +140,7 @@ class Host:
                 self._begin(job, found)
 
     def _worker_for(self, source: Source) -> Worker | str | None:
-        """One that is free, or new; None when all are busy; a text when none can be started."""
+        """Return a free or new worker, None if all are busy, or the reason why none can start."""
         mine = [w for w in self._workers.values() if w.source == source and not w.doomed]
         for each in mine:
             if each.shared or not each.jobs:
@@ -159,9 +148,9 @@ class Host:
         if source.kind != "mcp":
             idle = [w for w in self._workers.values() if not w.jobs and not w.doomed]
             functions = [w for w in self._workers.values() if not w.shared]
-            if len(functions) >= MOST_WORKERS:
+            if len(functions) >= MAX_WORKERS:
                 for other in sorted((w for w in idle if not w.shared), key=lambda w: w.used_s)[:1]:
-                    other.kill()  # its burial makes room
+                    other.kill()  # its job starts once it is reaped
                 return None
         try:
             return self._start(source)
@@ -169,9 +158,9 @@ class Host:
             return f"cannot start a process for {source.name}: {error}"
 
     def _start(self, source: Source) -> Worker:
-        made = crew.start(source, worker.serve)
+        made = worker_process.start(source, function_worker.serve, self._want_write)
         self._workers[made.os_pid] = made
-        for fd in (made.sock.fileno(), made.out_fd):
+        for fd in (made.link.socket.fileno(), made.out_fd):
             self._by_fd[fd] = made
             self._epoll.register(fd, select.EPOLLIN)
         return made
@@ -180,19 +169,13 @@ class Host:
         now = time.monotonic()
         job.started_s = by.used_s = now
         job.due_s = now + job.order.timeout_s
-        grace_s = _STOP_GRACE_S if by.shared else 0.0  # it keeps the time itself
+        grace_s = _STOP_GRACE_S if by.shared else 0.0  # it enforces the deadline itself
         heapq.heappush(self._timers, (job.due_s + grace_s, next(self._order), job))
         by.jobs[job.order.job] = job
-        if by.send(job.order):
-            self._want_write(by, True)
-
-    def _want_write(self, each: Worker, wanted: bool) -> None:
-        if each.sock.fileno() in self._by_fd:
-            events = select.EPOLLIN | (select.EPOLLOUT if wanted else 0)
-            self._epoll.modify(each.sock, events)
+        by.link.send(encode(job.order))
 
     def _stop(self, number: int) -> None:
-        """Cancelled: a function's worker dies for it, an MCP server is asked."""
+        """Cancel a job: kill a function worker, ask an MCP worker."""
         for job in self._waiting:
             if job.order.job == number:
                 self._waiting.remove(job)
@@ -202,7 +185,7 @@ class Host:
             if number in each.jobs:
                 job = each.jobs[number]
                 if each.shared:
-                    each.send(StopJob(number))
+                    each.link.send(encode(StopJob(number)))
                     late_s = time.monotonic() + _STOP_GRACE_S
                     heapq.heappush(self._timers, (late_s, next(self._order), job))
                 else:
@@ -225,21 +208,20 @@ class Host:
 
     # ------------------------------------------------------------------ workers
 
-    def _hear(self, each: Worker, fd: int) -> None:
-        each.listen()
+    def _serve_worker(self, each: Worker, fd: int, events: int) -> None:
+        if events & select.EPOLLOUT:
+            each.link.flush()
+        each.read_output()
         for job in each.jobs.values():
-            if job.printed_bytes > crew.MOST_PRINTED_BYTES and not each.shared and not job.verdict:
-                job.verdict = ("RESOURCE_EXHAUSTED", f"it printed more than "
-                               f"{crew.MOST_PRINTED_BYTES:,} bytes and was ended")  # fmt: skip
+            if job.printed_bytes > MAX_PRINTED_BYTES and not each.shared and not job.verdict:
+                reason = f"it printed more than {MAX_PRINTED_BYTES:,} bytes and was killed"
+                job.verdict = ("RESOURCE_EXHAUSTED", reason)
                 each.kill()
         if fd == each.out_fd:
             return
-        try:
-            part = each.sock.recv(1 << 18, socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        part = each.link.receive(1 << 18)
+        if part is None:
             return
-        except OSError:
-            part = b""
         if not part:
             self._epoll.unregister(fd)
             del self._by_fd[fd]
@@ -248,11 +230,11 @@ class Host:
         each.inbox += part
         try:
             while (message := take(each.inbox)) is not None:
-                self._said(each, message)
-        except ValueError:  # tools may write into the socket, too
+                self._hear(each, message)
+        except ValueError:  # a tool wrote into the socket
             each.kill()
 
-    def _said(self, each: Worker, message: Message) -> None:
+    def _hear(self, each: Worker, message: Message) -> None:
         match message:
             case JobDone(number) | SourceDescribed(number) if number in each.jobs:
                 job = each.jobs.pop(number)
@@ -268,9 +250,9 @@ class Host:
                 each.doomed = True
                 self._report(message)
 
-    def _bury(self) -> None:
-        """Bury all that have ended; what they were doing ends with them."""
-        buried = []
+    def _reap(self) -> None:
+        """Reap all workers that have ended, and report their jobs."""
+        ended = []
         while True:
             try:
                 os_pid, status = os.waitpid(-1, os.WNOHANG)
@@ -280,32 +262,32 @@ class Host:
                 break
             each = self._workers.pop(os_pid, None)
             if each:
-                buried.append((each, status))
-        if not buried:
+                ended.append((each, status))
+        if not ended:
             return
         end_strays(self._workers)
-        for each, status in buried:
-            each.listen()
+        for each, status in ended:
+            each.read_output()
             self._drop(each)
             for job in each.jobs.values():
                 code = "TOOL_UNAVAILABLE" if each.shared else "TOOL_FAILED"
-                code, message = job.verdict or (code, _how(status))
+                code, message = job.verdict or (code, _end_reason(status))
                 self._end(job, code, message, lost=job.verdict is None)
         self._dispatch()
 
     def _drop(self, each: Worker) -> None:
-        for fd in (each.sock.fileno(), each.out_fd):
+        for fd in (each.link.socket.fileno(), each.out_fd):
             if self._by_fd.pop(fd, None):
                 self._epoll.unregister(fd)
         each.close()
 
     # ------------------------------------------------------------------ time
 
-    def _patience_s(self) -> float:
+    def _until_timer_s(self) -> float:
         return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else -1
 
-    def _ring(self) -> None:
-        """End what is late."""
+    def _kill_late(self) -> None:
+        """Kill the workers of jobs that exceed their time."""
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             _, _, job = heapq.heappop(self._timers)
@@ -318,18 +300,18 @@ class Host:
                     each.kill()
 
 
-def _how(status: int) -> str:
-    how = exits.describe(os.waitstatus_to_exitcode(status))
-    return f"its process ended during the call: {how}"
+def _end_reason(status: int) -> str:
+    reason = exits.describe(os.waitstatus_to_exitcode(status))
+    return f"its process ended during the call: {reason}"
 
 
 def main() -> None:
-    """``python -m aios.toolhost FD``."""
+    """Run ``python -m aios.toolhost FD``."""
     if not follow(os.getppid()):
         return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    worker.warm()
+    function_worker.warm()
     gc.collect()
     gc.freeze()
-    Host(socket.socket(fileno=int(sys.argv[1]))).run()
+    Dispatcher(socket.socket(fileno=int(sys.argv[1]))).run()

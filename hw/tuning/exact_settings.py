@@ -1,7 +1,7 @@
 """The ladder of exactness: loading a model with the fastest settings that pass the self-test.
 
 Flash attention with q8_0 keys is bit-exact for many models but not for all; only a test shows it.
-So when a model is first loaded, the self-test (exactness.py) tries the rungs, fastest first, until
+So when a model is first loaded, the self-test (self_test.py) tries the rungs, fastest first, until
 one passes. If none does, the model runs with the last one and its description says so. Verdicts
 are cached (verdict_cache.py). With exactness off, the fastest of a few settings is measured and
 chosen.
@@ -19,7 +19,7 @@ from aios.hw.engine.fake import FakeEngine
 
 from . import profile
 from .candidate import score
-from .exactness import is_exact
+from .self_test import is_exact
 from .speed import measure_speed
 from .verdict_cache import Finding, Verdict, verdict
 

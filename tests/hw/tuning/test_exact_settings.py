@@ -11,10 +11,10 @@ import pytest
 from aios.hw.engine import model_files
 from aios.hw.engine.engine import Engine, EngineSettings, LoadError, Logits, Row, Rung
 from aios.hw.engine.fake import FakeEngine
-from aios.hw.tuning import ladder
+from aios.hw.tuning import exact_settings
 from aios.hw.tuning.candidate import Result
-from aios.hw.tuning.exactness import is_exact
-from aios.hw.tuning.ladder import RUNGS, UNTESTED, open_engine
+from aios.hw.tuning.exact_settings import RUNGS, UNTESTED, open_engine
+from aios.hw.tuning.self_test import is_exact
 
 SEATS = 4
 
@@ -54,10 +54,10 @@ def test_the_first_rung_that_passes_is_kept(
         return fine is not None and engine.info.rung == RUNGS[fine]
 
     monkeypatch.setattr("aios.hw.engine.llama.LlamaEngine", opened)
-    monkeypatch.setattr(ladder, "is_exact", tried)
+    monkeypatch.setattr(exact_settings, "is_exact", tried)
     settings = EngineSettings(path="fake", seats=SEATS, cache_dir=str(tmp_path))
     for _ in range(2):  # the second time from the cache
-        info = ladder._climb(settings, RUNGS).info
+        info = exact_settings._climb(settings, RUNGS).info
         assert info.exact == (fine is not None)
         assert info.rung == RUNGS[-1 if fine is None else fine]
         assert ("not exact" in info.description) == (fine is None)
@@ -80,10 +80,10 @@ def test_without_exactness_the_fastest_is_measured_once(
         return Result(prefill=100.0, together=20.0 if engine.info.rung == fastest else 10.0)
 
     monkeypatch.setattr("aios.hw.engine.llama.LlamaEngine", opened)
-    monkeypatch.setattr(ladder, "measure_speed", measured_speed)
+    monkeypatch.setattr(exact_settings, "measure_speed", measured_speed)
     settings = EngineSettings(path="fake", seats=SEATS, cache_dir=str(tmp_path), exact=False)
     for _ in range(2):  # the second time from the cache
-        info = ladder._fastest(settings).info
+        info = exact_settings._fastest(settings).info
         assert info.rung == fastest and not info.exact
     assert measured == list(UNTESTED)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from aios.kernel.memory.ram import OVERHEAD_BYTES, NotesInRam
+from aios.kernel.memory.ram_cache import OVERHEAD_BYTES, NotesInRam
 from aios.syscalls.types.memory import Note
 
 

@@ -27,7 +27,7 @@ class Shelf:
         image.use = next(self._uses)
         heapq.heappush(self._heap, (self._clock + image.worth, image.use, image))
         if len(self._heap) > self._compact_at:
-            self._heap = [entry for entry in self._heap if _current(entry)]
+            self._heap = [entry for entry in self._heap if entry[2].use == entry[1]]
             heapq.heapify(self._heap)
             self._compact_at = max(64, 2 * len(self._heap))
 
@@ -37,8 +37,8 @@ class Shelf:
         found = None
         while self._heap and found is None:
             entry = heapq.heappop(self._heap)
-            if not _current(entry):
-                continue
+            if entry[2].use != entry[1]:
+                continue  # used again since, or removed
             if entry[2].pins:
                 busy.append(entry)
             else:
@@ -49,8 +49,3 @@ class Shelf:
         if found:
             found.use = 0
         return found
-
-
-def _current(entry: tuple[float, int, Image]) -> bool:
-    _, use, image = entry
-    return image.use == use

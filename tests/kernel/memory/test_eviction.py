@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from aios.kernel.memory.lru import LruK
+from aios.kernel.memory.eviction import LruK
 
 
 class Naive:

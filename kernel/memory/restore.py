@@ -1,7 +1,7 @@
-"""``python -m aios.kernel.memory_tool restore FILE``: lasting notes from a copy, without a kernel.
+"""``python -m aios.kernel.memory.restore FILE``: restore lasting notes, without a kernel.
 
-The command line runs it. The copy is read from end to end first, and what was there before is put
-aside, never deleted. Exit codes: 0 done, 1 it could not be done.
+The command line runs it. The whole copy is checked first, and the old notes are put aside, never
+deleted. Exit codes: 0 restored, 1 failed.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import sys
 import time
 from pathlib import Path
 
+from aios.hw.machine.durable import replacing
 from aios.syscalls import paths
 from aios.syscalls.errors import AiosError, InvalidArgument, ResourceExhausted
 
 from .store import NoteStore
 
-_BESIDE = ("", "-wal", "-shm")
+_SUFFIXES = ("", "-wal", "-shm")
+"""Files of one database."""
 _HINT = "name a file that `aios memory backup` made"
 
 
 def main() -> int:
-    """The program."""
+    """Run the program."""
     options = argparse.ArgumentParser()
-    options.add_argument("action", choices=("restore",))
     options.add_argument("file")
     options.add_argument("--json", action="store_true")
     given = options.parse_args()
@@ -40,41 +41,37 @@ def main() -> int:
     if given.json:
         print(json.dumps({"path": str(place), "notes": notes, "replaced": str(old or "")}))
     else:
-        print(f"{notes} notes restored" + (f"; what was there before is in {old}" if old else ""))
+        print(f"{notes} notes restored" + (f"; the old notes are in {old}" if old else ""))
     return 0
 
 
 def restore(source: Path, place: Path) -> tuple[int, Path | None]:
-    """Put a copy in the place of a notes file; how many notes, and where the old file is now."""
-    fresh = place.with_name("restoring.db")
+    """Put a copy in the place of a notes file. Return the number of notes, and where the old file
+    is now. Raises AiosError; nothing is replaced then."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _remove(fresh)
         if source.exists() and not source.is_file():  # a device might have no end
             raise InvalidArgument(f"{source} is no ordinary file", _HINT)
-        shutil.copyfile(source, fresh)
-        notes = _verified(source, fresh)
-        old = _put_aside(place)
-        fresh.rename(place)
-        _sync(place.parent)
+        with replacing(place) as fresh:
+            shutil.copyfile(source, fresh)
+            notes = _verified(source, fresh)
+            old = _put_aside(place)
     except OSError as error:
         raise ResourceExhausted(
             f"cannot restore {source} to {place}: {error.strerror or error}", "nothing was replaced"
         ) from None
-    finally:
-        _remove(fresh)
     return notes, old
 
 
 def _verified(source: Path, fresh: Path) -> int:
-    """Its notes. Raises InvalidArgument unless all of it is well."""
+    """Return the number of notes in a copy. Raises InvalidArgument if anything is wrong with it."""
     with fresh.open("rb") as file:
         if not file.read(16).startswith(b"SQLite format 3"):
             raise InvalidArgument(f"{source} holds no notes", _HINT)
     store = NoteStore(fresh, lasting=True)
     try:
         notes, damaged, problems = store.reading(store.verify)
-        if problems and not damaged:  # the index of words has been mended
+        if problems and not damaged:  # the index of words has been rebuilt
             notes, damaged, problems = store.reading(store.verify)
     except (AiosError, sqlite3.Error) as error:
         raise InvalidArgument(f"{source} cannot be read: {error}", _HINT) from None
@@ -82,8 +79,7 @@ def _verified(source: Path, fresh: Path) -> int:
         store.close()
     if damaged or problems:
         first = f"note {damaged[0]}" if damaged else problems[0]
-        raise InvalidArgument(f"{source} is damaged, too: {first}", "take another copy")
-    _sync(fresh)
+        raise InvalidArgument(f"{source} is damaged, too: {first}", "use another copy")
     return notes
 
 
@@ -91,24 +87,11 @@ def _put_aside(place: Path) -> Path | None:
     if not place.exists():
         return None
     old = place.with_name(f"replaced-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.db")
-    for end in _BESIDE:
-        beside = place.with_name(place.name + end)
-        if beside.exists():
-            beside.rename(old.with_name(old.name + end))
+    for suffix in _SUFFIXES:
+        file = place.with_name(place.name + suffix)
+        if file.exists():
+            file.rename(old.with_name(old.name + suffix))
     return old
-
-
-def _remove(path: Path) -> None:
-    for end in _BESIDE:
-        path.with_name(path.name + end).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 if __name__ == "__main__":

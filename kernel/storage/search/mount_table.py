@@ -1,7 +1,7 @@
-"""index.db: which files of mounted folders are in it, each as it was when it was read.
+"""The table of mounted files in index.db: each file as it was when it was read.
 
-Only the thread of the index calls this. A folder is in it once, by its path on the host, whoever it
-is mounted for. What has only been renamed or touched keeps its passages and their vectors.
+Used by the index's thread. A folder is indexed once, by its path on the host, for all agents that
+have it mounted. A file that was only renamed or touched keeps its passages and their vectors.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import hashlib
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from .mount_walk import Seen, State, Text
 from .passages import Document, Passages
-from .walk import Seen, State, Text
 
 
 class Work(NamedTuple):
-    """What a folder's index lacks: paths to be read, again or for the first time, and the numbers
-    of files that are gone. ``taken``: bytes of text that are in."""
+    """What a folder's index lacks: paths to read, again or for the first time, and the numbers of
+    files that are gone. ``taken``: bytes of text that are indexed."""
 
     changed: list[str]
     new: list[str]
@@ -25,25 +25,20 @@ class Work(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Where a file is."""
+    """The place of a mounted file."""
 
     folder: str
     path: str
 
 
 def folders(passages: Passages) -> list[str]:
-    """Of which there is anything."""
+    """Return the folders that have indexed files."""
     return [folder for (folder,) in passages.run("SELECT DISTINCT folder FROM mounted")]
 
 
 def compare(passages: Passages, folder: str, seen: Sequence[Seen]) -> Work:
-    """What has to be done. What was only renamed gets its new name at once."""
-    known = {
-        path: (file, State(size, changed, inode))
-        for file, path, size, changed, inode in passages.run(
-            "SELECT file, path, size, changed, inode FROM mounted WHERE folder = ?", (folder,)
-        )
-    }
+    """Return what there is to do. A file that was only renamed gets its new name at once."""
+    known = _known(passages, folder)
     changed: list[str] = []
     new: list[Seen] = []
     for each in seen:
@@ -67,8 +62,15 @@ def compare(passages: Passages, folder: str, seen: Sequence[Seen]) -> Work:
     )
 
 
+def _known(passages: Passages, folder: str) -> dict[str, tuple[int, State]]:
+    rows = passages.run(
+        "SELECT file, path, size, changed, inode FROM mounted WHERE folder = ?", (folder,)
+    )
+    return {path: (file, State(*state)) for file, path, *state in rows}
+
+
 def put(passages: Passages, folder: str, texts: Sequence[Text]) -> int:
-    """Take these in; returns the bytes of text that are in of the folder."""
+    """Index these texts; return the bytes of text that are indexed of the folder."""
     with passages.changing():
         for text in texts:
             _put(passages, folder, text)
@@ -102,7 +104,7 @@ def _taken(passages: Passages, folder: str) -> int:
 
 
 def forget(passages: Passages, files: Collection[int]) -> None:
-    """Take these out."""
+    """Remove files from the index."""
     with passages.changing():
         for file in files:
             _forget(passages, file)
@@ -117,25 +119,25 @@ def _forget(passages: Passages, file: int) -> None:
 
 
 def find(passages: Passages, file: int) -> Known | None:
-    """Where a file of a mounted folder is."""
+    """Return the place of a mounted file."""
     row = passages.run("SELECT folder, path FROM mounted WHERE file = ?", (file,)).fetchone()
     return Known(*row) if row else None
 
 
 def paths(passages: Passages, folder: str) -> list[str]:
-    """All that are in."""
+    """Return the paths of a folder's indexed files."""
     found = passages.run("SELECT path FROM mounted WHERE folder = ? ORDER BY path", (folder,))
     return [path for (path,) in found]
 
 
 def cut(passages: Passages, folder: str) -> list[str]:
-    """Files of which only the beginning is in."""
+    """Return the paths of files that are indexed only in part."""
     found = passages.run("SELECT path FROM mounted WHERE folder = ? AND cut", (folder,))
     return [path for (path,) in found]
 
 
 def without_vectors(passages: Passages, folder: str) -> list[str]:
-    """Files with passages that wait for their vectors."""
+    """Return the paths of files with passages that wait for their vectors."""
     found = passages.run(
         "SELECT path FROM mounted WHERE folder = ? AND file IN"
         " (SELECT file FROM todo WHERE owner = ?)", (folder, folder),
