@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from aios.syscalls.types.memory import Note
 
-from .eviction import LruK
+from .lru_k import LruK
 
 OVERHEAD_BYTES = 512
 """RAM of a note in addition to its text."""

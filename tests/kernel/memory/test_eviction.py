@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from aios.kernel.memory.eviction import LruK
+from aios.kernel.memory.lru_k import LruK
 
 
 class Naive:
