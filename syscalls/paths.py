@@ -74,12 +74,12 @@ def _id(runtime: Path) -> str:
 
 
 def cache_dir() -> Path:
-    """What can be computed again."""
+    """Return the folder of files that can be computed again."""
     return _xdg("XDG_CACHE_HOME", ".cache")
 
 
 def data_dir() -> Path:
-    """What must last: models, storage, notes, grants."""
+    """Return the folder of lasting files: models, storage, notes, grants."""
     return _xdg("XDG_DATA_HOME", ".local/share")
 
 

@@ -130,7 +130,7 @@ def _lane(events: list[Event], middle: int, colour: str, x: Callable[[float], fl
 
 
 def _legend() -> list[str]:
-    """What the marks mean."""
+    """Draw the legend."""
     return [
         '<text class="ink" x="20" y="26">Four agents on two seats of one model: round robin, a '
         "quantum of 6 tokens</text>",

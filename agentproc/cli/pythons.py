@@ -53,7 +53,7 @@ class Python(msgspec.Struct, frozen=True):
     problem: str = ""
     hint: str = ""
     mtimes: dict[str, float] = {}
-    """Of all that the above depends on."""
+    """Stamp of everything that the fields above depend on."""
 
 
 class _Shown(msgspec.Struct, frozen=True):

@@ -1,1 +1,1 @@
-"""What suites share: kernels, fleets of agents, peers, reports."""
+"""The rig of the suites: kernels, fleets of agents, peers, reports."""

@@ -56,7 +56,7 @@ class ContextManager:
 
     @property
     def shares(self) -> bool:
-        """What one request computes can be copied for another."""
+        """Requests can share computed prefixes by copies."""
         return self._info.restorable
 
     # ------------------------------------------------------------------ planning

@@ -19,7 +19,7 @@ _MAX_RESTORED = 256
 
 
 class SavedKv:
-    """What is to be written, and what was restored before there was a core."""
+    """Contexts to write, and contexts that were restored before there was a core."""
 
     def __init__(self, wanted: Callable[[], None]) -> None:
         """``wanted`` has ``write`` called, now or after the slice under way."""

@@ -18,7 +18,7 @@ _ATTENTION_TOKENS = 4096.0
 
 @dataclass(eq=False, kw_only=True)
 class Sequence:
-    """What the context manager knows of a request."""
+    """A request as the context manager knows it."""
 
     id: int
     """Never used twice: a slice under way may still have a row of a request that has ended."""

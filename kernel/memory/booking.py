@@ -1,4 +1,4 @@
-"""What each scope holds: its notes and bytes, booked in the notes' file and checked against quotas.
+"""Accounts of scopes: notes and bytes, booked in the notes' file and checked against quotas.
 
 Used by the worker's thread, inside ``doing`` or ``reading``.
 """

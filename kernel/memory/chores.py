@@ -1,4 +1,4 @@
-"""What the operator does with all lasting notes: check and back up.
+"""Chores of the operator with all lasting notes: check and back up.
 
 Both run in the memory manager's thread, which alone may open the file. A folder that does not
 answer is waited for in a thread of its own.

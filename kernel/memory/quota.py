@@ -1,4 +1,4 @@
-"""What one scope may hold, and the error for what would exceed it. Pure."""
+"""Quotas of scopes, and the error of what would exceed one. Pure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from aios.syscalls.errors import ResourceExhausted
 
 
 class Limits(NamedTuple):
-    """What one scope may hold."""
+    """Limits of one scope."""
 
     notes: int
     size_bytes: int
 
 
 class Usage(NamedTuple):
-    """What one scope holds."""
+    """Notes and bytes of one scope."""
 
     notes: int
     size_bytes: int

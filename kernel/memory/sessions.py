@@ -1,4 +1,4 @@
-"""What the sessions of living agents hold: their notes, bytes and interaction logs."""
+"""Sessions of living agents: their notes, bytes and interaction logs."""
 
 from __future__ import annotations
 

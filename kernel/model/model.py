@@ -68,7 +68,7 @@ class Model:
         self._loop, self._core_timeout_s = loop, core_timeout_s
         self.idle_since_s = loop.now()
         self.info: EngineInfo | None = None
-        """What the core has said about itself; None before the first load."""
+        """The core's description of itself; None before the first load."""
         self.core = CoreLife(
             name, loop, start, lambda: may_load(self), self._works, self._patience_s,
             self._on_event, self._on_death, self._on_failure,

@@ -23,7 +23,7 @@ _CHUNK_S = 0.25
 
 @dataclass
 class Settings:
-    """What the operator may change while the kernel runs; shared by all models.
+    """Settings that the operator may change while the kernel runs; shared by all models.
 
     ``None`` for quantum or chunk: by the speed that the core has measured.
     """

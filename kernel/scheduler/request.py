@@ -52,7 +52,7 @@ class Request(Sequence):
     """Length of the reply that the caller expects."""
     window_policy: str = "error"
     window: WindowReport | None = None
-    """What was done to make the prompt fit."""
+    """The cuts or summaries that made the prompt fit."""
     hidden: bool = False
     """A request of the kernel's own, on behalf of another, whose ``helper`` it is."""
     helper: Request | None = None

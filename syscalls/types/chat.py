@@ -95,7 +95,7 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 class WindowReport(msgspec.Struct, frozen=True):
-    """What was done to fit a conversation into the context window.
+    """The changes that made a conversation fit into the context window.
 
     ``policy``: ``truncate`` or ``summarise``. The oldest ``dropped_turns`` messages were dropped;
     with ``summarise`` the model's ``summary`` replaces them. Its ``summary_tokens`` are charged to

@@ -1,4 +1,4 @@
-"""What the request and reply types of all calls share: names, texts, paths, limits.
+"""Common parts of the request and reply types: names, texts, paths, limits.
 
 All types are frozen. Limits are part of a type, so the boundary checks them before a handler runs.
 Times are seconds on the kernel's monotonic clock unless the name says otherwise.

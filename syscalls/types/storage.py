@@ -149,7 +149,7 @@ class FsPrune(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FsPruned(msgspec.Struct, frozen=True):
-    """What was forgotten."""
+    """The versions that were removed."""
 
     versions: int
     freed_bytes: int

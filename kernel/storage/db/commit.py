@@ -44,7 +44,7 @@ class _Change(NamedTuple, Generic[T]):
 
 
 class Opened(NamedTuple):
-    """What opening found. ``boot`` counts the starts, this one included; ``urls`` are the blob
+    """The result of opening. ``boot`` counts the starts, this one included; ``urls`` are the blob
     stores by number, where '' is the local folder."""
 
     boot: int

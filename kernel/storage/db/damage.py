@@ -32,7 +32,7 @@ twice or out of order) means that a change could overwrite an intact page."""
 
 
 class Damage(NamedTuple):
-    """What is wrong with pages, in SQLite's words, and with rows."""
+    """The damage of pages, in SQLite's words, and of rows."""
 
     pages: list[str]
     rows: list[str]

@@ -14,7 +14,7 @@ from aios.syscalls.errors import QuotaExceeded
 from aios.syscalls.types.storage import FsUsage
 
 OVERHEAD_BYTES = 256
-"""What each version, folder and value counts against the quota besides its content."""
+"""Bytes that a version, folder or value counts against the quota in addition to its content."""
 
 
 class Limits(NamedTuple):

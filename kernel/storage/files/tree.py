@@ -18,7 +18,7 @@ from .quota import OVERHEAD_BYTES, add_used
 
 
 class Stamp(NamedTuple):
-    """Who makes a change, and when (Unix time)."""
+    """The author of a change, and its time (Unix seconds)."""
 
     by: str
     unix: float

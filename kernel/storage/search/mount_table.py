@@ -15,7 +15,7 @@ from .passages import Document, Passages
 
 
 class Work(NamedTuple):
-    """What a folder's index lacks: paths to read, again or for the first time, and the numbers of
+    """The gaps in a folder's index: paths to read, again or for the first time, and the numbers of
     files that are gone. ``taken``: bytes of text that are indexed."""
 
     changed: list[str]

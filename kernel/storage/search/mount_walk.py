@@ -35,7 +35,7 @@ _INTEGER = (1 << 63) - 1
 
 
 class State(NamedTuple):
-    """What of a file changes when its content does. ``changed``: in ns; 0: not reliable."""
+    """Fields of a file that change with its content. ``changed``: ns; 0: not reliable."""
 
     size: int
     changed: int

@@ -21,7 +21,7 @@ _CANDIDATES = 4
 
 
 class Query(NamedTuple):
-    """What is searched for, and where. ``among``: numbers of files; None: all of the owners'."""
+    """A query, and where to search. ``among``: numbers of files; None: all of the owners'."""
 
     text: str
     vector: bytes | None

@@ -148,7 +148,7 @@ class _Look(NamedTuple):
     may: May
     conditions: dict[str, Condition]
     late: frozenset[str]
-    """What is not up to date: folders, the home."""
+    """Name what is not up to date: folders, the home."""
 
     def find(self, passages: Passages) -> tuple[list[Found], list[str]]:
         """Return the best passages, and notes for the caller."""
