@@ -1,1 +1,1 @@
-"""The tool manager: which tools there are, whose turn it is, and the toolhost that runs them."""
+"""Tools: which exist, who may call one next, and the link to the toolhost that runs them."""

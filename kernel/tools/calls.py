@@ -1,4 +1,4 @@
-"""Calls on tools: ``tool.*`` and ``mcp.*``."""
+"""System calls on tools and their sources: ``tool.*`` and ``mcp.*``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from aios.syscalls.toolwire import SourceChanged
 from aios.syscalls.types import tool as tt
 from aios.syscalls.types.common import Effect, Empty
 
+from .approval import Pin, config_digest, differences, state_of
 from .manager import Call, ToolCalls, answered
 from .registry import Registry, Tool, source_of
-from .stored import Pin, ToolFiles, checked, config_digest
+from .stored import ToolFiles, checked
 from .toolhost import ToolHost
 
 _MCP_START_TIMEOUT_S = 60.0
@@ -28,7 +29,7 @@ _HOST = re.compile(r"[a-z0-9._:-]{1,253}")
 
 
 class ToolHandlers:
-    """Calls of tools, and changes of their sources. The worker's thread writes the files."""
+    """Handlers of the system calls. The worker thread writes the files."""
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class ToolHandlers:
             "mcp.approve": self._mcp_approve,
         }
 
-    # ------------------------------------------------------------------ looking and calling
+    # ------------------------------------------------------------------ listing and calling
 
     async def _list(self, _: Pending, __: Empty) -> tt.ToolList:
         await self._registry.ready()
@@ -99,7 +100,7 @@ class ToolHandlers:
 
         def may_reach(host: str) -> None:
             if not _HOST.fullmatch(host):
-                raise InvalidArgument(f"{host[:80]!r} is no host", "see: aios tool show fetch")
+                raise InvalidArgument(f"{host[:80]!r} is not a host", "see: aios tool show fetch")
             effect: Effect = "read" if tool.spec.effect == "read" else "reversible"
             self._access.check(call.asker, "network", "connect", host, effect)
 
@@ -131,7 +132,9 @@ class ToolHandlers:
         registry = self._registry
         registry.refuse_taken(body.name, body.kind)
         if not body.path.startswith("/") or "\0" in body.path:
-            raise InvalidArgument(f"{body.path[:80]!r} is no whole path", "use: aios tool add FILE")
+            raise InvalidArgument(
+                f"{body.path[:80]!r} is not an absolute path", "use: aios tool add FILE"
+            )
         try:
             await registry.ask(source_of(body))
         except ToolUnavailable:
@@ -165,7 +168,7 @@ class ToolHandlers:
         await self._worker.run(lambda: self._files.save_secret(body.name, body.value))
         users = [r.name for r in self._registry.sources.values() if r.secret == body.name]
         for name in [*users, *self._registry.servers]:
-            self._host.forget(name)  # its workers have read the old key
+            self._host.forget(name)  # its workers hold the old key
         return Empty()
 
     # ------------------------------------------------------------------ MCP servers
@@ -176,13 +179,12 @@ class ToolHandlers:
     def _mcp_info(self, name: str) -> tt.McpInfo:
         server, pin = self._registry.servers[name], self._registry.pins.get(name)
         where = server.url or " ".join([server.command or "", *server.args])
-        approved = pin is not None and pin.config_digest == config_digest(server)
-        changes = pin.changes if pin and approved else []
+        state = state_of(pin, server)
         return tt.McpInfo(
             name, "http" if server.url else "stdio", where.partition("?")[0][:500],
-            "unapproved" if not approved else "revoked" if changes else "ready",
-            [spec.name for spec in pin.tools] if pin else [], pin.digest if pin else "",
-            list(changes), list(pin.skipped) if pin else [],
+            state, [spec.name for spec in pin.tools] if pin else [], pin.digest if pin else "",
+            list(pin.changes) if pin and state == "revoked" else [],
+            list(pin.skipped) if pin else [],
         )  # fmt: skip
 
     async def _mcp_add(self, _: Pending, body: tt.McpAddRequest) -> tt.McpInfo:
@@ -215,8 +217,8 @@ class ToolHandlers:
             raise NotFound(f"no MCP server {name!r}", "list them with: aios mcp ls")
 
     async def _pin(self, name: str, save: Callable[[], None]) -> tt.McpInfo:
-        """Start a server, approve the tools that it has now, and keep that. Raises ToolUnavailable
-        when it does not start."""
+        """Start a server, approve the tools that it has now, and save the approval. Raises
+        ToolUnavailable if it does not start."""
         registry = self._registry
         try:
             report = await self._host.describe(
@@ -224,21 +226,21 @@ class ToolHandlers:
             )
         except ToolUnavailable as error:
             raise ToolUnavailable(
-                f"MCP server {name}: {error.message}", "mend its entry and add it again"
+                f"MCP server {name}: {error.message}", "correct its entry and add it again"
             ) from None
         if name not in registry.servers:
-            raise NotFound(f"MCP server {name} was removed meanwhile")
+            raise NotFound(f"MCP server {name} was removed in the meantime")
         config = config_digest(registry.servers[name])
         registry.pins[name] = Pin(report.digest, config, report.tools, skipped=report.skipped[:64])
         registry.show_server(name)
         await self._save_pins(save)
         return self._mcp_info(name)
 
-    async def _save_pins(self, also: Callable[[], None]) -> None:
+    async def _save_pins(self, save: Callable[[], None]) -> None:
         pins = dict(self._registry.pins)
 
         def write() -> None:
-            also()
+            save()
             self._files.save_pins(pins)
 
         await self._worker.run(write)
@@ -252,23 +254,10 @@ class ToolHandlers:
         return Empty()
 
     def on_changed(self, report: SourceChanged) -> None:
-        """Revoke a server whose tools are not those that were approved."""
+        """Revoke a server whose tools differ from the approved ones."""
         pin = self._registry.pins.get(report.name)
         if pin is None or report.digest == pin.digest or report.name not in self._registry.servers:
             return
         pin.changes = differences(pin.tools, report.tools)
         self._registry.show_server(report.name)
         start(self._save_pins(lambda: None))
-
-
-def differences(before: list[tt.ToolSpec], now: list[tt.ToolSpec]) -> list[str]:
-    """Return how tools differ, one line each; never empty."""
-    old, new = {spec.name: spec for spec in before}, {spec.name: spec for spec in now}
-    lines = [f"+ {name}" for name in sorted(new.keys() - old.keys())]
-    lines += [f"- {name}" for name in sorted(old.keys() - new.keys())]
-    for name in sorted(old.keys() & new.keys()):
-        fields = [f for f in tt.ToolSpec.__struct_fields__
-                  if getattr(old[name], f) != getattr(new[name], f)]  # fmt: skip
-        if fields:
-            lines.append(f"~ {name}: {', '.join(fields)}")
-    return lines or ["its tools differ"]

@@ -1,8 +1,9 @@
 """The gate: concurrency limits and exclusive locks of tools, in fair order.
 
-Pure state. A ticket waits until its tool has room and its lock is free; no ticket overtakes another
-on either. The order is that of arrival, but an agent with several waiting tickets takes turns with
-the others: a thousand calls at once of one agent delay another's first call by one.
+Pure state. A ticket waits until its tool is below its limit and its lock is free; no ticket
+overtakes another for the same tool or lock. Tickets are served in order of arrival, except that an
+agent with several waiting tickets takes turns with the others: a thousand simultaneous calls of one
+agent delay another's first call by one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from aios.kernel.loop.task import Promise
 
 @dataclass(eq=False)
 class Ticket:
-    """The place of one call. ``turn`` is settled when the call may begin."""
+    """One call at the gate. ``turn`` is settled when the call may begin."""
 
     pid: int
     tool: str
@@ -44,7 +45,7 @@ class Gate:
         self._serving = False
 
     def enter(self, ticket: Ticket) -> None:
-        """Queue a ticket; its turn may come within this call."""
+        """Queue a ticket. Its turn may come before this returns."""
         self._number += 1
         turn = max(self._clock, self._last_turn.get(ticket.pid, 0) + 1)
         self._last_turn[ticket.pid] = turn
@@ -53,7 +54,7 @@ class Gate:
         self._serve()
 
     def leave(self, ticket: Ticket) -> None:
-        """Give up a place, waiting or running; others may begin. Idempotent."""
+        """Remove a ticket, waiting or running; others may begin. Idempotent."""
         if ticket.running:
             ticket.running = False
             self._running[ticket.tool] -= 1
@@ -68,15 +69,15 @@ class Gate:
         self._serve()
 
     def running(self, tool: str) -> int:
-        """Return how many calls of a tool run."""
+        """Return the number of running calls of a tool."""
         return self._running[tool]
 
     def waiting(self, tool: str) -> int:
-        """Return how many calls of a tool wait."""
+        """Return the number of waiting calls of a tool."""
         return sum(ticket.tool == tool for ticket in self._waiting)
 
     def waits_of(self, pid: int) -> list[str]:
-        """Return the tools that an agent's calls wait for, and who holds an exclusive one."""
+        """Return the tools that an agent's calls wait for, with the holder of an exclusive one."""
         return [ticket.tool + self._holder(ticket) for ticket in self._waiting if ticket.pid == pid]
 
     def _holder(self, ticket: Ticket) -> str:
@@ -84,10 +85,10 @@ class Gate:
         if holder is None:
             return ""
         who = f"pid {holder.pid}" if holder.pid else "the operator"
-        return f" (pid {holder.server} serves {who})" if holder.server else f" ({who} is in it)"
+        return f" (pid {holder.server} serves {who})" if holder.server else f" ({who} uses it)"
 
     def _serve(self) -> None:
-        """Begin all calls that may begin, in order. One that ends at once calls back here."""
+        """Begin all calls that may begin, in order. A call that ends at once reenters here."""
         if self._serving:
             return
         self._serving = True
@@ -123,7 +124,7 @@ class Gate:
             self._held[ticket.lock] = ticket
 
     def check(self) -> list[str]:
-        """Return what is inconsistent; empty when all is well."""
+        """Return the inconsistencies found; empty if there are none."""
         problems = []
         for lock, ticket in self._held.items():
             if not ticket.running or ticket.lock != lock:

@@ -1,8 +1,8 @@
-"""The tool manager: the life of a tool call, from its caller through the gate to what runs it.
+"""The tool manager: the life of a tool call, from its caller through the gate to its executor.
 
-A call holds its place at the gate until nothing of it runs any more, even when its caller has
-stopped waiting; so an exclusive tool never runs twice at once. A call is tried again only if its
-tool is declared idempotent and its process died. The manager runs no tool itself.
+A call holds its ticket until nothing of it runs any more, even if its caller has stopped waiting;
+so an exclusive tool never runs twice at once. A call is retried only if its tool is declared
+idempotent and its process died. The manager runs no tool itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger("aios.tools")
 
 MAX_ATTEMPTS = 3
 MAX_BEHALF = 16
-"""Limit on the agents for whom one acts at once, each having called a tool for the one before."""
+"""Limit on the length of a chain of agents that act for one another."""
 
 
 @dataclass(eq=False)
@@ -50,7 +50,7 @@ class Call:
     may_reach: Callable[[str], None]
     """Raises AiosError if the caller may not reach a host."""
     refusal: AiosError | None = None
-    """The last error of ``may_reach``. The caller gets it as it is, so that the operator can be
+    """The last error of ``may_reach``. The caller gets it unchanged, so that the operator can be
     asked."""
     entered_s: float = 0.0
     began_s: float = 0.0
@@ -69,8 +69,8 @@ class Call:
 
 @dataclass(eq=False)
 class Offerer:
-    """An agent that offers tools: calls that wait for it, calls that it serves, and its threads
-    that wait for a call."""
+    """An agent that offers tools: calls waiting for it, calls that it serves, and its threads
+    waiting for a call."""
 
     works: deque[Call] = field(default_factory=deque)
     given: dict[int, Call] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Offerer:
 
 
 class ToolCalls:
-    """All calls under way."""
+    """All tool calls in progress."""
 
     def __init__(self, loop: Loop, host: ToolHost) -> None:
         self._loop, self._host = loop, host
@@ -100,7 +100,7 @@ class ToolCalls:
             self.gate.leave(call.ticket)
 
     async def _run(self, call: Call) -> ToolReply:
-        """Run it in the toolhost, again when its process died and that does no harm."""
+        """Run it in the toolhost; retry an idempotent tool if its process died."""
         tool, again = call.tool, True
         assert tool.source
         while again:
@@ -128,7 +128,7 @@ class ToolCalls:
             raise
 
     def _dropped(self, call: Call) -> None:
-        """The caller no longer waits."""
+        """Stop a call whose caller no longer waits."""
         if not call.ticket.running:
             self.gate.leave(call.ticket)
         elif call.job:
@@ -146,7 +146,7 @@ class ToolCalls:
         self._offerers.setdefault(pid, Offerer())
 
     async def _hand_over(self, call: Call) -> ToolReply:
-        """Give it to the agent that offers the tool, and wait for the answer."""
+        """Hand a call to the agent that offers the tool, and wait for the answer."""
         offerer = self._offerers.get(call.tool.owner)
         if offerer is None:  # it ended while this call waited for its turn
             raise _ended(call)
@@ -169,18 +169,18 @@ class ToolCalls:
         )  # fmt: skip
 
     def _late(self, call: Call) -> None:
-        """The agent may still be at it, so the tool stays taken until the agent answers."""
+        """Fail a late call. The agent may still run it, so the ticket is held until it answers."""
         if not call.pending.ended:
             call.pending.fail(DeadlineExceeded(
                 f"{call.tool.name}: pid {call.tool.owner} did not answer within "
                 f"{call.tool.spec.timeout_s:g} s",
-                f"see what it does: aios ps; aios logs {call.tool.owner}; end a call that never "
-                f"ends: aios kill {call.tool.owner}",
+                f"see what it does: aios ps; aios logs {call.tool.owner}; end a call that hangs: "
+                f"aios kill {call.tool.owner}",
             ))  # fmt: skip
         self._dropped(call)
 
     async def next_work(self, pid: int, pending: Pending) -> ToolWork:
-        """Wait for a call that an agent is to serve. Raises NotFound if it offers no tools."""
+        """Wait for a call for an agent to serve. Raises NotFound if the agent offers no tools."""
         offerer = self._offerers.get(pid)
         if offerer is None:
             raise NotFound(f"pid {pid} offers no tools", "offer some first: aios.tools.offer")
@@ -192,29 +192,29 @@ class ToolCalls:
         return await idle
 
     def served_for(self, pid: int, work: int) -> tuple[int, ...]:
-        """Return the pids for whom an agent acts that serves this work: the tool's caller, and
-        those for whom the caller acts. Raises PermissionDenied, ResourceExhausted."""
+        """Return the pids on whose behalf an agent serves this work: the caller and those for whom
+        the caller acts. Raises PermissionDenied, ResourceExhausted."""
         offerer = self._offerers.get(pid)
         call = offerer.given.get(work) if offerer else None
         if call is None:
             raise PermissionDenied(
-                f"pid {pid} serves no work {work} now, so it acts for no other agent by it",
-                "name work that tool.next has given, until it is answered",
+                f"pid {pid} does not serve work {work}, so it cannot act on behalf of its caller",
+                "name unanswered work that tool.next has returned",
             )
         chain = dict.fromkeys((call.caller, *call.pending.asker.behalf))
         if len(chain) > MAX_BEHALF:
             raise ResourceExhausted(
-                f"work {work} is done on behalf of {len(chain)} agents, one for another; the "
-                f"limit is {MAX_BEHALF}", "let fewer tools of agents call one another",
+                f"work {work} is done on behalf of a chain of {len(chain)} agents; the limit is "
+                f"{MAX_BEHALF}", "shorten the chain of tools of agents that call one another",
             )  # fmt: skip
         return tuple(each for each in chain if each != pid)
 
     def answer(self, pid: int, work: int, answer: ToolReply | AiosError) -> None:
-        """End a piece of work with an agent's answer. Raises NotFound when it has no such work."""
+        """End a piece of work with an agent's answer. Raises NotFound if it has no such work."""
         offerer = self._offerers.get(pid)
         call = offerer.given.pop(work, None) if offerer else None
         if call is None:
-            raise NotFound(f"pid {pid} has no work {work}", "each is answered once")
+            raise NotFound(f"pid {pid} has no work {work}", "answer each piece of work once")
         if isinstance(answer, AiosError):
             call.done.reject(answer)
             return
@@ -238,31 +238,31 @@ class ToolCalls:
         return served + self.gate.waits_of(pid)
 
     def check(self) -> list[str]:
-        """Return what is inconsistent; empty when all is well."""
+        """Return the inconsistencies found; empty if there are none."""
         return self.gate.check()
 
 
 def _ended(call: Call) -> ToolUnavailable:
     return ToolUnavailable(
         f"{call.tool.name}: pid {call.tool.owner}, which offered it, has ended",
-        "start it again, or list others with: aios tool ls",
+        "start it again, or list other tools with: aios tool ls",
     )
 
 
 def _error(code: str, tool: str, message: str, hint: str) -> AiosError:
     kind: Callable[[str, str], AiosError] = BY_CODE.get(code, ToolFailed)
     if kind is DeadlineExceeded:
-        hint = hint or "give it less to do; see the tool's timeout: aios tool show"
-    own = tool.rpartition(".")[2]  # as the tool calls itself
+        hint = hint or "give it less work; see the tool's timeout: aios tool show"
+    own = tool.rpartition(".")[2]  # the name within its source
     hint = hint.replace(f"aios tool show {own}", f"aios tool show {tool}")
     return kind(f"{tool}: {message.removeprefix(f'{own}: ')}", hint)
 
 
 _ANSWERS = ("INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
             "DEADLINE_EXCEEDED", "CANCELLED", "TOOL_FAILED", "TOOL_UNAVAILABLE")  # fmt: skip
-"""Codes that an offering agent may answer with; all others are the kernel's."""
+"""Error codes that an offering agent may answer with; all others become TOOL_FAILED."""
 
 
 def answered(code: str, message: str) -> AiosError:
-    """Make the caller's error from an offering agent's."""
+    """Return the caller's error for an offering agent's."""
     return BY_CODE[code](message) if code in _ANSWERS else ToolFailed(message)

@@ -1,8 +1,8 @@
-"""The registry of tools: standard tools, those of files, APIs and MCP servers, and agents' offers.
+"""The registry of tools: standard tools, tools of files, APIs and MCP servers, and agents' offers.
 
-The toolhost lists a source's tools when they are first needed; those of an MCP server are the ones
-that were approved, so that it need not run. A tool of a file, API or server is ``SOURCE.TOOL``;
-names of standard tools and of agents' offers have no dot, so they are never confused.
+The toolhost lists a source's tools when they are first needed; an MCP server's are the approved
+ones, so that it need not run. A tool of a file, API or server is named ``SOURCE.TOOL``; the names
+of standard tools and of agents' offers have no dot, so they cannot clash.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from aios.syscalls.suggest import did_you_mean
 from aios.syscalls.toolwire import Source
 from aios.syscalls.types.tool import McpServer, SourceRequest, ToolSpec
 
-from .stored import Pin, ToolFiles, config_digest, problem
+from .approval import Pin, state_of
+from .stored import ToolFiles, one_line
 from .toolhost import ToolHost
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ DESCRIBE_TIMEOUT_S = 30.0
 
 @dataclass(eq=False)
 class Tool:
-    """A tool by its full name. ``owner``: pid of the agent that offers it, else 0."""
+    """A tool and its full name. ``owner``: pid of the agent that offers it, or 0."""
 
     name: str
     spec: ToolSpec
@@ -42,7 +43,7 @@ class Tool:
 
     @property
     def lock(self) -> str:
-        """The exclusive lock that a call holds; a lock of this tool alone has its full name."""
+        """The exclusive lock that a call holds; a lock for this tool only has its full name."""
         return self.name if self.spec.exclusive == self.spec.name else self.spec.exclusive
 
 
@@ -68,13 +69,13 @@ class Registry:
         try:
             return load()
         except AiosError as error:
-            self.problems[name] = problem(error)
+            self.problems[name] = one_line(error)
             return {}
 
-    # ------------------------------------------------------------------ looking
+    # ------------------------------------------------------------------ listing
 
     async def ready(self) -> None:
-        """Wait until all sources have been asked for their tools."""
+        """Wait until all sources have listed their tools."""
         asked, self._unknown = self._unknown, {}
         self._asked += len(asked)
         for source in asked.values():
@@ -92,14 +93,14 @@ class Registry:
                 each.resolve(None)
 
     async def ask(self, source: Source) -> None:
-        """Ask a source for its tools, and show them. Raises ToolUnavailable."""
+        """List a source's tools, and add them. Raises ToolUnavailable."""
         try:
             report = await self._host.describe(source, DESCRIBE_TIMEOUT_S)
         except ToolUnavailable as error:
             self.problems[source.name] = error.message
             self.hide(source.name)
-            raise ToolUnavailable(f"{source.name}: {error.message}", "mend it and add it again") \
-                from None  # fmt: skip
+            reason = f"{source.name}: {error.message}"
+            raise ToolUnavailable(reason, "correct it and add it again") from None
         self.problems.pop(source.name, None)
         self._show(source, report.tools)
 
@@ -108,7 +109,7 @@ class Registry:
         return [self._tools[name] for name in sorted(self._tools)]
 
     def find(self, name: str) -> Tool:
-        """Return the tool of a name. Raises NotFound, naming a similar one."""
+        """Return the tool with a name. Raises NotFound, which suggests a similar name."""
         found = self._tools.get(name)
         if found is None:
             near = did_you_mean(name, self._tools)
@@ -131,42 +132,43 @@ class Registry:
                 del self._tools[name]
 
     def refuse_taken(self, name: str, kind: str) -> None:
-        """Raises InvalidArgument when a source of another kind has this name."""
+        """Raise InvalidArgument if a source of another kind has this name."""
         taken = name == STANDARD or (name in self.servers and kind != "mcp")
         if taken or (name in self.sources and self.sources[name].kind != kind):
-            raise InvalidArgument(f"{name!r} is the name of another source", "choose another")
+            raise InvalidArgument(f"{name!r} is the name of another source", "choose another name")
 
     def show_server(self, name: str) -> None:
-        """Show a server's tools as they were approved, or none."""
+        """Show a server's approved tools; none if it is not approved."""
         pin, server = self.pins.get(name), self.servers[name]
         self.hide(name)
-        if pin is None or pin.config_digest != config_digest(server):
+        state = state_of(pin, server)
+        if pin is None or state == "unapproved":
             self.problems[name] = f"not approved; review it, then: aios mcp approve {name}"
             return
         self._show(self.server_source(name, pin.digest), pin.tools)
         for tool in self._tools.values():
             if tool.source and tool.source.name == name:
-                tool.revoked = bool(pin.changes)
-        if pin.changes:
+                tool.revoked = state == "revoked"
+        if state == "revoked":
             self.problems[name] = f"its tools changed; review them, then: aios mcp approve {name}"
         else:
             self.problems.pop(name, None)
 
     def server_source(self, name: str, pin: str) -> Source:
-        """Return a server as the toolhost knows it."""
+        """Return the source of a server. ``pin``: digest of the approved tools."""
         return Source(name, "mcp", msgspec.json.encode(self.servers[name]).decode(), pin)
 
     # ------------------------------------------------------------------ offers
 
     def offer(self, owner: int, specs: list[ToolSpec]) -> None:
-        """Replace an agent's offer. Raises InvalidArgument, and changes nothing then."""
+        """Replace an agent's offer. Raises InvalidArgument, in which case nothing changes."""
         names = [spec.name for spec in specs]
         for name in names:
             taken = self._tools.get(name)
             if "." in name or names.count(name) > 1 or (taken and taken.owner != owner):
-                whose = f"is {taken.label}'s" if taken else "has a dot in it or comes twice"
+                reason = f"is a tool of {taken.label}" if taken else "has a dot or is given twice"
                 raise InvalidArgument(
-                    f"{name!r} cannot be offered: it {whose}", "give it another name"
+                    f"{name!r} cannot be offered: it {reason}", "give it another name"
                 )
         self.withdraw(owner)
         for spec in specs:
@@ -180,6 +182,6 @@ class Registry:
 
 
 def source_of(request: SourceRequest) -> Source:
-    """Return a file or API as the toolhost knows it."""
+    """Return the source of a file or API."""
     config = msgspec.json.encode(request).decode()
     return Source(request.name, request.kind, config)

@@ -1,14 +1,13 @@
-"""Files of the tool manager: sources, MCP servers, their approved tools, and keys.
+"""Stored state of the tools: sources, MCP servers, approvals, and keys, each in a JSON file.
 
-``mcp.json`` is the common ``mcpServers`` JSON and may be edited by hand; foreign entries and fields
-stay as they are. Every file is private to the user and replaced as a whole. The functions block:
-the kernel calls them at boot or in its worker thread. Keys are written here; only the toolhost's
+``mcp.json`` has the common ``mcpServers`` format and may be edited by hand; unknown entries and
+fields are kept. Each file is private to the user and replaced as a whole. The functions block: the
+kernel calls them at boot or in its worker thread. Keys are only written here; the toolhost's
 workers read them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,13 @@ import msgspec
 from aios.hw.machine.durable import replace_file
 from aios.syscalls import codec, paths
 from aios.syscalls.errors import AiosError, InvalidArgument, ResourceExhausted
-from aios.syscalls.types.tool import McpServer, SourceRequest, ToolSpec
+from aios.syscalls.types.tool import McpServer, SourceRequest
 
-
-class Pin(msgspec.Struct):
-    """The approved tools of a server, and its configuration at that time.
-
-    ``changes``: how its tools differ now; with any, the server is revoked. ``skipped``: tools that
-    cannot be used, and why.
-    """
-
-    digest: str
-    config_digest: str
-    tools: list[ToolSpec]
-    changes: list[str] = []
-    skipped: list[str] = []
+from .approval import Pin
 
 
 class ToolFiles:
-    """All files."""
+    """The files in the tools folder, ``secrets.json`` and ``mcp.json``."""
 
     def __init__(self) -> None:
         folder = paths.tools_dir()
@@ -44,7 +31,7 @@ class ToolFiles:
         self._secrets, self._mcp = paths.secrets_file(), paths.mcp_file()
 
     def sources(self) -> dict[str, SourceRequest]:
-        """Read the added files and APIs. Raises InvalidArgument when the file is damaged."""
+        """Read the added files and APIs. Raises InvalidArgument if the file is damaged."""
         found: dict[str, SourceRequest] = _convert(self._sources, dict[str, SourceRequest])
         return found
 
@@ -53,7 +40,7 @@ class ToolFiles:
         _write(self._sources, msgspec.to_builtins(sources))
 
     def pins(self) -> dict[str, Pin]:
-        """Read the approved tools. Raises InvalidArgument when the file is damaged."""
+        """Read the approvals. Raises InvalidArgument if the file is damaged."""
         found: dict[str, Pin] = _convert(self._pins, dict[str, Pin])
         return found
 
@@ -62,11 +49,11 @@ class ToolFiles:
         _write(self._pins, msgspec.to_builtins(pins))
 
     def servers(self) -> dict[str, McpServer]:
-        """Read the entries of mcp.json. Raises InvalidArgument, which names the wrong one."""
+        """Read the servers of mcp.json. Raises InvalidArgument, which names the wrong entry."""
         return {name: _server(name, entry) for name, entry in self._entries().items()}
 
     def save_server(self, name: str, server: McpServer | None) -> None:
-        """Set or remove one entry."""
+        """Set the entry of a server; None removes it."""
         document = _read(self._mcp)
         entries = document.setdefault("mcpServers", {})
         if server is None:
@@ -87,13 +74,8 @@ class ToolFiles:
     def _entries(self) -> dict[str, Any]:
         entries = _read(self._mcp).get("mcpServers", {})
         if not isinstance(entries, dict):
-            raise InvalidArgument(f"{self._mcp}: mcpServers is no object", "mend it by hand")
+            raise InvalidArgument(f"{self._mcp}: mcpServers is not an object", "correct it by hand")
         return entries
-
-
-def config_digest(server: McpServer) -> str:
-    """Hash an entry: an edited one must be approved again."""
-    return hashlib.sha256(msgspec.json.encode(server, order="sorted")).hexdigest()
 
 
 def checked(name: str, server: McpServer) -> McpServer:
@@ -104,17 +86,17 @@ def checked(name: str, server: McpServer) -> McpServer:
             "aios mcp add NAME -- COMMAND … or: aios mcp add NAME --url URL",
         )
     if server.url is not None and not server.url.startswith(("http://", "https://")):
-        raise InvalidArgument(f"MCP server {name}: {server.url!r} is no http or https address")
+        raise InvalidArgument(f"MCP server {name}: {server.url!r} is not an http or https URL")
     texts = [server.command or "", *server.args, *server.env, *server.env.values()]
     if any("\0" in text for text in [*texts, *server.headers, *server.headers.values()]):
-        raise InvalidArgument(f"MCP server {name}: a value has a NUL in it")
+        raise InvalidArgument(f"MCP server {name}: a value contains a NUL character")
     return server
 
 
 def _server(name: str, entry: Any) -> McpServer:
     known = set(McpServer.__struct_fields__)
     if not isinstance(entry, dict):
-        raise InvalidArgument(f"mcp.json: {name} is no object", "mend it by hand")
+        raise InvalidArgument(f"mcp.json: {name} is not an object", "correct it by hand")
     ours = {key: value for key, value in entry.items() if key in known}
     return checked(name, codec.convert(ours, McpServer))
 
@@ -126,10 +108,10 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidArgument(
-            f"{path} cannot be read: {error}", "mend it or move it away"
+            f"{path} cannot be read: {error}", "repair it or move it away"
         ) from None
     if not isinstance(found, dict):
-        raise InvalidArgument(f"{path} is no JSON object", "mend it or move it away")
+        raise InvalidArgument(f"{path} is not a JSON object", "repair it or move it away")
     return found
 
 
@@ -137,7 +119,7 @@ def _convert(path: Path, kind: Any) -> Any:
     try:
         return msgspec.convert(_read(path), kind)
     except msgspec.ValidationError as error:
-        raise InvalidArgument(f"{path}: {error}", "mend it or move it away") from None
+        raise InvalidArgument(f"{path}: {error}", "repair it or move it away") from None
 
 
 def _write(path: Path, document: Any) -> None:
@@ -148,10 +130,10 @@ def _write(path: Path, document: Any) -> None:
         replace_file(path, data)
     except OSError as error:
         raise ResourceExhausted(
-            f"{path} cannot be written: {error.strerror}", "nothing was changed; make room"
+            f"{path} cannot be written: {error.strerror}", "nothing was changed; free some space"
         ) from None
 
 
-def problem(error: AiosError) -> str:
-    """Return one line about a file that cannot be used."""
+def one_line(error: AiosError) -> str:
+    """Return an error as one line."""
     return f"{error.message} ({error.hint})" if error.hint else error.message

@@ -1,8 +1,8 @@
-"""The kernel's end of the toolhost: starts it when it is needed, and again when it has died.
+"""The kernel's end of the toolhost: starts the process on demand, and restarts it when it dies.
 
-Promises one report for every order, also when the toolhost dies, and that no toolhost outlives
-``close``. Never blocks. Restarts after deaths in quick succession are delayed; after several deaths
-without a report it is given up until the next order.
+Promises one report for every order, even if the toolhost dies, and that no toolhost outlives
+``close``. Blocks only in ``close``. Restarts after deaths in quick succession are delayed; after
+several deaths without a report, the toolhost is restarted only for the next order.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ StartToolhost = Callable[[socket.socket], "subprocess.Popen[bytes]"]
 OnReach = Callable[[str], None]
 """Raises AiosError if a call may not reach a host."""
 MAX_DEATHS = 5
-"""Deaths in a row, without a report in between, after which the toolhost is given up."""
+"""Limit on deaths in a row, without a report in between, before restarts stop."""
 _GRACE_S = 10.0
-"""How long after its timeout a call may last before the toolhost is killed as stuck."""
+"""Time after a call's timeout until the toolhost is killed as stuck."""
 _CLOSE_TIMEOUT_S = 5.0
 
 
@@ -59,7 +59,7 @@ class _Open:
 
 
 class ToolHost:
-    """The toolhost of the moment, and the orders under way."""
+    """The toolhost process, and the orders in progress."""
 
     def __init__(
         self,
@@ -68,19 +68,19 @@ class ToolHost:
         on_changed: Callable[[SourceChanged], None],
         on_lost: Callable[[], None],
     ) -> None:
-        """``on_changed`` hears of an MCP server with other tools than approved, ``on_lost`` of the
-        toolhost's death."""
+        """``on_changed`` is called when an MCP server's tools differ from the approved ones,
+        ``on_lost`` when the toolhost dies."""
         self._loop, self._start = loop, start
         self._on_changed, self._on_lost = on_changed, on_lost
         self._jobs = itertools.count(1)
         self._open: dict[int, _Open] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._link: Link[Order, Message] | None = None
-        self._respawn = Respawn(loop, self._again, MAX_DEATHS)
+        self._respawn = Respawn(loop, self._restart, MAX_DEATHS)
 
     @property
     def os_pid(self) -> int:
-        """Host pid of the toolhost, 0 when there is none."""
+        """Host pid of the toolhost, 0 if there is none."""
         return self._process.pid if self._process else 0
 
     @property
@@ -91,14 +91,14 @@ class ToolHost:
     def run(
         self, source: Source, tool: str, arguments: str, timeout_s: float, on_reach: OnReach
     ) -> tuple[int, Task[JobDone]]:
-        """Run a tool. Return the number of the job, and its report; ``on_reach`` is asked for each
+        """Run a tool. Return the number of the job, and its report; ``on_reach`` is called for each
         host that the tool wants to reach."""
         job = next(self._jobs)
         report = self._order(RunTool(job, source, tool, arguments, timeout_s), on_reach)
         return job, _job_done(report)
 
     async def describe(self, source: Source, timeout_s: float) -> SourceDescribed:
-        """Ask a source for its tools. Raises ToolUnavailable."""
+        """List a source's tools. Raises ToolUnavailable."""
         report = await self._order(DescribeSource(next(self._jobs), source, timeout_s))
         error = report.message if isinstance(report, JobDone) else report.error
         if error or isinstance(report, JobDone):
@@ -106,17 +106,17 @@ class ToolHost:
         return report
 
     def stop(self, job: int) -> None:
-        """End a call early. Its report still comes."""
+        """End a call early. It still has a report."""
         if job in self._open:
             self._set_alarm(self._open[job], 0.0)
             self._send(StopJob(job))
 
     def forget(self, name: str) -> None:
-        """End the workers of a source that is gone or has changed."""
+        """End the workers of a source that was removed or changed."""
         self._send(ForgetSource(name))
 
     def close(self) -> None:
-        """End the toolhost and all that it runs; wait for that."""
+        """End the toolhost and all that it runs, and wait for it."""
         self._respawn.cancel()
         for each in self._open.values():
             each.alarm.cancel()
@@ -141,18 +141,18 @@ class ToolHost:
         if self._process:
             self._send(order)
         elif not self._respawn.waiting:
-            self._open_host()  # which sends all that is open
+            self._open_host()  # sends all open orders
         return made.report
 
     def _set_alarm(self, each: _Open, after_s: float) -> None:
-        """The toolhost keeps the deadlines; this is for the case that it does not."""
+        """Set the alarm for a toolhost that does not enforce the deadline itself."""
         each.alarm.cancel()
         each.alarm = self._loop.after(after_s + _GRACE_S, self._stuck)
 
     def _stuck(self) -> None:
-        log.error("the toolhost does not end a call that is late; killing it")
+        log.error("the toolhost is stuck: it did not end a late call; killing it")
         if self._process:
-            self._process.kill()  # its socket's end is the next event
+            self._process.kill()  # the end of its socket is the next event
 
     def _open_host(self) -> None:
         ours, theirs = socket.socketpair()
@@ -163,7 +163,7 @@ class ToolHost:
             self._set_alarm(each, each.order.timeout_s)
             self._send(each.order)
 
-    def _again(self) -> None:
+    def _restart(self) -> None:
         if self._process is None and self._open:
             self._open_host()
 
@@ -197,7 +197,7 @@ class ToolHost:
                 self._send(ReachAnswer(asked.job, error.code, error.message, error.hint))
 
     def _lost(self) -> None:
-        """The toolhost is gone: calls under way end. The caller decides whether to try again."""
+        """End the calls of a toolhost that has died. Their callers decide whether to retry."""
         assert self._process
         self._process.kill()
         log.error("the toolhost ended (exit status %d)", self._process.wait())

@@ -214,16 +214,23 @@ def test_servers_that_cannot_be(mcp: Machine, guest: Connection, server: McpServ
 
 
 def test_a_server_that_misbehaves_ends_its_own_calls_only(mcp: Machine, guest: Connection) -> None:
-    """Megabytes without an end of line; tools that have no name, or each other's."""
+    """It sends megabytes without an end of line, or tools with bad or equal names."""
     bad = str(SERVER.with_name("bad_mcp_server.py"))
-    for name, mode in (("wild", "plain"), ("odd", "names")):
-        server = McpServer(sys.executable, [bad, mode, str(mcp.folder)], timeout_s=1.0)
+    for name, mode, timeout_s in (("wild", "plain", 3.0), ("odd", "names", TIMEOUT_S)):
+        server = McpServer(sys.executable, [bad, mode, str(mcp.folder)], timeout_s=timeout_s)
         with operator(mcp) as connection:
             connection.call("mcp.add", McpAddRequest(name, server))
+
+    def wild_works() -> bool:
+        try:
+            return bool(_call(guest, "wild.add", n=1) == "done")
+        except DeadlineExceeded:  # a busy machine starts it too slowly for its short timeout
+            return False
+
     try:
         with pytest.raises(DeadlineExceeded):
             _call(guest, "wild.flood")
-        assert _call(guest, "wild.add", n=1) == "done"
+        wait_until(wild_works, "the server that was killed, to work again")
         assert _call(guest, "odd.a.b") == "done"
         with pytest.raises(NotFound):
             _call(guest, "odd.twice")

@@ -107,9 +107,9 @@ def test_waiting_is_seen_and_ends_when_the_holder_is_killed(tools: Machine) -> N
             assert second.poll() is None
         (pid,) = (r.pid for r in connection.call("proc.ps", PsRequest()).processes
                   if r.name == "holder")  # fmt: skip
-        assert waits == {"waiter": [f"my.hold (pid {pid} is in it)"]}
+        assert waits == {"waiter": [f"my.hold (pid {pid} uses it)"]}
     table = tools.aios("ps").stdout
-    assert "WAITS" in table and f"my.hold (pid {pid} is in it)" in table
+    assert "WAITS" in table and f"my.hold (pid {pid} uses it)" in table
     assert tools.aios("kill", "holder").returncode == 0
     first.communicate(timeout=TIMEOUT_S)
     with open(doors[1], "w") as file:  # waits until the waiter's call has opened it

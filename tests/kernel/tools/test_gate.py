@@ -45,7 +45,7 @@ def test_a_lock_is_held_by_one_across_tools() -> None:
     scene.enter("a", 1, "read", 9, "disk")
     scene.enter("b", 2, "write", 9, "disk")
     scene.enter("c", 3, "other", 9)
-    assert scene.began == ["a", "c"] and scene.gate.waits_of(2) == ["write (pid 1 is in it)"]
+    assert scene.began == ["a", "c"] and scene.gate.waits_of(2) == ["write (pid 1 uses it)"]
     scene.leave("a")
     assert scene.began == ["a", "c", "b"] and scene.gate.waits_of(2) == []
 
