@@ -95,9 +95,12 @@ class ToolCalls:
         call.began_s = self._loop.now()
         call.tool.calls += 1
         try:
-            return await (self._hand_over(call) if call.tool.owner else self._run(call))
-        finally:
+            reply = await (self._hand_over(call) if call.tool.owner else self._run(call))
+        except Exception:  # not GeneratorExit: a call dropped when the kernel stops starts no other
             self.gate.leave(call.ticket)
+            raise
+        self.gate.leave(call.ticket)
+        return reply
 
     async def _run(self, call: Call) -> ToolReply:
         """Run it in the toolhost; retry an idempotent tool if its process died."""
