@@ -1,6 +1,6 @@
-"""Inside a worker: load one source's tools, then run one call after another.
+"""Inside a function worker: load one source's tools, then run one call after another.
 
-Never answers twice for a call; what a tool leaves running is ended before the answer goes out.
+Reports each call once, after ending every process that the tool left running.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from .reach import Reach
 
 
 class Runnable(Protocol):
-    """What a worker can run: JSON text in, JSON text out. Raises AiosError."""
+    """A tool that a worker can run: JSON text in, JSON text out. Raises AiosError."""
 
     @property
     def spec(self) -> ToolSpec: ...
@@ -60,24 +60,24 @@ Tools = Mapping[str, Runnable]
 
 
 def warm() -> None:
-    """Load, before the fork, what most workers need."""
+    """Import what most workers need, before the fork."""
     from aios.toolhost.standard import settings
 
     settings.names()
 
 
 class Line:
-    """The socket to the dispatcher; ``job`` is the one that runs."""
+    """The connection to the dispatcher. ``job``: number of the running job."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock, self._buffer, self.job = sock, bytearray(), 0
 
     def next(self) -> Message | None:
-        """What the dispatcher says; None when it is gone."""
+        """Return the next message; None when the dispatcher is gone."""
         return read(self.sock, self._buffer)
 
     def reach(self, host: str) -> None:
-        """Ask whether the caller of the job may reach a host. Raises AiosError when not."""
+        """Ask whether the caller of the job may reach a host. Raises AiosError if not."""
         self.sock.sendall(encode(ReachRequest(self.job, host)))
         answer = self.next()
         if not isinstance(answer, ReachAnswer):
@@ -87,7 +87,7 @@ class Line:
 
 
 def serve(sock: socket.socket, source: Source) -> None:
-    """Answer orders until the dispatcher is gone."""
+    """Serve orders until the dispatcher is gone."""
     gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tools: Tools = {}
@@ -111,7 +111,7 @@ def serve(sock: socket.socket, source: Source) -> None:
 
 
 def load(source: Source, reach: Reach) -> Tools:
-    """The tools of a source. Raises ToolUnavailable with the reason."""
+    """Load the tools of a source. Raises ToolUnavailable with the reason."""
     config: dict[str, Any] = json.loads(source.config)
     if source.kind == "std":
         from aios.toolhost.standard import settings
@@ -125,21 +125,21 @@ def load(source: Source, reach: Reach) -> Tools:
 
 
 def _from_file(name: str, path: Path) -> Tools:
-    """The ``@aios.tool`` functions of a Python file, which runs as a module."""
+    """Load the ``@aios.tool`` functions of a Python file, which is run as a module."""
     sys.path.insert(0, str(path.parent))
     module_spec = importlib.util.spec_from_file_location(f"aios_tools_{name}", path)
     if module_spec is None or module_spec.loader is None:
-        raise ToolUnavailable(f"{path} is no Python file", "name a file that ends in .py")
+        raise ToolUnavailable(f"{path} is not a Python file", "name a file that ends in .py")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module
     try:
         module_spec.loader.exec_module(module)
     except (KeyboardInterrupt, MemoryError):
         raise
-    except BaseException as error:  # the file's own code: it raises whatever it likes
+    except BaseException as error:  # the file's code may raise anything
         raise ToolUnavailable(
             f"{path} cannot be loaded: {type(error).__name__}: {error}",
-            "mend it and add it again: aios tool add",
+            "correct it and add it again: aios tool add",
         ) from None
     found = [value for value in vars(module).values() if isinstance(value, Tool)]
     if not found:
@@ -148,7 +148,7 @@ def _from_file(name: str, path: Path) -> Tools:
 
 
 def digest(tools: list[ToolSpec]) -> str:
-    """A hash of what tools say of themselves, whatever their order."""
+    """Hash the declarations of tools, independent of their order."""
     text = json.dumps(msgspec.to_builtins(sorted(tools, key=lambda t: t.name)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -181,7 +181,7 @@ def _done(order: RunTool, tools: Tools, problem: AiosError | None) -> JobDone:
         return _failed(order, error, took_s())
     except MemoryError:
         return _failed(order, ToolFailed(f"{order.tool} ran out of memory"), took_s())
-    except BaseException as error:  # SystemExit and the like: the tool's own
+    except BaseException as error:  # including a SystemExit of the tool
         reason = f"{order.tool} raised {type(error).__name__}: {error}"
         return _failed(order, ToolFailed(reason), took_s())
 

@@ -1,9 +1,9 @@
 """``python -m aios.toolhost.mcp_worker``: one MCP server, by stdio or streamable HTTP.
 
-Imports the MCP SDK, as only ``mcp_transport`` does beside it. Speaks with the dispatcher on
-descriptor 3. The server is started with the first order; its tools are compared with those approved
-before any is called, and again whenever the server says that they changed. When the server goes or
-hangs, so does this process, and the next call starts both anew.
+Only this module and ``mcp_transport`` import the MCP SDK. The dispatcher is on descriptor 3. The
+first order starts the server; its tools are compared with the approved ones before any call, and
+again when the server announces a change. When the server ends or hangs, this process ends, and the
+next call starts both again.
 """
 
 from __future__ import annotations
@@ -53,16 +53,17 @@ from aios.syscalls.toolwire import (
 from aios.syscalls.types.tool import MAX_JSON_BYTES, MAX_TOOLS, McpServer, ToolSpec
 
 from . import mcp_transport
-from .schema import Check, compiled
+from .schema import Check, compile_check
 from .secrets import Secrets
 
 _START_TIMEOUT_S = 45.0
 _MAX_PAGES = 50
-_PING_S = 0.5
+"""Limit on the pages of a server's list of tools."""
+_PING_TIMEOUT_S = 0.5
 
 
 class Server:
-    """The connection to the server, and what it offers."""
+    """The connection to the server, and its tools."""
 
     def __init__(self, source: Source, client: mcp.Client, secrets: Secrets) -> None:
         self._source, self._client, self._secrets = source, client, secrets
@@ -72,8 +73,8 @@ class Server:
         self.digest = ""
         self._checks: dict[str, Check] = {}
 
-    async def look(self) -> None:
-        """Learn the tools it has now. Raises AiosError."""
+    async def list_tools(self) -> None:
+        """List the tools that it has now. Raises AiosError."""
         found: list[Any] = []
         cursor: str | None = None
         for _ in range(_MAX_PAGES):
@@ -91,12 +92,12 @@ class Server:
                 self.specs.append(self._spec(tool))
             except AiosError as error:
                 self.skipped.append(f"{tool.name[:80]!r}: {error.message[:300]}")
-        self._drop_doubles()
+        self._drop_duplicates()
         self.digest = hashlib.sha256("\n".join(sorted(plain)).encode()).hexdigest()
         self._checks.clear()
 
-    def _drop_doubles(self) -> None:
-        """Of tools with one name nobody could say which is meant."""
+    def _drop_duplicates(self) -> None:
+        """Skip all tools that share a name: a call could mean any of them."""
         counts = Counter(spec.name for spec in self.specs)
         self.skipped += [
             f"{name!r}: {n} tools have this name" for name, n in counts.items() if n > 1
@@ -104,7 +105,7 @@ class Server:
         self.specs = [spec for spec in self.specs if counts[spec.name] == 1]
 
     def _spec(self, tool: Any) -> ToolSpec:
-        """Its declaration. Raises InvalidArgument for a name or schema that cannot be used."""
+        """Return a tool's declaration. Raises InvalidArgument if its name or schema is invalid."""
         hints = tool.annotations if self._config.trustHints else None
         effect = "irreversible"
         if hints and hints.read_only_hint:
@@ -117,17 +118,17 @@ class Server:
             "idempotent": bool(hints and (hints.idempotent_hint or hints.read_only_hint)),
             "concurrency": 16, "timeout_s": self._config.timeout_s,
         }, ToolSpec)  # fmt: skip
-        compiled(tool.name, tool.input_schema)
+        compile_check(tool.name, tool.input_schema)
         return spec
 
     async def call(self, name: str, arguments: str, timeout_s: float) -> str:
-        """Call a tool; JSON text. Raises AiosError."""
+        """Call a tool. Return its result as JSON text. Raises AiosError."""
         check = self._checks.get(name)
         if check is None:
             spec = next((spec for spec in self.specs if spec.name == name), None)
             if spec is None:
-                raise NotFound(f"it has no tool {name!r}", "see: aios mcp ls")
-            check = self._checks[name] = compiled(name, json.loads(spec.parameters))
+                raise NotFound(f"the server has no tool {name!r}", "see: aios mcp ls")
+            check = self._checks[name] = compile_check(name, json.loads(spec.parameters))
         values = check(arguments)
         try:
             async with asyncio.timeout(timeout_s):
@@ -142,24 +143,24 @@ class Server:
         if len(text.encode()) > MAX_JSON_BYTES:
             raise ResourceExhausted(
                 f"{name} returned {len(text.encode()):,} bytes; the limit is {MAX_JSON_BYTES:,}",
-                "ask it for less, or in parts",
+                "ask for less, or in parts",
             )
         return text
 
     async def answers(self) -> bool:
-        """Whether it still answers anything."""
+        """Return True if the server answers a ping."""
         try:
-            async with asyncio.timeout(_PING_S):
+            async with asyncio.timeout(_PING_TIMEOUT_S):
                 await self._client.send_ping()
         except TimeoutError:
             return False
-        except mcp.MCPError:  # an answer, too
+        except mcp.MCPError:  # also an answer
             return True
         return True
 
 
 def _plain(result: Any) -> str:
-    """Structured content if there is some; one text as a text; else the content as it came."""
+    """Return the structured content if any, the text if all parts are texts, or the parts."""
     if getattr(result, "structured_content", None) is not None:
         return json.dumps(result.structured_content)
     parts = [part.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -170,7 +171,7 @@ def _plain(result: Any) -> str:
 
 
 class Worker:
-    """Orders in, reports out; many calls at once."""
+    """Serves orders, many calls at once."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock, self._secrets = sock, Secrets()
@@ -180,10 +181,10 @@ class Worker:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._changed = False
         self._lists: set[asyncio.Task[None]] = set()
-        self._errors = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  as long as we
+        self._errors = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed by main
 
     async def main(self) -> None:
-        """Until the dispatcher or the server is gone."""
+        """Serve until the dispatcher or the server is gone."""
         first = await self._next()
         if not isinstance(first, RunTool | DescribeSource):
             return
@@ -191,9 +192,11 @@ class Worker:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 async with asyncio.timeout(_START_TIMEOUT_S):
-                    client = await stack.enter_async_context(_client(self._connect(), self._told))
+                    client = await stack.enter_async_context(
+                        _client(self._connect(), self._on_notification)
+                    )
                     server = Server(first.source, client, self._secrets)
-                    await server.look()
+                    await server.list_tools()
                 if isinstance(first, DescribeSource):
                     self._say(
                         SourceDescribed(first.job, server.specs, server.digest, server.skipped)
@@ -201,7 +204,7 @@ class Worker:
                     return
                 self._server = server
                 await self._serve(first)
-        except (Exception, BaseExceptionGroup) as error:  # the SDK's and the server's: anything
+        except (Exception, BaseExceptionGroup) as error:  # the SDK may raise anything
             self._fail_all(first, error)
         finally:
             self._errors.close()
@@ -236,7 +239,7 @@ class Worker:
                     self._tasks[job].cancel()
 
     def _approved(self) -> bool:
-        """Whether the tools are those that the operator saw; if not, it is told."""
+        """Return True if the tools are the approved ones; report a change otherwise."""
         assert self._server and self._source
         if not self._source.pin or self._server.digest == self._source.pin:
             return True
@@ -247,26 +250,25 @@ class Worker:
         name = order.source.name
         return JobDone(order.job, "", "TOOL_UNAVAILABLE",
                     f"the MCP server {name} has changed its tools since they were approved",
-                    f"look at: aios mcp ls; allow it with: aios mcp approve {name}")  # fmt: skip
+                    f"review them: aios mcp ls; allow them: aios mcp approve {name}")  # fmt: skip
 
-    async def _told(self, message: Any) -> None:
-        """What the server says unasked."""
+    async def _on_notification(self, message: Any) -> None:
         if type(getattr(message, "root", message)).__name__ == "ToolListChangedNotification":
-            task = asyncio.create_task(self._look_again())
+            task = asyncio.create_task(self._list_again())
             self._lists.add(task)
             task.add_done_callback(self._lists.discard)
 
-    async def _look_again(self) -> None:
+    async def _list_again(self) -> None:
         if self._server:
             try:
-                await self._server.look()
+                await self._server.list_tools()
                 self._changed = not self._approved()
-            except (Exception, BaseExceptionGroup):  # the next call starts it anew, and looks
+            except (Exception, BaseExceptionGroup):  # the next call starts the server again
                 self._changed = True
             self._ended(None)
 
     def _ended(self, job: int | None) -> None:
-        """A call is over. With other tools than approved, the last one is the last."""
+        """Remove a call that has ended. If the tools changed, leave after the last one."""
         self._tasks.pop(job or 0, None)
         if self._changed and not self._tasks:
             self._leave()
@@ -286,11 +288,11 @@ class Worker:
             result = await self._server.call(order.tool, order.arguments, order.timeout_s)
             done = JobDone(order.job, result, run_s=time.perf_counter() - started_s)
         except asyncio.CancelledError:
-            self._say(JobDone(order.job, "", "CANCELLED", "cancelled; the server was told"))
+            self._say(JobDone(order.job, "", "CANCELLED", "cancelled; the server was notified"))
             raise
         except AiosError as error:
             hung = isinstance(error, DeadlineExceeded) and not await self._server.answers()
-            if hung:  # the next call starts it anew
+            if hung:  # the next call starts the server again
                 asyncio.get_running_loop().call_soon(os._exit, 1)
             done = JobDone(order.job, "", error.code, self._secrets.hide(error.message)[:4096],
                         error.hint, run_s=time.perf_counter() - started_s, lost=hung)  # fmt: skip
@@ -299,11 +301,10 @@ class Worker:
         self._say(done)
 
     def _failure(self, job: int, error: BaseException) -> JobDone:
-        """A connection that broke means that the server is gone, and so are we."""
+        """Report a failed call. A broken connection means that the server is gone: leave, too."""
         error = _innermost(error)
-        told = isinstance(error, mcp.MCPError) and "onnection closed" not in str(error)
-        gone = not (told and self._server)
-        if not gone:
+        answered = isinstance(error, mcp.MCPError) and "onnection closed" not in str(error)
+        if answered and self._server:
             return JobDone(job, "", "TOOL_FAILED", self._secrets.hide(str(error))[:4096])
         reason = "the MCP server died during the call" if self._server else "it does not start"
         if not self._server:
@@ -314,11 +315,11 @@ class Worker:
         text = self._secrets.hide(reason.strip())
         asyncio.get_running_loop().call_soon(self._leave)
         return JobDone(job, "", "TOOL_UNAVAILABLE", text[:4096],
-                    "it is started again by the next call", lost=bool(self._server))  # fmt: skip
+                    "the next call starts it again", lost=bool(self._server))  # fmt: skip
 
     def _child_ended(self) -> None:
-        """A server that dies while nobody calls it: the next call finds no worker."""
-        if not self._tasks and not any(map(_lives, children(os.getpid()))):
+        """Leave if the server died between calls: the next call then starts a new worker."""
+        if not self._tasks and not any(map(_is_alive, children(os.getpid()))):
             self._leave()
 
     def _leave(self) -> None:
@@ -326,7 +327,7 @@ class Worker:
             task.cancel()
 
     def _last_words(self) -> str:
-        """The end of what the server wrote to its standard error."""
+        """Return the end of the server's standard error."""
         size = os.fstat(self._errors.fileno()).st_size
         data = os.pread(self._errors.fileno(), 2000, max(0, size - 2000))
         return data.decode("utf-8", "replace").strip()[-600:]
@@ -357,7 +358,7 @@ class Worker:
         self._sock.setblocking(False)
 
 
-def _lives(os_pid: int) -> bool:
+def _is_alive(os_pid: int) -> bool:
     try:
         return Path(f"/proc/{os_pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -370,14 +371,14 @@ def _innermost(error: BaseException) -> BaseException:
     return error
 
 
-def _client(transport: Any, told: Any) -> mcp.Client:
-    return mcp.Client(transport, message_handler=told, mode="auto", cache=None)
+def _client(transport: Any, handler: Any) -> mcp.Client:
+    return mcp.Client(transport, message_handler=handler, mode="auto", cache=None)
 
 
 def main() -> None:
-    """Speak on descriptor 3."""
+    """Serve the dispatcher on descriptor 3."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.disable()  # the SDK logs every line that is no message, at whatever length
+    logging.disable()  # the SDK logs every line that is not a message, of any length
     sock = socket.socket(fileno=3)
     sock.setblocking(False)
     with contextlib.suppress(asyncio.CancelledError):

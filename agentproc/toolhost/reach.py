@@ -1,7 +1,7 @@
-"""Which hosts a tool may reach: asked of the kernel, for whoever called the tool.
+"""Hosts that a tool may reach: the kernel decides, by the rights of the tool's caller.
 
-A host has one name here, so that a rule about it cannot be walked around by writing it otherwise.
-Where a name leads is the resolver's business: who may reach a name reaches what it stands for.
+Each host has one canonical name, so that a rule cannot be evaded by another spelling. Names are not
+resolved here: the right to reach a name includes every address that it resolves to.
 """
 
 from __future__ import annotations
@@ -14,25 +14,28 @@ from collections.abc import Callable
 from aios.syscalls.errors import InvalidArgument
 
 Reach = Callable[[str], None]
-"""Asks for a host by its one name. Raises PermissionDenied and other AiosErrors."""
+"""Ask to reach a host, by its canonical name. Raises PermissionDenied and other AiosErrors."""
 
 _NAME = re.compile(r"[a-z0-9._:-]{1,253}")
 
 
-def one_name(host: str) -> str:
-    """A host in lower-case ASCII, an address as it is usually written. Raises InvalidArgument."""
+def canonical_name(host: str) -> str:
+    """Return a host's canonical name: lower-case ASCII, or the usual form of an address.
+
+    Raises InvalidArgument.
+    """
     try:
         name = host.encode("idna").decode("ascii").lower().rstrip(".") if ":" not in host else host
         name = str(_address(name) or name)
     except UnicodeError:
         name = ""
     if not _NAME.fullmatch(name):
-        raise InvalidArgument(f"{host[:253]!r} is no host", "give a name or an address")
+        raise InvalidArgument(f"{host[:253]!r} is not a host", "give a name or an address")
     return name
 
 
 def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that a text stands for, in any of the forms that resolvers take (127.1)."""
+    """Parse an address in any form that resolvers accept, such as 127.1; None for a name."""
     try:
         found = ipaddress.ip_address(name)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Arguments against a JSON schema that others wrote: compiled once for each tool.
+"""Check arguments against an untrusted JSON schema, which is compiled once for each tool.
 
-Runs only in the worker of the source that the schema came from, so that one which takes for ever to
-check stops nobody else. Never fetches anything.
+Runs only in the worker of the schema's source, so that a schema that is slow to check delays no
+other source. Never fetches anything.
 """
 
 from __future__ import annotations
@@ -19,24 +19,26 @@ from aios.syscalls.errors import InvalidArgument
 Check = Callable[[str], dict[str, Any]]
 
 
-def compiled(tool: str, schema: dict[str, Any]) -> Check:
-    """JSON text → the arguments. The function raises InvalidArgument; so does this, when the
-    schema itself is wrong."""
+def compile_check(tool: str, schema: dict[str, Any]) -> Check:
+    """Return a function that parses and checks arguments, given as JSON text.
+
+    Both raise InvalidArgument: this one if the schema is invalid.
+    """
     kind = validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(schema)
         validator = kind(schema, registry=referencing.Registry())
     except (jsonschema.SchemaError, RecursionError) as error:
         reason = error.message if isinstance(error, jsonschema.SchemaError) else "nested too deeply"
-        raise InvalidArgument(f"{tool}: its schema is wrong: {reason}") from None
+        raise InvalidArgument(f"{tool}: its schema is invalid: {reason}") from None
 
     def check(arguments: str) -> dict[str, Any]:
         try:
             value = json.loads(arguments, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
-            raise InvalidArgument(f"{tool}: the arguments are no JSON: {error}") from None
+            raise InvalidArgument(f"{tool}: the arguments are not JSON: {error}") from None
         if not isinstance(value, dict):
-            raise InvalidArgument(f"{tool}: the arguments are no JSON object")
+            raise InvalidArgument(f"{tool}: the arguments are not a JSON object")
         try:
             found = jsonschema.exceptions.best_match(validator.iter_errors(value))
         except (referencing.exceptions.Unresolvable, RecursionError) as error:
@@ -54,4 +56,4 @@ def compiled(tool: str, schema: dict[str, Any]) -> Check:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")

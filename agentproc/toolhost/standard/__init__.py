@@ -1,1 +1,1 @@
-"""The standard tools."""
+"""The standard tools, a module for each category."""

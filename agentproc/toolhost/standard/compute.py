@@ -1,7 +1,7 @@
 """Computing: a calculator that evaluates arithmetic and nothing else, and statistics.
 
-An expression is parsed into a tree and only what is listed here is carried out; numbers are kept
-small enough that no expression runs away.
+An expression is parsed into a tree, and only the nodes listed here are evaluated. The size of
+numbers is limited, so that evaluation is fast.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aios.syscalls.errors import InvalidArgument
 from aios.tool import tool
 
 MAX_BITS = 4096
-"""Largest whole number that the calculator makes."""
+"""Limit on the size of an integer."""
 _CONSTANTS = {"pi": math.pi, "e": math.e, "tau": math.tau}
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
@@ -46,7 +46,7 @@ def calculate(expression: Annotated[str, Meta(min_length=1, max_length=1000)]) -
         )
         return number
     except (SyntaxError, RecursionError, MemoryError):
-        raise InvalidArgument(f"{expression!r} is no arithmetic expression") from None
+        raise InvalidArgument(f"{expression!r} is not an arithmetic expression") from None
     except (ArithmeticError, ValueError, TypeError) as error:
         raise InvalidArgument(f"{expression!r}: {error}") from None
 
@@ -95,7 +95,7 @@ def _small(number: Any) -> Any:
 def describe_numbers(
     numbers: Annotated[list[float], Meta(min_length=1, max_length=100_000)],
 ) -> dict[str, float]:
-    """Count, sum, mean, median, standard deviation, smallest and largest of some numbers.
+    """Count, sum, mean, median, standard deviation, minimum and maximum of some numbers.
 
     numbers: the numbers
     """

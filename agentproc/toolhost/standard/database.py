@@ -1,8 +1,8 @@
-"""Databases: SQLite files of mounted folders, asked or, where the mount is writable, changed.
+"""Databases: query SQLite files in mounted folders, and change them if the mount is writable.
 
-Values travel apart from the SQL, as parameters. An authorizer refuses what would reach beyond the
-file (ATTACH, extensions) or undo its safety (PRAGMA); to ask, SQLite itself is told to change
-nothing. Rows, bytes and time are limited. A change is done whole or not at all.
+Values are passed as parameters, not in the SQL. An authorizer denies statements that reach beyond
+the file (ATTACH, extensions) or weaken its safety (PRAGMA); queries run with ``query_only``. Rows,
+bytes and time are limited. A change is atomic.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from aios.tool import Tool, tool
 from .files import Folders, opened
 
 MAX_BYTES = 512 << 10
-"""Of all rows of an answer, roughly."""
+"""Approximate limit on the rows of one result."""
 MAX_DATABASE_BYTES = 256 << 20
 _MAX_CHARS = 64 << 10
-"""Of one value; the rest is cut off."""
-_TIME_S = 10.0
-_BUSY_S = 5.0
-"""How long a writer waits for another one."""
+"""Limit on one value; the rest is cut off."""
+_TIMEOUT_S = 10.0
+_LOCK_TIMEOUT_S = 5.0
+"""Limit on the wait for another writer."""
 _STEPS = 10_000
-"""Of SQLite's machine, between two looks at the clock."""
+"""Instructions of SQLite's virtual machine between two checks of the timeout."""
 _READS = {
     sqlite3.SQLITE_SELECT,
     sqlite3.SQLITE_READ,
@@ -58,7 +58,8 @@ Limit = Annotated[int, Meta(ge=1, le=10_000)]
 
 
 def tools(folders: Folders, writable: Collection[str] = ()) -> list[Tool[..., Any]]:
-    """The tools on databases in these folders; ``writable`` names those that may be changed."""
+    """Return the tools on databases in these folders. ``writable``: names of those that may be
+    changed."""
 
     @tool(effect="read", idempotent=True)
     def query_database(
@@ -67,14 +68,14 @@ def tools(folders: Folders, writable: Collection[str] = ()) -> list[Tool[..., An
         parameters: Values = [],  # noqa: B006  copied by the tool's caller
         limit: Limit = 100,
     ) -> dict[str, Any]:
-        """Ask a SQLite database in a mounted folder; nothing in it can be changed.
+        """Query a SQLite database in a mounted folder. Changes nothing.
 
         path: the database file, for example data/shop.db
         sql: one SELECT; the tables are in sqlite_master
-        parameters: values for the ? in it
-        limit: how many rows at most
+        parameters: values for the ? in the sql
+        limit: maximum number of rows
         """
-        mode = "rw" if _folder(path) in writable else "ro"  # what a killed writer left is mended
+        mode = "rw" if _folder(path) in writable else "ro"  # recovers after a killed writer
         with opened(folders, path) as fd, _database(fd, path, mode, _READS) as db:
             return _answer(db.execute(sql, parameters), limit)
 
@@ -85,16 +86,16 @@ def tools(folders: Folders, writable: Collection[str] = ()) -> list[Tool[..., An
         parameters: Values = [],  # noqa: B006  copied by the tool's caller
         limit: Limit = 100,
     ) -> dict[str, Any]:
-        """Change a SQLite database in a mounted folder; a file that is not there is made.
+        """Change a SQLite database in a mounted folder. Creates a missing file.
 
         path: the database file, for example data/shop.db
         sql: one statement: INSERT, UPDATE, DELETE, CREATE, ALTER or DROP
-        parameters: values for the ? in it
-        limit: how many rows of RETURNING at most
+        parameters: values for the ? in the sql
+        limit: maximum number of rows of RETURNING
         """
         if _folder(path) not in writable:
             raise PermissionDenied(
-                f"{path!r} is in no folder that may be changed",
+                f"{path!r} is not in a writable folder",
                 "the operator mounts one with: --tool-folders NAME=/PATH:rw",
             )
         flags = os.O_RDWR | os.O_CREAT
@@ -112,30 +113,31 @@ def _folder(path: str) -> str:
 
 @contextmanager
 def _database(fd: int, path: str, mode: str, may: set[int]) -> Iterator[sqlite3.Connection]:
-    """A file, opened; each statement is a transaction. Raises AiosError for what goes wrong."""
+    """Connect to a file; each statement is a transaction. Raises AiosError for SQLite's errors."""
     real = os.readlink(f"/proc/self/fd/{fd}")
-    due_s = time.monotonic() + _TIME_S
+    due_s = time.monotonic() + _TIMEOUT_S
     try:
         with closing(sqlite3.connect(
-            f"file:{_quoted(real)}?mode={mode}", uri=True, timeout=_BUSY_S, isolation_level=None
+            f"file:{_quoted(real)}?mode={mode}", uri=True, timeout=_LOCK_TIMEOUT_S,
+            isolation_level=None,
         )) as db:  # fmt: skip
             (page_bytes,) = db.execute("PRAGMA page_size").fetchone()
             db.execute(f"PRAGMA max_page_count = {MAX_DATABASE_BYTES // page_bytes}")
             db.execute(f"PRAGMA query_only = {int(may is _READS)}")
-            db.set_authorizer(lambda action, what, *more: _judge(may, action, what, more))
+            db.set_authorizer(lambda action, what, *more: _authorize(may, action, what, more))
             db.set_progress_handler(lambda: time.monotonic() > due_s, _STEPS)
             yield db
     except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
         if "interrupted" in str(error):
             raise DeadlineExceeded(
-                f"{path}: it took longer than {_TIME_S:g} s and was undone", "ask for less"
+                f"{path}: it took longer than {_TIMEOUT_S:g} s and was rolled back", "ask for less"
             ) from None
         if "locked" in str(error):
             raise ToolUnavailable(f"{path}: others are changing it", "call again") from None
         raise InvalidArgument(f"{path}: {error}", "the tables are in sqlite_master") from None
 
 
-def _judge(may: set[int], action: int, what: str | None, more: tuple[str | None, ...]) -> int:
+def _authorize(may: set[int], action: int, what: str | None, more: tuple[str | None, ...]) -> int:
     allowed = action in may or (action == sqlite3.SQLITE_PRAGMA and what in _PRAGMAS)
     if action == sqlite3.SQLITE_FUNCTION and more[0] == "load_extension":
         allowed = False
@@ -143,7 +145,7 @@ def _judge(may: set[int], action: int, what: str | None, more: tuple[str | None,
 
 
 def _answer(cursor: sqlite3.Cursor, limit: int) -> dict[str, Any]:
-    """Rows until there are too many of them, or of their bytes."""
+    """Return the rows, up to the limits on rows and bytes."""
     columns = [column[0] for column in cursor.description or ()]
     rows: list[list[Any]] = []
     left = MAX_BYTES

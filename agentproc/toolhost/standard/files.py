@@ -1,7 +1,7 @@
 """Files of mounted folders: list, read, and search by keyword. Read-only.
 
-A path is ``FOLDER/…`` with the name that the folder is mounted as. It is opened step by step, each
-beneath the last and through no symbolic link, so nothing outside the folder can be named.
+A path is ``FOLDER/…``, where FOLDER is the name of the mount. Each component is opened relative to
+the one before, without following symbolic links, so no path leads outside the folder.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from aios.tool import Tool, tool
 MAX_READ_BYTES = 256 << 10
 MAX_INDEXED_FILES = 20_000
 MAX_INDEXED_BYTES = 1 << 20
-"""Larger files are indexed by their beginning."""
+"""Limit on the indexed part of a file; the rest of a larger file is not searched."""
 Folders = dict[str, str]
 
 
 def open_beneath(folders: Folders, path: str, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a file or folder. Raises NotFound, InvalidArgument."""
+    """Open a file or folder and return its descriptor. Raises NotFound, InvalidArgument."""
     name, *steps = [part for part in path.split("/") if part not in ("", ".")] or [""]
     if ".." in steps or "\0" in path:
-        raise InvalidArgument(f"{path!r} is no path inside a folder")
+        raise InvalidArgument(f"{path!r} is not a path inside a folder")
     root = folders.get(name)
     if root is None:
         known = ", ".join(sorted(folders)) or "none (the operator mounts them: --tool-folders)"
@@ -54,7 +54,7 @@ def open_beneath(folders: Folders, path: str, flags: int = os.O_RDONLY) -> int:
 
 @contextlib.contextmanager
 def opened(folders: Folders, path: str, flags: int = os.O_RDONLY) -> Iterator[int]:
-    """A regular file, open for reading."""
+    """Open a regular file and yield its descriptor."""
     fd = open_beneath(folders, path, flags)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -65,7 +65,7 @@ def opened(folders: Folders, path: str, flags: int = os.O_RDONLY) -> Iterator[in
 
 
 def walk(folders: Folders, path: str) -> Iterator[tuple[str, int]]:
-    """Paths and sizes of the files beneath a folder, in order of name; links are passed over."""
+    """Yield paths and sizes of the files beneath a folder, in order of name. Links are skipped."""
     fd = open_beneath(folders, path)
     try:
         if not stat.S_ISDIR(os.fstat(fd).st_mode):
@@ -83,7 +83,7 @@ def walk(folders: Folders, path: str) -> Iterator[tuple[str, int]]:
 
 
 class Index:
-    """Keywords of all mounted files, in memory; made anew for files that have changed."""
+    """An in-memory index of the words of all mounted files. Changed files are indexed again."""
 
     def __init__(self, folders: Folders) -> None:
         self._folders = folders
@@ -91,7 +91,7 @@ class Index:
         self._seen: dict[str, tuple[int, int]] = {}
 
     def search(self, query: str, limit: int) -> list[dict[str, Any]]:
-        """The best passages, best first."""
+        """Return the best passages, best first."""
         db = self._db = self._db or _empty_index()
         self._refresh(db)
         words = [word for word in "".join(c if c.isalnum() else " " for c in query).split() if word]
@@ -118,7 +118,7 @@ class Index:
                 with contextlib.suppress(NotFound, InvalidArgument):
                     with opened(self._folders, path) as fd:
                         text = os.read(fd, MAX_INDEXED_BYTES).decode("utf-8", "replace")
-                    if "\0" not in text:  # else it is no text
+                    if "\0" not in text:  # otherwise it is binary
                         db.execute("INSERT INTO files VALUES (?, ?)", (path, text))
         db.commit()
         self._seen = found
@@ -143,18 +143,18 @@ def _empty_index() -> sqlite3.Connection:
 
 
 def tools(folders: Folders) -> list[Tool[..., Any]]:
-    """The tools on these folders."""
+    """Return the tools on these folders."""
     index = Index(folders)
 
     @tool(effect="read", idempotent=True)
     def list_files(
         path: str = "", pattern: str = "*", limit: Annotated[int, Meta(ge=1, le=5000)] = 200
     ) -> list[dict[str, Any]]:
-        """List the files of a mounted folder, and of the folders in it, with their sizes.
+        """List the files in a mounted folder and its subfolders, with their sizes.
 
-        path: a folder; all mounted folders when empty
-        pattern: which file names, for example *.txt
-        limit: how many at most
+        path: a folder; empty for all mounted folders
+        pattern: pattern of file names, for example *.txt
+        limit: maximum number of files
         """
         found = []
         for root in [path] if path else sorted(folders):
@@ -174,8 +174,8 @@ def tools(folders: Folders) -> list[Tool[..., Any]]:
         """Read a text file of a mounted folder.
 
         path: the file, for example notes/todo.txt
-        offset: the byte to begin at
-        limit: how many bytes at most
+        offset: first byte to read
+        limit: maximum number of bytes
         """
         with opened(folders, path) as fd:
             data = os.pread(fd, limit, offset)
@@ -192,10 +192,10 @@ def tools(folders: Folders) -> list[Tool[..., Any]]:
         query: Annotated[str, Meta(min_length=1, max_length=1000)],
         limit: Annotated[int, Meta(ge=1, le=100)] = 5,
     ) -> list[dict[str, Any]]:
-        """Search the mounted folders by keyword, not meaning: the best passages with their files.
+        """Search the mounted folders by keyword. Returns the best passages with their files.
 
-        query: some words
-        limit: how many passages at most
+        query: the keywords
+        limit: maximum number of passages
         """
         return index.search(query, limit)
 

@@ -1,4 +1,4 @@
-"""The standard tools, by category; all work offline but ``fetch``, which asks for each host."""
+"""All standard tools. All work offline except ``fetch``, which asks for each host."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from . import compute, database, files, text, time, web
 
 
 def tools(config: dict[str, Any], reach: Reach) -> dict[str, Tool[..., Any]]:
-    """All of them. ``config``: ``folders`` (name → path), ``writable`` (names of those that may be
-    changed)."""
+    """Return the tools by name. ``config``: ``folders`` (name → path), ``writable`` (names of
+    the folders that may be changed)."""
     folders: dict[str, str] = config.get("folders", {})
     made: list[Tool[..., Any]] = [
         *compute.TOOLS,
@@ -26,5 +26,5 @@ def tools(config: dict[str, Any], reach: Reach) -> dict[str, Tool[..., Any]]:
 
 
 def names() -> list[str]:
-    """What they are called."""
+    """Return their names."""
     return list(tools({}, lambda host: None))

@@ -1,4 +1,4 @@
-"""Text: counting, finding, replacing, comparing, and reaching into JSON."""
+"""Text: count, find, replace, compare, and read values in JSON."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from msgspec import Meta
 from aios.syscalls.errors import InvalidArgument
 from aios.tool import tool
 
-Words = Annotated[str, Meta(max_length=1 << 19)]
-Few = Annotated[int, Meta(ge=1, le=1000)]
+Text = Annotated[str, Meta(max_length=1 << 19)]
+MatchLimit = Annotated[int, Meta(ge=1, le=1000)]
 
 
 @tool(effect="read", idempotent=True)
-def count_text(text: Words) -> dict[str, int]:
+def count_text(text: Text) -> dict[str, int]:
     """Count the characters, words and lines of a text.
 
     text: the text
@@ -26,15 +26,15 @@ def count_text(text: Words) -> dict[str, int]:
 
 
 @tool(effect="read", idempotent=True)
-def find_in_text(text: Words, pattern: str, limit: Few = 20) -> list[dict[str, Any]]:
-    """Find a regular expression in a text: where it is and what matched.
+def find_in_text(text: Text, pattern: str, limit: MatchLimit = 20) -> list[dict[str, Any]]:
+    """Find the matches of a regular expression in a text, with their positions.
 
-    text: where to look
+    text: the text
     pattern: a regular expression
-    limit: how many matches at most
+    limit: maximum number of matches
     """
     found = []
-    for match in _compiled(pattern).finditer(text):
+    for match in _compile(pattern).finditer(text):
         line = text.count("\n", 0, match.start()) + 1
         found.append({"line": line, "at": match.start(), "text": match[0]})
         if len(found) == limit:
@@ -43,41 +43,41 @@ def find_in_text(text: Words, pattern: str, limit: Few = 20) -> list[dict[str, A
 
 
 @tool(effect="read", idempotent=True)
-def replace_in_text(text: Words, pattern: str, by: str) -> str:
+def replace_in_text(text: Text, pattern: str, by: str) -> str:
     """Replace each match of a regular expression in a text.
 
     text: the text
     pattern: a regular expression
-    by: what to put there; \\1 stands for a group
+    by: the replacement; \\1 stands for a group
     """
     try:
-        return _compiled(pattern).sub(by, text)
+        return _compile(pattern).sub(by, text)
     except (re.error, IndexError) as error:
         raise InvalidArgument(f"by: {error}") from None
 
 
 @tool(effect="read", idempotent=True)
-def compare_texts(old: Words, new: Words) -> str:
-    """The difference of two texts, as a unified diff.
+def compare_texts(old: Text, new: Text) -> str:
+    """Compare two texts. Returns a unified diff.
 
-    old: the text before
-    new: the text after
+    old: the old text
+    new: the new text
     """
     lines = difflib.unified_diff(old.splitlines(), new.splitlines(), "old", "new", lineterm="")
     return "\n".join(lines)
 
 
 @tool(effect="read", idempotent=True)
-def read_json(document: Words, path: str = "") -> Any:
-    """A value inside a JSON document.
+def read_json(document: Text, path: str = "") -> Any:
+    """Read a value in a JSON document.
 
     document: the JSON text
-    path: keys and indexes with dots between, for example: users.0.name
+    path: keys and indexes separated by dots, for example: users.0.name
     """
     try:
         value = json.loads(document)
     except (ValueError, RecursionError) as error:
-        raise InvalidArgument(f"the document is no JSON: {error}") from None
+        raise InvalidArgument(f"the document is not JSON: {error}") from None
     for step in path.split(".") if path else []:
         try:
             value = value[int(step)] if isinstance(value, list) else value[step]
@@ -86,11 +86,11 @@ def read_json(document: Words, path: str = "") -> Any:
     return value
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compile(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise InvalidArgument(f"{pattern!r} is no regular expression: {error}") from None
+        raise InvalidArgument(f"{pattern!r} is not a regular expression: {error}") from None
 
 
 TOOLS = (count_text, find_in_text, replace_in_text, compare_texts, read_json)

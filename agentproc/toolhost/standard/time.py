@@ -1,4 +1,4 @@
-"""Time and units: the clock, time zones, spans between dates, and physical units."""
+"""Time and units: the clock, time zones, durations, and physical units."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TEMPERATURES = {"C": (1.0, 273.15), "K": (1.0, 0.0), "F": (5 / 9, 459.67 * 5 / 
 
 @tool(effect="read", idempotent=True)
 def current_time(timezone: str = "UTC") -> str:
-    """The date and time now, in ISO 8601.
+    """Get the current date and time, in ISO 8601.
 
     timezone: a name like UTC or Europe/Oslo
     """
@@ -39,21 +39,21 @@ def current_time(timezone: str = "UTC") -> str:
 
 @tool(effect="read", idempotent=True)
 def convert_time(time: str, timezone: str, to: str) -> str:
-    """A time in another time zone.
+    """Convert a time to another time zone.
 
     time: in ISO 8601, for example: 2025-03-01T12:00
-    timezone: where that is the time, unless it says so itself
-    to: the zone wanted
+    timezone: its time zone, unless the time has an offset
+    to: the target time zone
     """
     return _instant(time, timezone).astimezone(_zone(to)).isoformat()
 
 
 @tool(effect="read", idempotent=True)
 def time_between(start: str, end: str) -> dict[str, Any]:
-    """How long it is from one time to another.
+    """Compute the duration between two times.
 
-    start: in ISO 8601; UTC unless it says otherwise
-    end: likewise
+    start: in ISO 8601; UTC unless it has an offset
+    end: in ISO 8601; UTC unless it has an offset
     """
     span = _instant(end, "UTC") - _instant(start, "UTC")
     return {"seconds": span.total_seconds(), "days": span.total_seconds() / 86400}
@@ -61,11 +61,11 @@ def time_between(start: str, end: str) -> dict[str, Any]:
 
 @tool(effect="read", idempotent=True)
 def convert_units(value: float, unit: str, to: str) -> float:
-    """A quantity in another unit, for example 3 ft in m.
+    """Convert a quantity to another unit, for example 3 ft to m.
 
-    value: how much
+    value: the number
     unit: its unit, for example: km, lb, h, mph, l, kWh, bar, MiB, C, F
-    to: the unit wanted
+    to: the target unit
     """
     if unit in _TEMPERATURES and to in _TEMPERATURES:
         factor, offset = _TEMPERATURES[unit]
@@ -89,7 +89,7 @@ def _instant(text: str, zone: str) -> datetime:
     try:
         found = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise InvalidArgument(f"{text!r} is no time", "write it like 2025-03-01T12:00") from None
+        raise InvalidArgument(f"{text!r} is not a time", "write it like 2025-03-01T12:00") from None
     return found if found.tzinfo else found.replace(tzinfo=_zone(zone) if zone != "UTC" else UTC)
 
 

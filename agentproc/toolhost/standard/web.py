@@ -1,5 +1,5 @@
-"""Web fetch. The caller needs the right ``network.connect`` on the host, and on that of every
-redirect; proxies of the environment are not used.
+"""Fetch from the web. The caller needs the right ``network.connect`` for the host of the URL and of
+each redirect. Proxies in the environment are not used.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from msgspec import Meta
 
 from aios.syscalls.errors import InvalidArgument, ToolFailed
 from aios.tool import Tool, tool
-from aios.toolhost.reach import Reach, one_name
+from aios.toolhost.reach import Reach, canonical_name
 
 MAX_BYTES = 512 << 10
+"""Limit on the returned bytes of a response."""
 _MAX_REDIRECTS = 5
 _TIMEOUT_S = 20.0
 
 
 def get(url: str, reach: Reach) -> tuple[str, http.client.HTTPResponse]:
-    """The response at the end of all redirects, and its address. Raises AiosError."""
+    """Follow redirects. Return the final URL and its response. Raises AiosError."""
     for _ in range(_MAX_REDIRECTS):
         parts = _checked(url)
-        host = one_name(parts.hostname or "")
+        host = canonical_name(parts.hostname or "")
         reach(host)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else (
             http.client.HTTPConnection
@@ -49,16 +50,16 @@ def _checked(url: str) -> SplitResult:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise InvalidArgument(f"{url!r} is no address: {error}") from None
+        raise InvalidArgument(f"{url!r} is not a URL: {error}") from None
     if parts.scheme not in ("http", "https") or not host or parts.username is not None:
-        raise InvalidArgument(f"{url!r} is no http or https address")
+        raise InvalidArgument(f"{url!r} is not an http or https URL")
     if any(ord(c) <= 32 or ord(c) == 127 for c in url):
-        raise InvalidArgument(f"{url!r} has characters that an address cannot have")
+        raise InvalidArgument(f"{url!r} has characters that are not allowed in a URL")
     return parts
 
 
 def tools(reach: Reach) -> list[Tool[..., Any]]:
-    """The tools, which ask for each host."""
+    """Return the tools. They ask for each host."""
 
     @tool(effect="read", idempotent=True, timeout=60)
     def fetch(
@@ -67,14 +68,14 @@ def tools(reach: Reach) -> list[Tool[..., Any]]:
     ) -> dict[str, Any]:
         """Fetch a text from the web.
 
-        url: an http or https address
-        limit: how many bytes at most
+        url: an http or https URL
+        limit: maximum number of bytes
         """
         where, response = get(url, reach)
         try:
             data = response.read(limit + 1)
         except (OSError, http.client.HTTPException) as error:
-            raise ToolFailed(f"{where} broke off: {error}") from None
+            raise ToolFailed(f"the response of {where} ended early: {error}") from None
         finally:
             response.close()
         charset = response.headers.get_content_charset() or "utf-8"

@@ -107,7 +107,7 @@ def test_tools_that_cannot_be_called_are_named(tmp_path: Path) -> None:
     assert [tool.name for tool in report.tools] == ["add", "a.b"]
     assert len(report.skipped) == 7 and "'twice': 2 tools have this name" in report.skipped
     (report,) = _reports(_stdio("schema", tmp_path))
-    assert report.tools == [] and all("schema is wrong" in text for text in report.skipped)
+    assert report.tools == [] and all("schema is invalid" in text for text in report.skipped)
 
 
 def test_a_schema_that_changes_between_calls_is_revoked(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_a_database_of_a_writable_folder_is_changed(tmp_path: Path) -> None:
 def test_an_endless_statement_ends_and_is_undone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "_TIME_S", 0.1)
+    monkeypatch.setattr(database, "_TIMEOUT_S", 0.1)
     made = settings.tools({"folders": {"d": str(tmp_path)}, "writable": ["d"]}, lambda host: None)
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) "
     _call(made, "change_database", path="d/x.db", sql="CREATE TABLE t (n)")

@@ -93,7 +93,7 @@ def api(tools: Machine) -> Iterator[str]:
 def test_an_api_is_called_and_its_key_is_never_seen(
     tools: Machine, guest: Connection, api: str
 ) -> None:
-    with pytest.raises(ToolUnavailable, match="is not kept"):
+    with pytest.raises(ToolUnavailable, match="is not stored"):
         _call(guest, "shop.getItem", id="1")
     assert tools.aios("tool", "secret", "shopkey", stdin=KEY + "\n").returncode == 0
     secrets = Path(tools.env["XDG_DATA_HOME"]) / "aios" / "tools" / "secrets.json"
@@ -145,9 +145,9 @@ LAUGHS = "".join(f"  - &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range
      "PUT /: a body of multipart/form-data"),
     (HEAD + "  /: {get: {parameters: [{name: f, in: query, style: deepObject}]}}", "'f' has a"),
     (HEAD + "  /{id}: {get: {}}", "'id' is not declared"),
-    ("bomb:\n  - &a0 [x]\n" + LAUGHS, "aliases written out"), ("a: &a [*a]", "aliases"),
-    ("x: !!python/object/apply:os.system [true]", "no YAML"), ("a: [", "no YAML"),
-    ("x: " + "y" * (9 << 20), "longer than"), ("[" * 20_000, "not understood"),
+    ("bomb:\n  - &a0 [x]\n" + LAUGHS, "each use of an alias"), ("a: &a [*a]", "alias"),
+    ("x: !!python/object/apply:os.system [true]", "not YAML"), ("a: [", "not YAML"),
+    ("x: " + "y" * (9 << 20), "longer than"), ("[" * 20_000, "not a valid"),
 ])  # fmt: skip
 def test_what_an_api_has_that_is_not_supported_is_named(
     tools: Machine, text: str, words: str
