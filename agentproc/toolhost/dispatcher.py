@@ -24,23 +24,8 @@ import msgspec
 from aios.boot.child import follow
 from aios.boot.tree import end_strays, signal_tree
 from aios.syscalls import exits
+from aios.syscalls import toolwire as wire
 from aios.syscalls.buffered_socket import BufferedSocket
-from aios.syscalls.toolwire import (
-    DescribeSource,
-    ForgetSource,
-    JobDone,
-    Message,
-    ReachAnswer,
-    ReachRequest,
-    Report,
-    RunTool,
-    Source,
-    SourceChanged,
-    SourceDescribed,
-    StopJob,
-    encode,
-    take,
-)
 
 from . import function_worker, worker_process
 from .worker_process import MAX_PRINTED_BYTES, Job, Worker
@@ -98,29 +83,29 @@ class Dispatcher:
         if part is None:
             return True
         self._inbox += part
-        while (message := take(self._inbox)) is not None:
+        while (message := wire.take(self._inbox)) is not None:
             self._obey(message)
         return bool(part)
 
-    def _obey(self, message: Message) -> None:
+    def _obey(self, message: wire.Message) -> None:
         match message:
-            case RunTool() | DescribeSource():
+            case wire.RunTool() | wire.DescribeSource():
                 job = Job(message, time.monotonic() + message.timeout_s)
-                if isinstance(message, DescribeSource):
+                if isinstance(message, wire.DescribeSource):
                     self._forget(message.source.name)
                 self._waiting.append(job)
                 self._dispatch()
-            case StopJob(number):
+            case wire.StopJob(number):
                 self._stop(number)
-            case ReachAnswer(number):
+            case wire.ReachAnswer(number):
                 for each in self._workers.values():
                     if number in each.jobs:
-                        each.link.send(encode(message))
-            case ForgetSource(name):
+                        each.link.send(wire.encode(message))
+            case wire.ForgetSource(name):
                 self._forget(name)
 
-    def _report(self, report: Report) -> None:
-        self._kernel.send(encode(report))
+    def _report(self, report: wire.Report) -> None:
+        self._kernel.send(wire.encode(report))
 
     def _want_write(self, sock: socket.socket, wanted: bool) -> None:
         if sock is self._kernel.socket or sock.fileno() in self._by_fd:
@@ -139,7 +124,7 @@ class Dispatcher:
                 self._waiting.remove(job)
                 self._begin(job, found)
 
-    def _worker_for(self, source: Source) -> Worker | str | None:
+    def _worker_for(self, source: wire.Source) -> Worker | str | None:
         """Return a free or new worker, None if all are busy, or the reason why none can start."""
         mine = [w for w in self._workers.values() if w.source == source and not w.doomed]
         for each in mine:
@@ -157,7 +142,7 @@ class Dispatcher:
         except OSError as error:
             return f"cannot start a process for {source.name}: {error}"
 
-    def _start(self, source: Source) -> Worker:
+    def _start(self, source: wire.Source) -> Worker:
         made = worker_process.start(source, function_worker.serve, self._want_write)
         self._workers[made.os_pid] = made
         for fd in (made.link.socket.fileno(), made.out_fd):
@@ -172,7 +157,7 @@ class Dispatcher:
         grace_s = _STOP_GRACE_S if by.shared else 0.0  # it enforces the deadline itself
         heapq.heappush(self._timers, (job.due_s + grace_s, next(self._order), job))
         by.jobs[job.order.job] = job
-        by.link.send(encode(job.order))
+        by.link.send(wire.encode(job.order))
 
     def _stop(self, number: int) -> None:
         """Cancel a job: kill a function worker, ask an MCP worker."""
@@ -185,7 +170,7 @@ class Dispatcher:
             if number in each.jobs:
                 job = each.jobs[number]
                 if each.shared:
-                    each.link.send(encode(StopJob(number)))
+                    each.link.send(wire.encode(wire.StopJob(number)))
                     late_s = time.monotonic() + _STOP_GRACE_S
                     heapq.heappush(self._timers, (late_s, next(self._order), job))
                 else:
@@ -199,12 +184,12 @@ class Dispatcher:
 
     def _end(self, job: Job, code: str, message: str, *, lost: bool = False) -> None:
         order = job.order
-        if isinstance(order, DescribeSource):
-            self._report(SourceDescribed(order.job, [], error=message))
+        if isinstance(order, wire.DescribeSource):
+            self._report(wire.SourceDescribed(order.job, [], error=message))
             return
         run_s = time.monotonic() - job.started_s if job.started_s else 0.0
         output = job.output.decode("utf-8", "replace")
-        self._report(JobDone(order.job, "", code, message, "", output, run_s, lost))
+        self._report(wire.JobDone(order.job, "", code, message, "", output, run_s, lost))
 
     # ------------------------------------------------------------------ workers
 
@@ -229,24 +214,25 @@ class Dispatcher:
             return
         each.inbox += part
         try:
-            while (message := take(each.inbox)) is not None:
+            while (message := wire.take(each.inbox)) is not None:
                 self._hear(each, message)
         except ValueError:  # a tool wrote into the socket
             each.kill()
 
-    def _hear(self, each: Worker, message: Message) -> None:
+    def _hear(self, each: Worker, message: wire.Message) -> None:
         match message:
-            case JobDone(number) | SourceDescribed(number) if number in each.jobs:
+            case wire.JobDone(number) | wire.SourceDescribed(number) if number in each.jobs:
                 job = each.jobs.pop(number)
-                if isinstance(message, JobDone) and not each.shared:
+                if isinstance(message, wire.JobDone) and not each.shared:
                     output = job.output.decode("utf-8", "replace")
                     message = msgspec.structs.replace(message, output=output)
-                each.doomed |= isinstance(message, JobDone) and message.lost  # it is about to end
+                if isinstance(message, wire.JobDone) and message.lost:
+                    each.doomed = True  # it is about to end
                 self._report(message)
                 self._dispatch()
-            case ReachRequest(number) if number in each.jobs:
+            case wire.ReachRequest(number) if number in each.jobs:
                 self._report(message)
-            case SourceChanged():
+            case wire.SourceChanged():
                 each.doomed = True
                 self._report(message)
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import msgspec
 
 from aios.boot.tree import end_strays
+from aios.syscalls import toolwire as wire
 from aios.syscalls.errors import (
     AiosError,
     ErrorBody,
@@ -28,18 +29,6 @@ from aios.syscalls.errors import (
     ToolFailed,
     ToolUnavailable,
     from_body,
-)
-from aios.syscalls.toolwire import (
-    DescribeSource,
-    JobDone,
-    Message,
-    ReachAnswer,
-    ReachRequest,
-    RunTool,
-    Source,
-    SourceDescribed,
-    encode,
-    read,
 )
 from aios.syscalls.types.tool import MAX_TOOLS, ToolSpec
 from aios.tool import Tool
@@ -72,21 +61,21 @@ class Line:
     def __init__(self, sock: socket.socket) -> None:
         self.sock, self._buffer, self.job = sock, bytearray(), 0
 
-    def next(self) -> Message | None:
+    def next(self) -> wire.Message | None:
         """Return the next message; None when the dispatcher is gone."""
-        return read(self.sock, self._buffer)
+        return wire.read(self.sock, self._buffer)
 
     def reach(self, host: str) -> None:
         """Ask whether the caller of the job may reach a host. Raises AiosError if not."""
-        self.sock.sendall(encode(ReachRequest(self.job, host)))
+        self.sock.sendall(wire.encode(wire.ReachRequest(self.job, host)))
         answer = self.next()
-        if not isinstance(answer, ReachAnswer):
+        if not isinstance(answer, wire.ReachAnswer):
             raise ToolUnavailable("the kernel is gone", "call again")
         if answer.code:
             raise from_body(ErrorBody(answer.code, answer.message, answer.hint))
 
 
-def serve(sock: socket.socket, source: Source) -> None:
+def serve(sock: socket.socket, source: wire.Source) -> None:
     """Serve orders until the dispatcher is gone."""
     gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -98,19 +87,19 @@ def serve(sock: socket.socket, source: Source) -> None:
     except AiosError as error:
         problem = error
     while (order := line.next()) is not None:
-        if isinstance(order, DescribeSource):
-            sock.sendall(encode(_described(order, tools, problem)))
-        elif isinstance(order, RunTool):
+        if isinstance(order, wire.DescribeSource):
+            sock.sendall(wire.encode(_described(order, tools, problem)))
+        elif isinstance(order, wire.RunTool):
             line.job = order.job
             done = _done(order, tools, problem)
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
                     stream.flush()
             end_strays(())
-            sock.sendall(encode(done))
+            sock.sendall(wire.encode(done))
 
 
-def load(source: Source, reach: Reach) -> Tools:
+def load(source: wire.Source, reach: Reach) -> Tools:
     """Load the tools of a source. Raises ToolUnavailable with the reason."""
     config: dict[str, Any] = json.loads(source.config)
     if source.kind == "std":
@@ -153,18 +142,20 @@ def digest(tools: list[ToolSpec]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _described(order: DescribeSource, tools: Tools, problem: AiosError | None) -> SourceDescribed:
+def _described(
+    order: wire.DescribeSource, tools: Tools, problem: AiosError | None
+) -> wire.SourceDescribed:
     if problem:
-        return SourceDescribed(order.job, [], error=str(problem.message))
+        return wire.SourceDescribed(order.job, [], error=str(problem.message))
     specs = [tool.spec for tool in tools.values()]
     if len(specs) > MAX_TOOLS:
-        return SourceDescribed(
+        return wire.SourceDescribed(
             order.job, [], error=f"it has {len(specs)} tools; the limit is {MAX_TOOLS}"
         )
-    return SourceDescribed(order.job, specs, digest(specs))
+    return wire.SourceDescribed(order.job, specs, digest(specs))
 
 
-def _done(order: RunTool, tools: Tools, problem: AiosError | None) -> JobDone:
+def _done(order: wire.RunTool, tools: Tools, problem: AiosError | None) -> wire.JobDone:
     started_s = time.perf_counter()
 
     def took_s() -> float:
@@ -176,7 +167,7 @@ def _done(order: RunTool, tools: Tools, problem: AiosError | None) -> JobDone:
         tool = tools.get(order.tool)
         if tool is None:
             raise NotFound(f"{order.source.name} has no tool {order.tool!r}", "see: aios tool ls")
-        return JobDone(order.job, tool.run(order.arguments), run_s=took_s())
+        return wire.JobDone(order.job, tool.run(order.arguments), run_s=took_s())
     except AiosError as error:
         return _failed(order, error, took_s())
     except MemoryError:
@@ -186,5 +177,7 @@ def _done(order: RunTool, tools: Tools, problem: AiosError | None) -> JobDone:
         return _failed(order, ToolFailed(reason), took_s())
 
 
-def _failed(order: RunTool, error: AiosError, run_s: float) -> JobDone:
-    return JobDone(order.job, "", error.code, error.message[:4096], error.hint[:1024], run_s=run_s)
+def _failed(order: wire.RunTool, error: AiosError, run_s: float) -> wire.JobDone:
+    return wire.JobDone(
+        order.job, "", error.code, error.message[:4096], error.hint[:1024], run_s=run_s
+    )

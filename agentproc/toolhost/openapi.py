@@ -102,7 +102,10 @@ class Api:
         headers: dict[str, str],
         body: str | None,
     ) -> str:
-        """Send it. Raises ToolFailed, ToolUnavailable, ResourceExhausted, PermissionDenied."""
+        """Send a request.
+
+        Raises ToolFailed, ToolUnavailable, ResourceExhausted, PermissionDenied.
+        """
         self._reach(self._host)
         headers = {**headers, "Accept": "application/json", "User-Agent": "aios"}
         if body is not None:

@@ -18,23 +18,8 @@ from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop, Timer
 from aios.kernel.loop.respawn import Respawn
 from aios.kernel.loop.task import Promise, Task
+from aios.syscalls import toolwire as wire
 from aios.syscalls.errors import AiosError, ToolUnavailable
-from aios.syscalls.toolwire import (
-    DescribeSource,
-    ForgetSource,
-    JobDone,
-    Message,
-    Order,
-    ReachAnswer,
-    ReachRequest,
-    RunTool,
-    Source,
-    SourceChanged,
-    SourceDescribed,
-    StopJob,
-    encode,
-    take,
-)
 
 log = logging.getLogger("aios.tools")
 
@@ -52,10 +37,10 @@ _CLOSE_TIMEOUT_S = 5.0
 class _Open:
     """An order without its report."""
 
-    order: RunTool | DescribeSource
+    order: wire.RunTool | wire.DescribeSource
     on_reach: OnReach | None
     alarm: Timer
-    report: Promise[JobDone | SourceDescribed] = field(default_factory=Promise)
+    report: Promise[wire.JobDone | wire.SourceDescribed] = field(default_factory=Promise)
 
 
 class ToolHost:
@@ -65,7 +50,7 @@ class ToolHost:
         self,
         loop: Loop,
         start: StartToolhost,
-        on_changed: Callable[[SourceChanged], None],
+        on_changed: Callable[[wire.SourceChanged], None],
         on_lost: Callable[[], None],
     ) -> None:
         """``on_changed`` is called when an MCP server's tools differ from the approved ones,
@@ -75,7 +60,7 @@ class ToolHost:
         self._jobs = itertools.count(1)
         self._open: dict[int, _Open] = {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._link: Link[Order, Message] | None = None
+        self._link: Link[wire.Order, wire.Message] | None = None
         self._respawn = Respawn(loop, self._restart, MAX_DEATHS)
 
     @property
@@ -89,19 +74,19 @@ class ToolHost:
         return self._respawn.restarts
 
     def run(
-        self, source: Source, tool: str, arguments: str, timeout_s: float, on_reach: OnReach
-    ) -> tuple[int, Task[JobDone]]:
+        self, source: wire.Source, tool: str, arguments: str, timeout_s: float, on_reach: OnReach
+    ) -> tuple[int, Task[wire.JobDone]]:
         """Run a tool. Return the number of the job, and its report; ``on_reach`` is called for each
         host that the tool wants to reach."""
         job = next(self._jobs)
-        report = self._order(RunTool(job, source, tool, arguments, timeout_s), on_reach)
+        report = self._order(wire.RunTool(job, source, tool, arguments, timeout_s), on_reach)
         return job, _job_done(report)
 
-    async def describe(self, source: Source, timeout_s: float) -> SourceDescribed:
+    async def describe(self, source: wire.Source, timeout_s: float) -> wire.SourceDescribed:
         """List a source's tools. Raises ToolUnavailable."""
-        report = await self._order(DescribeSource(next(self._jobs), source, timeout_s))
-        error = report.message if isinstance(report, JobDone) else report.error
-        if error or isinstance(report, JobDone):
+        report = await self._order(wire.DescribeSource(next(self._jobs), source, timeout_s))
+        error = report.message if isinstance(report, wire.JobDone) else report.error
+        if error or isinstance(report, wire.JobDone):
             raise ToolUnavailable(error)
         return report
 
@@ -109,11 +94,11 @@ class ToolHost:
         """End a call early. It still has a report."""
         if job in self._open:
             self._set_alarm(self._open[job], 0.0)
-            self._send(StopJob(job))
+            self._send(wire.StopJob(job))
 
     def forget(self, name: str) -> None:
         """End the workers of a source that was removed or changed."""
-        self._send(ForgetSource(name))
+        self._send(wire.ForgetSource(name))
 
     def close(self) -> None:
         """End the toolhost and all that it runs, and wait for it."""
@@ -133,8 +118,8 @@ class ToolHost:
             self._process = None
 
     def _order(
-        self, order: RunTool | DescribeSource, on_reach: OnReach | None = None
-    ) -> Promise[JobDone | SourceDescribed]:
+        self, order: wire.RunTool | wire.DescribeSource, on_reach: OnReach | None = None
+    ) -> Promise[wire.JobDone | wire.SourceDescribed]:
         made = _Open(order, on_reach, self._loop.after(0.0, lambda: None))
         self._open[order.job] = made
         self._set_alarm(made, order.timeout_s)
@@ -158,7 +143,7 @@ class ToolHost:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = self._start(theirs)
-        self._link = Link(self._loop, ours, self._hear, self._lost, encode, take)
+        self._link = Link(self._loop, ours, self._hear, self._lost, wire.encode, wire.take)
         for each in list(self._open.values()):
             self._set_alarm(each, each.order.timeout_s)
             self._send(each.order)
@@ -167,34 +152,34 @@ class ToolHost:
         if self._process is None and self._open:
             self._open_host()
 
-    def _send(self, order: Order) -> None:
+    def _send(self, order: wire.Order) -> None:
         if self._link:
             self._link.send(order)
 
-    def _hear(self, message: Message) -> None:
+    def _hear(self, message: wire.Message) -> None:
         match message:
-            case SourceChanged():
+            case wire.SourceChanged():
                 self._on_changed(message)
-            case ReachRequest():
+            case wire.ReachRequest():
                 self._reach(message)
-            case JobDone() | SourceDescribed():
+            case wire.JobDone() | wire.SourceDescribed():
                 self._respawn.worked()
                 self._end(message)
 
-    def _end(self, report: JobDone | SourceDescribed) -> None:
+    def _end(self, report: wire.JobDone | wire.SourceDescribed) -> None:
         each = self._open.pop(report.job, None)
         if each:
             each.alarm.cancel()
             each.report.resolve(report)
 
-    def _reach(self, asked: ReachRequest) -> None:
+    def _reach(self, asked: wire.ReachRequest) -> None:
         each = self._open.get(asked.job)
         if each and each.on_reach:
             try:
                 each.on_reach(asked.host)
-                self._send(ReachAnswer(asked.job))
+                self._send(wire.ReachAnswer(asked.job))
             except AiosError as error:
-                self._send(ReachAnswer(asked.job, error.code, error.message, error.hint))
+                self._send(wire.ReachAnswer(asked.job, error.code, error.message, error.hint))
 
     def _lost(self) -> None:
         """End the calls of a toolhost that has died. Their callers decide whether to retry."""
@@ -207,13 +192,13 @@ class ToolHost:
         if not retry:
             reason += f"; it has died {MAX_DEATHS} times in a row"
         for each in list(self._open.values()):
-            self._end(JobDone(
+            self._end(wire.JobDone(
                 each.order.job, "", "TOOL_UNAVAILABLE", reason,
                 "call again; if that fails, see the kernel's log", lost=retry,
             ))  # fmt: skip
 
 
-async def _job_done(report: Promise[JobDone | SourceDescribed]) -> JobDone:
+async def _job_done(report: Promise[wire.JobDone | wire.SourceDescribed]) -> wire.JobDone:
     done = await report
-    assert isinstance(done, JobDone)
+    assert isinstance(done, wire.JobDone)
     return done

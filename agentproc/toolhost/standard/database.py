@@ -36,12 +36,8 @@ _LOCK_TIMEOUT_S = 5.0
 """Limit on the wait for another writer."""
 _STEPS = 10_000
 """Instructions of SQLite's virtual machine between two checks of the timeout."""
-_READS = {
-    sqlite3.SQLITE_SELECT,
-    sqlite3.SQLITE_READ,
-    sqlite3.SQLITE_FUNCTION,
-    sqlite3.SQLITE_RECURSIVE,
-}
+_READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION,
+          sqlite3.SQLITE_RECURSIVE}  # fmt: skip
 _WRITES = _READS | {
     getattr(sqlite3, f"SQLITE_{name}")
     for name in (

@@ -15,13 +15,9 @@ def tools(config: dict[str, Any], reach: Reach) -> dict[str, Tool[..., Any]]:
     the folders that may be changed)."""
     folders: dict[str, str] = config.get("folders", {})
     made: list[Tool[..., Any]] = [
-        *compute.TOOLS,
-        *text.TOOLS,
-        *time.TOOLS,
-        *files.tools(folders),
+        *compute.TOOLS, *text.TOOLS, *time.TOOLS, *files.tools(folders), *web.tools(reach),
         *database.tools(folders, config.get("writable", [])),
-        *web.tools(reach),
-    ]
+    ]  # fmt: skip
     return {tool.spec.name: tool for tool in made}
 
 

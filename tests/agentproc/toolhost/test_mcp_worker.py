@@ -1,4 +1,4 @@
-"""MCP servers that misbehave: each order has its report, by its time."""
+"""MCP servers that misbehave: each order is reported by its deadline."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
-    """A worker ends with its process, so it leaves transports unclosed; here others come after."""
+    """Collect the transports that a worker leaves open: it relies on the end of its process."""
     yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
@@ -49,7 +49,7 @@ SERVER = Path(__file__).parents[2] / "e2e" / "tools" / "bad_mcp_server.py"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_worker, "_START_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(mcp_transport, "limit", lambda *_: None)  # it would be this process's
+    monkeypatch.setattr(mcp_transport, "limit", lambda *_: None)  # it would limit this process
 
 
 def _worker(sock: socket.socket) -> None:
@@ -59,7 +59,7 @@ def _worker(sock: socket.socket) -> None:
 
 
 def _reports(config: dict[str, Any], *orders: str, pin: str = "") -> list[Any]:
-    """What a worker says: of its tools, or of each call in turn."""
+    """Return a worker's reports: on its tools, or on each call in turn."""
     ours, theirs = socket.socketpair()
     source = Source("bad", "mcp", json.dumps({"timeout_s": 1.0, **config}), pin)
 
@@ -80,7 +80,7 @@ def _reports(config: dict[str, Any], *orders: str, pin: str = "") -> list[Any]:
 
     with ThreadPoolExecutor(1) as pool, ours:
         asked = pool.submit(ask)
-        _worker(theirs)  # it handles signals, so it has the main thread
+        _worker(theirs)  # handles signals, so it needs the main thread
         return asked.result(30)
 
 
@@ -92,17 +92,17 @@ def _stdio(mode: str, folder: Path) -> dict[str, Any]:
     ("mute", "no answer within 1 s"), ("half", "no answer within 1 s"),
     ("many", "more than 256 tools"),
 ])  # fmt: skip
-def test_servers_that_cannot_be_used_say_why(tmp_path: Path, mode: str, words: str) -> None:
+def test_errors_say_why_a_server_cannot_be_used(tmp_path: Path, mode: str, words: str) -> None:
     (report,) = _reports(_stdio(mode, tmp_path))
     assert words in report.error and report.tools == []
 
 
-def test_what_is_no_message_is_passed_over(tmp_path: Path) -> None:
+def test_lines_that_are_not_messages_are_skipped(tmp_path: Path) -> None:
     (report,) = _reports(_stdio("garbage", tmp_path))
     assert [tool.name for tool in report.tools] == ["add", "flood", "turn"]
 
 
-def test_tools_that_cannot_be_called_are_named(tmp_path: Path) -> None:
+def test_tools_that_cannot_be_called_are_listed_as_skipped(tmp_path: Path) -> None:
     (report,) = _reports(_stdio("names", tmp_path))
     assert [tool.name for tool in report.tools] == ["add", "a.b"]
     assert len(report.skipped) == 7 and "'twice': 2 tools have this name" in report.skipped
@@ -110,7 +110,7 @@ def test_tools_that_cannot_be_called_are_named(tmp_path: Path) -> None:
     assert report.tools == [] and all("schema is invalid" in text for text in report.skipped)
 
 
-def test_a_schema_that_changes_between_calls_is_revoked(tmp_path: Path) -> None:
+def test_a_server_whose_schema_changes_between_calls_is_revoked(tmp_path: Path) -> None:
     (report,) = _reports(_stdio("plain", tmp_path))
     found = _reports(_stdio("plain", tmp_path), "turn", "add", pin=report.digest)
     assert any(isinstance(each, SourceChanged) and each.digest != report.digest for each in found)
@@ -137,7 +137,7 @@ class _Bad(BaseHTTPRequestHandler):
                     self.wfile.write(b": x\n\n")
 
     def log_message(self, *_: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -152,6 +152,6 @@ def http() -> Iterator[str]:
     ("/hang", "no answer within"), ("/redirect", "Redirect to http://127.0.0.1:1/ not followed"),
     ("/html", "content type"), ("/error", "it does not start"),
 ])  # fmt: skip
-def test_http_servers_that_hang_or_send_one_away(http: str, path: str, words: str) -> None:
+def test_http_servers_that_hang_or_redirect_are_errors(http: str, path: str, words: str) -> None:
     (report,) = _reports({"url": http + path})
     assert words in report.error

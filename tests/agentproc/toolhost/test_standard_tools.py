@@ -59,7 +59,7 @@ def test_the_calculator(tools: Any, expression: str, value: float) -> None:
     "10**400 * 1.0", "factorial(9)", "(-1) ** 0.5", "True", "sqrt(x=1)", "max()", "(" * 500,
     "2**4096 * 2**4096", "1 if 1 else 2", "9" * 999, "abs(*[1])", "\0", "sqrt",
 ])  # fmt: skip
-def test_the_calculator_does_nothing_else(tools: Any, expression: str) -> None:
+def test_the_calculator_refuses_everything_else(tools: Any, expression: str) -> None:
     if expression == "9" * 999:
         assert _call(tools, "calculate", expression=expression) == int(expression)
         return
@@ -100,7 +100,7 @@ def test_files_are_listed_read_and_searched(tools: Any) -> None:
     assert _call(tools, "search_files", query="zebra") == []
 
 
-def test_a_changed_file_is_found_anew(tools: Any, tmp_path: Path) -> None:
+def test_a_changed_file_is_indexed_again(tools: Any, tmp_path: Path) -> None:
     assert _call(tools, "search_files", query="zebra") == []
     (tmp_path / "docs" / "a.txt").write_text("a zebra")
     assert len(_call(tools, "search_files", query="zebra")) == 1
@@ -111,13 +111,13 @@ def test_a_changed_file_is_found_anew(tools: Any, tmp_path: Path) -> None:
     "docs/sub", "docs/\0", "docs/" + "x" * 4096, "nowhere/x", "docs/sub/../../outside",
     "docs/./../outside", "docs//up//outside",
 ])  # fmt: skip
-def test_nothing_outside_a_folder_can_be_named(tools: Any, path: str) -> None:
+def test_no_path_leads_outside_a_folder(tools: Any, path: str) -> None:
     for name in ("read_file", "query_database"):
         with pytest.raises((InvalidArgument, NotFound)):
             _call(tools, name, path=path, **({"sql": "SELECT 1"} if name != "read_file" else {}))
 
 
-def test_a_database_is_asked_and_never_changed(tools: Any, tmp_path: Path) -> None:
+def test_a_query_never_changes_a_database(tools: Any, tmp_path: Path) -> None:
     path = "docs/x.db"
     got = _call(tools, "query_database", path=path, sql="SELECT * FROM t WHERE n < ?",
                 parameters=[2])  # fmt: skip
@@ -138,7 +138,7 @@ def test_a_database_is_asked_and_never_changed(tools: Any, tmp_path: Path) -> No
         _call(tools, "query_database", path="docs/a.txt", sql="SELECT 1 FROM sqlite_master")
 
 
-def test_a_database_of_a_writable_folder_is_changed(tmp_path: Path) -> None:
+def test_a_database_in_a_writable_folder_can_be_changed(tmp_path: Path) -> None:
     for name in ("data", "docs"):
         (tmp_path / name).mkdir()
     (tmp_path / "outside").touch()
@@ -156,7 +156,7 @@ def test_a_database_of_a_writable_folder_is_changed(tmp_path: Path) -> None:
     assert (got["rows"], got["more"], got["changed"]) == ([[1, nasty + "x"]], True, 2)
     change("ALTER TABLE t ADD COLUMN more REAL")
     change("CREATE TRIGGER r AFTER DELETE ON t BEGIN INSERT INTO t (s) VALUES ('again'); END")
-    with pytest.raises(InvalidArgument, match="UNIQUE"):  # whole, or not at all
+    with pytest.raises(InvalidArgument, match="UNIQUE"):  # atomic
         change("INSERT INTO t (n, s) VALUES (9, 'a'), (1, 'b')")
     for sql in (
         f"ATTACH '{tmp_path}/other.db' AS o", "PRAGMA journal_mode=WAL", "BEGIN", "nonsense",
@@ -178,7 +178,7 @@ def test_a_database_of_a_writable_folder_is_changed(tmp_path: Path) -> None:
         "data", "docs", "link", "outside", "x.db"]  # fmt: skip
 
 
-def test_an_endless_statement_ends_and_is_undone(
+def test_an_endless_statement_is_stopped_and_rolled_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "_TIMEOUT_S", 0.1)
@@ -210,7 +210,7 @@ class _Pages(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def web() -> Iterator[str]:
         yield address
 
 
-def test_only_what_is_allowed_is_fetched(web: str) -> None:
+def test_only_allowed_hosts_are_fetched(web: str) -> None:
     asked: list[str] = []
 
     def reach(host: str) -> None:
@@ -243,7 +243,7 @@ def test_only_what_is_allowed_is_fetched(web: str) -> None:
                  "[::ffff:127.0.0.1]", "127\u30020.0.1"):  # fmt: skip
         asked.clear()
         assert _call(opened, "fetch", url=f"http://{host}:{port}/on")["text"] == "hello"
-        assert set(asked) == {"127.0.0.1"}, "however it is written"
+        assert set(asked) == {"127.0.0.1"}, "in every spelling"
     for host, name in (("EXAMPLE.org", "example.org"), ("ex\u0430mple.org", "xn--exmple-4nf.org"),
                        ("\uff45xample.org", "example.org"), ("[0:0::1]", "::1")):  # fmt: skip
         asked.clear()

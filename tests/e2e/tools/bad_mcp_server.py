@@ -14,12 +14,12 @@ NAMES = ["add", "twice", "twice", "a b", "ü", "../x", "x" * 200, "", "a.b", "li
 
 
 def say(**message: Any) -> None:
-    """One message to the client."""
+    """Send one message to the client."""
     print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
 
 
 def listed(cursor: str | None) -> dict[str, Any]:
-    """The tools, or a page of them."""
+    """Return the tools, or a page of them."""
     if MODE == "many":
         page = int(cursor or 0)
         tools = [{"name": f"t{page}-{n}", "inputSchema": SCHEMA} for n in range(100)]
@@ -35,7 +35,7 @@ def listed(cursor: str | None) -> dict[str, Any]:
 
 
 def called(name: str) -> dict[str, Any]:
-    """What a tool does."""
+    """Run a tool."""
     if name == "flood":
         for _ in range(2000):
             sys.stdout.write("x" * (1 << 20))  # no end of line

@@ -1,4 +1,4 @@
-"""A kernel with tools that misbehave in every way."""
+"""A kernel with tools that misbehave."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import zmq
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.kernel import CheckReply
-from aios.syscalls.types.tool import (
-    SourceRequest,
-)
+from aios.syscalls.types.tool import SourceRequest
 from tests.conftest import Machine, operator, shared_kernel
 
 from .rig import TOOLS
@@ -36,7 +34,7 @@ def _kernel() -> Iterator[Machine]:
 
 @pytest.fixture
 def tools(_kernel: Machine) -> Iterator[Machine]:
-    """A kernel with the tools above, which each test leaves clean."""
+    """A kernel with the tools of ``rig``; checks that each test leaves no call behind."""
     yield _kernel
     with operator(_kernel) as connection:
         check: CheckReply = connection.call("kernel.check", Empty())

@@ -1,6 +1,6 @@
 """An MCP server for tests: ``mcp_server.py stdio|http FOLDER``.
 
-With a file ``extra`` in FOLDER it has another tool; HTTP writes its port to ``port`` there.
+It has one more tool if FOLDER has a file ``extra``. With HTTP it writes its port to FOLDER/port.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def add(a: int, b: int) -> int:
 
 @server.tool()
 def die() -> int:
-    """End during the call."""
+    """Exit during the call."""
     os._exit(3)
 
 
@@ -39,25 +39,25 @@ def slow(seconds: float) -> int:
 
 @server.tool()
 def fail() -> int:
-    """Fail, saying a secret."""
+    """Fail with the key in the message."""
     raise ValueError(os.environ.get("KEY", ""))
 
 
 @server.tool()
 def leak() -> str:
-    """Say a secret."""
+    """Return the key."""
     return f"it is {os.environ.get('KEY', '')}"
 
 
 @server.tool()
 def flood() -> str:
-    """Say very much."""
+    """Return a result that is too long."""
     return "x" * 3_000_000
 
 
 @server.tool()
 def os_pid() -> int:
-    """Who it is."""
+    """Return the pid."""
     return os.getpid()
 
 
@@ -65,7 +65,7 @@ if (FOLDER / "extra").exists():
 
     @server.tool()
     def extra() -> int:
-        """Not there when it was approved."""
+        """Appear after the approval."""
         return 1
 
 

@@ -1,4 +1,4 @@
-"""The tools that the tests call, and what those tests share."""
+"""The tools that the tests call, and helpers for those tests."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def environment() -> dict[str, str]:
 '''
 
 
-def of_its_own(machine: Machine, tool: str, **arguments: Any) -> Any:
-    """A call on a connection of its own, for threads."""
+def call_apart(machine: Machine, tool: str, **arguments: Any) -> Any:
+    """Call a tool on a connection of its own, from any thread."""
     with Connection(zmq.Context.instance(), Credentials(machine.runtime)) as mine:
         return _call(mine, tool, **arguments)
 

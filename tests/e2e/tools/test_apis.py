@@ -1,4 +1,4 @@
-"""Tools that an HTTP API has: made of its document, called with a key that agents never see."""
+"""Tools of an HTTP API: built from its document, called with a key that agents never see."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import call_tool as _call
 
 @pytest.fixture(scope="module")
 def tools() -> Iterator[Machine]:
-    """A kernel whose agents may call all tools, and reach this machine."""
+    """A kernel where agents may call all tools and reach this machine."""
     with shared_kernel() as machine:
         machine.trust("tool.call:*", "network.connect:127.0.0.1")
         machine.start("--model", "fake:end=0")
@@ -59,7 +59,7 @@ DOCUMENT = {
 
 
 class _Api(BaseHTTPRequestHandler):
-    """Says what it was asked, the key included."""
+    """Echoes the request, with the key."""
 
     def do_GET(self) -> None:
         size = int(self.headers.get("Content-Length") or 0)
@@ -75,7 +75,7 @@ class _Api(BaseHTTPRequestHandler):
     do_PUT = do_GET
 
     def log_message(self, *_: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def api(tools: Machine) -> Iterator[str]:
         assert tools.aios("tool", "rm", "shop").returncode == 0
 
 
-def test_an_api_is_called_and_its_key_is_never_seen(
+def test_an_api_is_called_and_its_key_is_never_shown(
     tools: Machine, guest: Connection, api: str
 ) -> None:
     with pytest.raises(ToolUnavailable, match="is not stored"):
@@ -128,7 +128,7 @@ def test_an_api_is_called_and_its_key_is_never_seen(
     '{"openapi": "3.0.0", "servers": [{"url": "http://x"}], "paths": {"/": {"get": {"parameters":'
     ' [{"name": "q", "in": "query", "schema": {"type": 7}}]}}}}',
 ])  # fmt: skip
-def test_documents_that_are_no_apis(tools: Machine, document: str) -> None:
+def test_invalid_documents_are_refused(tools: Machine, document: str) -> None:
     (tools.folder / "bad.json").write_text(document)
     got = tools.aios("tool", "add", "bad", str(tools.folder / "bad.json"))
     assert got.returncode == 1 and "bad" in got.stderr
@@ -149,9 +149,7 @@ LAUGHS = "".join(f"  - &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range
     ("x: !!python/object/apply:os.system [true]", "not YAML"), ("a: [", "not YAML"),
     ("x: " + "y" * (9 << 20), "longer than"), ("[" * 20_000, "not a valid"),
 ])  # fmt: skip
-def test_what_an_api_has_that_is_not_supported_is_named(
-    tools: Machine, text: str, words: str
-) -> None:
+def test_errors_name_the_unsupported_part_of_an_api(tools: Machine, text: str, words: str) -> None:
     path = tools.folder / "bad.yaml"
     path.write_text(text)
     with operator(tools) as connection, pytest.raises(ToolUnavailable, match=re.escape(words)):

@@ -1,4 +1,4 @@
-"""Tools from outside: called, limited, and misbehaving in every way."""
+"""Calls of file tools: results, limits, and tools that misbehave."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.conftest import call_tool as _call
 from .rig import toolhost
 
 
-def test_a_tool_is_not_the_operator(tools: Machine, guest: Connection) -> None:
+def test_a_tool_has_no_operator_rights(tools: Machine, guest: Connection) -> None:
     said = _call(guest, "my.as_operator", runtime=str(tools.runtime))
     assert said.startswith("1 aios: the kernel refused")
 
@@ -59,12 +59,12 @@ def test_tools_are_listed_shown_and_called(tools: Machine, guest: Connection) ->
     ("calcu\0late", "{}"), ("x" * 4096, "{}"), ("calculate\n", "{}"), ("a b", "{}"),
     ("calculate", '{"expression": "' + "1" * (1 << 20) + '"}'), ("calculate", "[" * 90_000),
 ])  # fmt: skip
-def test_calls_that_do_not_fit_are_refused(guest: Connection, name: str, arguments: str) -> None:
+def test_invalid_calls_are_refused(guest: Connection, name: str, arguments: str) -> None:
     with pytest.raises(InvalidArgument):
         guest.call("tool.call", ToolCall(name, arguments))
 
 
-def test_a_name_that_is_near_is_told(guest: Connection) -> None:
+def test_an_unknown_name_suggests_a_similar_one(guest: Connection) -> None:
     with pytest.raises(NotFound, match="did you mean 'calculate'"):
         _call(guest, "calculat")
 
@@ -74,14 +74,14 @@ def test_a_name_that_is_near_is_told(guest: Connection) -> None:
     ("raise", "its own words"), ("recurse", "RecursionError"), ("memory", "memory"),
     ("socket", "SIGKILL"),
 ])  # fmt: skip
-def test_a_tool_that_fails_fails_alone(guest: Connection, how: str, words: str) -> None:
+def test_a_failing_tool_affects_no_other_call(guest: Connection, how: str, words: str) -> None:
     with pytest.raises(ToolFailed, match=words):
         _call(guest, "my.crash", how=how)
     assert _call(guest, "my.double", n=1) == 2
 
 
 @pytest.mark.parametrize("name", ["my.hang", "my.stubborn"])
-def test_a_tool_that_hangs_is_ended_with_all_it_started(
+def test_a_tool_that_hangs_is_killed_with_its_processes(
     tools: Machine, guest: Connection, name: str
 ) -> None:
     with pytest.raises(DeadlineExceeded, match=r"longer than 0\.5 s"):
@@ -90,19 +90,19 @@ def test_a_tool_that_hangs_is_ended_with_all_it_started(
     assert _call(guest, "my.double", n=1) == 2
 
 
-def test_what_a_tool_leaves_running_is_ended(tools: Machine, guest: Connection) -> None:
+def test_processes_that_a_tool_leaves_are_killed(tools: Machine, guest: Connection) -> None:
     worker = psutil.Process(_call(guest, "my.forks"))
     assert worker.children(recursive=True) == []
 
 
-def test_much_output_is_cut_and_too_much_ends_the_call(guest: Connection) -> None:
+def test_long_output_is_cut_and_too_much_ends_the_call(guest: Connection) -> None:
     reply = guest.call("tool.call", ToolCall("my.loud", '{"megabytes": 2}'))
     assert reply.result == "2" and len(reply.output) == 16 << 10
     with pytest.raises(ResourceExhausted, match="printed more"):
         _call(guest, "my.loud", megabytes=1 << 20)
 
 
-def test_results_that_are_no_json_or_too_long(guest: Connection) -> None:
+def test_results_that_are_not_json_or_too_long_are_errors(guest: Connection) -> None:
     with pytest.raises(ToolFailed, match="not JSON"):
         _call(guest, "my.strange", kind="object")
     with pytest.raises(ResourceExhausted, match="limit is 1,048,576"):
@@ -111,7 +111,7 @@ def test_results_that_are_no_json_or_too_long(guest: Connection) -> None:
     assert _call(guest, "my.strange", kind="set") == [1]
 
 
-def test_only_idempotent_tools_are_tried_again(tools: Machine, guest: Connection) -> None:
+def test_only_idempotent_tools_are_retried(tools: Machine, guest: Connection) -> None:
     arguments = json.dumps({"mark": str(tools.folder / "once")})
     reply = guest.call("tool.call", ToolCall("my.dies_once", arguments))
     assert (reply.result, reply.attempts) == ('"done"', 2)
@@ -119,13 +119,13 @@ def test_only_idempotent_tools_are_tried_again(tools: Machine, guest: Connection
         _call(guest, "my.dies_too", mark=str(tools.folder / "twice"))
 
 
-def test_tools_see_nothing_of_the_kernels_environment(guest: Connection) -> None:
+def test_tools_do_not_see_the_kernels_environment(guest: Connection) -> None:
     seen = _call(guest, "my.environment")
     assert "KERNELS_OWN_KEY" not in seen and "PATH" in seen
 
 
 def test_a_killed_toolhost_is_replaced(tools: Machine, guest: Connection) -> None:
-    """Calls under way end with a typed error; the next ones run."""
+    """Calls in progress end with a typed error; later calls run."""
     assert _call(guest, "my.double", n=1) == 2
     fifo = tools.folder / "held"
     os.mkfifo(fifo)
@@ -141,7 +141,7 @@ def test_a_killed_toolhost_is_replaced(tools: Machine, guest: Connection) -> Non
     context: zmq.Context[Any] = zmq.Context()
     thread = threading.Thread(target=held, args=(context,))
     thread.start()
-    writer = os.open(fifo, os.O_WRONLY)  # it is inside
+    writer = os.open(fifo, os.O_WRONLY)  # the tool is running
     host = toolhost(tools)
     beneath = host.children(recursive=True)
     host.kill()
@@ -176,7 +176,7 @@ def test_only_the_operator_adds_tools_and_keys(guest: Connection) -> None:
     ("import aios\n@aios.tool\ndef f(*a): ...", "cannot be given by name"),
     ("import os; os._exit(4)", "exit code 4"),
 ])  # fmt: skip
-def test_files_that_are_no_tools(tools: Machine, code: str, words: str) -> None:
+def test_files_without_valid_tools_are_refused(tools: Machine, code: str, words: str) -> None:
     (tools.folder / "bad.py").write_text(code)
     got = tools.aios("tool", "add", "bad", str(tools.folder / "bad.py"))
     assert got.returncode == 1 and words in got.stderr

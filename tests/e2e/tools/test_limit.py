@@ -1,4 +1,4 @@
-"""A tool that so many may call at once: never more, nobody forgotten, and who waits is seen."""
+"""A limit on simultaneous calls: never exceeded, all calls run, waiting ones are shown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import aios
 
 @aios.tool(concurrency={LIMIT}, timeout=60)
 def stay(folder: str, who: str) -> str:
-    "Says that it is inside, and stays until its door is opened."
+    "Log the entry, and stay until the door is opened."
     log = os.open(folder + "/log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(log, f"{{who}} in\\n".encode())
     with open(folder + "/inside", "w") as inside:
@@ -45,12 +45,12 @@ def _waits(connection: Connection) -> dict[str, list[str]]:
 
 
 def _counts(connection: Connection) -> tuple[int, int]:
-    """Calls of the tool that run, and that wait."""
+    """Return the numbers of running and waiting calls of the tool."""
     info = connection.call("tool.show", ToolRef("my.stay"))
     return info.running, info.waiting
 
 
-def test_two_of_eight_callers_are_inside_at_once(stopped: Machine, tmp_path: Path) -> None:
+def test_two_of_eight_callers_run_at_once(stopped: Machine, tmp_path: Path) -> None:
     stopped.trust("tool.call:*")
     stopped.start("--model", "fake:end=0", "--embedder", "off")
     (stopped.folder / "tools.py").write_text(TOOL)
@@ -66,7 +66,7 @@ def test_two_of_eight_callers_are_inside_at_once(stopped: Machine, tmp_path: Pat
             for name in names
         }
         entered = [os.read(inside, 2).decode() for _ in range(LIMIT)]
-        while len(waits := _waits(connection)) < CALLERS - LIMIT:  # until all calls have come
+        while len(waits := _waits(connection)) < CALLERS - LIMIT:  # until all calls have arrived
             assert all(each.poll() is None for each in callers.values())
         assert waits == {name: ["my.stay"] for name in names if name not in entered}
         rows = json.loads(stopped.aios("ps", "--json").stdout)
@@ -86,10 +86,10 @@ def test_two_of_eight_callers_are_inside_at_once(stopped: Machine, tmp_path: Pat
         check: CheckReply = connection.call("kernel.check", Empty())
         assert check.problems == [] and _waits(connection) == {}
     os.close(inside)
-    here, most = 0, 0
+    inside_now, peak = 0, 0
     lines = (tmp_path / "log").read_text().splitlines()
     for line in lines:
-        here += 1 if line.endswith(" in") else -1
-        most = max(most, here)
-    assert most == LIMIT and here == 0
+        inside_now += 1 if line.endswith(" in") else -1
+        peak = max(peak, inside_now)
+    assert peak == LIMIT and inside_now == 0
     assert Counter(lines) == {f"{name} {way}": 1 for name in names for way in ("in", "out")}

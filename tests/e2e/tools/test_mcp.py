@@ -1,4 +1,4 @@
-"""MCP servers over stdio and streamable HTTP: called, dying, changing, and keeping secrets."""
+"""MCP servers over stdio and streamable HTTP: calls, deaths, changed tools, and keys."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def guest(mcp: Machine, context: zmq.Context[Any]) -> Iterator[Connection]:
         yield connection
 
 
-def test_a_server_is_called_and_its_schema_is_kept_to(mcp: Machine, guest: Connection) -> None:
+def test_calls_are_checked_against_the_servers_schema(mcp: Machine, guest: Connection) -> None:
     assert _call(guest, "t.add", a=2, b=3) == {"result": 5}
     for bad in ({"a": "2", "b": 3}, {"a": 2}, {}):
         with pytest.raises(InvalidArgument, match=r"t\.add"):
@@ -73,14 +73,14 @@ def test_a_server_is_called_and_its_schema_is_kept_to(mcp: Machine, guest: Conne
     assert info["spec"]["effect"] == "irreversible", "its hints are not trusted"
 
 
-def test_a_newcomers_mistakes_are_explained(mcp: Machine) -> None:
+def test_common_mistakes_have_a_hint(mcp: Machine) -> None:
     got = mcp.aios("mcp", "add", "new", sys.executable, "server.py")
     assert got.returncode == 1 and f"aios mcp add new -- {sys.executable} server.py" in got.stderr
     got = mcp.aios("mcp", "call", "t", "add", '{"a": 1}')
     assert got.returncode == 1 and "aios tool show t.add" in got.stderr
     (mcp.folder / "near.py").write_text(SERVER.read_text())
     near = ["--", sys.executable, "near.py", "stdio", str(mcp.folder)]
-    assert mcp.aios("mcp", "add", "near", *near).returncode == 0, "in the folder of the command"
+    assert mcp.aios("mcp", "add", "near", *near).returncode == 0, "a path relative to the caller"
     assert mcp.aios("mcp", "rm", "near").returncode == 0
 
 
@@ -91,7 +91,7 @@ def test_many_calls_at_once_use_one_server(mcp: Machine, guest: Connection) -> N
     assert _call(guest, "t.os_pid") == pid
 
 
-def test_failures_are_typed_and_say_no_secret(guest: Connection) -> None:
+def test_failures_are_typed_and_hide_keys(guest: Connection) -> None:
     with pytest.raises(ToolFailed) as caught:
         _call(guest, "t.fail")
     assert KEY not in str(caught.value)
@@ -104,14 +104,14 @@ def test_failures_are_typed_and_say_no_secret(guest: Connection) -> None:
         _call(guest, "t.slow", 0.3, seconds=1)
 
 
-def test_a_server_that_dies_during_a_call_is_started_again(guest: Connection) -> None:
+def test_a_server_that_dies_during_a_call_is_restarted(guest: Connection) -> None:
     pid = _call(guest, "t.os_pid")
     with pytest.raises(ToolUnavailable, match="died during the call"):
         _call(guest, "t.die")
     assert _call(guest, "t.os_pid") != pid
 
 
-def test_a_server_that_dies_while_nobody_calls_is_not_noticed(guest: Connection) -> None:
+def test_a_server_that_dies_between_calls_is_restarted(guest: Connection) -> None:
     server = psutil.Process(_call(guest, "t.os_pid")["result"])
     worker = server.parent()
     server.kill()
@@ -174,7 +174,7 @@ def test_streamable_http(mcp: Machine, guest: Connection) -> None:
         mcp.aios("mcp", "rm", "web")
 
 
-def test_the_common_json_is_taken_and_an_edited_entry_needs_approval(stopped: Machine) -> None:
+def test_mcp_json_is_imported_and_an_edited_entry_needs_approval(stopped: Machine) -> None:
     command = [sys.executable, str(SERVER), "stdio", str(stopped.folder)]
     entry = {"command": command[0], "args": command[1:], "disabled": False}
     common = stopped.folder / "theirs.json"
@@ -206,15 +206,15 @@ def test_the_common_json_is_taken_and_an_edited_entry_needs_approval(stopped: Ma
     McpServer(command="/bin/echo", args=["no protocol"]), McpServer(url="http://127.0.0.1:9/mcp"),
     McpServer(command="/bin/true", env={"K": "${secret:nosuch}"}),
 ])  # fmt: skip
-def test_servers_that_cannot_be(mcp: Machine, guest: Connection, server: McpServer) -> None:
+def test_invalid_servers_are_refused(mcp: Machine, guest: Connection, server: McpServer) -> None:
     with operator(mcp) as connection:
         with pytest.raises((InvalidArgument, ToolUnavailable)):
             connection.call("mcp.add", McpAddRequest("bad", server))
         assert [s.name for s in connection.call("mcp.list", Empty()).servers] == ["t"]
 
 
-def test_a_server_that_misbehaves_ends_its_own_calls_only(mcp: Machine, guest: Connection) -> None:
-    """It sends megabytes without an end of line, or tools with bad or equal names."""
+def test_a_bad_server_affects_only_its_own_calls(mcp: Machine, guest: Connection) -> None:
+    """One sends megabytes without an end of line, one has tools with bad or equal names."""
     bad = str(SERVER.with_name("bad_mcp_server.py"))
     for name, mode, timeout_s in (("wild", "plain", 3.0), ("odd", "names", TIMEOUT_S)):
         server = McpServer(sys.executable, [bad, mode, str(mcp.folder)], timeout_s=timeout_s)
@@ -230,7 +230,7 @@ def test_a_server_that_misbehaves_ends_its_own_calls_only(mcp: Machine, guest: C
     try:
         with pytest.raises(DeadlineExceeded):
             _call(guest, "wild.flood")
-        wait_until(wild_works, "the server that was killed, to work again")
+        wait_until(wild_works, "the killed server to work again")
         assert _call(guest, "odd.a.b") == "done"
         with pytest.raises(NotFound):
             _call(guest, "odd.twice")

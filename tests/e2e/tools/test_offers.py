@@ -25,13 +25,13 @@ from aios.syscalls.types.tool import (
 from tests.conftest import TIMEOUT_S, Machine
 from tests.conftest import call_tool as _call
 
-from .rig import end_now, of_its_own
+from .rig import call_apart, end_now
 
 SELLER = """
 import aios, os, time
 @aios.tool(effect="read")
 def greet(name: str) -> str:
-    "Greet somebody."
+    "Greet a person."
     if name == "die":
         os._exit(1)
     if name == "raise":
@@ -48,7 +48,7 @@ def test_an_agents_function_is_called_by_others(tools: Machine, guest: Connectio
     assert seller.stdout and seller.stdout.readline() == "ready\n"
     assert _call(guest, "greet", name="sea") == "hello sea"
     info = guest.call("tool.show", ToolRef("greet"))
-    assert info.source.startswith("pid ") and info.spec.description == "Greet somebody."
+    assert info.source.startswith("pid ") and info.spec.description == "Greet a person."
     with pytest.raises(ToolFailed, match="no such name"):
         _call(guest, "greet", name="raise")
     with pytest.raises(InvalidArgument):
@@ -84,7 +84,7 @@ aios.recv()
 """
 
 
-def test_whatever_an_offered_function_does_its_caller_is_answered(
+def test_a_caller_is_answered_however_an_offered_function_fails(
     tools: Machine, guest: Connection
 ) -> None:
     seller = tools.popen("run", "--name", "bad", tools.agent("bad", BAD_SELLER))
@@ -101,7 +101,7 @@ def test_whatever_an_offered_function_does_its_caller_is_answered(
     os.mkfifo(door)
     with pytest.raises(DeadlineExceeded, match=r"did not answer within 0\.4 s"):
         _call(guest, "odd", kind="hang", door=str(door))
-    with pytest.raises(DeadlineExceeded):  # the first may still run, so nobody is let in
+    with pytest.raises(DeadlineExceeded):  # the first may still run, so no other may begin
         _call(guest, "odd", 0.2, kind="fine")
     os.close(os.open(door, os.O_WRONLY))
     assert _call(guest, "odd", kind="fine") == "fine"
@@ -111,18 +111,18 @@ def test_whatever_an_offered_function_does_its_caller_is_answered(
     assert tools.aios("resume", "bad").returncode == 0
     assert _call(guest, "odd", kind="fine") == "fine"
     with ThreadPoolExecutor() as pool:
-        held = pool.submit(of_its_own, tools, "odd", kind="hang", door=str(door))
+        held = pool.submit(call_apart, tools, "odd", kind="hang", door=str(door))
         writer = os.open(door, os.O_WRONLY)
-        waiting = [pool.submit(of_its_own, tools, "odd", kind="fine") for _ in range(3)]
+        waiting = [pool.submit(call_apart, tools, "odd", kind="fine") for _ in range(3)]
         end_now(tools, "bad")
-        for each in (held, *waiting):  # those that wait for their turn end with it, too
+        for each in (held, *waiting):  # calls that wait for their turn end, too
             with pytest.raises((ToolUnavailable, NotFound)):
                 each.result(TIMEOUT_S)
         os.close(writer)
     seller.communicate(timeout=TIMEOUT_S)
 
 
-def test_offers_that_cannot_be(guest: Connection) -> None:
+def test_invalid_offers_are_refused(guest: Connection) -> None:
     for name in ("calculate", "my.double", "a.b"):
         with pytest.raises(InvalidArgument, match="cannot be offered"):
             guest.call("tool.offer", OfferRequest([ToolSpec(name)]))

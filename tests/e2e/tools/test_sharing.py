@@ -34,7 +34,7 @@ print("done again", flush=True)
 
 @pytest.fixture
 def offerer(tools: Machine) -> Iterator[subprocess.Popen[str]]:
-    """An agent that offers ``alone`` of the tools above, in two threads."""
+    """An agent that offers the tool ``alone``, in two threads."""
     code = f"{TOOLS}\naios.tools.offer(alone, threads=2)\nprint('ready', flush=True)\naios.recv()"
     made = tools.popen("run", "--name", "offerer", tools.agent("offerer", code))
     assert made.stdout and made.stdout.readline() == "ready\n"
@@ -47,8 +47,11 @@ def offerer(tools: Machine) -> Iterator[subprocess.Popen[str]]:
 def test_two_agents_use_one_exclusive_tool_500_times_at_once(
     tools: Machine, offerer: subprocess.Popen[str], tool: str
 ) -> None:
-    """No overlap, no starvation, no deadlock after one is killed inside; a tool of the toolhost's
-    is ended with its caller, an offered one stays taken until its agent is done with the call."""
+    """No overlap, no starvation, and no deadlock after a caller is killed during its call.
+
+    The toolhost ends its tool with the caller; an offered tool stays locked until its agent has
+    finished the call.
+    """
     path, door = tools.folder / f"order-{tool}", tools.folder / f"door-{tool}"
     after = tools.folder / f"after-{tool}"
     os.mkfifo(door)
@@ -62,10 +65,10 @@ def test_two_agents_use_one_exclusive_tool_500_times_at_once(
         tools.popen("run", "--name", who, agent, "--", tool, str(path), who, *map(str, way))
         for who, way in (("a", (door, "")), ("b", ("", after)))
     )
-    for fd in [os.open(start, os.O_WRONLY) for start in starts]:  # both are there
+    for fd in [os.open(start, os.O_WRONLY) for start in starts]:  # both have started
         os.close(fd)
-    writer = os.open(door, os.O_WRONLY)  # a has had its 500, and is inside once more
-    os.write(a_is_inside, b"\n")  # b has another call now, after its own 500
+    writer = os.open(door, os.O_WRONLY)  # a has finished its 500 calls, and is in one more
+    os.write(a_is_inside, b"\n")  # b makes one more call after its own 500
     end_now(tools, "a")
     with operator(tools) as connection:
         assert first.communicate(timeout=TIMEOUT_S)[0] == "done\n"
@@ -74,36 +77,36 @@ def test_two_agents_use_one_exclusive_tool_500_times_at_once(
                 assert second.poll() is None
             assert all("serves pid" in each for each in waits)
             before = path.read_text()
-            assert before.endswith("a in\n"), "nobody is let in beside the first"
+            assert before.endswith("a in\n"), "no call begins while the first runs"
     os.close(writer)
     out, err = second.communicate(timeout=TIMEOUT_S)
     os.close(a_is_inside)
     assert out == "done\ndone again\n", err
     lines = path.read_text().split("\n")[:-1]
     if tool == "my.alone":
-        del lines[len(lines) - 1 - lines[::-1].index("a in")]  # its last call was ended inside
+        del lines[len(lines) - 1 - lines[::-1].index("a in")]  # its last call was killed
     assert len(lines) == (2002 if tool == "my.alone" else 2004)
     assert all(a.replace(" in", " out") == b for a, b in zip(lines[::2], lines[1::2], strict=True))
     order = [line[0] for line in lines[::2]]
     first_end = min(len(order) - 1 - order[::-1].index(who) for who in "ab")
     begun = max(order.index(who) for who in "ab")
     both = order[begun:first_end]
-    assert len(both) > 100, "they hardly met"
-    for who in "ab":  # the gate's own tests show the order; here machines have their moods
+    assert len(both) > 100, "the two agents hardly overlapped"
+    for who in "ab":  # the order is tested with the gate; here timing varies
         assert both.count(who) > len(both) / 4, f"{who} had {both.count(who)} of {len(both)}"
 
 
-def test_waiting_is_seen_and_ends_when_the_holder_is_killed(tools: Machine) -> None:
+def test_a_waiting_call_is_shown_and_runs_when_the_holder_is_killed(tools: Machine) -> None:
     doors = [tools.folder / "door-a", tools.folder / "door-b"]
     for door in doors:
         os.mkfifo(door)
     code = "import aios, sys; print(aios.tools.call('my.hold', {'fifo': sys.argv[1]}))"
     agent = tools.agent("holds", code)
     first = tools.popen("run", "--name", "holder", agent, "--", str(doors[0]))
-    writer = os.open(doors[0], os.O_WRONLY)  # it is inside, and stays there
+    writer = os.open(doors[0], os.O_WRONLY)  # its call runs, and keeps running
     second = tools.popen("run", "--name", "waiter", agent, "--", str(doors[1]))
     with operator(tools) as connection:
-        while not (waits := waits_of_agents(connection)):  # until its call has come
+        while not (waits := waits_of_agents(connection)):  # until its call has arrived
             assert second.poll() is None
         (pid,) = (r.pid for r in connection.call("proc.ps", PsRequest()).processes
                   if r.name == "holder")  # fmt: skip
@@ -112,7 +115,7 @@ def test_waiting_is_seen_and_ends_when_the_holder_is_killed(tools: Machine) -> N
     assert "WAITS" in table and f"my.hold (pid {pid} uses it)" in table
     assert tools.aios("kill", "holder").returncode == 0
     first.communicate(timeout=TIMEOUT_S)
-    with open(doors[1], "w") as file:  # waits until the waiter's call has opened it
+    with open(doors[1], "w") as file:  # blocks until the waiter's call has opened it
         file.write("in at last")
     assert second.communicate(timeout=TIMEOUT_S)[0] == "in at last\n"
     os.close(writer)

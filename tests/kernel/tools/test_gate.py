@@ -1,4 +1,4 @@
-"""The gate: limits, locks, order, and taking turns."""
+"""The gate: limits, locks, order, and turns."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Scene:
         self.tickets: dict[str, Ticket] = {}
 
     def enter(self, name: str, pid: int, tool: str = "t", limit: int = 1, lock: str = "") -> None:
-        """A call with a name."""
+        """Queue a ticket under a name."""
         ticket = Ticket(pid, tool, limit, lock)
         ticket.turn.then(lambda _: self.began.append(name))
         self.tickets[name] = ticket
         self.gate.enter(ticket)
 
     def leave(self, name: str) -> None:
-        """It is over."""
+        """Remove a ticket, and check the gate."""
         self.gate.leave(self.tickets[name])
         assert self.gate.check() == []
 
 
-def test_a_limit_lets_so_many_run_and_the_rest_follow_in_order() -> None:
+def test_calls_over_the_limit_run_later_in_order() -> None:
     scene = Scene()
     for number in range(5):
         scene.enter(str(number), pid=number, limit=2)
@@ -40,7 +40,7 @@ def test_a_limit_lets_so_many_run_and_the_rest_follow_in_order() -> None:
     assert scene.began == ["0", "1", "2", "3"]
 
 
-def test_a_lock_is_held_by_one_across_tools() -> None:
+def test_a_lock_is_held_by_one_call_across_tools() -> None:
     scene = Scene()
     scene.enter("a", 1, "read", 9, "disk")
     scene.enter("b", 2, "write", 9, "disk")
@@ -56,11 +56,11 @@ def test_an_agent_with_many_calls_takes_turns_with_others() -> None:
         scene.enter(f"a{number}", 1)
     scene.enter("b0", 2)
     scene.leave("a0")
-    scene.leave("a1")  # it waited before b0 came
+    scene.leave("a1")  # it was queued before b0
     assert scene.began == ["a0", "a1", "b0"]
 
 
-def test_leaving_before_ones_turn_and_twice_changes_nothing_else() -> None:
+def test_leaving_early_or_twice_changes_nothing_else() -> None:
     scene = Scene()
     for name in "abc":
         scene.enter(name, 1, lock="l")
@@ -70,7 +70,7 @@ def test_leaving_before_ones_turn_and_twice_changes_nothing_else() -> None:
     assert scene.began == ["a", "c"]
 
 
-def test_what_begins_may_end_at_once() -> None:
+def test_a_call_may_end_when_it_begins() -> None:
     gate = Gate()
     tickets: list[Ticket] = []
 
@@ -86,7 +86,7 @@ def test_what_begins_may_end_at_once() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_calls_never_exceed_a_limit_and_all_get_their_turn(seed: int) -> None:
+def test_random_calls_never_exceed_a_limit_and_all_run(seed: int) -> None:
     rng = random.Random(seed)
     scene, entered, left = Scene(), 0, set[str]()
     while len(left) < 300:
