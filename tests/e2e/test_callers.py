@@ -83,7 +83,7 @@ def test_a_guest_has_only_a_guests_rights(machine: Machine, guest: Connection) -
             guest.call(call, Empty())
     path = machine.agent("idle", "import time; time.sleep(1000)")
     machine.aios("run", "-d", "--name", "victim", path)
-    with pytest.raises(PermissionDenied, match="what it has started"):
+    with pytest.raises(PermissionDenied, match="itself and its descendants"):
         guest.call("proc.signal", SignalRequest("victim", "kill"))
     with pytest.raises(PermissionDenied):
         guest.call("proc.log", RefRequest("victim"))

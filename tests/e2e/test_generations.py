@@ -14,7 +14,8 @@ from aios.syscalls.errors import (
 )
 from aios.syscalls.types.chat import ChatReply, ChatRequest, Chunk
 from aios.syscalls.types.common import Empty
-from tests.conftest import Machine
+from aios.syscalls.types.process import ProcessInfo, PsRequest
+from tests.conftest import Machine, operator
 from tests.waiting import wait_until
 
 CHAT = ChatRequest(prompt="hello", max_tokens=30, temperature=0.9, seed=3)
@@ -74,6 +75,7 @@ def test_async_calls_share_one_connection(machine: Machine) -> None:
 import asyncio, aios
 from aios import session
 from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import ModelList
 async def main():
     alone = [(await aios.achat(f"q{n}", max_tokens=20)).text for n in range(12)]
     together = await asyncio.gather(*(aios.achat(f"q{n}", max_tokens=20) for n in range(12)))
@@ -87,7 +89,7 @@ async def main():
         await task
     except asyncio.CancelledError:
         print("cancelled")
-    while session.call("model.list", Empty()).models[0].seats_used:
+    while session.call("model.list", Empty(), ModelList).models[0].seats_used:
         await asyncio.sleep(0.01)
     print("freed")
 asyncio.run(main())
@@ -108,22 +110,22 @@ print(all(out[n] == aios.chat(f"q{n}", max_tokens=10).text for n in range(10)))
     assert machine.aios("run", machine.agent("a", code)).stdout == "True\n"
 
 
-def test_an_interactive_request_overtakes_batch_requests(machine: Machine) -> None:
-    forever = machine.agent("long", "import aios\nwhile True: aios.chat('x', max_tokens=2000)")
+def test_an_interactive_request_overtakes_batch_requests(stopped: Machine) -> None:
+    """It ends before any of five long requests that began earlier and hold all seats."""
+    stopped.start("--model", "fake:step_ms=20,end=0", "--seats", "4", "--quantum", "4")
+    forever = stopped.agent("long", "import aios\nwhile True: aios.chat('x', max_tokens=4000)")
     for number in range(5):
-        machine.aios("run", "-d", "--class", "batch", "--name", f"batch{number}", forever)
-    code = """
-import aios
-def drawn():
-    return sum(row.tokens_out for row in aios.ps() if row.name.startswith("batch"))
-start = drawn()
-stream = aios.stream("x", max_tokens=500)
-next(stream)
-first = drawn()
-for piece in stream:
-    pass
-print(first - start, drawn() - first)
-"""
-    got = machine.aios("run", "--class", "interactive", machine.agent("quick", code))
-    before, after = map(int, got.stdout.split())
-    assert before < after, "batch draws less before the first token than during the other 499"
+        stopped.aios("run", "-d", "--class", "batch", "--name", f"batch{number}", forever)
+    with operator(stopped) as connection:
+
+        def batch() -> list[ProcessInfo]:
+            rows = connection.call("proc.ps", PsRequest()).processes
+            return [row for row in rows if row.name.startswith("batch")]
+
+        wait_until(lambda: all(row.requests for row in batch()), "five running requests")
+        assert connection.call("model.list", Empty()).models[0].seats_used == 4
+        code = "import aios; print(len(aios.chat('x', max_tokens=20).tokens))"
+        got = stopped.aios("run", "--class", "interactive", stopped.agent("quick", code))
+        assert got.stdout == "20\n", got.stderr
+        rows = batch()
+    assert len(rows) == 5 and not any(row.tokens_out for row in rows), "none has ended a request"
