@@ -48,15 +48,9 @@ class AccessManager:
     """The rights of processes."""
 
     def __init__(
-        self,
-        table: Principals,
-        policy: GroupPolicy,
-        grants: Sequence[Grant],
-        audit: AuditLog,
-        questions: Approvals,
-        hosts: Sequence[Rule] = (ANY_HOST,),
-        clock: Clock | None = None,
-    ) -> None:
+        self, table: Principals, policy: GroupPolicy, grants: Sequence[Grant], audit: AuditLog,
+        questions: Approvals, hosts: Sequence[Rule] = (ANY_HOST,), clock: Clock | None = None,
+    ) -> None:  # fmt: skip
         """``hosts``: rules for the hosts that agents can be allowed to reach at all."""
         self._table, self.audit, self.approvals = table, audit, questions
         self._clock = clock or Clock()
@@ -86,15 +80,9 @@ class AccessManager:
                 standing.allowed_calls[call.number] = decided.line
 
     def check(
-        self,
-        asker: Asker,
-        kind: str,
-        action: str,
-        name: str,
-        effect: Effect | None = "read",
-        *,
+        self, asker: Asker, kind: str, action: str, name: str, effect: Effect | None = "read", *,
         arguments: Any = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Check that a caller may perform an action on a named object of a manager.
 
         ``kind`` and ``action`` are from ``rules.KINDS``; ``name`` is complete and in the manager's
@@ -130,10 +118,11 @@ class AccessManager:
         mine, *theirs = (
             Operation("agent", action, f"{each}/{target.name}", effect) for each in relations
         )
-        refusal = f"{action}: pid {asker.pid} may act on itself and its descendants; " \
-                  f"pid {target.pid} ({target.name}) is neither"  # fmt: skip
-        stranger = action != "send" and relations[0] in ("kin", "other")
-        self._settle(asker, mine, theirs, arguments, refusal if stranger else "")
+        refusal = ""
+        if action != "send" and relations[0] in ("kin", "other"):
+            refusal = f"{action}: pid {asker.pid} may act on itself and its descendants; " \
+                      f"pid {target.pid} ({target.name}) is neither"  # fmt: skip
+        self._settle(asker, mine, theirs, arguments, refusal)
 
     def check_spawn(self, asker: Asker, spec: SpawnRequest) -> None:
         """Check that a caller may start a child with these attributes. Raises as ``check`` does."""
@@ -293,8 +282,7 @@ class AccessManager:
 
 def _refusal(pid: int, agent: str, operation: Operation, rule: str) -> str:
     kind, action, name, _ = operation
-    what = f"{name!r}" if len(name) <= 120 else f"{name[:117]!r}…"
-    return f"pid {pid} ({agent}) may not {action} {kind} {what}: {rule}"
+    return f"pid {pid} ({agent}) may not {action} {kind} {approvals.shown(name)}: {rule}"
 
 
 def _grant_command(agent: str, operation: Operation) -> str:

@@ -50,17 +50,10 @@ class Supervisor:
     """Acts on processes; the table remembers them."""
 
     def __init__(
-        self,
-        loop: Loop,
-        table: ProcessTable,
-        log_dir: Path,
-        runtime: Path,
-        launcher: Launcher,
-        work: Work,
-        spared: Callable[[], Collection[int]],
-        on_killed: Callable[[Process], None],
-        on_buried: Callable[[Process], None],
-    ) -> None:
+        self, loop: Loop, table: ProcessTable, log_dir: Path, runtime: Path, launcher: Launcher,
+        work: Work, spared: Callable[[], Collection[int]],
+        on_killed: Callable[[Process], None], on_buried: Callable[[Process], None],
+    ) -> None:  # fmt: skip
         """``spared`` returns the host pids of the kernel's children that are not agents.
         ``on_killed`` is called before a process is killed, ``on_buried`` after one has ended."""
         self._loop, self._table, self._work = loop, table, work

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aios.kernel.access.approvals import MOST_OF_ONE, Question, digest
+from aios.kernel.access.approvals import MAX_PER_PROGRAM, Question, digest
 from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.task import start
 from aios.kernel.trap.asker import Asker
@@ -164,9 +164,9 @@ def test_forged_and_used_ids_are_refused(world: World) -> None:
 
 def test_questions_are_bounded(world: World) -> None:
     a = world.start("a")
-    for number in range(MOST_OF_ONE):
+    for number in range(MAX_PER_PROGRAM):
         ask(world, a, f"t{number}")
-    with pytest.raises(ResourceExhausted, match=str(MOST_OF_ONE)):
+    with pytest.raises(ResourceExhausted, match=str(MAX_PER_PROGRAM)):
         world.access.check(Asker(a.pid), "tool", "call", "more", None)
 
 

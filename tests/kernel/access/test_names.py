@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aios.kernel.access.names import MOST_OF_ROOT, OPERATORS, Names
+from aios.kernel.access.names import MAX_NAMES, OPERATORS, Names
 from aios.kernel.access.principals import OPERATOR
 from aios.kernel.process.table import Process, ProcessTable
 from aios.syscalls.errors import ResourceExhausted
@@ -164,7 +164,7 @@ def test_a_full_disk_is_told_of_and_harms_no_other_line(
     names = Names(path, _now)
     names.take("one", "a")
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:2]))
-    with pytest.raises(OSError, match="no room for the name"):
+    with pytest.raises(OSError, match="no space for the name"):
         names.take("two", "a")
     monkeypatch.undo()
     names.take("three", "a")
@@ -177,7 +177,7 @@ def test_a_full_disk_is_told_of_and_harms_no_other_line(
 
 def test_names_of_a_program_are_bounded(tmp_path: Path) -> None:
     path = tmp_path / "names"
-    path.write_text("".join(f"job-{n}\ta\n" for n in range(1, MOST_OF_ROOT)))
+    path.write_text("".join(f"job-{n}\ta\n" for n in range(1, MAX_NAMES)))
     table = ProcessTable(10, Names(path, _now))
     a, b = _start(table, "a"), _start(table, "b")
     table.buried(_start(table, "x", a, name="the-last"), 0, "")

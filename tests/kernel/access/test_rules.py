@@ -177,7 +177,7 @@ def test_what_names_match(pattern: str, yes: list[str], no: list[str]) -> None:
         ("tool:" + "x" * 600, "512"),
         ("agent.send:critic", r"\*/critic"),
         ("*.read:/x", "an action needs a kind"),
-        ("path:/\x1b[2J", "cannot be shown"),
+        ("path:/\x1b[2J", "unprintable"),
         ("network:Example.org", "lower case"),
         ("network:example.org:80", "without a port"),
         ("context.read:plan", "own/plan or other/AGENT/plan"),
@@ -247,10 +247,10 @@ def test_a_file_changes_and_adds_groups(tmp_path: Path) -> None:
         ('\ndefualt = "agent"', "line 2: unknown key 'defualt'; did you mean 'default'"),
         ("[group.a]\n\nalow = []", "line 3: unknown key of group.a 'alow'; did you mean 'allow'"),
         ('[group.a]\nallow = ["tol.call:x"]', "line 2: .*did you mean 'tool'"),
-        ('[group.a]\nallow = ["deny tool:x"]', "says 'deny' itself"),
+        ('[group.a]\nallow = ["deny tool:x"]', "has the verb 'deny'"),
         ("[group.a]\n\n\nallow = [3]", r"line 4: group.a.allow\[0\]: Expected `str`"),
         ('[group.a]\nfrom = ["agnt"]', "line 2: .*did you mean 'agent'"),
-        ('[group.a]\nfrom = ["b"]\n[group.b]\nfrom = ["a"]', "a → b → a is a circle"),
+        ('[group.a]\nfrom = ["b"]\n[group.b]\nfrom = ["a"]', "a → b → a is a cycle"),
         ('default = "trustd"', "did you mean 'trusted'"),
         ("approval_s = -1", "line 1: approval_s"),
         ("group = 3", "expected tables"),
@@ -267,6 +267,6 @@ def test_broken_policies_name_line_and_key(tmp_path: Path, text: str, message: s
 
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
-    path.write_text("#" * (groups.MOST_FILE_BYTES + 1))
+    path.write_text("#" * (groups.MAX_FILE_BYTES + 1))
     with pytest.raises(InvalidArgument, match="exceeds"):
         groups.load(path)

@@ -43,14 +43,14 @@ def test_a_log_that_nobody_touched_is_sound(written: Log) -> None:
     ("how", "message"),
     [
         ("edited", "record 8 .*edited"),
-        ("deleted", "record 8 is not where it was"),
-        ("inserted", "record 7 .*stands after record 7"),
-        ("forged", "record 8 .*edited or put in"),
-        ("reordered", "record 8 is not where it was"),
-        ("cut", "record 19 is missing: the log's end was cut off .it had 21"),
-        ("begun late", "record 1 is not where it was"),
+        ("deleted", "record 8 is not in its place"),
+        ("inserted", "record 7 .*comes after record 7"),
+        ("forged", "record 8 .*edited or inserted"),
+        ("reordered", "record 8 is not in its place"),
+        ("cut", "record 19 is missing: the end of the log was cut off .it had 21"),
+        ("begun late", "record 1 is not in its place"),
         ("emptied", "record 1 is missing"),
-        ("garbled", "record 8 .*no record"),
+        ("garbled", "record 8 .*not a record"),
     ],
 )
 def test_the_first_bad_record_is_named(written: Log, how: str, message: str) -> None:
@@ -110,7 +110,7 @@ def test_the_next_kernel_sees_that_the_log_was_cut(written: Log) -> None:
     written.fill(1)
     first = read(written.path().read_bytes().splitlines()[0])
     assert first.n == 22 and first.outcome.startswith("broken: the log ends with record 10")
-    assert "record 11 is not where it was" in written.verify().problem
+    assert "record 11 is not in its place" in written.verify().problem
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_the_next_kernel_sees_that_the_log_was_cut(written: Log) -> None:
         (lambda path: path.unlink(), "deleted", "record 1 is not"),
         (lambda path: path.rename(path.with_suffix(".old")), "moved", "record 1 is not"),
         (lambda path: os.truncate(path, 0), "cut", "record 1 is not"),
-        (lambda path: os.truncate(path, 700), "cut", "is no record"),
+        (lambda path: os.truncate(path, 700), "cut", "is not a record"),
         (lambda path: shutil.rmtree(path.parent), "deleted", "record 1 is not"),
     ],
 )
@@ -171,7 +171,7 @@ def test_rotation_carries_the_chain_and_old_files_go(
     again.close()
     assert log.verify().problem == ""
     kept[1].unlink()
-    assert f"record {int(kept[1].stem)} is not where it was" in log.verify().problem
+    assert f"record {int(kept[1].stem)} is not in its place" in log.verify().problem
     kept[0].unlink()
     assert log.verify().problem, "the oldest file that should be there is missing"
 
