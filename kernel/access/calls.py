@@ -96,7 +96,7 @@ class AccessCalls:
         rule = rules.parse(body.operation, "allow")
         if rule.action == "*" or rule.kind == "*" or "*" in rule.name:
             raise InvalidArgument(
-                f"{body.operation!r} is not a single operation KIND.ACTION:NAME without *",
+                f"{body.operation!r} is not one operation: KIND.ACTION:NAME, without *",
                 "for example: aios perm explain mailer path.write:/notes/a.txt",
             )
         operation = rules.Operation(rule.kind, rule.action, rule.name, body.effect)

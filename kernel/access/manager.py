@@ -73,7 +73,7 @@ class AccessManager:
                 f"{call.name} is the operator's; pid {asker.pid} is an agent",
                 "use the aios command from a shell that was not started by an agent",
             )
-        self._settle(asker, operation, [operation] * len(asker.behalf))
+        self._settle(asker, operation)
         if not asker.behalf:
             decided = standing.decide(operation)
             if decided.decision.verdict == "allow":
@@ -94,7 +94,7 @@ class AccessManager:
         for which it acts, has ended.
         """
         operation = Operation(kind, action, name, effect or "irreversible")
-        self._settle(asker, operation, [operation] * len(asker.behalf), arguments)
+        self._settle(asker, operation, arguments)
 
     def readable(self, asker: Asker) -> Callable[[str], bool]:
         """Return a function that tells whether the caller may read a path without being asked.
@@ -122,7 +122,7 @@ class AccessManager:
         if action != "send" and relations[0] in ("kin", "other"):
             refusal = f"{action}: pid {asker.pid} may act on itself and its descendants; " \
                       f"pid {target.pid} ({target.name}) is neither"  # fmt: skip
-        self._settle(asker, mine, theirs, arguments, refusal)
+        self._settle(asker, mine, arguments, theirs=theirs, refusal=refusal)
 
     def check_spawn(self, asker: Asker, spec: SpawnRequest) -> None:
         """Check that a caller may start a child with these attributes. Raises as ``check`` does."""
@@ -158,8 +158,7 @@ class AccessManager:
         theirs = "agents that the operator has run" if owner == OPERATORS else \
                  "children of another program"  # fmt: skip
         refusal = f"pid {asker.pid} may not name a child {name!r}: it is a name of {theirs}"
-        self._settle(asker, operation, [operation] * len(asker.behalf), None, refusal,
-                     "give it another name; or ")  # fmt: skip
+        self._settle(asker, operation, refusal=refusal, instead="give it another name; or ")
 
     def check_operator(self, caller_pid: int, wanted: object, why: str, hint: str = "") -> None:
         """Raise PermissionDenied if an agent wants an attribute that only the operator may set."""
@@ -208,18 +207,19 @@ class AccessManager:
     # ------------------------------------------------------------------ decisions
 
     def _settle(
-        self, asker: Asker, operation: Operation, theirs: Sequence[Operation],
-        arguments: Any = None, refusal: str = "", instead: str = "",
+        self, asker: Asker, operation: Operation, arguments: Any = None, *,
+        theirs: Sequence[Operation] = (), refusal: str = "", instead: str = "",
     ) -> None:  # fmt: skip
         """Decide and record; raise unless it is allowed.
 
-        ``theirs``: the operation as each process for which the caller acts sees it; ``instead``:
-        a hint at what the caller itself can do.
+        ``theirs``: the operation as each process for which the caller acts sees it, if that
+        differs; ``instead``: a hint at what the caller itself can do.
         """
         standing = self.standings[asker.pid]
         if asker.behalf:
             others = [self.standings[pid] for pid in asker.behalf]
-            decided = standing.decide_for(list(zip(others, theirs, strict=True)), operation)
+            pairs = list(zip(others, theirs or [operation] * len(others), strict=True))
+            decided = standing.decide_for(pairs, operation)
         else:
             decided = standing.decide(operation)
         verdict = decided.decision.verdict

@@ -27,6 +27,8 @@ Verb = Literal["deny", "trust", "ask", "allow"]
 Verdict = Literal["deny", "ask", "allow"]
 
 VERBS: tuple[Verb, ...] = get_args(Verb)
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+"""The strictest first."""
 KINDS: Mapping[str, tuple[str, ...]] = {
     "call": ("make",),
     "path": ("read", "write", "delete", "share", "mount"),
@@ -46,8 +48,6 @@ RELATIONS = ("self", "own", "kin", "other")
 MAX_RULE_LENGTH = 512
 MAX_WILDCARDS = 16
 _HOST = re.compile(r"[a-z0-9._:*-]+(?<!\.)")
-
-_SEVERITY: Mapping[Verdict, int] = {"deny": 0, "ask": 1, "allow": 2}
 
 
 class Rule(NamedTuple):
@@ -223,7 +223,11 @@ class RuleSet:
 
 def stricter(one: Decision, other: Decision) -> bool:
     """Tell whether one decision is stricter than the other."""
-    return _SEVERITY[one.verdict] < _SEVERITY[other.verdict]
+    return _severity(one) < _severity(other)
+
+
+def _severity(decision: Decision) -> int:
+    return VERDICTS.index(decision.verdict)
 
 
 def decide(principals: Sequence[RuleSet], operation: Operation) -> Decision:
@@ -232,15 +236,8 @@ def decide(principals: Sequence[RuleSet], operation: Operation) -> Decision:
     The principals are the caller, its ancestors, and those for whom it acts, so that an agent
     cannot do through another what it may not do itself.
     """
-    decided = Decision("deny", None)
-    severity = len(_SEVERITY)
-    for number, rules in enumerate(principals):
-        verdict, rule = rules.judge(operation)
-        if _SEVERITY[verdict] < severity:
-            decided, severity = Decision(verdict, rule, number), _SEVERITY[verdict]
-            if not severity:
-                break
-    return decided
+    decisions = [Decision(*each.judge(operation), number) for number, each in enumerate(principals)]
+    return min(decisions, key=_severity, default=Decision("deny", None))
 
 
 def of_spawn(spec: SpawnRequest) -> tuple[tuple[Rule, ...] | None, tuple[Rule, ...]]:

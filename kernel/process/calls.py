@@ -157,9 +157,7 @@ class ProcessCalls:
     def _log(self, call: Pending, body: p.RefRequest) -> p.LogReply:
         process = self._target(call, body.ref)
         if process.guest:
-            raise NotFound(
-                f"pid {process.pid} was started by hand; its output is in its own terminal"
-            )
+            raise NotFound(f"pid {process.pid} was started by hand; its output is in its terminal")
         return p.LogReply(process.pid, process.log, process.living)
 
     def _target(self, call: Pending, ref: str) -> Process:

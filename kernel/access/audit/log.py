@@ -56,10 +56,8 @@ class AuditLog:
         self._loop, self._worker, self._file = loop, worker, file
         self._room, self._reason = 0, "not open"
         self._entries: list[tuple[float, bytes]] = []
-        self._bytes = 0
-        self._flying_bytes = 0
+        self._bytes = self._flying_bytes = self._lost = 0
         self._in_flight = self._broken = False
-        self._lost = 0
         self._seq = self._due = self._written = 0
         self._held: deque[tuple[int, Held]] = deque()
         self._flush_timer: Timer | None = None
