@@ -1,4 +1,4 @@
-"""An audit log in a folder, and its lines."""
+"""An audit log in a folder, and lines for it."""
 
 from __future__ import annotations
 
