@@ -135,8 +135,7 @@ class Approvals:
         self, key: Key, operation: Operation, *, pid: int, agent: str, rule: str, preview: str,
         owner: int, now: float, unix: float,
     ) -> ConfirmationRequired:  # fmt: skip
-        """Queue a question unless it is queued; return the error to raise. Raises
-        ResourceExhausted."""
+        """Queue a question if it is new; return the error to raise. Raises ResourceExhausted."""
         question = self._by_key.get(key)
         if question is None:
             self._make_room(key, now)

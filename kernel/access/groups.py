@@ -69,25 +69,25 @@ def _restricted_calls() -> list[str]:
 
 BUILTIN: Mapping[str, _Group] = {
     "restricted": _Group(
-        about="Uses the model, reads its own files, keeps notes for itself; starts nothing",
+        about="Uses the model, reads its own files and keeps private notes; starts nothing",
         allow=["model:*", "path.read:/**"],
         trust=[*_restricted_calls(), "memory:session", "context:own/*",
                "agent.send:kin/*", "agent:self/*"],
     ),
     "agent": _Group(
-        about="The default: its own files, memory and children; tools, asking before what stays",
+        about="The default: its own files, memory and children; tools, asking if irreversible",
         allow=["path:/**", "tool:*", "model:*"],
         trust=["call:*", "path:/.kv/**", "memory:session", "memory:agent", "context:own/*",
                "agent.spawn:*", "agent:self/*", "agent:own/*", "agent.send:kin/*"],
         ask=["agent.send:other/*"],
     ),
     "trusted": _Group(
-        about="All that agent may, without being asked; any host, any shared memory, any agent",
+        about="Everything that agent allows, without asking; any host, shared memory and agent",
         trust=["call:*", "path:*", "tool:*", "memory:*", "model:*", "context:own/*", "network:*",
                "agent.spawn:*", "agent.send:*", "agent:self/*", "agent:own/*"],
     ),
     "operator": _Group(
-        about="Everything, on every agent, but not the calls that are the operator's own",
+        about="Everything, on every agent, except the operator's own calls",
         trust=["*:*"],
     ),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 Combines the pure decision (rules.py) with the caller's standing (its own rules and its ancestors',
 standing.py) and with what the operator has approved. Promises that every decision is in the audit
-log, that no mutation is allowed for which the log has no room, and that no process has more rights
+log, that no mutation is allowed for which the log has no space, and that no process has more rights
 than those that started it or for which it acts. It carries out nothing itself.
 
 An agent that serves a call to a tool it offers acts on behalf of the caller, and so does any
@@ -137,14 +137,11 @@ class AccessManager:
             )
         accounts = (spec.weight, spec.quota_tokens, spec.quota_cells) != (1.0, None, None)
         stdio = spec.stdin or spec.stdout or spec.stderr or spec.asks
-        for wanted, why, hint in (
-            (accounts, ACCOUNTS, "use: aios run --weight"),
-            (stdio, "only the operator chooses where output goes and who is asked",
-             "use: aios run"),
-            (spec.python, "only the operator chooses a Python other than the parent's",
-             "use: aios run --python"),
-        ):  # fmt: skip
-            self.check_operator(asker.pid, wanted, why, hint)
+        self.check_operator(asker.pid, accounts, ACCOUNTS, "use: aios run --weight")
+        self.check_operator(asker.pid, stdio, "only the operator chooses where output goes and who "
+                            "is asked", "use: aios run")  # fmt: skip
+        self.check_operator(asker.pid, spec.python, "only the operator chooses a Python other than "
+                            "the parent's", "use: aios run --python")  # fmt: skip
         if spec.name:
             self._check_name(asker, spec.name)
         self.check(asker, "agent", "spawn", spec.path, "irreversible", arguments=spec.args)

@@ -114,7 +114,7 @@ class Standings(dict[int, Standing]):
         self._table = table
         self._sets: dict[tuple[Rule, ...], RuleSet] = {}
         self.limits = _limits(hosts)
-        """Rule sets that bind every agent, whatever groups and grants allow."""
+        """Rule sets that limit every agent, even against its groups and grants."""
         self.use(policy, grants)
 
     def use(self, policy: GroupPolicy, grants: Sequence[Grant]) -> None:

@@ -125,8 +125,7 @@ class Supervisor:
         return process
 
     def adopt_guest(self, os_pid: int) -> Process:
-        """Return the process of a program that was started by hand, and add it to the table when it
-        first connects. Raises AiosError."""
+        """Return the process of a program started by hand; add it if new. Raises AiosError."""
         known = self._table.by_os_pid(os_pid)
         if known:
             return known

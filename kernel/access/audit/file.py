@@ -39,7 +39,7 @@ _TAIL_BYTES = 1 << 16
 _UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
-class Room(NamedTuple):
+class Space(NamedTuple):
     """Space for the next records; ``reason``: why no more can be reserved, or ''."""
 
     size_bytes: int
@@ -63,13 +63,13 @@ class AuditFile:
         self._max_files = max(2, max_bytes // FILE_BYTES)
         self._fd, self._path = -1, folder
         self._size = self._allocated = 0
-        self._reserves = True
+        self._can_reserve = True
         self._unsynced = False
         self._key = b""
         self._first_words = ""
         self._chain = Chain(b"")
 
-    def open(self, first_words: str) -> Room:
+    def open(self, first_words: str) -> Space:
         """Continue the log with a start record. Raises OSError."""
         self._first_words = first_words
         return self.append([], 0)
@@ -88,14 +88,14 @@ class AuditFile:
             self._fd = -1
             raise
 
-    def append(self, entries: Sequence[tuple[float, bytes]], lost: int) -> Room:
+    def append(self, entries: Sequence[tuple[float, bytes]], lost: int) -> Space:
         """Write all entries, each with its time, or none, and a record of ``lost`` entries.
 
         Raises OSError.
         """
         if self._fd < 0:
             self._open()
-        elif damage := self._harmed():
+        elif damage := self._damage():
             os.close(self._fd)
             self._fd = -1
             self._open(damage)
@@ -112,7 +112,7 @@ class AuditFile:
             raise
         if self._size >= FILE_BYTES:
             self._rotate()
-        return self._take_room()
+        return self._reserve()
 
     def sync(self) -> None:
         """Sync the file, then write the anchor, then delete old files. Raises OSError."""
@@ -137,7 +137,7 @@ class AuditFile:
 
     # ------------------------------------------------------------------ writing
 
-    def _harmed(self) -> str:
+    def _damage(self) -> str:
         """Return the damage to the file since the last batch, or ''."""
         held = os.fstat(self._fd)
         if held.st_nlink == 0:
@@ -158,20 +158,20 @@ class AuditFile:
             at, left = at + count, left[count:]
         self._size = at
 
-    def _take_room(self) -> Room:
-        if not self._reserves:
-            return Room(RESERVE_BYTES, "")
+    def _reserve(self) -> Space:
+        if not self._can_reserve:
+            return Space(RESERVE_BYTES, "")
         reason = ""
         if self._allocated - self._size < RESERVE_BYTES // 2:
             failed = _fallocate(self._fd, self._size, RESERVE_BYTES)
             if failed in _UNSUPPORTED:  # this file system cannot reserve space
-                self._reserves = False
-                return Room(RESERVE_BYTES, "")
+                self._can_reserve = False
+                return Space(RESERVE_BYTES, "")
             if failed:
                 reason = os.strerror(failed)
             else:
                 self._allocated = self._size + RESERVE_BYTES
-        return Room(max(0, self._allocated - self._size), reason)
+        return Space(max(0, self._allocated - self._size), reason)
 
     def _rotate(self) -> None:
         """Continue in a new file, whose first record holds the last mac of the old one. Without

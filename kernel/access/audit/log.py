@@ -18,7 +18,7 @@ from aios.kernel.loop.task import Outcome
 from aios.kernel.loop.worker import Worker
 from aios.syscalls.errors import AuditUnavailable
 
-from .file import AuditFile, Room
+from .file import AuditFile, Space
 from .records import MAX_HEAD_BYTES, Entry, text
 
 log = logging.getLogger("aios.audit")
@@ -54,7 +54,7 @@ class AuditLog:
 
     def __init__(self, loop: Loop, worker: Worker, file: AuditFile) -> None:
         self._loop, self._worker, self._file = loop, worker, file
-        self._room, self._reason = 0, "not open"
+        self._space, self._reason = 0, "not open"
         self._entries: list[tuple[float, bytes]] = []
         self._bytes = self._flying_bytes = self._lost = 0
         self._in_flight = self._broken = False
@@ -66,14 +66,14 @@ class AuditLog:
     def open(self, first_words: str) -> None:
         """Open the log; blocks. While it cannot be written, the kernel serves reads only."""
         try:
-            self._has_room(self._file.open(first_words))
+            self._has_space(self._file.open(first_words))
         except OSError as error:
             self._failed(error)
 
     def append(self, added: Line) -> None:
         """Add an entry. Raises AuditUnavailable for a mutation for which there is no space."""
         _, written, size, mutates = added
-        if self._bytes + self._flying_bytes + size > self._room:
+        if self._bytes + self._flying_bytes + size > self._space:
             self._later(RETRY_S)
             if mutates:
                 raise self.unavailable()
@@ -97,10 +97,8 @@ class AuditLog:
 
     def warnings(self) -> list[str]:
         """Return warnings for the kernel's status."""
-        if not self._reason:
-            return []
         error = self.unavailable()
-        return [f"{error.message}; {error.hint}"]
+        return [f"{error.message}; {error.hint}"] if self._reason else []
 
     @property
     def settled(self) -> bool:
@@ -156,10 +154,10 @@ class AuditLog:
         lost, last = self._lost, self._seq
         self._in_flight = True
 
-        def done(outcome: Outcome[Room]) -> None:
+        def done(outcome: Outcome[Space]) -> None:
             self._in_flight = False
             try:
-                room = outcome.result()
+                space = outcome.result()
             except OSError as error:
                 self._entries = batch + self._entries
                 self._bytes += self._flying_bytes
@@ -169,17 +167,17 @@ class AuditLog:
             self._flying_bytes = 0
             self._lost -= lost
             self._written = last
-            self._has_room(room)
+            self._has_space(space)
             self._release(None)
             if self._entries:
                 self._flush() if self._written < self._due else self._later(BATCH_S)
 
         self._worker.submit(lambda: self._file.append(batch, lost), done)
 
-    def _has_room(self, room: Room) -> None:
-        if room.reason and not self._reason:
-            log.error("no space for the audit log: %s", room.reason)
-        self._room, self._reason = room
+    def _has_space(self, space: Space) -> None:
+        if space.reason and not self._reason:
+            log.error("no space for the audit log: %s", space.reason)
+        self._space, self._reason = space
         self._broken = False
         if self._sync_timer is None:
             self._sync_timer = self._loop.after(SYNC_S, self._sync)
@@ -197,7 +195,7 @@ class AuditLog:
         """Reject mutations until a retry succeeds."""
         log.error("the audit log cannot be written: %s", error)
         self._broken = True
-        self._room, self._reason = 0, error.strerror or str(error)
+        self._space, self._reason = 0, error.strerror or str(error)
         if error.filename:
             self._reason = f"{error.filename}: {self._reason}"
         self._release(self.unavailable())

@@ -204,14 +204,14 @@ def test_space_is_reserved_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """On a full disk only the reserved space is left, and the records fit in it."""
     log = Log(tmp_path)
     file = log.file()
-    room = file.open("test")
-    assert room.size_bytes >= file_module.RESERVE_BYTES // 2 and not room.reason
+    space = file.open("test")
+    assert space.size_bytes >= file_module.RESERVE_BYTES // 2 and not space.reason
     monkeypatch.setattr(file_module, "_fallocate", lambda fd, at, size: errno.ENOSPC)
-    before = room.size_bytes
-    while room.size_bytes > 4096:
-        room = file.append([(1e9, entry_text("x" * 400))] * 4, 0)
-        assert room.size_bytes < before
-        before = room.size_bytes
-    assert room.reason == os.strerror(errno.ENOSPC)
+    before = space.size_bytes
+    while space.size_bytes > 4096:
+        space = file.append([(1e9, entry_text("x" * 400))] * 4, 0)
+        assert space.size_bytes < before
+        before = space.size_bytes
+    assert space.reason == os.strerror(errno.ENOSPC)
     file.close()
     assert log.verify().problem == ""

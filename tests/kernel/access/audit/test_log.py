@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aios.kernel.access.audit.file import Room, load_key
+from aios.kernel.access.audit.file import Space, load_key
 from aios.kernel.access.audit.log import AuditLog
 from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.worker import Worker
@@ -34,18 +34,18 @@ class FakeFile:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.lost = 0
-        self.room = Room(1 << 20, "")
+        self.space = Space(1 << 20, "")
         self.error: OSError | None = None
 
-    def open(self, first_words: str) -> Room:
+    def open(self, first_words: str) -> Space:
         return self.append([], 0)
 
-    def append(self, entries: list[tuple[float, bytes]], lost: int) -> Room:
+    def append(self, entries: list[tuple[float, bytes]], lost: int) -> Space:
         if self.error:
             raise self.error
         self.names += [json.loads(b"{" + entry)["name"] for _, entry in entries]
         self.lost += lost
-        return self.room
+        return self.space
 
     def sync(self) -> None:
         pass
@@ -102,14 +102,14 @@ def test_reads_do_not_wait_and_keep_their_order(bench: Bench) -> None:
 
 
 def test_without_space_mutations_are_rejected_and_reads_counted(bench: Bench) -> None:
-    bench.file.room = Room(0, "No space left on device")
+    bench.file.space = Space(0, "No space left on device")
     bench.mutate()
     bench.until(1)
     with pytest.raises(AuditUnavailable, match="No space left on device"):
         bench.log.append(audit_line(effect="reversible"))
     bench.log.append(audit_line())
     assert bench.log.check() == ["audit log: No space left on device"]
-    bench.file.room = Room(1 << 20, "")
+    bench.file.space = Space(1 << 20, "")
     turn_until(bench.loop, lambda: not bench.log.check(), "the next try of the log")
     bench.mutate()
     bench.until(2)
