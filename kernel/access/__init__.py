@@ -1,1 +1,1 @@
-"""The access manager: who may do what, what the operator is asked, and the record of it."""
+"""Access: who may do what, the questions to the operator, and the record of every decision."""

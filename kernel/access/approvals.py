@@ -1,10 +1,9 @@
-"""Approvals: questions to the operator about what cannot be undone, and the answers.
+"""Approvals: questions to the operator about irreversible operations, and the answers.
 
-A question is bound to one program (its name, its ancestors' names and its file), those on whose
-behalf it acts, one operation and the hash of its arguments. An answer is used once, and expires.
-The call that uses one has it until it ends, and gives it back when it has to ask for another.
-``now`` is passed in; who asks the operator at a terminal waits with ``next``. Questions and answers
-outlive the kernel (questions.py).
+A question is bound to one program (its name, its ancestors' names and its file), to those on whose
+behalf it acts, to one operation and to the hash of its arguments. An answer is used once and
+expires. The call that uses an answer holds it until the call ends, and gives it back if it has to
+ask another question. ``now`` is passed in. Questions and answers outlive the kernel (questions.py).
 """
 
 from __future__ import annotations
@@ -26,15 +25,16 @@ from .rules import Operation
 
 Answer = Literal["pending", "approved", "denied"]
 
-MOST_QUESTIONS = 1000
-MOST_OF_ONE = 32
-"""Questions that one program may have open."""
+MAX_QUESTIONS = 1000
+"""Limit on open questions."""
+MAX_PER_PROGRAM = 32
+"""Limit on open questions of one program."""
 PREVIEW_CHARACTERS = 400
 
 
 class Key(NamedTuple):
-    """What an answer holds for. ``who``: names from the top, and the program's file; ``behalf``:
-    those for whom it acts, each by the names from its top."""
+    """The binding of an answer. ``who``: lineage and program file of the caller; ``behalf``: the
+    lineages of those for whom it acts."""
 
     who: str
     behalf: str
@@ -46,8 +46,8 @@ class Key(NamedTuple):
 
 @dataclass(eq=False)
 class Question:
-    """One question. ``owner``: the host pid of the command that asks for it at a terminal, or 0;
-    ``pid``: 0 when nobody has asked since the kernel started."""
+    """One question. ``owner``: host pid of the command that shows it at a terminal, or 0; ``pid``:
+    the last caller since the kernel started, or 0."""
 
     id: str
     key: Key
@@ -62,12 +62,12 @@ class Question:
     state: Answer = "pending"
     shown: bool = False
     saving: int = 0
-    """Answers on their way to the disk; until then there is none."""
+    """Count of answers being written to disk; none counts until this is 0."""
     on_answer: list[Callable[[], None]] = field(default_factory=list)
 
 
 class Approvals:
-    """All questions that have not expired. Without ``files`` they end with the kernel."""
+    """All questions that have not expired. Without ``files`` they are lost with the kernel."""
 
     def __init__(self, expire_s: float, files: QuestionFiles | None = None) -> None:
         self.expire_s, self._files = expire_s, files
@@ -76,8 +76,8 @@ class Approvals:
         self._waiting: dict[int, Promise[Question]] = {}
 
     def load(self, now: float, unix: float) -> None:
-        """Take up what an earlier kernel has left. Blocks."""
-        for kept in self._files.load(unix)[:MOST_QUESTIONS] if self._files else ():
+        """Load the questions of an earlier kernel. Blocks."""
+        for kept in self._files.load(unix)[:MAX_QUESTIONS] if self._files else ():
             key = Key(kept.who, kept.behalf, kept.kind, kept.action, kept.name, kept.digest)
             expires_s = now + min(kept.expires_unix - unix, self.expire_s)
             self._by_key[key] = self._by_id[kept.id] = Question(
@@ -88,9 +88,9 @@ class Approvals:
     # ------------------------------------------------------------------ the agent's side
 
     def give_back(self, used: list[Question]) -> None:
-        """A call begins anew later, or does nothing: what it used holds once more."""
+        """Return the approvals of a call that starts over or does nothing; they are valid again."""
         for question in used:
-            if question.key in self._by_key:  # asked anew meanwhile, by another call
+            if question.key in self._by_key:  # another call has asked it meanwhile
                 self._remove(question)
                 continue
             self._by_key[question.key] = self._by_id[question.id] = question
@@ -99,17 +99,17 @@ class Approvals:
         used.clear()
 
     def forget(self, used: list[Question]) -> None:
-        """A call has ended: what it used is gone."""
+        """Discard the approvals of a call that has ended."""
         for question in used:
             self._remove(question)
         used.clear()
 
     def use(self, key: Key, now: float, used: list[Question] | None) -> Question | None:
-        """The approval of this operation, used up by a call; None without one. ``used``: what
-        that call has used already; None: it is gone at once.
+        """Use up the approval of an operation and return it; None if there is none.
 
-        Raises PermissionDenied when the operator has said no, ResourceExhausted when its use
-        cannot be noted.
+        ``used``: the approvals that the call holds already; None discards this one at once.
+        Raises PermissionDenied when the operator has refused, ResourceExhausted when the use
+        cannot be saved.
         """
         mine = next((question for question in used or () if question.key == key), None)
         if mine:
@@ -119,8 +119,8 @@ class Approvals:
             return None
         if question.state == "denied":
             raise PermissionDenied(
-                f"the operator has denied {key.kind}.{key.action} of {_shown(key.name)}",
-                f"ask the operator to think again: aios approvals approve {question.id}",
+                f"the operator has denied {key.kind}.{key.action} of {shown(key.name)}",
+                f"the operator can still approve: aios approvals approve {question.id}",
             )
         if self._files:
             self._files.take(question.id)
@@ -135,7 +135,7 @@ class Approvals:
         self, key: Key, operation: Operation, *, pid: int, agent: str, rule: str, preview: str,
         owner: int, now: float, unix: float,
     ) -> ConfirmationRequired:  # fmt: skip
-        """Queue a question, or find it queued. Raises ResourceExhausted."""
+        """Queue a question if it is new; return the error to raise. Raises ResourceExhausted."""
         question = self._by_key.get(key)
         if question is None:
             self._make_room(key, now)
@@ -145,19 +145,19 @@ class Approvals:
             )  # fmt: skip
             self._by_key[key] = self._by_id[question.id] = question
             start(self._save(question, "pending", now, unix)).then(complain)
-        if question.owner != owner:  # the command that showed it has ended without an answer
+        if question.owner != owner:  # the command that showed it ended without an answer
             question.owner, question.shown = owner, False
         question.pid = pid
         self._show(question)
-        what = "cannot be undone" if operation.effect == "irreversible" else "is asked for"
+        why = "cannot be undone" if operation.effect == "irreversible" else "requires approval"
         return ConfirmationRequired(
-            f"{key.kind}.{key.action} of {_shown(key.name)} {what}: the operator has to approve "
+            f"{key.kind}.{key.action} of {shown(key.name)} {why}: the operator has to approve "
             f"it (question {question.id})",
-            f"then try again; the operator approves with: aios approvals approve {question.id}",
+            f"retry after the operator has run: aios approvals approve {question.id}",
         )
 
     def when_answered(self, number: str, then: Callable[[], None]) -> Callable[[], None]:
-        """Call ``then`` when the operator has answered; returns what calls that off."""
+        """Call ``then`` after the operator's answer; return a function that cancels this."""
         question = self._by_id[number]
         question.on_answer.append(then)
 
@@ -170,24 +170,24 @@ class Approvals:
     # ------------------------------------------------------------------ the operator's side
 
     def open(self, now: float) -> list[Question]:
-        """All that have not expired, oldest first."""
+        """Return the questions that have not expired, oldest first."""
         self._drop_expired(now)
         return list(self._by_id.values())
 
     def find(self, number: str, now: float) -> Question:
-        """A question that can be answered. Raises NotFound."""
+        """Return a question that can be answered. Raises NotFound."""
         self._drop_expired(now)
         question = self._by_id.get(number)
         if question is None:
             raise NotFound(
-                f"there is no question {number!r}: it has expired, was approved and used, or was "
-                "never asked", "list them with: aios approvals ls",
+                f"no question {number!r}: it has expired, its approval was used, or it was never "
+                "asked", "list them with: aios approvals ls",
             )  # fmt: skip
         return question
 
     async def answer(self, number: str, approve: bool, now: float, unix: float) -> Question:
-        """Answer a question, or change the answer. It counts when it is kept; ``tell`` tells those
-        who wait for it. Raises as ``find`` does, and OSError when it cannot be kept."""
+        """Answer a question, or change the answer. It counts once it is saved; ``tell`` then wakes
+        the waiting calls. Raises as ``find`` does, and OSError when it cannot be saved."""
         question = self.find(number, now)
         answer: Answer = "approved" if approve else "denied"
         question.state, question.expires_s = "pending", now + self.expire_s
@@ -201,13 +201,13 @@ class Approvals:
         return question
 
     def tell(self, question: Question) -> None:
-        """Let the calls go on that wait for this answer."""
+        """Wake the calls that wait for this answer."""
         waiting, question.on_answer = question.on_answer, []
         for then in waiting:
             then()
 
     def next(self, owner: int) -> Promise[Question]:
-        """The next question that this owner is to ask."""
+        """Return a promise of the next question for this owner to show."""
         promise = self._waiting[owner] = Promise[Question]()
         for question in list(self._by_id.values()):
             if question.owner == owner and not question.shown and question.state == "pending":
@@ -216,7 +216,7 @@ class Approvals:
         return promise
 
     def leave(self, owner: int) -> None:
-        """The owner asks no more."""
+        """Stop waiting for this owner."""
         self._waiting.pop(owner, None)
 
     # ------------------------------------------------------------------ within
@@ -235,15 +235,13 @@ class Approvals:
             waiting.resolve(question)
 
     def _expired(self, question: Question, now: float) -> bool:
-        if now < question.expires_s:
-            return False
-        self._forget(question)
-        return True
-
-    def _forget(self, question: Question) -> None:
-        if self._by_id.pop(question.id, None):
+        """Tell whether a question has expired, and then delete it."""
+        expired = now >= question.expires_s
+        if expired and question.id in self._by_id:
+            del self._by_id[question.id]
             del self._by_key[question.key]
             self._remove(question)
+        return expired
 
     def _remove(self, question: Question) -> None:
         if self._files:
@@ -255,33 +253,32 @@ class Approvals:
 
     def _make_room(self, key: Key, now: float) -> None:
         self._drop_expired(now)
-        of_one = sum(question.key[:2] == key[:2] for question in self._by_id.values())
-        if of_one >= MOST_OF_ONE or len(self._by_id) >= MOST_QUESTIONS:
+        own = sum(question.key[:2] == key[:2] for question in self._by_id.values())
+        if own >= MAX_PER_PROGRAM or len(self._by_id) >= MAX_QUESTIONS:
             raise ResourceExhausted(
-                f"{of_one} questions of this program to the operator are open "
-                f"(of all programs {len(self._by_id)}); the limits are {MOST_OF_ONE} and "
-                f"{MOST_QUESTIONS}",
+                f"this program has {own} open questions, all programs {len(self._by_id)}; the "
+                f"limits are {MAX_PER_PROGRAM} and {MAX_QUESTIONS}",
                 "wait for answers: aios approvals ls",
             )
 
     def check(self) -> list[str]:
-        """What is wrong with the accounts."""
+        """Return inconsistencies; empty if there are none."""
         same = len(self._by_id) == len(self._by_key)
         return [] if same else [f"{len(self._by_id)} ids for {len(self._by_key)} questions"]
 
 
 def digest(arguments: Any) -> str:
-    """The hash of an operation's arguments; equal values have equal hashes."""
+    """Return the hash of an operation's arguments; equal values have equal hashes."""
     return hashlib.sha256(msgpack.packb(_ordered(arguments))).hexdigest()
 
 
 def preview(arguments: Any) -> str:
-    """What the operator is shown of them: in the question's own file, never in a log."""
+    """Return the text that the operator is shown; saved with the question, never in a log."""
     if arguments is None:
         return ""
     try:
         text = json.dumps(arguments, ensure_ascii=True, default=repr)
-    except TypeError:  # keys that JSON has not
+    except TypeError:  # keys that JSON does not have
         text = ascii(arguments)
     return text if len(text) <= PREVIEW_CHARACTERS else text[: PREVIEW_CHARACTERS - 1] + "…"
 
@@ -294,6 +291,7 @@ def _ordered(value: Any) -> Any:
     return value
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
+    """Quote a name for a message, in at most 120 characters."""
     text = repr(name)
     return text if len(text) <= 120 else f"{text[:117]}…'"

@@ -1,7 +1,7 @@
-"""Calls on rights: ``access.*``. All are the operator's.
+"""System calls for rights: ``access.*``, for the operator only.
 
-Files are read and written by a worker; what they hold is put in force in the kernel's thread, whole
-or not at all.
+A worker reads and writes the files; the kernel's thread puts their contents in force, completely or
+not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .manager import AccessManager
 
 
 class AccessCalls:
-    """The policy, grants, explanations and approvals."""
+    """Handlers for the policy, grants, explanations and approvals."""
 
     def __init__(
         self, access: AccessManager, worker: Worker, grants: GrantFile, policy: Path, clock: Clock
@@ -66,7 +66,7 @@ class AccessCalls:
         if body.subject.startswith("@"):
             self._access.standings.policy.find(body.subject[1:])
         elif "@" in body.subject:
-            raise InvalidArgument(f"{body.subject!r}: a grant is to an agent's name or to @GROUP")
+            raise InvalidArgument(f"{body.subject!r}: a grant names an agent or @GROUP")
         self._access.note("grant", f"{body.subject}: {rule}", "ok")
         return await self._change(lambda: self._grants.add(body.subject, rule))
 
@@ -83,7 +83,7 @@ class AccessCalls:
         except OSError as error:
             raise ResourceExhausted(
                 f"cannot write the grants: {error.strerror}",
-                "make room, or mend the folder's rights",
+                "free disk space, or fix the folder's permissions",
             ) from None
         self._access.use(self._access.standings.policy, grants)
         return self._info(grant)
@@ -119,8 +119,8 @@ class AccessCalls:
             question = await approvals.answer(body.id, body.approve, now, self._clock.unix())
         except OSError as error:
             raise ResourceExhausted(
-                f"the answer cannot be kept, so it does not count: {error}",
-                "make room, and answer again",
+                f"the answer cannot be saved, so it does not count: {error}",
+                "free disk space, and answer again",
             ) from None
         approvals.tell(question)
         return _approval(question, now)

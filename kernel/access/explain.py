@@ -14,7 +14,7 @@ from .principals import Principal, Principals, relation
 from .rules import Decision, Operation, Rule, RuleSet, Verdict
 from .standing import HOST_LIMIT, Standings, decide, principals_of
 
-OPERATOR_CALL = "law: the operator's, by the operator's socket"
+OPERATOR_CALL = "law: only the operator, on the operator's socket"
 
 
 class Step(NamedTuple):

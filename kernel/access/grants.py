@@ -1,8 +1,8 @@
-"""Grants: rights that the operator gave beside the groups, on disk.
+"""Grants on disk: rights that the operator gives in addition to groups.
 
-One JSON file, replaced whole and synced, so a grant that was acknowledged survives a kill and half
-a grant never shows. Read and written under a lock, so kernels of one user may share it. Belongs to
-a thread that may block.
+One JSON file, replaced as a whole and synced: an acknowledged grant survives a kill, and half a
+grant is never seen. A lock lets the kernels of one user share the file. Runs on a thread that may
+block.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from msgspec import Meta
 
 from aios.syscalls.errors import InvalidArgument, NotFound, ResourceExhausted
 
-MOST_GRANTS = 10_000
+MAX_GRANTS = 10_000
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """``subject``: an agent's name (``*`` in it is any text) or @GROUP; ``rule``: with its verb."""
+    """``subject``: an agent's name (``*`` matches any text) or @GROUP; ``rule``: with its verb."""
 
     id: int
     subject: str
@@ -39,24 +39,24 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class GrantFile:
-    """The file."""
+    """The file of grants."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def load(self) -> tuple[Grant, ...]:
-        """All grants, oldest first. Raises InvalidArgument when the file is damaged, OSError."""
+        """Return all grants, oldest first. Raises InvalidArgument if it is damaged, OSError."""
         return self._read().grants
 
     def add(self, subject: str, rule: str) -> tuple[Grant, tuple[Grant, ...]]:
-        """Add one, unless it is there; returns it and all. Raises ResourceExhausted, OSError."""
+        """Add a grant unless it exists; return it and all. Raises ResourceExhausted, OSError."""
         with self._locked():
             file = self._read()
             for grant in file.grants:
                 if (grant.subject, grant.rule) == (subject, rule):
                     return grant, file.grants
-            if len(file.grants) >= MOST_GRANTS:
-                raise ResourceExhausted(f"there are {MOST_GRANTS:,} grants, the most there can be",
+            if len(file.grants) >= MAX_GRANTS:
+                raise ResourceExhausted(f"there are {MAX_GRANTS:,} grants, which is the limit",
                                         "revoke some: aios perm revoke ID")  # fmt: skip
             grant = Grant(file.next, subject, rule, time.time())
             grants = (*file.grants, grant)
@@ -64,7 +64,7 @@ class GrantFile:
             return grant, grants
 
     def remove(self, number: int) -> tuple[Grant, tuple[Grant, ...]]:
-        """Take one away; returns it and what is left. Raises NotFound, OSError."""
+        """Remove a grant; return it and the others. Raises NotFound, OSError."""
         with self._locked():
             file = self._read()
             found = next((grant for grant in file.grants if grant.id == number), None)
@@ -92,7 +92,7 @@ class GrantFile:
         except msgspec.MsgspecError as error:
             raise InvalidArgument(
                 f"the grants in {self._path} are damaged: {error}",
-                f"mend the file, or begin without grants: mv {self._path} {self._path}.bad",
+                f"fix the file, or start without grants: mv {self._path} {self._path}.bad",
             ) from None
 
 
@@ -101,7 +101,7 @@ def _text(file: _File) -> bytes:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file, private to the user, and sync it: whole or not at all. Raises OSError."""
+    """Replace a file atomically, with mode 0600, and sync it. Raises OSError."""
     part = path.with_name(f".{path.name}.part")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:

@@ -1,20 +1,20 @@
-"""Privilege groups: the built-in ones, and the policy file that changes and adds to them.
+"""Privilege groups: the built-in groups, and the policy file that replaces and adds groups.
 
-The file is TOML; it is read whole, checked whole and only then used:
+The file is TOML. It is read and checked as a whole before any of it is used:
 
-    default = "agent"          # group of what the operator starts without --group
+    default = "agent"          # group of agents that are started without --group
     guest = "agent"            # group of programs started by hand
-    approval_s = 3600          # seconds that a question to the operator, and its answer, stand
+    approval_s = 3600          # seconds until a question to the operator, or its answer, expires
 
     [group.researcher]
     about = "Reads notes, searches the web"
-    from = ["restricted"]      # their rules, too
+    from = ["restricted"]      # inherits their rules
     allow = ["tool.call:web_*", "network:*.example.org"]
     ask = ["path.write:/notes/**"]
     trust = []
     deny = ["agent.spawn:*"]
 
-A group of the name of a built-in one replaces it.
+A group with the name of a built-in group replaces it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from aios.syscalls.table import CALLS
 from .rules import VERBS, Rule, parse
 
 DEFAULT_APPROVAL_S = 3600.0
-MOST_FILE_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 20
+"""Limit on the size of the policy file."""
 
 S = TypeVar("S", bound=msgspec.Struct)
 _Rules = Annotated[list[str], Meta(max_length=1000)]
@@ -57,7 +58,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _restricted_calls() -> list[str]:
-    """What changes nothing, and what a program needs to be an agent at all."""
+    """Return rules for the calls that change nothing or that every agent needs."""
     areas = ("llm.", "ipc.", "memory.", "context.")
     return [
         f"call:{call.name}"
@@ -68,32 +69,32 @@ def _restricted_calls() -> list[str]:
 
 BUILTIN: Mapping[str, _Group] = {
     "restricted": _Group(
-        about="Uses the model, reads its own files, keeps notes for itself; starts nothing",
+        about="Uses the model, reads its own files and keeps private notes; starts nothing",
         allow=["model:*", "path.read:/**"],
         trust=[*_restricted_calls(), "memory:session", "context:own/*",
                "agent.send:kin/*", "agent:self/*"],
     ),
     "agent": _Group(
-        about="The default: its own files, memory and children; tools, asking before what stays",
+        about="The default: its own files, memory and children; tools, asking if irreversible",
         allow=["path:/**", "tool:*", "model:*"],
         trust=["call:*", "path:/.kv/**", "memory:session", "memory:agent", "context:own/*",
                "agent.spawn:*", "agent:self/*", "agent:own/*", "agent.send:kin/*"],
         ask=["agent.send:other/*"],
     ),
     "trusted": _Group(
-        about="All that agent may, without being asked; any host, any shared memory, any agent",
+        about="Everything that agent allows, without asking; any host, shared memory and agent",
         trust=["call:*", "path:*", "tool:*", "memory:*", "model:*", "context:own/*", "network:*",
                "agent.spawn:*", "agent.send:*", "agent:self/*", "agent:own/*"],
     ),
     "operator": _Group(
-        about="Everything, on every agent, but not the calls that are the operator's own",
+        about="Everything, on every agent, except the operator's own calls",
         trust=["*:*"],
     ),
 }  # fmt: skip
 
 
 class Group(NamedTuple):
-    """One group with all its rules, those it has from others included."""
+    """A group with all its rules, including inherited ones."""
 
     name: str
     about: str
@@ -102,7 +103,7 @@ class Group(NamedTuple):
 
 
 class GroupPolicy(NamedTuple):
-    """All groups. Immutable; a reload makes another."""
+    """The contents of the policy file with the built-in groups. Immutable."""
 
     groups: Mapping[str, Group]
     default: str
@@ -110,17 +111,17 @@ class GroupPolicy(NamedTuple):
     approval_s: float
 
     def find(self, name: str) -> Group:
-        """The group of this name. Raises InvalidArgument naming the nearest."""
+        """Return a group by name. Raises InvalidArgument with the closest name."""
         return self.groups[_known(name, self.groups, "group")]
 
 
 def load(path: Path) -> GroupPolicy:
-    """The built-in groups and the file's. Raises InvalidArgument naming line, key and limit."""
+    """Load the policy file. Raises InvalidArgument with line, key and limit."""
     text = _read(path)
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InvalidArgument(f"policy {path}: {error}", _mend(path)) from None
+        raise InvalidArgument(f"policy {path}: {error}", _fix(path)) from None
     try:
         file = _converted(tree)
         merged = {**BUILTIN, **file.group}
@@ -132,30 +133,30 @@ def load(path: Path) -> GroupPolicy:
             _known(getattr(file, key), groups, f"group in {key}")
     except InvalidArgument as error:
         raise InvalidArgument(f"policy {path}, {_line(text, error.message)}: {error.message}",
-                              _mend(path)) from None  # fmt: skip
+                              _fix(path)) from None  # fmt: skip
     return GroupPolicy(groups, file.default, file.guest, file.approval_s)
 
 
 def _read(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_FILE_BYTES + 1)
+            data = file.read(MAX_FILE_BYTES + 1)
         text = data.decode("utf-8")
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"cannot read the policy {path}: {error}", _mend(path)) from None
-    if len(data) > MOST_FILE_BYTES:
-        raise InvalidArgument(f"the policy {path} exceeds {MOST_FILE_BYTES:,} bytes", _mend(path))
+        raise InvalidArgument(f"cannot read the policy {path}: {error}", _fix(path)) from None
+    if len(data) > MAX_FILE_BYTES:
+        raise InvalidArgument(f"the policy {path} exceeds {MAX_FILE_BYTES:,} bytes", _fix(path))
     return text
 
 
-def _mend(path: Path) -> str:
-    return f"mend it ($EDITOR {path}), then: aios perm reload"
+def _fix(path: Path) -> str:
+    return f"fix it ($EDITOR {path}), then: aios perm reload"
 
 
 def _converted(tree: dict[str, Any]) -> _File:
-    """The file's shape. Raises InvalidArgument."""
+    """Check the file's structure. Raises InvalidArgument."""
     groups = tree.get("group", {})
     if not isinstance(groups, dict):
         raise InvalidArgument("group: expected tables [group.NAME]")
@@ -192,8 +193,8 @@ def _known(name: str, valid: Mapping[str, object] | Sequence[str], what: str) ->
 
 
 def _rules(name: str, groups: Mapping[str, _Group]) -> Iterator[Rule]:
-    """A group's rules and those of the groups it is made from. Raises InvalidArgument."""
-    for member in _line_of_descent(name, groups, ()):
+    """Yield a group's own and inherited rules. Raises InvalidArgument."""
+    for member in _with_parents(name, groups, ()):
         for verb in VERBS:
             for text in getattr(groups[member], verb):
                 where = f"group.{member}.{verb}"
@@ -202,26 +203,26 @@ def _rules(name: str, groups: Mapping[str, _Group]) -> Iterator[Rule]:
                 except InvalidArgument as error:
                     raise InvalidArgument(f"{where}: {error.message}") from None
                 if rule.verb != verb:
-                    raise InvalidArgument(f"{where}: rule {text!r} says {rule.verb!r} itself")
+                    raise InvalidArgument(f"{where}: rule {text!r} has the verb {rule.verb!r}")
                 yield rule
 
 
-def _line_of_descent(
+def _with_parents(
     name: str, groups: Mapping[str, _Group], below: tuple[str, ...]
 ) -> dict[str, None]:
-    """The group and all that it is made from, each once. Raises InvalidArgument."""
+    """Return a group and all groups it inherits from, each once. Raises InvalidArgument."""
     if name in below:
-        raise InvalidArgument(f"group.{name}.from: {' → '.join([*below, name])} is a circle")
+        raise InvalidArgument(f"group.{name}.from: {' → '.join([*below, name])} is a cycle")
     found = {name: None}
     for parent in dict.fromkeys(groups[name].parents):
         _known(parent, groups, f"group in group.{name}.from")
         if parent not in found:
-            found |= _line_of_descent(parent, groups, (*below, name))
+            found |= _with_parents(parent, groups, (*below, name))
     return found
 
 
 def _line(text: str, message: str) -> str:
-    """Where the first word that the message quotes stands in the file."""
+    """Find the line of the first word that the message quotes, else of the key it names."""
     quoted = [word for word in message.split("'")[1::2] if word]
     lines = text.splitlines()
     for word in quoted:

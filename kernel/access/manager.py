@@ -2,7 +2,7 @@
 
 Combines the pure decision (rules.py) with the caller's standing (its own rules and its ancestors',
 standing.py) and with what the operator has approved. Promises that every decision is in the audit
-log, that no mutation is allowed for which the log has no room, and that no process has more rights
+log, that no mutation is allowed for which the log has no space, and that no process has more rights
 than those that started it or for which it acts. It carries out nothing itself.
 
 An agent that serves a call to a tool it offers acts on behalf of the caller, and so does any
@@ -48,15 +48,9 @@ class AccessManager:
     """The rights of processes."""
 
     def __init__(
-        self,
-        table: Principals,
-        policy: GroupPolicy,
-        grants: Sequence[Grant],
-        audit: AuditLog,
-        questions: Approvals,
-        hosts: Sequence[Rule] = (ANY_HOST,),
-        clock: Clock | None = None,
-    ) -> None:
+        self, table: Principals, policy: GroupPolicy, grants: Sequence[Grant], audit: AuditLog,
+        questions: Approvals, hosts: Sequence[Rule] = (ANY_HOST,), clock: Clock | None = None,
+    ) -> None:  # fmt: skip
         """``hosts``: rules for the hosts that agents can be allowed to reach at all."""
         self._table, self.audit, self.approvals = table, audit, questions
         self._clock = clock or Clock()
@@ -79,22 +73,16 @@ class AccessManager:
                 f"{call.name} is the operator's; pid {asker.pid} is an agent",
                 "use the aios command from a shell that was not started by an agent",
             )
-        self._settle(asker, operation, [operation] * len(asker.behalf))
+        self._settle(asker, operation)
         if not asker.behalf:
             decided = standing.decide(operation)
             if decided.decision.verdict == "allow":
                 standing.allowed_calls[call.number] = decided.line
 
     def check(
-        self,
-        asker: Asker,
-        kind: str,
-        action: str,
-        name: str,
-        effect: Effect | None = "read",
-        *,
+        self, asker: Asker, kind: str, action: str, name: str, effect: Effect | None = "read", *,
         arguments: Any = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Check that a caller may perform an action on a named object of a manager.
 
         ``kind`` and ``action`` are from ``rules.KINDS``; ``name`` is complete and in the manager's
@@ -106,7 +94,7 @@ class AccessManager:
         for which it acts, has ended.
         """
         operation = Operation(kind, action, name, effect or "irreversible")
-        self._settle(asker, operation, [operation] * len(asker.behalf), arguments)
+        self._settle(asker, operation, arguments)
 
     def readable(self, asker: Asker) -> Callable[[str], bool]:
         """Return a function that tells whether the caller may read a path without being asked.
@@ -130,10 +118,11 @@ class AccessManager:
         mine, *theirs = (
             Operation("agent", action, f"{each}/{target.name}", effect) for each in relations
         )
-        refusal = f"{action}: pid {asker.pid} may act on itself and its descendants; " \
-                  f"pid {target.pid} ({target.name}) is neither"  # fmt: skip
-        stranger = action != "send" and relations[0] in ("kin", "other")
-        self._settle(asker, mine, theirs, arguments, refusal if stranger else "")
+        refusal = ""
+        if action != "send" and relations[0] in ("kin", "other"):
+            refusal = f"{action}: pid {asker.pid} may act on itself and its descendants; " \
+                      f"pid {target.pid} ({target.name}) is neither"  # fmt: skip
+        self._settle(asker, mine, arguments, theirs=theirs, refusal=refusal)
 
     def check_spawn(self, asker: Asker, spec: SpawnRequest) -> None:
         """Check that a caller may start a child with these attributes. Raises as ``check`` does."""
@@ -148,14 +137,11 @@ class AccessManager:
             )
         accounts = (spec.weight, spec.quota_tokens, spec.quota_cells) != (1.0, None, None)
         stdio = spec.stdin or spec.stdout or spec.stderr or spec.asks
-        for wanted, why, hint in (
-            (accounts, ACCOUNTS, "use: aios run --weight"),
-            (stdio, "only the operator chooses where output goes and who is asked",
-             "use: aios run"),
-            (spec.python, "only the operator chooses a Python other than the parent's",
-             "use: aios run --python"),
-        ):  # fmt: skip
-            self.check_operator(asker.pid, wanted, why, hint)
+        self.check_operator(asker.pid, accounts, ACCOUNTS, "use: aios run --weight")
+        self.check_operator(asker.pid, stdio, "only the operator chooses where output goes and who "
+                            "is asked", "use: aios run")  # fmt: skip
+        self.check_operator(asker.pid, spec.python, "only the operator chooses a Python other than "
+                            "the parent's", "use: aios run --python")  # fmt: skip
         if spec.name:
             self._check_name(asker, spec.name)
         self.check(asker, "agent", "spawn", spec.path, "irreversible", arguments=spec.args)
@@ -169,8 +155,7 @@ class AccessManager:
         theirs = "agents that the operator has run" if owner == OPERATORS else \
                  "children of another program"  # fmt: skip
         refusal = f"pid {asker.pid} may not name a child {name!r}: it is a name of {theirs}"
-        self._settle(asker, operation, [operation] * len(asker.behalf), None, refusal,
-                     "give it another name; or ")  # fmt: skip
+        self._settle(asker, operation, refusal=refusal, instead="give it another name; or ")
 
     def check_operator(self, caller_pid: int, wanted: object, why: str, hint: str = "") -> None:
         """Raise PermissionDenied if an agent wants an attribute that only the operator may set."""
@@ -219,18 +204,19 @@ class AccessManager:
     # ------------------------------------------------------------------ decisions
 
     def _settle(
-        self, asker: Asker, operation: Operation, theirs: Sequence[Operation],
-        arguments: Any = None, refusal: str = "", instead: str = "",
+        self, asker: Asker, operation: Operation, arguments: Any = None, *,
+        theirs: Sequence[Operation] = (), refusal: str = "", instead: str = "",
     ) -> None:  # fmt: skip
         """Decide and record; raise unless it is allowed.
 
-        ``theirs``: the operation as each process for which the caller acts sees it; ``instead``:
-        a hint at what the caller itself can do.
+        ``theirs``: the operation as each process for which the caller acts sees it, if that
+        differs; ``instead``: a hint at what the caller itself can do.
         """
         standing = self.standings[asker.pid]
         if asker.behalf:
             others = [self.standings[pid] for pid in asker.behalf]
-            decided = standing.decide_for(list(zip(others, theirs, strict=True)), operation)
+            pairs = list(zip(others, theirs or [operation] * len(others), strict=True))
+            decided = standing.decide_for(pairs, operation)
         else:
             decided = standing.decide(operation)
         verdict = decided.decision.verdict
@@ -293,8 +279,7 @@ class AccessManager:
 
 def _refusal(pid: int, agent: str, operation: Operation, rule: str) -> str:
     kind, action, name, _ = operation
-    what = f"{name!r}" if len(name) <= 120 else f"{name[:117]!r}…"
-    return f"pid {pid} ({agent}) may not {action} {kind} {what}: {rule}"
+    return f"pid {pid} ({agent}) may not {action} {kind} {approvals.shown(name)}: {rule}"
 
 
 def _grant_command(agent: str, operation: Operation) -> str:

@@ -1,19 +1,18 @@
-"""Whose the names of agents are: theirs are the homes, notes and contexts.
+"""Names of agents: which program owns each, and so the home, notes and contexts stored under it.
 
-What an agent stores is found again by its name. So that nobody gets at it by starting a child of
-that name, every name that was used belongs to somebody: the operator, or the program at the top of
-a child's tree, by its name (its root). A child has a name of its own root, or one that is nobody's
-yet; for any other it needs the right ``agent.name``, and does not become its owner.
+Stored data is found by the agent's name. So that a program cannot reach it by starting a child of
+that name, every used name has an owner, its root: the operator, or the program at the top of a
+child's tree, by name. A child may take a name of its own root or a free one. Any other name needs
+the right ``agent.name``, and does not change its owner.
 
-The operator may ask for any name, and it is the operator's from then on: the program whose
-children had it needs the right to use it again, and finds what they stored only then. Without a
-name asked for, the operator's agents too pass over names of children, so that nobody loses its
-things because two files are called the same. A name for which the operator mounts a folder, and
-that is nobody's yet, is the operator's. Names are never forgotten.
+The operator may request any name and becomes its owner: the program whose children used it then
+needs the right to use it again, and to reach their data. Agents of the operator without a requested
+name skip names of children, so that two files with the same name do not cost a program its data. A
+free name for which the operator mounts a folder becomes the operator's. Names are never released.
 
-In the file each line is ``NAME`` (the operator's) or ``NAME<TAB>ROOT`` (a child's). Of several
-lines for one name the operator's counts, else the first. Lines are written behind the use of a
-name: a crash loses at most the newest.
+Each line of the file is ``NAME`` (the operator's) or ``NAME<TAB>ROOT`` (a child's). Of several
+lines for one name the operator's counts, else the first. Lines are written after the name is in
+use: a crash loses at most the newest ones.
 """
 
 from __future__ import annotations
@@ -32,19 +31,19 @@ from aios.syscalls.errors import ResourceExhausted
 log = logging.getLogger("aios.names")
 
 OPERATORS = ""
-"""The root of names that are the operator's."""
-MOST_OF_ROOT = 10_000
-"""Names that the children of one root may have."""
+"""The root of the operator's names."""
+MAX_NAMES = 10_000
+"""Limit on names of the children of one root."""
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 _LINE = re.compile(rf"({_NAME})(?:\t({_NAME}))?")
-_MOST_DIGITS = 9
+_MAX_DIGITS = 9
 
 
 class Names:
-    """``later`` runs a job that may block; without a file, names are known until the end only.
+    """The owner of every used name. ``later`` runs a job that may block; without a path, names are
+    kept in memory only.
 
-    What is done for one name does not grow with the number of names, but for the logarithm of it
-    (and moving at most as many numbers in a list).
+    An operation takes time logarithmic in the number of names, plus one insertion into a list.
     """
 
     def __init__(
@@ -52,31 +51,30 @@ class Names:
         path: Path | None = None,
         later: Callable[[Callable[[], None]], None] = lambda job: None,
     ) -> None:
-        """Raises OSError when there is a file that cannot be read."""
+        """Raises OSError when the file exists but cannot be read."""
         self._path, self._later = path, later
         self._roots: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
         self._numbers: dict[tuple[str, str], list[int]] = {}
-        """By root and stem: which of STEM (1), STEM-2, STEM-3, … are the root's, in order."""
+        """Sorted numbers, by root and stem, of the root's names STEM (1), STEM-2, STEM-3, …"""
         if path and path.exists():
             self._load(path)
 
     def root(self, name: str) -> str | None:
-        """Whose a name is; None: nobody's yet."""
+        """Return the owner of a name; None if it is free."""
         return self._roots.get(name)
 
     def take(self, name: str, root: str) -> None:
-        """An agent of this root gets this name; one that is another program's stays that one's,
-        unless the operator takes it. Raises ResourceExhausted, and changes nothing then."""
+        """Record that an agent of this root uses a name. Another program's name keeps its owner,
+        unless the operator takes it. Raises ResourceExhausted and then changes nothing."""
         before = self._roots.get(name)
         if before == root or (before is not None and root != OPERATORS):
             return
         if self._full(root):
             raise ResourceExhausted(
-                f"children of {root} have had {MOST_OF_ROOT:,} different names, the most there "
-                "can be",
-                "give them names that they had before; the operator can run the program by "
-                "another name, too: aios run --name",
+                f"children of {root} have had {MAX_NAMES:,} different names, which is the limit",
+                "reuse names that they had before; the operator can also run the program under "
+                "another name: aios run --name",
             )
         if before is not None:
             log.info("the name %s, which children of %s had, is the operator's now", name, before)
@@ -86,15 +84,16 @@ class Names:
             self._later(lambda: _append(path, line))
 
     def reserve(self, name: str) -> None:
-        """The name is the operator's, unless it is somebody's."""
+        """Make a free name the operator's."""
         if name not in self._roots:
             self.take(name, OPERATORS)
 
     def free(self, stem: str, root: str, barred: Callable[[str], bool]) -> str:
-        """A name for an agent of this root that asks for none: the first of STEM, STEM-2, STEM-3
-        … that is the root's or nobody's and not ``barred`` (as those of living agents are). So a
-        program's agents get the same names at its next run. Where the root can have no more names,
-        it is one of its own, if there is one.
+        """Choose a name for an agent of this root that requested none.
+
+        It is the first of STEM, STEM-2, STEM-3, … that is free or the root's, and not ``barred`` as
+        the name of a living agent. So a program's agents get the same names on its next run. A root
+        at its limit reuses one of its own names if possible.
         """
         own = (n for n in self._numbers.get((root, stem), ()) if not barred(_numbered(stem, n)))
         fresh = self._fresh(stem, barred)
@@ -102,10 +101,10 @@ class Names:
         return _numbered(stem, first if self._full(root) else min(first, fresh))
 
     def _full(self, root: str) -> bool:
-        return root != OPERATORS and self._counts[root] >= MOST_OF_ROOT
+        return root != OPERATORS and self._counts[root] >= MAX_NAMES
 
     def _fresh(self, stem: str, barred: Callable[[str], bool]) -> int:
-        """A number that is nobody's; the first when none was left out. In logarithmic time."""
+        """Find a free number in logarithmic time; the first one if the used ones have no gaps."""
 
         def known(number: int) -> bool:
             name = _numbered(stem, number)
@@ -148,8 +147,8 @@ class Names:
         if torn:
             damaged.append(str(len(lines) + 1))
         if damaged:
-            log.warning("%s is damaged in line %s: skipped; who uses the names there first has "
-                        "them", path, ", ".join(damaged[:20]))  # fmt: skip
+            log.warning("%s is damaged in line %s: skipped; the names there belong to their next "
+                        "user", path, ", ".join(damaged[:20]))  # fmt: skip
 
 
 def _numbered(stem: str, number: int) -> str:
@@ -157,14 +156,14 @@ def _numbered(stem: str, number: int) -> str:
 
 
 def _stems(name: str) -> list[tuple[str, int]]:
-    """Of which stems, and as which number, a name may be chosen: worker-2, 1; worker, 2."""
+    """Return each stem and number that make up a name: (worker-2, 1) and (worker, 2)."""
     stem, _, digits = name.rpartition("-")
-    numbered = stem and digits.isdecimal() and digits[0] != "0" and len(digits) <= _MOST_DIGITS
+    numbered = stem and digits.isdecimal() and digits[0] != "0" and len(digits) <= _MAX_DIGITS
     return [(name, 1), *([(stem, int(digits))] if numbered and digits != "1" else [])]
 
 
 def _append(path: Path, line: str) -> None:
-    """Raises OSError. What a failure or a power cut has left of a line before is made no name."""
+    """Append a line, and invalidate a torn line before it. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
@@ -172,6 +171,6 @@ def _append(path: Path, line: str) -> None:
         torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
         data = (b"\t\n" if torn else b"") + f"{line}\n".encode()
         if os.write(fd, data) != len(data):
-            raise OSError(f"{path}: no room for the name {line!r}")
+            raise OSError(f"{path}: no space for the name {line!r}")
     finally:
         os.close(fd)

@@ -1,12 +1,12 @@
-"""Questions to the operator on disk: one small file for each, so a restart forgets none.
+"""Questions to the operator on disk, one small file each, so that a restart loses none.
 
-    ID.json     a question that is open, with its answer when it has one
-    ID.used     one whose answer is being used
+    ID.json     an open question, with its answer if it has one
+    ID.used     a question whose answer is in use
 
-An answer counts when its file is synced. It is used by renaming the file, before anything is done
-and without waiting for the disk: a kernel that is killed at any moment finds no used answer again
-(a power cut may bring one back, for as long as the disk had not heard of it). Files are private to
-the user: they hold the beginning of the arguments, which is what the operator is shown.
+An answer counts once its file is synced. It is used by renaming the file before anything is done,
+without waiting for the disk: a kernel that is killed at any moment does not find a used answer
+again. A power cut may bring one back if the rename was not on disk yet. The files are private to
+the user: they hold the preview of the arguments that the operator is shown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger("aios.access")
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """A question as it is kept; see approvals.py."""
+    """A question as saved; see approvals.py."""
 
     id: str
     who: str
@@ -49,13 +49,13 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class QuestionFiles:
-    """The folder of one kernel's questions."""
+    """The folder with the questions of one kernel."""
 
     def __init__(self, folder: Path, worker: Worker) -> None:
         self._folder, self._worker = folder, worker
 
     def load(self, unix: float) -> list[Kept]:
-        """Those that can still be answered or used, oldest first; the rest is deleted. Blocks."""
+        """Return the questions that are still valid, oldest first; delete the rest. Blocks."""
         kept = []
         for path in (*self._folder.glob("*.used"), *self._folder.glob("*.json")):
             question = _read(path)
@@ -67,7 +67,7 @@ class QuestionFiles:
         return sorted(kept, key=lambda question: question.asked_unix)
 
     def save(self, question: Kept) -> Promise[None]:
-        """Write one; settled when it is on the disk."""
+        """Save a question; the promise settles when it is on disk."""
         path = self._path(question.id)
 
         def write() -> None:
@@ -77,7 +77,7 @@ class QuestionFiles:
         return self._worker.run(write)
 
     def take(self, number: str) -> None:
-        """Its answer is being used. Raises ResourceExhausted when that cannot be noted."""
+        """Mark its answer as used. Raises ResourceExhausted when that cannot be saved."""
         path = self._path(number)
         try:
             path.rename(path.with_suffix(".used"))
@@ -85,18 +85,18 @@ class QuestionFiles:
             pass  # then it cannot come back either
         except OSError as error:
             raise ResourceExhausted(
-                f"cannot note in {self._folder} that question {number} is used: {error.strerror}",
-                "mend the folder; nothing was done",
+                f"cannot save in {self._folder} that question {number} is used: {error.strerror}",
+                "fix the folder; nothing was done",
             ) from None
 
     def put_back(self, number: str) -> None:
-        """It was not used after all."""
+        """Undo ``take``."""
         path = self._path(number)
         with contextlib.suppress(OSError):  # then it is asked again after a restart
             path.with_suffix(".used").rename(path)
 
     def remove(self, number: str) -> None:
-        """It is over."""
+        """Delete a question."""
         path = self._path(number)
 
         def remove() -> None:
@@ -110,16 +110,16 @@ class QuestionFiles:
 
 
 def complain(outcome: Outcome[None]) -> None:
-    """Log an error: what could not be kept holds until the kernel ends."""
+    """Log an error; what could not be saved is lost when the kernel ends."""
     if outcome.error:
-        log.error("a question to the operator could not be kept: %s", outcome.error)
+        log.error("a question to the operator could not be saved: %s", outcome.error)
 
 
 def _read(path: Path) -> Kept | None:
-    """None when it cannot be read, or is another's."""
+    """Read a question; None if it is damaged or has another ID than its file."""
     try:
         question = msgspec.json.decode(path.read_bytes(), type=Kept)
     except (OSError, msgspec.MsgspecError) as error:
-        log.error("%s is no question: %s", path, error)
+        log.error("%s is not a question: %s", path, error)
         return None
     return question if question.id == path.stem else None

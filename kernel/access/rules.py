@@ -1,15 +1,15 @@
-"""Rights: rules, and the pure function from (rules, principals, operation) to a decision.
+"""Rules, and the pure function from (principals' rules, operation) to a decision.
 
 A rule is written ``[VERB] KIND[.ACTION]:NAME``, e.g. ``allow path.read:/notes/**``. Verbs:
 
-    deny    never; beats everything
-    trust   yes, without asking, also what cannot be undone
+    deny    never; takes precedence over every other verb
+    trust   yes, without asking, even if it cannot be undone
     ask     the operator is asked each time
-    allow   yes, but what cannot be undone is asked for
+    allow   yes, but the operator is asked if it cannot be undone
 
-What no rule names is denied. ``*`` in a name stands for any text without ``/``; the segment ``**``
-for any number of whole segments, none included; a name that is ``*`` alone for every name.
-Nothing here reads a clock, a file or the process table: the same arguments give the same decision.
+An operation that no rule matches is denied. In a name, ``*`` matches any text without ``/``, and
+the segment ``**`` any number of whole segments, including none; a name of ``*`` alone matches every
+name. Nothing here reads a clock, a file or the process table.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ Verb = Literal["deny", "trust", "ask", "allow"]
 Verdict = Literal["deny", "ask", "allow"]
 
 VERBS: tuple[Verb, ...] = get_args(Verb)
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+"""The strictest first."""
 KINDS: Mapping[str, tuple[str, ...]] = {
     "call": ("make",),
     "path": ("read", "write", "delete", "share", "mount"),
@@ -37,26 +39,24 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "agent": ("spawn", "name", "send", "signal", "renice", "log"),
     "network": ("connect",),
 }
-"""What there are rights on, and what can be done to it. Names: a system call; a path in an agent's
-tree; a tool; session, agent or shared:NAME; a model; own/NAME or other/AGENT/NAME of a saved
-context; RELATION/NAME of an agent (to spawn: the program's path); a host. ``agent.name``: to give a
-child a name of the operator's agents or of another program's, and so what these have stored."""
+"""Kinds of objects and the actions on them. The name is a system call; a path in an agent's tree;
+a tool; session, agent or shared:NAME; a model; own/NAME or other/AGENT/NAME of a saved context;
+RELATION/NAME of an agent (for spawn, the program's path); a host. ``agent.name`` is the right to
+give a child a name that belongs to the operator or another program, and so access to its data."""
 RELATIONS = ("self", "own", "kin", "other")
-"""Of an agent to the caller: itself, started by it, of the same program, none of these."""
-MOST_RULE_LENGTH = 512
+"""An agent's relation to the caller: the same, a descendant, of the same program, none of these."""
+MAX_RULE_LENGTH = 512
+MAX_WILDCARDS = 16
 _HOST = re.compile(r"[a-z0-9._:*-]+(?<!\.)")
-MOST_WILDCARDS = 16
-
-_SEVERITY: Mapping[Verdict, int] = {"deny": 0, "ask": 1, "allow": 2}
 
 
 class Rule(NamedTuple):
-    """One rule; ``source`` says where it stands (``group agent``, ``grant 3``, …)."""
+    """One rule; ``source`` tells where it is from (``group agent``, ``grant 3``, …)."""
 
     verb: Verb
     kind: str
     action: str
-    """``*``: any."""
+    """``*`` for any."""
     name: str
     source: str = ""
 
@@ -66,7 +66,7 @@ class Rule(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """What somebody wants to do."""
+    """An action on an object, as a principal wants to perform it."""
 
     kind: str
     action: str
@@ -75,7 +75,7 @@ class Operation(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """``rule`` decided, a rule of principal number ``of``; None: no rule of its named this."""
+    """A verdict by ``rule`` of principal number ``of``; None if none of its rules matched."""
 
     verdict: Verdict
     rule: Rule | None
@@ -86,14 +86,14 @@ class Decision(NamedTuple):
 
 
 def parse(text: str, verb: Verb, source: str = "") -> Rule:
-    """A rule from its text; ``verb`` when the text names none. Raises InvalidArgument."""
-    if len(text) > MOST_RULE_LENGTH:
+    """Parse a rule; ``verb`` is the default verb. Raises InvalidArgument."""
+    if len(text) > MAX_RULE_LENGTH:
         raise InvalidArgument(
-            f"a rule of {len(text)} characters exceeds the limit of {MOST_RULE_LENGTH}"
+            f"a rule of {len(text)} characters exceeds the limit of {MAX_RULE_LENGTH}"
         )
     if not text.isprintable():
-        raise InvalidArgument(f"rule {text[:80]!r} has characters that cannot be shown",
-                              "write * for them")  # fmt: skip
+        raise InvalidArgument(f"rule {text[:80]!r} has unprintable characters",
+                              "match them with *")  # fmt: skip
     first, space, rest = text.strip().partition(" ")
     if space:
         verb, text = _one_of(first, VERBS, "verb", text), rest.strip()  # type: ignore[assignment]
@@ -122,13 +122,13 @@ def _one_of(word: str, valid: Sequence[str], what: str, text: str) -> str:
 
 
 def _check_name(rule: Rule) -> None:
-    """Names that could never match are mistakes. Raises InvalidArgument."""
+    """Reject a name that could never match. Raises InvalidArgument."""
     name = rule.name
     reason = ""
     if name == "*":
         return
-    if name.count("*") > MOST_WILDCARDS:
-        reason = f"more than {MOST_WILDCARDS} wildcards"
+    if name.count("*") > MAX_WILDCARDS:
+        reason = f"more than {MAX_WILDCARDS} wildcards"
     elif any("**" in segment and segment != "**" for segment in name.split("/")):
         reason = "** stands for whole segments: /notes/**"
     elif rule.kind == "path" and not name.startswith(("/", "**/")):
@@ -140,7 +140,7 @@ def _check_name(rule: Rule) -> None:
     elif rule.kind == "context" and name.partition("/")[0] not in ("own", "other", "*", "**"):
         reason = f"a context is own/{name} or other/AGENT/{name}"
     elif rule.kind == "network" and (not _HOST.fullmatch(name) or name.count(":") == 1):
-        reason = "a host is in lower case, without a port, and xn--… for other letters than ASCII"
+        reason = "a host is in lower case, without a port, and in xn--… form if it is not ASCII"
     if reason:
         raise InvalidArgument(f"rule {str(rule)!r}: {reason}")
 
@@ -149,10 +149,10 @@ def _check_name(rule: Rule) -> None:
 
 
 def compile_name(name: str) -> str:
-    """The regular expression for a rule's name, to be matched against a name with / at its end.
+    """Return the regular expression for a rule's name; it matches names with a / appended.
 
-    Linear in time: between two wildcards of a kind the leftmost match is as good as any, so what
-    has matched is never tried again.
+    Matching takes linear time: between two wildcards of a kind the leftmost match is as good as
+    any other, so atomic groups rule out backtracking.
     """
     chunks: list[str] = [""]
     for segment in name.split("/"):
@@ -175,7 +175,7 @@ def _compile_segment(segment: str) -> str:
 
 
 class _Matcher:
-    """The rules of one verb for one kind and action."""
+    """The rules with one verb that apply to one kind and action."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._always = next((rule for rule in rules if rule.name == "*"), None)
@@ -193,14 +193,14 @@ class _Matcher:
 
 
 class RuleSet:
-    """The rules of one principal. Which of several rules of one verb is named is not specified."""
+    """The rules of one principal. If several rules of a verb match, any of them is reported."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = tuple(rules)
         self._matchers: dict[tuple[str, str], tuple[_Matcher, ...]] = {}
 
     def judge(self, operation: Operation) -> tuple[Verdict, Rule | None]:
-        """What these rules alone say."""
+        """Return the verdict of these rules alone, and the rule that decided."""
         kind, action, name, effect = operation
         matchers = self._matchers.get((kind, action)) or self._compile(kind, action)
         deny, trust, ask, allow = matchers
@@ -222,41 +222,38 @@ class RuleSet:
 
 
 def stricter(one: Decision, other: Decision) -> bool:
-    """Whether one is stricter than the other."""
-    return _SEVERITY[one.verdict] < _SEVERITY[other.verdict]
+    """Tell whether one decision is stricter than the other."""
+    return _severity(one) < _severity(other)
+
+
+def _severity(decision: Decision) -> int:
+    return VERDICTS.index(decision.verdict)
 
 
 def decide(principals: Sequence[RuleSet], operation: Operation) -> Decision:
-    """The strictest of what each principal's rules say; of equals, the first principal's.
+    """Return the strictest verdict of the principals' rules; among equals, the first.
 
-    The principals are the caller, those who started it, and whoever it acts for, so nobody can do
-    through another what it could not do itself.
+    The principals are the caller, its ancestors, and those for whom it acts, so that an agent
+    cannot do through another what it may not do itself.
     """
-    decided = Decision("deny", None)
-    severity = len(_SEVERITY)
-    for number, rules in enumerate(principals):
-        verdict, rule = rules.judge(operation)
-        if _SEVERITY[verdict] < severity:
-            decided, severity = Decision(verdict, rule, number), _SEVERITY[verdict]
-            if not severity:
-                break
-    return decided
+    decisions = [Decision(*each.judge(operation), number) for number, each in enumerate(principals)]
+    return min(decisions, key=_severity, default=Decision("deny", None))
 
 
 def of_spawn(spec: SpawnRequest) -> tuple[tuple[Rule, ...] | None, tuple[Rule, ...]]:
-    """The rules in a operation to start something: instead of its group's, and beside them.
+    """Return the rules of a spawn: those that replace its group's, and those in addition.
 
-    Calls are implied by ``rights``, unless these name calls. Raises InvalidArgument.
+    ``rights`` without a rule on calls imply all calls. Raises InvalidArgument.
     """
     instead: tuple[Rule, ...] | None = None
     if spec.rights is not None:
         instead = tuple(parse(text, "trust", "spawn rights") for text in spec.rights)
         if not any(rule.kind in ("*", "call") for rule in instead):
             instead = (*instead, Rule("trust", "call", "*", "*", "spawn rights"))
-    beside = [parse(text, "allow", "spawn allow") for text in spec.allow]
+    further = [parse(text, "allow", "spawn allow") for text in spec.allow]
     for text in spec.deny:
         rule = parse(text, "deny", "spawn deny")
         if rule.verb != "deny":
-            raise InvalidArgument(f"deny: rule {text!r} says {rule.verb!r} itself")
-        beside.append(rule)
-    return instead, tuple(beside)
+            raise InvalidArgument(f"deny: rule {text!r} has the verb {rule.verb!r}")
+        further.append(rule)
+    return instead, tuple(further)

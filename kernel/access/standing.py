@@ -114,7 +114,7 @@ class Standings(dict[int, Standing]):
         self._table = table
         self._sets: dict[tuple[Rule, ...], RuleSet] = {}
         self.limits = _limits(hosts)
-        """Rule sets that bind every agent, whatever groups and grants allow."""
+        """Rule sets that limit every agent, even against its groups and grants."""
         self.use(policy, grants)
 
     def use(self, policy: GroupPolicy, grants: Sequence[Grant]) -> None:
@@ -127,10 +127,8 @@ class Standings(dict[int, Standing]):
                     f"({process.name}) runs",
                     f"keep the group in the policy, or end the agent: aios kill {process.pid}",
                 )
-        granted = [
-            (grant.subject, rules.parse(grant.rule, "allow", f"grant {grant.id}"))
-            for grant in grants
-        ]
+        granted = [(grant.subject, rules.parse(grant.rule, "allow", f"grant {grant.id}"))
+                   for grant in grants]  # fmt: skip
         self.policy, self.grants, self._granted = policy, tuple(grants), granted
         self.clear()
         self._sets.clear()
@@ -165,8 +163,8 @@ class Standings(dict[int, Standing]):
         else:
             chain = list(principals_of(self._table.caller(pid)))
             sets, names = [self.rules_of(p) for p in chain], [p.name for p in chain]
-        standing = self[pid] = Standing(pid, names[0], (*sets, *self.limits), (*names, HOST_LIMIT))
-        return standing
+        self[pid] = Standing(pid, names[0], (*sets, *self.limits), (*names, HOST_LIMIT))
+        return self[pid]
 
 
 def principals_of(process: Principal) -> Iterable[Principal]:
@@ -185,7 +183,7 @@ def _limits(hosts: Sequence[Rule]) -> tuple[RuleSet, ...]:
     """Return rules that limit the hosts only, or none if any host is allowed."""
     if any(rule.name == "*" for rule in hosts):
         return ()
-    others = [
+    others = (
         Rule("trust", kind, "*", "*", HOST_LIMIT) for kind in rules.KINDS if kind != "network"
-    ]
+    )
     return (RuleSet([*hosts, *others]),)

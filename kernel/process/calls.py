@@ -13,22 +13,9 @@ from aios.kernel.loop.task import Promise
 from aios.kernel.scheduler import policy
 from aios.kernel.trap.pending import Caller, Handler, Pending
 from aios.syscalls.errors import InvalidArgument, NotFound, ResourceExhausted
+from aios.syscalls.types import process as p
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.mail import MailReply, RecvRequest, SendRequest
-from aios.syscalls.types.process import (
-    ExitStatus,
-    LogReply,
-    Pid,
-    ProcessInfo,
-    ProcessList,
-    ProcessState,
-    PsRequest,
-    RefRequest,
-    ReniceRequest,
-    SignalRequest,
-    SpawnReply,
-    SpawnRequest,
-)
 
 from . import host
 from .mail import Letter, Receiver
@@ -44,15 +31,9 @@ class ProcessCalls:
     """Handlers. ``callers`` maps users to the kernel's callers."""
 
     def __init__(
-        self,
-        table: ProcessTable,
-        access: AccessManager,
-        supervisor: Supervisor,
-        work: Work,
-        clock: Clock,
-        callers: dict[str, Caller],
-        waits_of: Callable[[int], list[str]],
-    ) -> None:
+        self, table: ProcessTable, access: AccessManager, supervisor: Supervisor, work: Work,
+        clock: Clock, callers: dict[str, Caller], waits_of: Callable[[int], list[str]],
+    ) -> None:  # fmt: skip
         self._table, self._access, self._supervisor = table, access, supervisor
         self._clock = clock
         self._work, self._callers, self._waits_of = work, callers, waits_of
@@ -68,22 +49,22 @@ class ProcessCalls:
             "ipc.recv": self._recv,
         }
 
-    def _getpid(self, call: Pending, _: Empty) -> Pid:
+    def _getpid(self, call: Pending, _: Empty) -> p.Pid:
         if call.caller.pid == OPERATOR:
-            return Pid(OPERATOR, "operator", OPERATOR)
+            return p.Pid(OPERATOR, "operator", OPERATOR)
         process = self._table.caller(call.caller.pid)
-        return Pid(process.pid, process.name, process.parent)
+        return p.Pid(process.pid, process.name, process.parent)
 
-    def _ps(self, _: Pending, body: PsRequest) -> ProcessList:
+    def _ps(self, _: Pending, body: p.PsRequest) -> p.ProcessList:
         chosen = self._table.all() if body.all else self._table.living()
-        return ProcessList([self._row(process) for process in chosen])
+        return p.ProcessList([self._row(process) for process in chosen])
 
-    def _row(self, process: Process) -> ProcessInfo:
+    def _row(self, process: Process) -> p.ProcessInfo:
         running = process.living and process.os_pid
         cpu_s, rss_bytes = host.usage(process.os_pid) if running else (0.0, 0)
         until_s = process.ended_s or self._clock.now()
         requests = process.requests.values()
-        return ProcessInfo(
+        return p.ProcessInfo(
             pid=process.pid, parent=process.parent, name=process.name, state=_shown(process),
             klass=process.klass, nice=process.nice, os_pid=process.os_pid,
             started_unix=process.started_unix, age_s=until_s - process.started_s,
@@ -104,22 +85,22 @@ class ProcessCalls:
         caller = self._callers.get(str(process.pid))
         return caller.calls if caller else process.calls
 
-    async def _spawn(self, call: Pending, body: SpawnRequest) -> SpawnReply:
+    async def _spawn(self, call: Pending, body: p.SpawnRequest) -> p.SpawnReply:
         self._access.check_spawn(call.asker, body)
         self._check_quotas(body.quota_tokens, body.quota_cells)
         behalf = tuple(self._table.caller(pid) for pid in call.asker.behalf if pid != OPERATOR)
         return await self._supervisor.spawn(call.caller.pid, call.caller.os_pid, body, behalf)
 
-    async def _wait(self, call: Pending, body: RefRequest) -> ExitStatus:
+    async def _wait(self, call: Pending, body: p.RefRequest) -> p.ExitStatus:
         process = self._table.resolve(body.ref)
         if not process.living:
             return process.status()
-        ended: Promise[ExitStatus] = Promise()
+        ended: Promise[p.ExitStatus] = Promise()
         process.on_exit.append(ended)
         call.on_end(lambda error: process.on_exit.remove(ended))
         return await ended
 
-    def _signal(self, call: Pending, body: SignalRequest) -> Empty:
+    def _signal(self, call: Pending, body: p.SignalRequest) -> Empty:
         process = self._target(call, body.ref)
         match body.action:
             case "kill":
@@ -140,7 +121,7 @@ class ProcessCalls:
         caller = self._callers.get(str(process.pid))
         return list(caller.pending.values()) if caller else []
 
-    def _renice(self, call: Pending, body: ReniceRequest) -> Empty:
+    def _renice(self, call: Pending, body: p.ReniceRequest) -> Empty:
         given = (body.nice, body.klass, body.weight, body.quota_tokens, body.quota_cells)
         if all(value is None for value in given):
             raise InvalidArgument(
@@ -173,13 +154,11 @@ class ProcessCalls:
                     "raise the quota, or lower the quantum: aios sched set --quantum N",
                 )
 
-    def _log(self, call: Pending, body: RefRequest) -> LogReply:
+    def _log(self, call: Pending, body: p.RefRequest) -> p.LogReply:
         process = self._target(call, body.ref)
         if process.guest:
-            raise NotFound(
-                f"pid {process.pid} was started by hand; its output is in its own terminal"
-            )
-        return LogReply(process.pid, process.log, process.living)
+            raise NotFound(f"pid {process.pid} was started by hand; its output is in its terminal")
+        return p.LogReply(process.pid, process.log, process.living)
 
     def _target(self, call: Pending, ref: str) -> Process:
         process = self._table.resolve(ref)
@@ -215,7 +194,7 @@ def _by(call: Pending, verb: str) -> str:
     return f"{verb} by " + (f"pid {call.caller.pid}" if call.caller.pid else "the operator")
 
 
-def _shown(process: Process) -> ProcessState:
+def _shown(process: Process) -> p.ProcessState:
     """Return the state for ``aios ps``: its life, or while it is alive that of its requests."""
     if process.life != "alive":
         return process.life

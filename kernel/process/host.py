@@ -1,9 +1,4 @@
-"""Host processes: their ancestors, their use of the machine, signals, and how the kernel learns of
-their end.
-
-Knows host pids only. All of it works for processes that are not children of the kernel, except
-``kill_strays``.
-"""
+"""Host processes by host pid: ancestors, resource usage, signals, and notice of their end."""
 
 from __future__ import annotations
 
@@ -66,8 +61,7 @@ def watch(loop: Loop, os_pid: int, gone: Callable[[], None]) -> None:
 
 
 def kill_strays(known: Collection[int]) -> None:
-    """Kill the kernel's child processes that are not ``known``: orphans which the kernel, as their
-    subreaper, has inherited from a dead zygote or tool host."""
+    """Kill the kernel's children that are not ``known``: orphans of a dead zygote or tool host."""
     for _ in range(_MAX_ROUNDS):  # each round orphans the children of those it kills
         strays = [child for child in psutil.Process().children() if child.pid not in known]
         if not strays:

@@ -13,9 +13,8 @@ from aios.kernel.loop.task import Promise
 from aios.syscalls.errors import ResourceExhausted
 
 MAX_MESSAGES = 1000
-"""Limit on messages in one mailbox."""
 MAX_BYTES = 8 << 20
-"""Limit on the total size of the messages in one mailbox."""
+"""Limits of one mailbox."""
 
 
 class Letter(NamedTuple):

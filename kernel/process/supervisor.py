@@ -50,17 +50,10 @@ class Supervisor:
     """Acts on processes; the table remembers them."""
 
     def __init__(
-        self,
-        loop: Loop,
-        table: ProcessTable,
-        log_dir: Path,
-        runtime: Path,
-        launcher: Launcher,
-        work: Work,
-        spared: Callable[[], Collection[int]],
-        on_killed: Callable[[Process], None],
-        on_buried: Callable[[Process], None],
-    ) -> None:
+        self, loop: Loop, table: ProcessTable, log_dir: Path, runtime: Path, launcher: Launcher,
+        work: Work, spared: Callable[[], Collection[int]],
+        on_killed: Callable[[Process], None], on_buried: Callable[[Process], None],
+    ) -> None:  # fmt: skip
         """``spared`` returns the host pids of the kernel's children that are not agents.
         ``on_killed`` is called before a process is killed, ``on_buried`` after one has ended."""
         self._loop, self._table, self._work = loop, table, work
@@ -99,9 +92,7 @@ class Supervisor:
                 hint = f"no zygote can be started with {process.python}; try: aios run --python"
             raise InvalidArgument(str(error), hint) from None
         if spec.timeout_s is not None:
-            self._timers[process.pid] = self._loop.after(
-                spec.timeout_s, lambda: self._out_of_time(process)
-            )
+            self._set_timer(process, spec.timeout_s, lambda: self._out_of_time(process))
         if attached and parent == OPERATOR:
             process.asker_os_pid = owner_os_pid if spec.asks else 0
             self.watch_host(owner_os_pid, lambda: self._owner_gone(process))
@@ -134,8 +125,7 @@ class Supervisor:
         return process
 
     def adopt_guest(self, os_pid: int) -> Process:
-        """Return the process of a program that was started by hand, and add it to the table when it
-        first connects. Raises AiosError."""
+        """Return the process of a program started by hand; add it if new. Raises AiosError."""
         known = self._table.by_os_pid(os_pid)
         if known:
             return known
@@ -172,10 +162,9 @@ class Supervisor:
         match report:
             case Forked():
                 self._table.born(process, report.os_pid)
+                reply = SpawnReply(process.pid, process.name, report.os_pid, process.log)
                 if started:
-                    started.resolve(
-                        SpawnReply(process.pid, process.name, report.os_pid, process.log)
-                    )
+                    started.resolve(reply)
             case ForkFailed():
                 self._bury(process, NOT_STARTED, report.reason)
                 if started:
@@ -192,9 +181,8 @@ class Supervisor:
                 started = self._starting.pop(process.pid, None)
                 self._bury(process, KILLED, "the zygote died")
                 if started:
-                    started.reject(ResourceExhausted(
-                        "the zygote died; try again", "the kernel's log says why"
-                    ))  # fmt: skip
+                    started.reject(ResourceExhausted("the zygote died; try again",
+                                                     "the kernel's log says why"))  # fmt: skip
         self.reap_strays()
 
     def reap_strays(self) -> None:
@@ -226,7 +214,7 @@ class Supervisor:
             self.resume(process)
         process.reason = reason
         self._signal(process, signal.SIGTERM, tree=False)
-        self._replace_timer(process, grace_s, lambda: self.kill(process, reason + ", then killed"))
+        self._set_timer(process, grace_s, lambda: self.kill(process, reason + ", then killed"))
 
     def pause(self, process: Process) -> None:
         """Stop a process's host processes and hold its requests. Raises IllegalState."""
@@ -276,16 +264,10 @@ class Supervisor:
         if process.life in ("alive", "paused", "starting"):
             self.stop(process, TIMEOUT_GRACE_S, "its --timeout passed")
 
-    def _replace_timer(
-        self, process: Process, after_s: float, callback: Callable[[], None]
-    ) -> None:
+    def _set_timer(self, process: Process, after_s: float, callback: Callable[[], None]) -> None:
+        """Replace the process's timer; burial cancels it."""
         self._cancel_timer(process)
-
-        def due() -> None:
-            if process.life != "dead":
-                callback()
-
-        self._timers[process.pid] = self._loop.after(after_s, due)
+        self._timers[process.pid] = self._loop.after(after_s, callback)
 
     def _cancel_timer(self, process: Process) -> None:
         timer = self._timers.pop(process.pid, None)

@@ -89,7 +89,6 @@ class Process:
     held_tokens: int = 0
     """Length of ``last_tokens``, kept after the process has ended."""
     notes: int = 0
-    """Count of its notes in session memory."""
     note_bytes: int = 0
     window_tokens: int = 0
     """Context window of the last model it used."""

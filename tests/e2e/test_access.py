@@ -159,7 +159,7 @@ def test_a_broken_policy_or_grant_keeps_the_kernel_from_starting(stopped: Machin
         (["approvals", "deny", "../../x"], 1, "no question"),
         (["run", "--group", "agnt", "HELLO"], 125, "did you mean 'agent'"),
         (["run", "--allow", "tol:x", "HELLO"], 125, "did you mean 'tool'"),
-        (["run", "--deny", "allow tool:x", "HELLO"], 125, "says 'allow' itself"),
+        (["run", "--deny", "allow tool:x", "HELLO"], 125, "has the verb 'allow'"),
         (["audit", "frobnicate"], 2, "invalid choice"),
     ],
 )

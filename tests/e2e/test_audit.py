@@ -32,7 +32,7 @@ def test_every_call_is_logged_with_its_rule(own: Machine) -> None:
     assert any(r["kind"] == "model" and r["rule"] == "allow model:* (group agent)" for r in records)
     assert "top secret" not in json.dumps(own.audit())
     got = own.aios("audit", "verify")
-    assert got.returncode == 0 and "are as they were written" in got.stdout
+    assert got.returncode == 0 and "are unchanged" in got.stdout
     assert "logged" in own.aios("audit", "--agent", "logged", "-n", "3").stdout
 
 

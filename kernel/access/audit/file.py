@@ -1,15 +1,14 @@
-"""The audit log's files: written, rotated and found again by one thread that may block.
+"""The files of the audit log, written and rotated on one thread that may block.
 
     audit/ID/000000000001.jsonl   records from number 1 on; then the next file
-    DATA/audit/key                the key, mode 0600, made once
-    DATA/audit/ID.anchor          number and mac of the last record that is on the disk, sealed
+    DATA/audit/key                the key, mode 0600, created once
+    DATA/audit/ID.anchor          number and mac of the last record on disk, sealed
 
-Promises that space for what comes next is taken from the file system beforehand (fallocate), so
-that a record which was promised room can be written on a full disk; that a record torn by a kill
-is cut off at the next start; and that the anchor never names a record that is not on the disk, so
-a log that ends before its anchor has been cut. Whether the file that is written is still there, and
-as long as it was left, is looked at before every batch; if not, the log goes on in a new file, with
-a record that says so.
+Promises three things. Space is reserved from the file system ahead of records (fallocate), so a
+record with reserved space can be written on a full disk. A record torn by a kill is cut off at the
+next start. The anchor never names a record that is not on disk, so a log that ends before its
+anchor has been cut. Before every batch it checks that the file still exists with its full length;
+if not, the log continues in a new file with a record of the damage.
 """
 
 from __future__ import annotations
@@ -32,21 +31,23 @@ from .records import NO_MAC, Chain, Entry, Verifier, read, seal, split, text
 log = logging.getLogger("aios.audit")
 
 RESERVE_BYTES = 1 << 20
+"""Space to reserve ahead."""
 FILE_BYTES = 16 << 20
+"""Size of a file that is rotated."""
 _KEEP_SIZE = 1
 _TAIL_BYTES = 1 << 16
-_CANNOT = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
-class Room(NamedTuple):
-    """Bytes that the next records may take; ``reason``: why it cannot be made more, or ''."""
+class Space(NamedTuple):
+    """Space for the next records; ``reason``: why no more can be reserved, or ''."""
 
     size_bytes: int
     reason: str
 
 
 class Anchor(msgspec.Struct, frozen=True):
-    """``first``: the oldest record kept; ``n`` and ``mac``: the newest one on the disk."""
+    """``first``: the oldest record kept; ``n`` and ``mac``: the newest one on disk."""
 
     first: int
     n: int
@@ -55,31 +56,31 @@ class Anchor(msgspec.Struct, frozen=True):
 
 
 class AuditFile:
-    """The newest file of the log. Belongs to one thread."""
+    """The newest file of the log. Used by one thread."""
 
-    def __init__(self, folder: Path, key: Path, anchor: Path, most_bytes: int) -> None:
+    def __init__(self, folder: Path, key: Path, anchor: Path, max_bytes: int) -> None:
         self._folder, self._key_path, self._anchor_path = folder, key, anchor
-        self._most_files = max(2, most_bytes // FILE_BYTES)
+        self._max_files = max(2, max_bytes // FILE_BYTES)
         self._fd, self._path = -1, folder
         self._size = self._allocated = 0
-        self._reserves = True
+        self._can_reserve = True
         self._unsynced = False
         self._key = b""
         self._first_words = ""
         self._chain = Chain(b"")
 
-    def open(self, first_words: str) -> Room:
-        """Go on where the log ends, with a record that says so. Raises OSError."""
+    def open(self, first_words: str) -> Space:
+        """Continue the log with a start record. Raises OSError."""
         self._first_words = first_words
         return self.append([], 0)
 
-    def _open(self, wrong: str = "") -> None:
+    def _open(self, damage: str = "") -> None:
         self._key = load_key(self._key_path, create=True)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        wrong = self._find_end(wrong)
-        if wrong:
-            log.error("the audit log is broken: %s", wrong)
-        outcome = f"broken: {wrong}" if wrong else "ok"
+        damage = self._find_end(damage)
+        if damage:
+            log.error("the audit log is broken: %s", damage)
+        outcome = f"broken: {damage}" if damage else "ok"
         try:
             self._write(self._chain.append(*_own("start", self._first_words, outcome)))
         except OSError:
@@ -87,17 +88,17 @@ class AuditFile:
             self._fd = -1
             raise
 
-    def append(self, entries: Sequence[tuple[float, bytes]], lost: int) -> Room:
-        """Write all, each with its time, or nothing; ``lost`` before them could not be written.
+    def append(self, entries: Sequence[tuple[float, bytes]], lost: int) -> Space:
+        """Write all entries, each with its time, or none, and a record of ``lost`` entries.
 
         Raises OSError.
         """
         if self._fd < 0:
             self._open()
-        elif wrong := self._harmed():
+        elif damage := self._damage():
             os.close(self._fd)
             self._fd = -1
-            self._open(wrong)
+            self._open(damage)
         before = self._chain.n, self._chain.mac
         lines = [self._chain.append(unix, entry) for unix, entry in entries]
         if lost:
@@ -111,25 +112,22 @@ class AuditFile:
             raise
         if self._size >= FILE_BYTES:
             self._rotate()
-        return self._take_room()
+        return self._reserve()
 
     def sync(self) -> None:
-        """Put what was written on the disk, then the anchor; remove what is too old.
-
-        Raises OSError.
-        """
+        """Sync the file, then write the anchor, then delete old files. Raises OSError."""
         if self._fd >= 0 and self._unsynced:
             os.fdatasync(self._fd)
             self._unsynced = False
             kept = files(self._folder)
             if not kept:
-                return  # it has been deleted: the next batch begins a new file
-            self._write_anchor(kept[-self._most_files :][0])
-            for path in kept[: -self._most_files]:
+                return  # deleted: the next batch starts a new file
+            self._write_anchor(kept[-self._max_files :][0])
+            for path in kept[: -self._max_files]:
                 path.unlink()
 
     def close(self) -> None:
-        """Sync, and give reserved space back."""
+        """Sync, and release reserved space."""
         if self._fd >= 0:
             with contextlib.suppress(OSError):
                 self.sync()
@@ -139,8 +137,8 @@ class AuditFile:
 
     # ------------------------------------------------------------------ writing
 
-    def _harmed(self) -> str:
-        """What has been done to the file since the last batch, or ''."""
+    def _damage(self) -> str:
+        """Return the damage to the file since the last batch, or ''."""
         held = os.fstat(self._fd)
         if held.st_nlink == 0:
             return f"the file that ended with record {self._chain.n} has been deleted"
@@ -160,26 +158,24 @@ class AuditFile:
             at, left = at + count, left[count:]
         self._size = at
 
-    def _take_room(self) -> Room:
-        if not self._reserves:
-            return Room(RESERVE_BYTES, "")
+    def _reserve(self) -> Space:
+        if not self._can_reserve:
+            return Space(RESERVE_BYTES, "")
         reason = ""
         if self._allocated - self._size < RESERVE_BYTES // 2:
             failed = _fallocate(self._fd, self._size, RESERVE_BYTES)
-            if failed in _CANNOT:  # this file system cannot promise anything
-                self._reserves = False
-                return Room(RESERVE_BYTES, "")
+            if failed in _UNSUPPORTED:  # this file system cannot reserve space
+                self._can_reserve = False
+                return Space(RESERVE_BYTES, "")
             if failed:
                 reason = os.strerror(failed)
             else:
                 self._allocated = self._size + RESERVE_BYTES
-        return Room(max(0, self._allocated - self._size), reason)
+        return Space(max(0, self._allocated - self._size), reason)
 
     def _rotate(self) -> None:
-        """Go on in a new file, which begins with the mac that the old one ends with.
-
-        Without space for one, the old file goes on.
-        """
+        """Continue in a new file, whose first record holds the last mac of the old one. Without
+        space for it, continue in the old file."""
         old = self._fd, self._size, self._allocated, self._chain.n, self._chain.mac
         path = self._named(self._chain.n + 1)
         try:
@@ -209,24 +205,23 @@ class AuditFile:
 
     # ------------------------------------------------------------------ finding the end
 
-    def _find_end(self, wrong: str) -> str:
-        """Open the newest file behind its last record, or a new one when something is wrong, which
-        is returned."""
+    def _find_end(self, damage: str) -> str:
+        """Open the newest file at its end, or a new file if there is damage; return the damage."""
         anchor = None
         try:
             anchor = load_anchor(self._anchor_path, self._key)
         except ValueError as error:
-            wrong = wrong or str(error)
+            damage = damage or str(error)
         kept = files(self._folder)
         n, mac = 0, NO_MAC
         if kept:
             self._path = kept[-1]
             self._fd = _open(self._path, 0)
             n, mac, self._size, bad = _last_record(self._fd, self._key)
-            wrong = wrong or bad
+            damage = damage or bad
         if anchor and n < anchor.n:
-            wrong = wrong or f"the log ends with record {n}, it had {anchor.n}"
-        if wrong or not kept:
+            damage = damage or f"the log ends with record {n}, but it had {anchor.n}"
+        if damage or not kept:
             if self._fd >= 0:
                 os.close(self._fd)
             n = max(n, anchor.n if anchor else 0, self._chain.n)
@@ -235,7 +230,7 @@ class AuditFile:
         os.ftruncate(self._fd, self._size)
         self._allocated = self._size
         self._chain = Chain(self._key, n, mac)
-        return wrong
+        return damage
 
 
 def _own(action: str, name: str, outcome: str) -> tuple[float, bytes]:
@@ -247,7 +242,7 @@ def _open(path: Path, flags: int) -> int:
 
 
 def _last_record(fd: int, key: bytes) -> tuple[int, bytes, int, str]:
-    """Number and mac of a file's last record, where it ends, and what is wrong with it."""
+    """Return number and mac of the last record of a file, its end, and the damage or ''."""
     size = os.fstat(fd).st_size
     start = max(0, size - _TAIL_BYTES)
     data = os.pread(fd, size - start, start)
@@ -266,22 +261,22 @@ def _last_record(fd: int, key: bytes) -> tuple[int, bytes, int, str]:
 
 
 def _fallocate(fd: int, at: int, size: int) -> int:
-    """Take space behind a file's end without making it longer; the errno, 0 for success."""
+    """Reserve space beyond the end of a file; return 0 or the errno."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     return 0 if libc.fallocate(fd, _KEEP_SIZE, at, size) == 0 else ctypes.get_errno()
 
 
-# ------------------------------------------------------------------------------ for readers, too
+# ------------------------------------------------------------------------------ for readers as well
 
 
 def files(folder: Path) -> list[Path]:
-    """The log's files, oldest first."""
+    """Return the files of the log, oldest first."""
     return sorted(path for path in folder.glob("*.jsonl") if path.stem.isdecimal())
 
 
 def load_key(path: Path, *, create: bool = False) -> bytes:
-    """The key. Raises OSError with its path, also when there is none and it may not be made."""
+    """Load the key, or create it if it is missing and ``create`` is set. Raises OSError."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -299,18 +294,18 @@ def load_key(path: Path, *, create: bool = False) -> bytes:
     finally:
         os.close(fd)
     with contextlib.suppress(FileExistsError):
-        os.link(part, path)  # another kernel's key, if one was faster
+        os.link(part, path)  # if another kernel was faster, use its key
     part.unlink()
     return path.read_bytes()
 
 
 def make_anchor(key: bytes, first: int, n: int, mac: str) -> Anchor:
-    """An anchor that only the key's holder can make."""
+    """Make an anchor, sealed with the key."""
     return Anchor(first, n, mac, seal(key, b"anchor", f"{first} {n} {mac}".encode()).decode())
 
 
 def load_anchor(path: Path, key: bytes) -> Anchor | None:
-    """The anchor, None when there is none. Raises ValueError when it was tampered with."""
+    """Load the anchor, None if missing. Raises ValueError if it was tampered with."""
     try:
         anchor = msgspec.json.decode(path.read_bytes(), type=Anchor)
     except FileNotFoundError:
@@ -323,18 +318,18 @@ def load_anchor(path: Path, key: bytes) -> Anchor | None:
 
 
 def verify(folder: Path, key: bytes, anchor: Anchor | None) -> Verifier:
-    """Walk the whole log. Raises OSError."""
+    """Verify the whole log. Raises OSError."""
     verifier = Verifier(key)
     kept = files(folder)
     for path in kept:
         data = path.read_bytes()
         if path == kept[-1]:
-            data = data[: data.rfind(b"\n") + 1]  # a record that is being written
+            data = data[: data.rfind(b"\n") + 1]  # a record may be in the middle of being written
         if not verifier.walk(path.name, data.splitlines(keepends=True)):
             return verifier
     if anchor and (not verifier.first or anchor.first < verifier.first):
-        verifier.problem = f"record {anchor.first} is missing: the log's beginning was cut off"
+        verifier.problem = f"record {anchor.first} is missing: the start of the log was cut off"
     elif anchor and verifier.n < anchor.n:
-        verifier.problem = f"record {verifier.n + 1} is missing: the log's end was cut off " \
+        verifier.problem = f"record {verifier.n + 1} is missing: the end of the log was cut off " \
                            f"(it had {anchor.n} records)"  # fmt: skip
     return verifier

@@ -1,15 +1,14 @@
-"""The audit log as the kernel's thread sees it: entries go in, replies wait until they are written.
+"""The audit log in the kernel's thread: takes entries, and holds replies until they are written.
 
-Entries are handed to a worker in batches (group commit), so the kernel never waits for a disk. An
-entry about a mutation is refused when there is no room left that the worker has reserved for it:
-then the mutation must not happen. Its reply is held back until its entry is written. Entries about
-reads are dropped without room, and counted; reading goes on.
+A worker writes entries in batches (group commit), so the kernel never waits for a disk. An entry
+for a mutation is rejected when it does not fit in the space that the worker has reserved; the
+mutation must then not happen. The reply to a mutation is held until its entry is written. Without
+space, entries for reads are dropped and counted, and reads continue.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,20 +18,21 @@ from aios.kernel.loop.task import Outcome
 from aios.kernel.loop.worker import Worker
 from aios.syscalls.errors import AuditUnavailable
 
-from .file import AuditFile, Room
-from .records import MOST_HEAD_BYTES, Entry, text
+from .file import AuditFile, Space
+from .records import MAX_HEAD_BYTES, Entry, text
 
 log = logging.getLogger("aios.audit")
 
 BATCH_S = 0.1
-"""Entries about reads wait so long for others."""
+"""Delay of entries for reads, to batch them."""
 SYNC_S = 1.0
-"""After so long, what was written is on the disk, too."""
+"""Delay from a write to the sync."""
 RETRY_S = 1.0
+"""Delay after a failed write."""
 
 
 class Line(NamedTuple):
-    """An entry as it is added: its text, the most bytes it takes, whether it is of a mutation."""
+    """An entry with its encoding and the size limit of its record; ``mutates`` for a mutation."""
 
     entry: Entry
     text: bytes
@@ -41,48 +41,46 @@ class Line(NamedTuple):
 
 
 def line(entry: Entry, *, mutates: bool) -> Line:
-    """Made once for decisions that are equal."""
+    """Encode an entry; equal decisions can share the line."""
     written = text(entry)
-    return Line(entry, written, MOST_HEAD_BYTES + len(written), mutates)
+    return Line(entry, written, MAX_HEAD_BYTES + len(written), mutates)
 
 
 Held = Callable[[AuditUnavailable | None], None]
 
 
 class AuditLog:
-    """The log. ``worker`` runs nothing that takes long."""
+    """The log. ``worker`` must be free of long jobs."""
 
     def __init__(self, loop: Loop, worker: Worker, file: AuditFile) -> None:
         self._loop, self._worker, self._file = loop, worker, file
-        self._room, self._reason = 0, "it is not open"
+        self._space, self._reason = 0, "not open"
         self._entries: list[tuple[float, bytes]] = []
-        self._bytes = 0
-        self._flying_bytes = 0
+        self._bytes = self._flying_bytes = self._lost = 0
         self._in_flight = self._broken = False
-        self._lost = 0
         self._seq = self._due = self._written = 0
         self._held: deque[tuple[int, Held]] = deque()
         self._flush_timer: Timer | None = None
         self._sync_timer: Timer | None = None
 
     def open(self, first_words: str) -> None:
-        """Before the kernel serves. Without a log that can be written it serves reads only."""
+        """Open the log; blocks. While it cannot be written, the kernel serves reads only."""
         try:
-            self._has_room(self._file.open(first_words))
+            self._has_space(self._file.open(first_words))
         except OSError as error:
             self._failed(error)
 
     def append(self, added: Line) -> None:
-        """Add an entry. Raises AuditUnavailable for a mutation that has no room in the log."""
+        """Add an entry. Raises AuditUnavailable for a mutation for which there is no space."""
         _, written, size, mutates = added
-        if self._bytes + self._flying_bytes + size > self._room:
+        if self._bytes + self._flying_bytes + size > self._space:
             self._later(RETRY_S)
             if mutates:
                 raise self.unavailable()
             self._lost += 1
             return
         self._seq += 1
-        self._entries.append((time.time(), written))
+        self._entries.append((self._loop.clock.unix(), written))
         self._bytes += size
         if mutates:
             self._due = self._seq
@@ -90,32 +88,30 @@ class AuditLog:
             self._later(BATCH_S)
 
     def unavailable(self) -> AuditUnavailable:
-        """Why nothing may be changed now."""
+        """Return the error for a mutation that cannot be recorded."""
         return AuditUnavailable(
             f"the audit log cannot be written ({self._reason or 'it does not keep up'}), "
             "so nothing may be changed",
-            "make room there (the log lies in: aios audit path); reading goes on",
+            "free disk space (aios audit path prints the folder); reads continue",
         )
 
     def warnings(self) -> list[str]:
-        """For who looks at the kernel's state."""
-        if not self._reason:
-            return []
+        """Return warnings for the kernel's status."""
         error = self.unavailable()
-        return [f"{error.message}; {error.hint}"]
+        return [f"{error.message}; {error.hint}"] if self._reason else []
 
     @property
     def settled(self) -> bool:
-        """Whether every mutation's entry is written."""
+        """True if the entries of all mutations are written."""
         return self._written >= self._due
 
     def kick(self) -> None:
-        """Write now what mutations have added."""
+        """Write the entries of mutations now."""
         if self._written < self._due and not self._in_flight and not self._broken:
             self._flush()
 
     def hold(self, reply: Held) -> None:
-        """Call ``reply`` as soon as the mutations' entries so far are written, or could not be."""
+        """Call ``reply`` when all mutations so far are written, or with an error."""
         if self._written >= self._due:
             reply(None)
             return
@@ -126,7 +122,7 @@ class AuditLog:
         self.kick()
 
     def close(self) -> None:
-        """Write what there is. The worker is closed afterwards."""
+        """Write all entries; the caller then closes the worker."""
         for timer in (self._flush_timer, self._sync_timer):
             if timer:
                 timer.cancel()
@@ -135,7 +131,7 @@ class AuditLog:
         self._worker.submit(self._file.close, lambda outcome: None)
 
     def check(self) -> list[str]:
-        """What is wrong with the accounts, or with the log; empty when all is well."""
+        """Return inconsistencies and write errors; empty if there are none."""
         problems = [f"audit log: {self._reason}"] if self._reason else []
         if self._written > self._seq or self._due > self._seq:
             problems.append(f"audit log: {self._written} of {self._seq} written, {self._due} due")
@@ -145,23 +141,23 @@ class AuditLog:
 
     def _later(self, after_s: float) -> None:
         if self._flush_timer is None:
-            self._flush_timer = self._loop.at(time.monotonic() + after_s, self._flush)
+            self._flush_timer = self._loop.after(after_s, self._flush)
 
     def _flush(self) -> None:
         if self._flush_timer:
             self._flush_timer.cancel()
             self._flush_timer = None
         if self._in_flight:
-            return  # what it leaves is written next
+            return  # its completion writes the rest
         batch, self._entries = self._entries, []
         self._flying_bytes, self._bytes = self._bytes, 0
         lost, last = self._lost, self._seq
         self._in_flight = True
 
-        def done(outcome: Outcome[Room]) -> None:
+        def done(outcome: Outcome[Space]) -> None:
             self._in_flight = False
             try:
-                room = outcome.result()
+                space = outcome.result()
             except OSError as error:
                 self._entries = batch + self._entries
                 self._bytes += self._flying_bytes
@@ -171,35 +167,35 @@ class AuditLog:
             self._flying_bytes = 0
             self._lost -= lost
             self._written = last
-            self._has_room(room)
+            self._has_space(space)
             self._release(None)
             if self._entries:
                 self._flush() if self._written < self._due else self._later(BATCH_S)
 
         self._worker.submit(lambda: self._file.append(batch, lost), done)
 
-    def _has_room(self, room: Room) -> None:
-        if room.reason and not self._reason:
-            log.error("no more room for the audit log: %s", room.reason)
-        self._room, self._reason = room
+    def _has_space(self, space: Space) -> None:
+        if space.reason and not self._reason:
+            log.error("no space for the audit log: %s", space.reason)
+        self._space, self._reason = space
         self._broken = False
         if self._sync_timer is None:
-            self._sync_timer = self._loop.at(time.monotonic() + SYNC_S, self._sync)
+            self._sync_timer = self._loop.after(SYNC_S, self._sync)
 
     def _sync(self) -> None:
         self._sync_timer = None
 
         def done(outcome: Outcome[None]) -> None:
             if outcome.error:
-                log.error("the audit log could not be put on the disk: %s", outcome.error)
+                log.error("the audit log could not be synced: %s", outcome.error)
 
         self._worker.submit(self._file.sync, done)
 
     def _failed(self, error: OSError) -> None:
-        """Nothing more is promised until a try succeeds."""
+        """Reject mutations until a retry succeeds."""
         log.error("the audit log cannot be written: %s", error)
         self._broken = True
-        self._room, self._reason = 0, error.strerror or str(error)
+        self._space, self._reason = 0, error.strerror or str(error)
         if error.filename:
             self._reason = f"{error.filename}: {self._reason}"
         self._release(self.unavailable())

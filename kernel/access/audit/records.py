@@ -2,9 +2,9 @@
 
     {"n":7,"t":…,"pid":3,"agent":"mailer","kind":"tool",…,"mac":"<64 hex digits>"}
 
-The mac of a record is HMAC-SHA256(key, mac of the record before + the line without its mac), so a
-line that was edited, taken out, put in or moved breaks the chain at the first such line. Nothing
-here opens a file; secrets and bodies have no field to be in.
+The mac of a record is HMAC-SHA256(key, mac of the previous record + the line without its mac). A
+line that is edited, removed, inserted or moved breaks the chain there. Nothing here opens a file.
+No field holds secrets or message bodies.
 """
 
 from __future__ import annotations
@@ -15,19 +15,17 @@ from collections.abc import Iterable
 import msgspec
 
 NO_MAC = b"0" * 64
-"""What the first record is chained to."""
-MOST_NAME = 512
+"""The mac before the first record."""
+MAX_NAME = 512
 """Characters of a name that are kept."""
 
 _TAIL = len(',"mac":""}') + len(NO_MAC)
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One decision, or an event of the log's own (kind ``audit``). ``rule``: what decided.
-    ``behalf``: for whom it was made, as ``name (pid)``.
-
-    When it was is told beside it, so that equal decisions share one entry.
-    """
+    """One decision, or an event of the log itself (kind ``audit``), without its time, so that
+    equal decisions share an entry. ``rule``: the deciding rule; ``behalf``: for whom the process
+    acts, as ``name (pid)``."""
 
     pid: int
     agent: str
@@ -41,7 +39,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An entry in its place in the log. ``t``: seconds since 1970."""
+    """An entry at position ``n`` of the log; ``t``: seconds since 1970."""
 
     n: int
     t: float
@@ -56,25 +54,25 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     behalf: str = ""
 
 
-MOST_HEAD_BYTES = 200
-"""What a line has besides an entry's text: number, time and mac."""
+MAX_HEAD_BYTES = 200
+"""Limit on the rest of a line: number, time and mac."""
 
 
 def text(entry: Entry) -> bytes:
-    """An entry as it stands in its line; made once for decisions that are equal."""
-    if len(entry.name) > MOST_NAME:
-        entry = msgspec.structs.replace(entry, name=entry.name[:MOST_NAME] + "…")
+    """Encode an entry as the middle part of its line."""
+    if len(entry.name) > MAX_NAME:
+        entry = msgspec.structs.replace(entry, name=entry.name[:MAX_NAME] + "…")
     return msgspec.json.encode(entry)[1:]
 
 
 class Chain:
-    """Where the log ends: the number and the mac of its last record."""
+    """The end of the log: number and mac of the last record."""
 
     def __init__(self, key: bytes, n: int = 0, mac: bytes = NO_MAC) -> None:
         self._key, self.n, self.mac = key, n, mac
 
     def append(self, unix: float, entry: bytes) -> bytes:
-        """The next record's line, from an entry's text."""
+        """Return the line of the next record, from an encoded entry."""
         self.n += 1
         body = b'{"n":%d,"t":%.6f,%b' % (self.n, unix, entry)
         self.mac = seal(self._key, self.mac, body)
@@ -82,15 +80,15 @@ class Chain:
 
 
 def seal(key: bytes, before: bytes, body: bytes) -> bytes:
-    """The mac of a body that follows the record with the mac ``before``; hexadecimal."""
+    """Return the mac, in hex, of a body after the record with mac ``before``."""
     return hmac.digest(key, before + body, "sha256").hex().encode()
 
 
 def split(line: bytes) -> tuple[bytes, bytes]:
-    """The body and the mac of a line without its end. Raises ValueError."""
+    """Split a line without its newline into body and mac. Raises ValueError."""
     body, mac = line[:-_TAIL] + b"}", line[-66:-2]
     if len(line) <= _TAIL or line[-_TAIL:-66] != b',"mac":"' or line[-2:] != b'"}':
-        raise ValueError("no record")
+        raise ValueError("not a record")
     return body, mac
 
 
@@ -98,7 +96,7 @@ _decode = msgspec.json.Decoder(Record).decode
 
 
 def read(line: bytes) -> Record:
-    """The record in a line. Raises ValueError."""
+    """Decode a record. Raises ValueError."""
     try:
         return _decode(line)
     except msgspec.MsgspecError as error:
@@ -106,7 +104,7 @@ def read(line: bytes) -> Record:
 
 
 class Verifier:
-    """Walks along a log; ``problem`` names the first record that is not as it was written."""
+    """Verifies a log; ``problem`` names the first record that differs from what was written."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -115,7 +113,7 @@ class Verifier:
         self.problem = ""
 
     def walk(self, source: str, lines: Iterable[bytes]) -> bool:
-        """Check the lines of a file, in order; False from the first bad one on."""
+        """Verify the lines of the next file; return False after the first problem."""
         for number, line in enumerate(lines, 1):
             if self.problem:
                 break
@@ -127,7 +125,7 @@ class Verifier:
             body, mac = split(line.rstrip(b"\n"))
             record = read(body)
         except ValueError:
-            self.problem = f"record {self.n + 1} ({where}) is no record: it was edited or put in"
+            self.problem = f"record {self.n + 1} ({where}) is not a record: edited or inserted"
             return
         before = self.mac
         if not self.first:
@@ -138,10 +136,12 @@ class Verifier:
         if sound and record.n == self.n + 1:
             self.n, self.mac = record.n, mac
         elif record.n > self.n + 1:
-            self.problem = (f"record {self.n + 1} is not where it was ({where} has record "
-                            f"{record.n}): taken out or moved")  # fmt: skip
+            self.problem = (f"record {self.n + 1} is not in its place ({where} has record "
+                            f"{record.n}): removed or moved")  # fmt: skip
         elif record.n <= self.n:
-            self.problem = (f"record {record.n} ({where}) stands after record {self.n}: "
-                            "put in or moved")  # fmt: skip
+            self.problem = (f"record {record.n} ({where}) comes after record {self.n}: "
+                            "inserted or moved")  # fmt: skip
         else:
-            self.problem = f"record {record.n} ({where}) is not what was written: edited or put in"
+            self.problem = (
+                f"record {record.n} ({where}) is not what was written: edited or inserted"
+            )

@@ -1,7 +1,7 @@
-"""``aios audit``: read, follow and verify the audit log, with or without a running kernel.
+"""``aios audit``: show, follow and verify the audit log, with or without a running kernel.
 
-Reads the files only. Exit codes: 0, 1 when verifying found something wrong or the log cannot be
-read, 2 for wrong usage.
+Only reads files. Exit codes: 0; 1 when verification finds a problem or the log cannot be read; 2
+for wrong usage.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _EVENTS = inotify.MODIFY | inotify.CREATE | inotify.MOVED_TO
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Run the command."""
     options = parser().parse_args(argv)
     folder = paths.audit_dir(paths.runtime_dir())
     try:
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except OSError as error:
-        where, hint = error.filename, "it is there when a kernel has run: aios daemon up"
+        where, hint = error.filename, "a kernel creates it: aios daemon up"
         if where is None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             print(f"aios: cannot write the output: {error.strerror}", file=sys.stderr)
@@ -54,19 +54,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the parser of the options."""
     top = argparse.ArgumentParser(
         prog="aios audit",
-        description="Show the newest decisions on rights; verify that none was changed.",
-        epilog="verify names the first record that was edited, taken out, put in or moved, or "
+        description="Show the latest decisions on rights; verify that none was changed.",
+        epilog="verify names the first record that was edited, removed, inserted or moved, or "
         "that is missing at the end.",
     )
     top.add_argument("action", nargs="?", choices=("show", "verify", "path"), default="show")
-    top.add_argument("-f", "--follow", action="store_true", help="and those to come")
-    top.add_argument("-n", "--lines", type=int, default=SHOWN, help=f"how many ({SHOWN}); 0: all")
-    top.add_argument("--agent", help="only those of this pid or name")
-    top.add_argument("--denied", action="store_true", help="only what was not allowed")
-    top.add_argument("--json", action="store_true", help="one JSON object a line")
+    top.add_argument("-f", "--follow", action="store_true", help="continue with new ones")
+    top.add_argument("-n", "--lines", type=int, default=SHOWN, help=f"number ({SHOWN}); 0: all")
+    top.add_argument("--agent", help="only this pid or name")
+    top.add_argument("--denied", action="store_true", help="only those that were not allowed")
+    top.add_argument("--json", action="store_true", help="one JSON object per line")
     return top
 
 
@@ -84,10 +84,10 @@ def _verify(folder: Path, as_json: bool) -> int:
         print(json.dumps({"ok": not problem, "first": result.first, "last": result.n,
                           "problem": problem}))  # fmt: skip
     elif problem:
-        print(f"aios: {problem}\n  up to record {result.n} the log is as it was written",
+        print(f"aios: {problem}\n  up to record {result.n} the log is unchanged",
               file=sys.stderr)  # fmt: skip
     else:
-        print(f"records {result.first} to {result.n} are as they were written")
+        print(f"records {result.first} to {result.n} are unchanged")
     return 1 if problem else 0
 
 
@@ -126,12 +126,12 @@ def _print(record: Record, as_json: bool) -> None:
 
 
 def _plain(text: str) -> str:
-    """Without anything that a terminal would obey."""
+    """Escape everything that a terminal would interpret."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _records(folder: Path, follow: bool) -> Iterator[Record | None]:
-    """All records, then None; when following, then those to come."""
+    """Yield all records, then None, then, when following, new records."""
     notify = inotify.watch(folder, _EVENTS) if follow else -1
     path, file = None, None
     caught_up = False
@@ -160,7 +160,7 @@ def _records(folder: Path, follow: bool) -> Iterator[Record | None]:
 
 
 def _from(folder: Path, path: Path | None) -> list[Path]:
-    """The file that is being read, and the newer ones. Raises OSError."""
+    """Return the current file and the newer ones. Raises OSError."""
     os.stat(folder)
     return [other for other in file.files(folder) if path is None or other >= path]
 

@@ -1,4 +1,4 @@
-"""The world of the tests of access."""
+"""Fixtures for the tests of access."""
 
 from __future__ import annotations
 

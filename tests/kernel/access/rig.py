@@ -27,7 +27,7 @@ from aios.syscalls.types.process import SpawnRequest
 
 
 class FakeAudit:
-    """Keeps entries; ``broken``: has no room for mutations."""
+    """Keeps entries; has no space for mutations while ``broken``."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -92,7 +92,7 @@ def ask(world: World, process: Process, name: str = "rm", arguments: Any = None)
 
 
 def approve(world: World, number: str, approve: bool = True, now: float | None = None) -> None:
-    """Answer a question as the operator. Raises what the call would."""
+    """Answer a question as the operator. Raises as the call does."""
     now = time.monotonic() if now is None else now
     answer = world.access.approvals.answer(number, approve, now, time.time())
     start(answer).then(_raise_error)

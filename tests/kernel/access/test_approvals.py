@@ -1,4 +1,4 @@
-"""Approvals: what one answer allows, how often, and for how long."""
+"""Approvals: what an answer allows, how often, and for how long."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aios.kernel.access.approvals import MOST_OF_ONE, Question, digest
+from aios.kernel.access.approvals import MAX_PER_PROGRAM, Question, digest
 from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.task import start
 from aios.kernel.trap.asker import Asker
@@ -51,7 +51,7 @@ def test_a_program_that_runs_again_finds_its_approval(world: World) -> None:
         world.start("a", mother)
     world.grant(("mother", "allow agent.name:other/a"))
     impostor = world.start("a", mother)
-    assert world.may(impostor, "tool.call:rm", None) == "ask", "a name that somebody else took"
+    assert world.may(impostor, "tool.call:rm", None) == "ask", "another process with the same name"
     world.table.buried(impostor, 0, "")
     assert world.may(world.start("a"), "tool.call:rm", None) == "allow"
 
@@ -68,7 +68,7 @@ def test_an_answer_expires(world: World) -> None:
     assert ask(world, a) != number
 
 
-def test_no_is_no_until_the_operator_thinks_again(world: World) -> None:
+def test_a_denial_holds_until_the_operator_changes_it(world: World) -> None:
     a = world.start("a")
     number = ask(world, a)
     approve(world, number, False)
@@ -80,7 +80,7 @@ def test_no_is_no_until_the_operator_thinks_again(world: World) -> None:
 
 
 def test_a_call_that_needs_two_approvals_gets_both(world: World) -> None:
-    """The first is given back when the second has to be asked for."""
+    """The first is given back when the second has to be requested."""
     a, questions = world.start("a"), world.access.approvals
 
     def call() -> None:
@@ -103,7 +103,7 @@ def test_a_call_that_needs_two_approvals_gets_both(world: World) -> None:
         call()
 
 
-def test_what_one_call_uses_is_no_other_calls(world: World) -> None:
+def test_an_approval_held_by_one_call_is_not_available_to_another(world: World) -> None:
     a, questions = world.start("a"), world.access.approvals
     first: list[Question] = []
     approve(world, ask(world, a))
@@ -114,7 +114,7 @@ def test_what_one_call_uses_is_no_other_calls(world: World) -> None:
     assert ask(world, a) == number, "two answers for one question are one"
 
 
-def test_a_call_that_has_to_ask_later_on_asks_each_question_once(world: World) -> None:
+def test_a_call_that_asks_late_asks_each_question_once(world: World) -> None:
     a, questions = world.start("a"), world.access.approvals
     a.asker_os_pid = 1
     begun: list[Pending] = []
@@ -150,7 +150,7 @@ def test_a_call_that_has_to_ask_later_on_asks_each_question_once(world: World) -
     assert approve_next() == "rm" and len(begun) == 1
     later()
     assert approve_next() == "cp"
-    assert len(begun) == 2 and not sent, "begun again, and asked nothing"
+    assert len(begun) == 2 and not sent, "started over, and asked nothing"
     later()
     assert [reply.kind for reply in sent] == [codec.RESULT]
     assert questions.open(time.monotonic()) == []
@@ -164,9 +164,9 @@ def test_forged_and_used_ids_are_refused(world: World) -> None:
 
 def test_questions_are_bounded(world: World) -> None:
     a = world.start("a")
-    for number in range(MOST_OF_ONE):
+    for number in range(MAX_PER_PROGRAM):
         ask(world, a, f"t{number}")
-    with pytest.raises(ResourceExhausted, match=str(MOST_OF_ONE)):
+    with pytest.raises(ResourceExhausted, match=str(MAX_PER_PROGRAM)):
         world.access.check(Asker(a.pid), "tool", "call", "more", None)
 
 

@@ -1,4 +1,4 @@
-"""Names of children: whose they are, and what a child with a name may do."""
+"""Names of children: which ones a parent may give, and the rights of a child with a name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_children_have_names_of_their_own_program(world: World) -> None:
         world.start("worker", world.table.resolve("other"))
     assert "another name; or the operator can allow it" in caught.value.hint
     assert "grant other 'allow agent.name:other/worker'" in caught.value.hint
-    assert "'a'" not in str(caught.value), "whose it is does not concern the caller"
+    assert "'a'" not in str(caught.value), "the caller does not learn the owner"
     assert world.audit.entries[-1].outcome == "denied"
     world.grant(("other", "allow agent.name:other/worker"))
     with pytest.raises(PermissionDenied, match="'worker'"):
@@ -38,7 +38,7 @@ def test_children_have_names_of_their_own_program(world: World) -> None:
     world.table.buried(world.start("worker", a), 0, "")
     count = len(world.audit.entries)
     world.table.buried(world.start("worker"), 0, "")
-    assert world.audit.entries[count].name == "other/worker", "the log tells that it was taken"
+    assert world.audit.entries[count].name == "other/worker", "the log records that it was taken"
     with pytest.raises(PermissionDenied, match="the operator has run"):
         world.start("worker", a)
 
@@ -54,7 +54,7 @@ def test_a_grant_to_a_name_gives_a_child_that_takes_it_no_more_than_its_parent_h
     assert world.may(world.start("mailer"), "network.connect:example.org") == "allow"
 
 
-def test_who_serves_another_program_has_its_own_names(world: World) -> None:
+def test_a_server_gives_names_of_its_own_program(world: World) -> None:
     server, caller = world.start("server"), world.start("caller")
     world.table.buried(world.start("of-server", server), 0, "")
     world.table.buried(world.start("of-caller", caller), 0, "")

@@ -1,4 +1,4 @@
-"""The file of grants."""
+"""The grants file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aios.syscalls.errors import (
 )
 
 
-def test_grants_last(tmp_path: Path) -> None:
+def test_grants_persist(tmp_path: Path) -> None:
     path = tmp_path / "data" / "grants.json"
     first, _ = GrantFile(path).add("mail*", "allow network:*")
     same, all_ = GrantFile(path).add("mail*", "allow network:*")
@@ -24,11 +24,11 @@ def test_grants_last(tmp_path: Path) -> None:
     assert removed.subject == "mail*" and [g.id for g in left] == [2]
     with pytest.raises(NotFound, match="aios perm ls"):
         GrantFile(path).remove(1)
-    assert GrantFile(path).add("x", "allow tool:y")[0].id == 3, "a number is not used twice"
+    assert GrantFile(path).add("x", "allow tool:y")[0].id == 3, "numbers are not reused"
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_damaged_grants_are_named(tmp_path: Path) -> None:
+def test_damaged_grants_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "grants.json"
     for text in ("", "{", '{"version":2}', '{"grants":[{"id":"x"}]}', "\xff"):
         path.write_bytes(text.encode("latin-1"))

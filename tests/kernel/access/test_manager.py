@@ -38,7 +38,7 @@ def test_the_default_group(world: World) -> None:
     assert entry.rule == "no rule allows it"
 
 
-def test_a_refusal_says_which_rule_and_what_would_help(world: World) -> None:
+def test_a_refusal_names_the_rule_and_the_command_that_helps(world: World) -> None:
     a = world.start("a", deny=["tool.call:rm"])
     with pytest.raises(PermissionDenied, match=r"deny tool.call:rm \(spawn deny\)") as caught:
         world.access.check(Asker(a.pid), "tool", "call", "rm")
@@ -58,7 +58,7 @@ def test_grants_reach_names_patterns_and_groups(world: World) -> None:
 def test_a_child_never_has_more_than_its_parent(world: World) -> None:
     mother = world.start("mother", group="restricted", allow=["agent.spawn:*", "call:proc.spawn"])
     with pytest.raises(ConfirmationRequired):
-        world.start("child", mother)  # allow: what cannot be undone is asked for
+        world.start("child", mother)  # allow asks for what cannot be undone
     mother.added = of_spawn(SpawnRequest(path="x", allow=["trust agent.spawn:*"]))[1]
     world.access.forget(mother)
     child = world.start("child", mother, group="trusted", allow=["trust *:*"])
@@ -94,7 +94,7 @@ def test_acting_for_another_needs_both_rights(world: World) -> None:
     assert world.may(user, "network.connect:x.org", behalf=(gateway.pid,)) == "deny"
 
 
-def test_calls_of_the_operator_are_nobody_elses(world: World) -> None:
+def test_only_the_operator_makes_operator_calls(world: World) -> None:
     a = world.start("a", group="operator", allow=["trust *:*"])
     for call in CALLS:
         if call.privilege == "operator":
@@ -119,7 +119,7 @@ def test_relations(world: World) -> None:
         world.access.check_agent(Asker(child.pid), "send", b, "irreversible", {"n": 1})
 
 
-def test_rights_that_are_none_are_refused_before_anything_starts(world: World) -> None:
+def test_invalid_rights_are_rejected_before_anything_starts(world: World) -> None:
     malformed: list[dict[str, Any]] = [
         {"group": "agnt"}, {"rights": ["tol:x"]}, {"allow": ["path:x"]}, {"deny": ["allow tool:x"]},
     ]  # fmt: skip
@@ -164,10 +164,10 @@ def test_explain_names_every_principal(world: World) -> None:
     )
     assert decision.verdict == "allow"
     with pytest.raises(NotFound):
-        world.access.explain("nobody", operation)
+        world.access.explain("missing", operation)
 
 
-def test_without_a_log_nothing_changes_but_reads_and_ends(world: World) -> None:
+def test_without_a_log_only_reads_and_endings_are_allowed(world: World) -> None:
     a = world.start("a")
     world.audit.broken = True
     assert world.may(a, "path.read:/x") == "allow"
@@ -180,7 +180,7 @@ def test_without_a_log_nothing_changes_but_reads_and_ends(world: World) -> None:
     world.access.check_call(Asker(OPERATOR), BY_NAME["proc.signal"])
     world.access.check_agent(Asker(OPERATOR), "signal", a, "irreversible")
     world.access.check_call(Asker(OPERATOR), BY_NAME["kernel.shutdown"])
-    for name in ("tool.next", "tool.answer"):  # else whoever has called waits for ever
+    for name in ("tool.next", "tool.answer"):  # otherwise the caller of the tool waits forever
         world.access.check_call(Asker(a.pid), BY_NAME[name])
     with pytest.raises(PermissionDenied):
         world.access.check(Asker(a.pid), "network", "connect", "x.org", "reversible")
@@ -203,8 +203,8 @@ def test_arguments_are_not_in_the_log(world: World) -> None:
     assert secret not in repr(world.audit.entries)
 
 
-def test_the_work_of_a_check_does_not_grow_with_others(world: World) -> None:
-    """Work is counted in calls of functions; ``aios bench`` has the times."""
+def test_the_work_of_a_check_does_not_grow_with_the_number_of_agents(world: World) -> None:
+    """Work is counted in function calls; ``aios bench`` measures the time."""
     agent = world.start("a")
 
     def work() -> int:

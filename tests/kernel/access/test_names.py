@@ -1,4 +1,4 @@
-"""Whose names are: of the operator's agents and of programs' children, kept on disk and bounded."""
+"""Owners of names: the operator and programs, persistence on disk, and limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aios.kernel.access.names import MOST_OF_ROOT, OPERATORS, Names
+from aios.kernel.access.names import MAX_NAMES, OPERATORS, Names
 from aios.kernel.access.principals import OPERATOR
 from aios.kernel.process.table import Process, ProcessTable
 from aios.syscalls.errors import ResourceExhausted
@@ -21,7 +21,7 @@ def _now(job: Callable[[], None]) -> None:
     job()
 
 
-def _nobody(name: str) -> bool:
+def _none_barred(name: str) -> bool:
     return False
 
 
@@ -33,10 +33,10 @@ def _start(
     return table.create(parent=pid, stem=stem, command=stem, spec=spec, guest=False)
 
 
-# ---------------------------------------------------------------------------- whose
+# ---------------------------------------------------------------------------- owners
 
 
-def test_a_childs_name_is_its_programs(tmp_path: Path) -> None:
+def test_a_childs_name_belongs_to_its_program(tmp_path: Path) -> None:
     table = ProcessTable(20, Names(tmp_path / "names", _now))
     a, b = _start(table, "a"), _start(table, "b")
     child = _start(table, "worker", a)
@@ -52,7 +52,7 @@ def test_a_childs_name_is_its_programs(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_programs_children_have_the_same_names_at_its_next_run(tmp_path: Path) -> None:
+def test_a_programs_children_get_the_same_names_on_its_next_run(tmp_path: Path) -> None:
     path = tmp_path / "names"
     before: dict[str, list[str]] = {}
     for _ in range(3):
@@ -71,19 +71,19 @@ def test_a_programs_children_have_the_same_names_at_its_next_run(tmp_path: Path)
     assert len(path.read_text().splitlines()) == 12, "used again, written once"
 
 
-def test_names_that_were_asked_for_do_not_lead_others_off() -> None:
+def test_requested_names_do_not_skip_numbers_for_others() -> None:
     names = Names()
     names.take("worker-2", "a")
     names.take("worker-07", "a")
-    assert names.free("worker", "a", _nobody) == "worker"
+    assert names.free("worker", "a", _none_barred) == "worker"
     names.take("worker", "b")
-    assert names.free("worker", "a", _nobody) == "worker-2"
+    assert names.free("worker", "a", _none_barred) == "worker-2"
     assert names.free("worker", "a", {"worker-2"}.__contains__) == "worker-3"
-    assert names.free("worker-2", "a", _nobody) == "worker-2"
-    assert names.free("worker-2", "b", _nobody) == "worker-2-2"
+    assert names.free("worker-2", "a", _none_barred) == "worker-2"
+    assert names.free("worker-2", "b", _none_barred) == "worker-2-2"
 
 
-def test_the_operator_takes_a_childs_name_by_asking_for_it(
+def test_the_operator_takes_a_childs_name_by_requesting_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "aios.names")
@@ -91,7 +91,7 @@ def test_the_operator_takes_a_childs_name_by_asking_for_it(
     team = _start(table, "team")
     table.buried(_start(table, "critic", team), 0, "")
     other = _start(table, "critic")
-    assert other.name == "critic-2", "without asking, nobody loses anything"
+    assert other.name == "critic-2", "without a request, no program loses its name"
     table.buried(other, 0, "")
     assert _start(table, "critic").name == "critic-2", "and finds its own again"
     asked = _start(table, "critic", name="critic")
@@ -99,12 +99,12 @@ def test_the_operator_takes_a_childs_name_by_asking_for_it(
     assert "critic, which children of team had, is the operator's" in caplog.text
     for names in (table.names, Names(tmp_path / "names")):
         assert names.root("critic") == OPERATORS
-        assert names.free("critic", "team", _nobody) == "critic-3"
-        assert names.free("critic", OPERATORS, _nobody) == "critic"
+        assert names.free("critic", "team", _none_barred) == "critic-3"
+        assert names.free("critic", OPERATORS, _none_barred) == "critic"
 
 
-def test_who_uses_anothers_name_does_not_become_its_owner(tmp_path: Path) -> None:
-    """As a child with the right ``agent.name`` does."""
+def test_using_anothers_name_does_not_change_its_owner(tmp_path: Path) -> None:
+    """A child with the right ``agent.name`` may use such a name."""
     names = Names(tmp_path / "names", _now)
     for root in ("a", "b"):
         names.take("worker", root)
@@ -114,7 +114,7 @@ def test_who_uses_anothers_name_does_not_become_its_owner(tmp_path: Path) -> Non
     assert (tmp_path / "names").read_text() == "worker\ta\ndiary\n"
 
 
-def test_the_operators_are_reserved_unless_they_are_somebodys() -> None:
+def test_only_free_names_are_reserved_for_the_operator() -> None:
     names = Names()
     names.take("worker", "a")
     names.reserve("worker")
@@ -154,17 +154,17 @@ def test_a_crash_loses_only_lines_that_were_not_written(tmp_path: Path) -> None:
         job()
     again = Names(tmp_path / "deep" / "names", _now)
     assert [again.root(f"w{n}") for n in range(5)] == ["a", "a", "a", None, None]
-    assert again.free("w3", "a", _nobody) == "w3"
+    assert again.free("w3", "a", _none_barred) == "w3"
 
 
-def test_a_full_disk_is_told_of_and_harms_no_other_line(
+def test_a_full_disk_is_reported_and_damages_no_other_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, write = tmp_path / "names", os.write
     names = Names(path, _now)
     names.take("one", "a")
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:2]))
-    with pytest.raises(OSError, match="no room for the name"):
+    with pytest.raises(OSError, match="no space for the name"):
         names.take("two", "a")
     monkeypatch.undo()
     names.take("three", "a")
@@ -177,7 +177,7 @@ def test_a_full_disk_is_told_of_and_harms_no_other_line(
 
 def test_names_of_a_program_are_bounded(tmp_path: Path) -> None:
     path = tmp_path / "names"
-    path.write_text("".join(f"job-{n}\ta\n" for n in range(1, MOST_OF_ROOT)))
+    path.write_text("".join(f"job-{n}\ta\n" for n in range(1, MAX_NAMES)))
     table = ProcessTable(10, Names(path, _now))
     a, b = _start(table, "a"), _start(table, "b")
     table.buried(_start(table, "x", a, name="the-last"), 0, "")
@@ -192,7 +192,7 @@ def test_names_of_a_program_are_bounded(tmp_path: Path) -> None:
     assert _start(table, "x", a, name="there-is-room").name == "there-is-room"
 
 
-def test_repeated_use_takes_no_more_room_and_no_more_work(tmp_path: Path) -> None:
+def test_repeated_use_takes_no_more_space_or_work(tmp_path: Path) -> None:
     path = tmp_path / "names"
     path.write_text("".join(
         f"{f'worker-{n}' if n > 1 else 'worker'}\tp{n % 7}\n" for n in range(1, 20_001)
@@ -216,9 +216,9 @@ def test_repeated_use_takes_no_more_room_and_no_more_work(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_chosen_names_follow_the_rule_whatever_was_used(seed: int, tmp_path: Path) -> None:
-    """Never another root's, never a living one's, its own when there is a lower one of these; and
-    what is read from the file is what was known."""
+def test_chosen_names_follow_the_rule(seed: int, tmp_path: Path) -> None:
+    """A chosen name never belongs to another root or a living agent, and is the root's own if that
+    has a lower number. The file holds what was in memory."""
     chance = random.Random(seed)
     path = tmp_path / "names"
     names, living = Names(path, _now), set[str]()
@@ -242,5 +242,5 @@ def test_chosen_names_follow_the_rule_whatever_was_used(seed: int, tmp_path: Pat
     again = Names(path)
     known = {line.partition("\t")[0] for line in path.read_text().splitlines()}
     assert known and all(again.root(name) == names.root(name) for name in known)
-    assert all(again.free(s, r, _nobody) == names.free(s, r, _nobody)
+    assert all(again.free(s, r, _none_barred) == names.free(s, r, _none_barred)
                for s in ("w", "w-2", "x") for r in ("", "a", "b", "d"))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Questions to the operator and their answers, across kernels that end at any moment."""
+"""Questions to the operator and their answers across restarts and kills of the kernel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = Key("a /a.py", "", "tool", "call", "rm", "0" * 64)
 
 
 class Kernel:
-    """What a kernel has of questions; another on the same folder is the next kernel."""
+    """The questions of one kernel; a second one on the same folder is the next kernel."""
 
     def __init__(self, folder: Path) -> None:
         self.loop = Loop()
@@ -48,7 +48,7 @@ class Kernel:
         return outcomes[0].error or outcomes[0].result()
 
     def use(self) -> Any:
-        """As the trap does: used by a call, which then does something."""
+        """Use the approval as a call does that then completes."""
         used: list[Question] = []
         found = self.questions.use(KEY, time.monotonic(), used)
         self.questions.forget(used)
@@ -70,7 +70,7 @@ def _next(kernel: Kernel, folder: Path) -> Kernel:
     return Kernel(folder)
 
 
-def test_what_was_asked_and_answered_is_known_to_the_next_kernel(folder: Path) -> None:
+def test_the_next_kernel_knows_questions_and_answers(folder: Path) -> None:
     kernel = Kernel(folder)
     number = kernel.ask()
     kernel = _next(kernel, folder)
@@ -99,13 +99,13 @@ def test_a_kernel_that_is_killed_while_an_answer_is_used_does_not_find_it_again(
     kernel = Kernel(folder)
     kernel.answer(kernel.ask())
     assert kernel.questions.use(KEY, time.monotonic(), [])
-    after = Kernel(folder)  # the first one came no further
+    after = Kernel(folder)  # the first one was killed here
     assert after.use() is None and after.questions.open(time.monotonic()) == []
     kernel.end()
     after.end()
 
 
-def test_what_was_given_back_holds_across_a_restart(folder: Path) -> None:
+def test_an_approval_that_was_given_back_survives_a_restart(folder: Path) -> None:
     kernel = Kernel(folder)
     kernel.answer(kernel.ask())
     used: list[Question] = []
@@ -116,8 +116,8 @@ def test_what_was_given_back_holds_across_a_restart(folder: Path) -> None:
     kernel.end()
 
 
-def test_answers_in_quick_succession_end_with_the_last(folder: Path) -> None:
-    """Nothing is used while an answer is on its way, so none comes back after its use."""
+def test_the_last_of_quick_answers_counts(folder: Path) -> None:
+    """No approval is used while an answer is being written, so none returns after its use."""
     kernel = Kernel(folder)
     number = kernel.ask()
     told = [
@@ -136,7 +136,7 @@ def test_answers_in_quick_succession_end_with_the_last(folder: Path) -> None:
     kernel.end()
 
 
-def test_what_is_damaged_expired_or_anothers_is_no_approval(folder: Path) -> None:
+def test_damaged_expired_or_renamed_files_are_not_approvals(folder: Path) -> None:
     kernel = Kernel(folder)
     kernel.questions.expire_s = 0.0
     kernel.ask()
@@ -160,7 +160,7 @@ def test_what_is_damaged_expired_or_anothers_is_no_approval(folder: Path) -> Non
         kernel.end()
 
 
-def test_without_a_folder_an_answer_does_not_count(folder: Path) -> None:
+def test_an_answer_that_cannot_be_saved_does_not_count(folder: Path) -> None:
     kernel = Kernel(folder)
     number = kernel.ask()
     kernel = _next(kernel, folder)

@@ -1,4 +1,4 @@
-"""Rights: the pure decision against a naive reference, rules as text, and policy files."""
+"""Rules: the pure decision against a naive reference, rules as text, and policy files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EFFECTS: tuple[Effect, ...] = ("read", "reversible", "irreversible")
 
 
 def _matches(pattern: Sequence[str], name: Sequence[str]) -> bool:
-    """Segments against segments, trying everything."""
+    """Match segments against segments by exhaustive search."""
     if not pattern:
         return not name
     if pattern[0] == "**":
@@ -46,7 +46,7 @@ def _applies(rule: Rule, operation: Operation) -> bool:
 
 
 def _naive(principals: Sequence[Sequence[Rule]], operation: Operation) -> str:
-    """The promise, word for word."""
+    """The documented semantics of rules, word for word."""
     verdicts = []
     for rules in principals:
         verbs = {rule.verb for rule in rules if _applies(rule, operation)}
@@ -106,7 +106,7 @@ def test_twelve_thousand_random_policies_decide_as_the_reference_does() -> None:
 
 
 def test_a_child_never_has_more_and_a_deny_never_gives_more() -> None:
-    """Adding a principal, or a deny, never makes a verdict milder; seed 2."""
+    """An added principal or deny rule never makes a verdict milder; seed 2."""
     rng, severity = random.Random(2), ("deny", "ask", "allow").index
     for _ in range(2000):
         parent = [_rule(rng) for _ in range(5)]
@@ -121,7 +121,7 @@ def test_a_child_never_has_more_and_a_deny_never_gives_more() -> None:
 @pytest.mark.parametrize("kind", ["path", "tool"])
 @pytest.mark.parametrize("name", ["/{}b", "/aaa{}b", "{}"])
 def test_matching_takes_linear_time(kind: str, name: str) -> None:
-    """A name that is 8 times as long takes about 8 times the CPU time, not 64 times."""
+    """A name 8 times as long takes about 8 times the CPU time, not 64 times."""
     pattern = "/" + "/".join(["**/a*a*a"] * 4) if kind == "path" else "a*" * 15 + "b"
     rules = RuleSet([parse(f"{kind}:{pattern}", "allow")])
     action = {"path": "read", "tool": "call"}[kind]
@@ -135,11 +135,11 @@ def test_matching_takes_linear_time(kind: str, name: str) -> None:
             times.append(time.thread_time() - begun)
         return min(times)
 
-    cpu_s(1)  # the rules are compiled at their first use
+    cpu_s(1)  # compile the rules
     assert cpu_s(160_000) < 3 * 8 * max(cpu_s(20_000), 1e-4)
 
 
-def test_nobody_may_do_anything_without_principals() -> None:
+def test_without_principals_everything_is_denied() -> None:
     assert decide([], Operation("tool", "call", "x", "read")) == Decision("deny", None)
 
 
@@ -154,7 +154,7 @@ def test_nobody_may_do_anything_without_principals() -> None:
         ("/a.c", ["/a.c"], ["/abc"]),
     ],
 )
-def test_what_names_match(pattern: str, yes: list[str], no: list[str]) -> None:
+def test_names_match(pattern: str, yes: list[str], no: list[str]) -> None:
     rules = RuleSet([parse(f"path.read:{pattern}", "allow")])
     for name in yes + no:
         verdict, _ = rules.judge(Operation("path", "read", name, "read"))
@@ -177,18 +177,18 @@ def test_what_names_match(pattern: str, yes: list[str], no: list[str]) -> None:
         ("tool:" + "x" * 600, "512"),
         ("agent.send:critic", r"\*/critic"),
         ("*.read:/x", "an action needs a kind"),
-        ("path:/\x1b[2J", "cannot be shown"),
+        ("path:/\x1b[2J", "unprintable"),
         ("network:Example.org", "lower case"),
         ("network:example.org:80", "without a port"),
         ("context.read:plan", "own/plan or other/AGENT/plan"),
     ],
 )
-def test_rules_that_are_none(text: str, message: str) -> None:
+def test_invalid_rules_are_rejected(text: str, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         parse(text, "allow")
 
 
-def test_rules_say_themselves() -> None:
+def test_rules_print_as_their_text() -> None:
     for text in ("allow path.read:/notes/**", "deny network:*", "ask *:*", "trust call:llm.*"):
         assert str(parse(text, "deny")) == text
     assert str(parse("memory:shared:team", "allow")) == "allow memory:shared:team"
@@ -197,7 +197,7 @@ def test_rules_say_themselves() -> None:
 # ---------------------------------------------------------------------------- policy files
 
 
-def test_the_built_in_groups_are_sound() -> None:
+def test_the_built_in_groups() -> None:
     policy = groups.load(Path("/nowhere/policy.toml"))
     assert policy.default == policy.guest == "agent"
     sets = {name: RuleSet(group.rules) for name, group in policy.groups.items()}
@@ -223,12 +223,12 @@ def test_the_built_in_groups_are_sound() -> None:
         assert sets["agent"].judge(Operation("call", "make", call.name, call.effect))[0] == "allow"
 
 
-def test_a_file_changes_and_adds_groups(tmp_path: Path) -> None:
+def test_a_file_replaces_and_adds_groups(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
     path.write_text(
         'default = "lab"\napproval_s = 5\n'
         '[group.lab]\nfrom = ["restricted"]\nallow = ["tool.call:calc"]\ndeny = ["model:big"]\n'
-        '[group.trusted]\nabout = "less than before"\n'
+        '[group.trusted]\nabout = "fewer rights"\n'
     )
     policy = groups.load(path)
     assert (policy.default, policy.guest, policy.approval_s) == ("lab", "agent", 5)
@@ -247,17 +247,17 @@ def test_a_file_changes_and_adds_groups(tmp_path: Path) -> None:
         ('\ndefualt = "agent"', "line 2: unknown key 'defualt'; did you mean 'default'"),
         ("[group.a]\n\nalow = []", "line 3: unknown key of group.a 'alow'; did you mean 'allow'"),
         ('[group.a]\nallow = ["tol.call:x"]', "line 2: .*did you mean 'tool'"),
-        ('[group.a]\nallow = ["deny tool:x"]', "says 'deny' itself"),
+        ('[group.a]\nallow = ["deny tool:x"]', "has the verb 'deny'"),
         ("[group.a]\n\n\nallow = [3]", r"line 4: group.a.allow\[0\]: Expected `str`"),
         ('[group.a]\nfrom = ["agnt"]', "line 2: .*did you mean 'agent'"),
-        ('[group.a]\nfrom = ["b"]\n[group.b]\nfrom = ["a"]', "a → b → a is a circle"),
+        ('[group.a]\nfrom = ["b"]\n[group.b]\nfrom = ["a"]', "a → b → a is a cycle"),
         ('default = "trustd"', "did you mean 'trusted'"),
         ("approval_s = -1", "line 1: approval_s"),
         ("group = 3", "expected tables"),
         ("\xff", "cannot read"),
     ],
 )
-def test_broken_policies_name_line_and_key(tmp_path: Path, text: str, message: str) -> None:
+def test_errors_in_a_policy_name_line_and_key(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "policy.toml"
     path.write_bytes(text.encode("latin-1") if text == "\xff" else text.encode())
     with pytest.raises(InvalidArgument, match=message) as caught:
@@ -265,8 +265,8 @@ def test_broken_policies_name_line_and_key(tmp_path: Path, text: str, message: s
     assert str(path) in caught.value.message and "aios perm reload" in caught.value.hint
 
 
-def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_too_large_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
-    path.write_text("#" * (groups.MOST_FILE_BYTES + 1))
+    path.write_text("#" * (groups.MAX_FILE_BYTES + 1))
     with pytest.raises(InvalidArgument, match="exceeds"):
         groups.load(path)

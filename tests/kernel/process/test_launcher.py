@@ -1,4 +1,4 @@
-"""The launcher with real zygotes: when one ends, and what waits for one that is replaced."""
+"""The launcher with real zygotes: when they end, and orders that wait for a replacement."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.conftest import IDLE, TIMEOUT_S
 
 
 class Ahead(Clock):
-    """The host's clock, put ahead by the test."""
+    """The host's clock, advanced by the test."""
 
     ahead_s = 0.0
 
@@ -29,7 +29,7 @@ class Ahead(Clock):
 
 
 class World:
-    """A launcher, and what it has told."""
+    """A launcher and its reports."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.clock = folder, Ahead()
@@ -44,7 +44,7 @@ class World:
         self.pids = 0
 
     def fork(self, python: str, code: str, args: Sequence[str] = ()) -> int:
-        """Order an agent; its pid."""
+        """Order an agent; return its pid."""
         self.pids += 1
         path, out = self.folder / f"{self.pids}.py", str(self.folder / f"{self.pids}.out")
         path.write_text(code)
@@ -55,7 +55,7 @@ class World:
         return self.pids
 
     def until(self, true: Callable[[], object]) -> None:
-        """Serve until something is true."""
+        """Turn the loop until a condition holds."""
         end = time.monotonic() + TIMEOUT_S
         while not true():
             assert time.monotonic() < end
@@ -95,7 +95,7 @@ def test_the_zygote_of_another_environment_ends_when_it_is_idle(world: World, py
     world.until(lambda: world.told(Exited, short))
     world.clock.ahead_s += 0.9 * IDLE_S
     world.loop.turn(0)
-    assert len(world.launcher.os_pids()) == 2, "it has been used meanwhile"
+    assert len(world.launcher.os_pids()) == 2, "it was used meanwhile"
     world.clock.ahead_s += 0.2 * IDLE_S
     world.loop.turn(0)
     assert world.launcher.os_pids() == {own}
@@ -104,7 +104,7 @@ def test_the_zygote_of_another_environment_ends_when_it_is_idle(world: World, py
     assert world.lost == []
 
 
-def test_the_kernels_own_interpreter_by_its_path_is_the_kernels_own(world: World) -> None:
+def test_the_path_of_the_kernels_interpreter_means_the_kernels_own_zygote(world: World) -> None:
     name = interpreter(sys.executable, sys.version_info[:2])
     assert name != sys.executable or "python3." in sys.executable
     short = world.fork(name, "")
@@ -126,7 +126,7 @@ def test_orders_wait_for_a_zygote_that_is_replaced(world: World, python: str) ->
     assert not world.told(Exited, waiting) and not world.told(Exited, other)
 
 
-def test_an_order_that_is_too_large_and_an_interpreter_that_is_not_there_are_refused(
+def test_oversized_orders_and_missing_interpreters_are_rejected(
     world: World,
 ) -> None:
     with pytest.raises(FileNotFoundError):

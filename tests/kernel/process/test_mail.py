@@ -19,7 +19,7 @@ def _receiver(sender: int | None, got: list[Letter]) -> Receiver:
     return Receiver(sender, letter)
 
 
-def test_mail_goes_to_who_waits_for_it() -> None:
+def test_mail_goes_to_the_matching_receiver() -> None:
     box, got = Mailbox(), list[Letter]()
     picky = _receiver(7, got)
     assert not box.take(picky)
@@ -34,7 +34,7 @@ def test_mail_goes_to_who_waits_for_it() -> None:
     assert got[-1].body == "kept"
 
 
-def test_a_full_mailbox_refuses() -> None:
+def test_a_full_mailbox_rejects_messages() -> None:
     box = Mailbox()
     for _ in range(MAX_MESSAGES):
         box.put(_letter(1))

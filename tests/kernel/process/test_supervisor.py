@@ -14,10 +14,10 @@ from aios.kernel.process.supervisor import Supervisor
 from aios.kernel.process.table import ProcessTable
 
 
-def test_a_stray_that_does_not_die_does_not_end_the_kernel(
+def test_a_stray_that_survives_sigkill_does_not_end_the_kernel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a process in an uninterruptible wait of its host's does not."""
+    """A process in uninterruptible sleep does not die."""
 
     class Host:
         pid, killed = 1, 0

@@ -1,4 +1,4 @@
-"""The process table: references, names, descent, and the dead."""
+"""The process table: references, names, descent and dead processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_references_find_the_living_first() -> None:
     with pytest.raises(NotFound, match="aios ps -a"):
         table.resolve("zeta")
     table.buried(new, 0, "")
-    assert table.resolve("math") is new, "the latest of the dead"
+    assert table.resolve("math") is new, "the latest of the dead processes"
     assert table.check() == []
 
 
@@ -53,7 +53,7 @@ def test_descent() -> None:
         assert table.started(ancestor, pid)
     assert not table.started(c.pid, a.pid)
     table.buried(b, 0, "")
-    assert table.started(a.pid, c.pid), "also through the dead"
+    assert table.started(a.pid, c.pid), "also through a dead process"
 
 
 def test_the_dead_are_remembered_within_bounds() -> None:

@@ -1,4 +1,4 @@
-"""An audit log in a folder, and its lines."""
+"""An audit log in a folder, and lines for it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Log:
         self.folder, self.key = folder / "audit" / "x", folder / "data" / "key"
         self.anchor = folder / "data" / "x.anchor"
 
-    def file(self, most_bytes: int = 1 << 30) -> AuditFile:
-        return AuditFile(self.folder, self.key, self.anchor, most_bytes)
+    def file(self, max_bytes: int = 1 << 30) -> AuditFile:
+        return AuditFile(self.folder, self.key, self.anchor, max_bytes)
 
     def fill(self, count: int) -> None:
         file = self.file()

@@ -1,4 +1,4 @@
-"""The files of the audit log: what verifying finds, and what a full disk and a kill leave."""
+"""The files of the audit log: verification, and recovery from a full disk, a kill and damage."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from .rig import Log, entry_text
 
 @pytest.fixture
 def written(tmp_path: Path) -> Log:
-    """Start, 20 entries: 21 records."""
+    """A log of 21 records: a start and 20 entries."""
     log = Log(tmp_path)
     log.fill(20)
     return log
 
 
-def test_a_log_that_nobody_touched_is_sound(written: Log) -> None:
+def test_an_untouched_log_verifies(written: Log) -> None:
     result = written.verify()
     assert (result.problem, result.first, result.n) == ("", 1, 21)
     assert written.key.stat().st_mode & 0o777 == 0o600
     written.fill(5)
-    assert written.verify().n == 27, "the next kernel goes on in the chain"
+    assert written.verify().n == 27, "the next kernel continues the chain"
     assert len(file.files(written.folder)) == 1
     records = [read(line) for line in written.path().read_bytes().splitlines()]
     assert [r.n for r in records] == list(range(1, 28))
@@ -43,14 +43,14 @@ def test_a_log_that_nobody_touched_is_sound(written: Log) -> None:
     ("how", "message"),
     [
         ("edited", "record 8 .*edited"),
-        ("deleted", "record 8 is not where it was"),
-        ("inserted", "record 7 .*stands after record 7"),
-        ("forged", "record 8 .*edited or put in"),
-        ("reordered", "record 8 is not where it was"),
-        ("cut", "record 19 is missing: the log's end was cut off .it had 21"),
-        ("begun late", "record 1 is not where it was"),
+        ("deleted", "record 8 is not in its place"),
+        ("inserted", "record 7 .*comes after record 7"),
+        ("forged", "record 8 .*edited or inserted"),
+        ("reordered", "record 8 is not in its place"),
+        ("cut", "record 19 is missing: the end of the log was cut off .it had 21"),
+        ("begun late", "record 1 is not in its place"),
         ("emptied", "record 1 is missing"),
-        ("garbled", "record 8 .*no record"),
+        ("garbled", "record 8 .*not a record"),
     ],
 )
 def test_the_first_bad_record_is_named(written: Log, how: str, message: str) -> None:
@@ -80,7 +80,7 @@ def test_the_first_bad_record_is_named(written: Log, how: str, message: str) -> 
 
 
 def test_any_changed_byte_is_found(written: Log) -> None:
-    """Every byte of the log that is changed is found, at its record. 300 of them, seed 3."""
+    """A change of any byte is found at its record; 300 random bytes, seed 3."""
     rng = random.Random(3)
     path = written.path()
     data = path.read_bytes()
@@ -104,34 +104,34 @@ def test_a_forged_anchor_and_a_removed_log_are_found(written: Log) -> None:
     assert "record 1 is missing" in written.verify().problem
 
 
-def test_the_next_kernel_sees_that_the_log_was_cut(written: Log) -> None:
+def test_the_next_kernel_notices_that_the_log_was_cut(written: Log) -> None:
     data = written.path().read_bytes().splitlines(keepends=True)
     written.path().write_bytes(b"".join(data[:10]))
     written.fill(1)
     first = read(written.path().read_bytes().splitlines()[0])
     assert first.n == 22 and first.outcome.startswith("broken: the log ends with record 10")
-    assert "record 11 is not where it was" in written.verify().problem
+    assert "record 11 is not in its place" in written.verify().problem
 
 
 @pytest.mark.parametrize(
-    ("harm", "said", "missing"),
+    ("damage", "said", "missing"),
     [
         (lambda path: path.unlink(), "deleted", "record 1 is not"),
         (lambda path: path.rename(path.with_suffix(".old")), "moved", "record 1 is not"),
         (lambda path: os.truncate(path, 0), "cut", "record 1 is not"),
-        (lambda path: os.truncate(path, 700), "cut", "is no record"),
+        (lambda path: os.truncate(path, 700), "cut", "is not a record"),
         (lambda path: shutil.rmtree(path.parent), "deleted", "record 1 is not"),
     ],
 )
-def test_a_log_that_is_harmed_while_it_is_written_goes_on_and_says_so(
-    tmp_path: Path, harm: Callable[[Path], None], said: str, missing: str
+def test_a_log_that_is_damaged_in_use_continues_and_records_it(
+    tmp_path: Path, damage: Callable[[Path], None], said: str, missing: str
 ) -> None:
-    """What is acknowledged must be in a file that is there."""
+    """An acknowledged record must be in a file that exists."""
     log = Log(tmp_path)
     file = log.file()
     file.open("test")
     file.append([(1e9, entry_text(f"/{number}")) for number in range(9)], 0)
-    harm(log.path())
+    damage(log.path())
     file.sync()
     file.append([(1e9, entry_text("/after"))], 0)
     file.sync()
@@ -147,12 +147,12 @@ def test_a_log_that_is_harmed_while_it_is_written_goes_on_and_says_so(
 def test_a_record_torn_by_a_kill_is_cut_off(written: Log) -> None:
     with written.path().open("ab") as file:
         file.write(b'{"n":22,"t":17')
-    assert written.verify().problem == "", "it may be being written"
+    assert written.verify().problem == "", "the record may be incomplete"
     written.fill(1)
     assert written.verify().problem == "" and written.verify().n == 23
 
 
-def test_rotation_carries_the_chain_and_old_files_go(
+def test_rotation_continues_the_chain_and_deletes_old_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_module, "FILE_BYTES", 4096)
@@ -171,12 +171,14 @@ def test_rotation_carries_the_chain_and_old_files_go(
     again.close()
     assert log.verify().problem == ""
     kept[1].unlink()
-    assert f"record {int(kept[1].stem)} is not where it was" in log.verify().problem
+    assert f"record {int(kept[1].stem)} is not in its place" in log.verify().problem
     kept[0].unlink()
-    assert log.verify().problem, "the oldest file that should be there is missing"
+    assert log.verify().problem, "the oldest file of the anchor is missing"
 
 
-def test_half_a_batch_is_never_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_written_completely_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = Log(tmp_path)
     file = log.file()
     file.open("test")
@@ -198,18 +200,18 @@ def test_half_a_batch_is_never_left(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert b"4 records of reads" in log.path().read_bytes()
 
 
-def test_room_is_taken_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a full disk the promised room is all there is, and it is enough for what is written."""
+def test_space_is_reserved_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk only the reserved space is left, and the records fit in it."""
     log = Log(tmp_path)
     file = log.file()
-    room = file.open("test")
-    assert room.size_bytes >= file_module.RESERVE_BYTES // 2 and not room.reason
+    space = file.open("test")
+    assert space.size_bytes >= file_module.RESERVE_BYTES // 2 and not space.reason
     monkeypatch.setattr(file_module, "_fallocate", lambda fd, at, size: errno.ENOSPC)
-    before = room.size_bytes
-    while room.size_bytes > 4096:
-        room = file.append([(1e9, entry_text("x" * 400))] * 4, 0)
-        assert room.size_bytes < before
-        before = room.size_bytes
-    assert room.reason == os.strerror(errno.ENOSPC)
+    before = space.size_bytes
+    while space.size_bytes > 4096:
+        space = file.append([(1e9, entry_text("x" * 400))] * 4, 0)
+        assert space.size_bytes < before
+        before = space.size_bytes
+    assert space.reason == os.strerror(errno.ENOSPC)
     file.close()
     assert log.verify().problem == ""

@@ -1,4 +1,4 @@
-"""The kernel's side of the audit log: what waits for a write, and what is refused without one."""
+"""The audit log in the kernel's thread: replies that wait for a write, and rejected mutations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aios.kernel.access.audit.file import Room, load_key
+from aios.kernel.access.audit.file import Space, load_key
 from aios.kernel.access.audit.log import AuditLog
 from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.worker import Worker
@@ -29,23 +29,23 @@ from .rig import Log, audit_line
 
 
 class FakeFile:
-    """A file that has room, or none, or breaks, as a test says."""
+    """A file with the space or the error that a test sets."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.lost = 0
-        self.room = Room(1 << 20, "")
+        self.space = Space(1 << 20, "")
         self.error: OSError | None = None
 
-    def open(self, first_words: str) -> Room:
+    def open(self, first_words: str) -> Space:
         return self.append([], 0)
 
-    def append(self, entries: list[tuple[float, bytes]], lost: int) -> Room:
+    def append(self, entries: list[tuple[float, bytes]], lost: int) -> Space:
         if self.error:
             raise self.error
         self.names += [json.loads(b"{" + entry)["name"] for _, entry in entries]
         self.lost += lost
-        return self.room
+        return self.space
 
     def sync(self) -> None:
         pass
@@ -92,7 +92,7 @@ def test_a_mutation_is_acknowledged_when_it_is_written(bench: Bench) -> None:
     assert len(bench.replies) == 51, "with nothing due, at once"
 
 
-def test_reads_wait_for_nobody_and_come_in_order(bench: Bench) -> None:
+def test_reads_do_not_wait_and_keep_their_order(bench: Bench) -> None:
     for number in range(300):
         bench.log.append(audit_line(f"/{number}"))
     assert bench.log.settled
@@ -101,22 +101,22 @@ def test_reads_wait_for_nobody_and_come_in_order(bench: Bench) -> None:
     assert bench.file.names[:300] == [f"/{n}" for n in range(300)]
 
 
-def test_without_room_mutations_are_refused_and_reads_counted(bench: Bench) -> None:
-    bench.file.room = Room(0, "No space left on device")
+def test_without_space_mutations_are_rejected_and_reads_counted(bench: Bench) -> None:
+    bench.file.space = Space(0, "No space left on device")
     bench.mutate()
     bench.until(1)
     with pytest.raises(AuditUnavailable, match="No space left on device"):
         bench.log.append(audit_line(effect="reversible"))
     bench.log.append(audit_line())
     assert bench.log.check() == ["audit log: No space left on device"]
-    bench.file.room = Room(1 << 20, "")
+    bench.file.space = Space(1 << 20, "")
     turn_until(bench.loop, lambda: not bench.log.check(), "the next try of the log")
     bench.mutate()
     bench.until(2)
     assert bench.file.lost == 1 and bench.replies == [None, None]
 
 
-def test_what_could_not_be_written_is_no_success(bench: Bench) -> None:
+def test_a_failed_write_fails_the_mutation(bench: Bench) -> None:
     bench.file.error = OSError(errno.EIO, "Input/output error")
     bench.mutate()
     bench.until(1)
@@ -130,7 +130,7 @@ def test_what_could_not_be_written_is_no_success(bench: Bench) -> None:
     assert bench.replies[1] is None and len(bench.file.names) == 2, "the first one, too"
 
 
-def test_work_for_an_offered_tool_is_handed_on_whatever_the_log_does(bench: Bench) -> None:
+def test_work_for_an_offered_tool_is_handed_on_without_a_log(bench: Bench) -> None:
     sent: list[codec.ReplyFrame] = []
     none: Any = SimpleNamespace(call_ended=lambda asker: None)
     handlers = dict.fromkeys(BY_NAME, none)
@@ -147,7 +147,7 @@ def test_work_for_an_offered_tool_is_handed_on_whatever_the_log_does(bench: Benc
     assert (sent[2].call_id, sent[2].kind) == (0, codec.ERROR)
 
 
-def test_a_log_that_cannot_be_opened_lets_reads_go_on(tmp_path: Path) -> None:
+def test_reads_continue_when_the_log_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "audit").touch()
     log = Log(tmp_path)
     loop = Loop()
