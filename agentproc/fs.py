@@ -54,7 +54,7 @@ from aios.syscalls.types.storage import (
 
 from . import session
 
-MOST_DIFFED_BYTES = 8 << 20
+MAX_DIFFED_BYTES = 8 << 20
 
 
 def read(path: str, *, version: int | None = None) -> bytes:
@@ -321,9 +321,9 @@ def diff(path: str, old: int, new: int | None = None) -> str:
 
 def _content(path: str, version: int | None) -> tuple[FileInfo, bytes]:
     with Reader(path, version) as reader:
-        if reader.info.size_bytes > MOST_DIFFED_BYTES:
+        if reader.info.size_bytes > MAX_DIFFED_BYTES:
             raise IllegalState(
-                f"{path} has {reader.info.size_bytes:,} bytes; a diff takes {MOST_DIFFED_BYTES:,}",
+                f"{path} has {reader.info.size_bytes:,} bytes; a diff takes {MAX_DIFFED_BYTES:,}",
                 "compare the versions in parts: aios.fs.read(path, version=...)",
             )
         return reader.info, reader.readall()

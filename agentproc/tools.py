@@ -46,7 +46,7 @@ log = logging.getLogger("aios.tools")
 
 Function = Tool[..., Any] | Callable[..., Any]
 
-_PAUSE_S, _MOST_PAUSE_S = 0.2, 30.0
+_PAUSE_S, _MAX_PAUSE_S = 0.2, 30.0
 """First and longest pause between attempts; each is twice the one before."""
 _TRIES = 5
 """Limit on attempts to send an answer."""
@@ -168,7 +168,7 @@ def _next() -> ToolWork:
         except AiosError as error:
             log.warning("cannot fetch work, retrying in %g s: %s", pause_s, error)
             time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _MOST_PAUSE_S)
+            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
 
 def _work(mine: Mapping[str, Tool[..., Any]], work: ToolWork) -> None:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 TIMEOUT_S = 120
 """Limit on a child process, in seconds."""
-DEADLINE_S, _MOST_DEADLINE_S = 30.0, 150.0
+DEADLINE_S, _MAX_DEADLINE_S = 30.0, 150.0
 """Limit on a wait on an idle machine, and on the busiest one, in seconds."""
 _PAUSE_S = 0.01
 
@@ -23,7 +23,7 @@ _PAUSE_S = 0.01
 def deadline_s() -> float:
     """Return the limit on a wait: longer on a machine with more runnable processes than CPUs."""
     busy = os.getloadavg()[0] / (os.cpu_count() or 1)
-    return min(DEADLINE_S * max(1.0, busy), _MOST_DEADLINE_S)
+    return min(DEADLINE_S * max(1.0, busy), _MAX_DEADLINE_S)
 
 
 def wait_until(

@@ -29,7 +29,7 @@ from aios.syscalls.launch import Fork
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
-MOST_FILES = 1024
+MAX_FILES = 1024
 
 
 def prctl(option: int, value: int) -> None:
@@ -67,7 +67,7 @@ def _isolate(zygote_os_pid: int) -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(MOST_FILES, most), min(MOST_FILES, most)))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(MAX_FILES, most), min(MAX_FILES, most)))
 
 
 def _open_stdio(order: Fork) -> None:

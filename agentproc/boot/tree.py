@@ -11,7 +11,7 @@ import signal
 from collections.abc import Container
 from pathlib import Path
 
-_MOST_ROUNDS = 100
+_MAX_ROUNDS = 100
 """Limit on rounds in which a dying tree may still start processes."""
 
 
@@ -28,7 +28,7 @@ def children(os_pid: int) -> list[int]:
 def signal_tree(root: int, number: int) -> None:
     """Signal a process and all below it; repeat until no new process has appeared."""
     seen: set[int] = set()
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         level, fresh = [root], []
         while level:
             fresh += [os_pid for os_pid in level if os_pid not in seen]
@@ -45,7 +45,7 @@ def signal_tree(root: int, number: int) -> None:
 
 def end_strays(known: Container[int]) -> None:
     """Kill and reap our unknown children: processes that dead ones have left behind."""
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         strays = [child for child in children(os.getpid()) if child not in known]
         if not strays:
             return

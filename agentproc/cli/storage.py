@@ -42,7 +42,7 @@ from .command import Command, arg, flag
 from .daemonctl import operator, system_call
 
 _UNITS = {"k": 10, "m": 20, "g": 30, "t": 40}
-_MOST_DIGITS = 15
+_MAX_DIGITS = 15
 
 
 def status(options: argparse.Namespace) -> int:
@@ -191,7 +191,7 @@ def _bytes(text: str) -> int | None:
     if text == "default":
         return None
     digits, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in _UNITS else (text, "")
-    if not digits.isdecimal() or len(digits) > _MOST_DIGITS:
+    if not digits.isdecimal() or len(digits) > _MAX_DIGITS:
         raise InvalidArgument(
             f"{text[:40]!r} is not a number of bytes", "for example 500M, 2G or default"
         )

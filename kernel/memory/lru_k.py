@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 K = 2
 """Uses that count."""
-MOST_REMEMBERED = 4096
+MAX_REMEMBERED = 4096
 """Limit on dropped keys whose uses are remembered."""
 
 T = TypeVar("T", bound=Hashable)
@@ -24,7 +24,7 @@ T = TypeVar("T", bound=Hashable)
 class LruK(Generic[T]):
     """The eviction order of a set of keys. All operations are O(log n), amortised."""
 
-    def __init__(self, k: int = K, most_remembered: int = MOST_REMEMBERED) -> None:
+    def __init__(self, k: int = K, most_remembered: int = MAX_REMEMBERED) -> None:
         self._k, self._most_remembered = k, most_remembered
         self._now = 0
         self._uses: dict[T, deque[int]] = {}

@@ -48,7 +48,7 @@ from .store import NoteStore, not_found
 
 log = logging.getLogger("aios.memory")
 
-MOST_LOG_ENTRIES = 1000
+MAX_LOG_ENTRIES = 1000
 """Limit on entries in one agent's interaction log; the oldest are removed."""
 
 T = TypeVar("T")
@@ -271,7 +271,7 @@ class MemoryManager:
             except AiosError:
                 return  # its own notes use up its quota
             session.log.append(f"s{self._last_row}")
-        while len(session.log) > MOST_LOG_ENTRIES:
+        while len(session.log) > MAX_LOG_ENTRIES:
             start(self.remove(session.log.popleft(), scope))
 
     # ------------------------------------------------------------------ lives

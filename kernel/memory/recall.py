@@ -26,7 +26,7 @@ from aios.syscalls.types.memory import MAX_HITS, MAX_QUERY_CHARS, Hit, SearchReq
 from .manager import MemoryManager
 from .scopes import Scopes
 
-MOST_NOTE_CHARS = 1000
+MAX_NOTE_CHARS = 1000
 """Limit on what a prompt gets of one note, from its beginning."""
 HEADING = "Notes from memory that may help with the next message:"
 
@@ -89,7 +89,7 @@ def chosen(query: str, hits: Sequence[Hit], model: str, body: ChatRequest) -> li
     fit = [pair for pair in scored if pair[0] >= body.recall_min]
     fit.sort(key=lambda pair: -pair[0])
     return [
-        Recalled(note.id, note.text[:MOST_NOTE_CHARS], round(fits, 3))
+        Recalled(note.id, note.text[:MAX_NOTE_CHARS], round(fits, 3))
         for fits, note in fit[: body.recall]
     ]
 
@@ -97,7 +97,7 @@ def chosen(query: str, hits: Sequence[Hit], model: str, body: ChatRequest) -> li
 def score(wanted: frozenset[str], hit: Hit, model: str) -> float:
     """Return how well the part of a note that a prompt gets fits a question, 0 to 1. ``wanted``:
     the question's telling words. ``model``: the model of the hit's cosine."""
-    words = _OF_WORDS * common_words(wanted, hit.note.text[:MOST_NOTE_CHARS])
+    words = _OF_WORDS * common_words(wanted, hit.note.text[:MAX_NOTE_CHARS])
     if hit.similarity is None:
         return words
     low, high = SCALES.get(model, (0.0, 1.0))

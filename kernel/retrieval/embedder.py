@@ -23,7 +23,7 @@ from aios.syscalls.errors import AiosError, ModelUnavailable, ResourceExhausted
 
 log = logging.getLogger("aios.embedder")
 
-MOST_WAITING = 1024
+MAX_WAITING = 1024
 """Limit on waiting calls, of queries and of passages."""
 BATCH_TEXTS = 16
 BATCH_CHARS = 2000
@@ -33,8 +33,8 @@ IDLE_S = 60.0
 PATIENCE_S = 120.0
 """Time after which a batch counts as hung. It is long because the embedder has the lowest
 priority."""
-MOST_TRIES = 2
-MOST_DEATHS = 4
+MAX_TRIES = 2
+MAX_DEATHS = 4
 """Deaths in a row, without vectors in between, after which the embedder is given up."""
 RETRY_FAILED_S = 30.0
 """Time after which an embedder that was given up is started again."""
@@ -82,7 +82,7 @@ class Embedder:
         self._passages: deque[_Job] = deque()
         self._current: _Job | None = None
         self._batch = 0
-        self._respawn = Respawn(loop, self._next, MOST_DEATHS)
+        self._respawn = Respawn(loop, self._next, MAX_DEATHS)
         self._usable_s = 0.0
         """Time from which on an embedder that was given up may be tried again."""
         self._timer: Timer | None = None
@@ -95,9 +95,9 @@ class Embedder:
         waiting = self._queries if kind == "query" else self._passages
         if error := self.unavailable():
             promise.reject(error)
-        elif len(waiting) >= MOST_WAITING:
+        elif len(waiting) >= MAX_WAITING:
             promise.reject(ResourceExhausted(
-                f"{len(waiting)} calls wait for the embedder; the limit is {MOST_WAITING}",
+                f"{len(waiting)} calls wait for the embedder; the limit is {MAX_WAITING}",
                 "try again later",
             ))  # fmt: skip
         elif not texts:
@@ -193,12 +193,12 @@ class Embedder:
         goes_on = self._respawn.died()
         if job:
             job.tries += 1
-            if job.tries >= MOST_TRIES:
+            if job.tries >= MAX_TRIES:
                 self._drop(job)
                 error = ModelUnavailable(f"the embedder died {job.tries} times at these texts")
                 job.promise.reject(error)
         if not goes_on:
-            self._give_up(f"it died {MOST_DEATHS} times ({how})")
+            self._give_up(f"it died {MAX_DEATHS} times ({how})")
 
     def _hung(self) -> None:
         if self._process:

@@ -14,7 +14,7 @@ from aios.kernel.storage.files.tree import File
 from aios.syscalls.errors import AiosError
 
 from .passages import Document
-from .text import MOST_TEXT_BYTES, decode
+from .text import MAX_TEXT_BYTES, decode
 
 log = logging.getLogger("aios.storage")
 
@@ -45,7 +45,7 @@ def load(connection: sqlite3.Connection, numbers: Iterable[int]) -> list[Loaded]
     for number in numbers:
         taken.append(_load(connection, number))
         file = taken[-1].file
-        size += min(file.size, MOST_TEXT_BYTES) if file else 0
+        size += min(file.size, MAX_TEXT_BYTES) if file else 0
         if size >= _BYTES_AT_ONCE:
             break
     return taken
@@ -64,7 +64,7 @@ def _load(connection: sqlite3.Connection, number: int) -> Loaded:
     if file is None or file.id != number:
         return Loaded(number, None, [])
     try:
-        end = min(file.size, MOST_TEXT_BYTES)
+        end = min(file.size, MAX_TEXT_BYTES)
         found = chunks.sources(connection, number, file.version, 0, end, file.path)
         parts = [s if s.data is None else s.take(s.data, file.path) for s in found]
     except AiosError as error:

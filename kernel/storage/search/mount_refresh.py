@@ -22,11 +22,11 @@ from aios.syscalls.types.storage import MountInfo
 
 from . import mount_table
 from .index import Index
-from .mount_walk import MOST_FILES, Walk, read, walk
+from .mount_walk import MAX_FILES, Walk, read, walk
 
 log = logging.getLogger("aios.storage")
 
-MOST_MOUNT_BYTES = 128 << 20
+MAX_MOUNT_BYTES = 128 << 20
 """Limit on indexed text of one mount; above it no other file is read."""
 _FILES_AT_ONCE = 32
 _GONE_AT_ONCE = 256
@@ -160,12 +160,12 @@ class Refresher:
         taken = work.taken
         while work.changed and self._wanted(folder):
             taken = await self._read(folder, work.changed, taken)
-        while work.new and taken < MOST_MOUNT_BYTES and self._wanted(folder):
+        while work.new and taken < MAX_MOUNT_BYTES and self._wanted(folder):
             taken = await self._read(folder, work.new, taken)
         if work.new:
-            return f"only {MOST_MOUNT_BYTES >> 20} MiB of its text are searched"
+            return f"only {MAX_MOUNT_BYTES >> 20} MiB of its text are searched"
         if found.more:
-            return f"only the first {MOST_FILES:,} files, in order of name, are searched"
+            return f"only the first {MAX_FILES:,} files, in order of name, are searched"
         return ""
 
     async def _read(self, folder: _Folder, paths: list[str], taken: int) -> int:

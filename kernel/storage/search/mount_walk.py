@@ -19,14 +19,14 @@ from aios.kernel.storage.files.paths import MAX_DEPTH, MAX_NAME_BYTES, MAX_PATH_
 from aios.syscalls.errors import AiosError
 from aios.syscalls.types.storage import MountInfo
 
-from .text import MOST_TEXT_BYTES, decode
+from .text import MAX_TEXT_BYTES, decode
 
-MOST_FILES = 10_000
+MAX_FILES = 10_000
 """Limit on searched files of one mount, in order of their paths."""
-MOST_ENTRIES = 100_000
+MAX_ENTRIES = 100_000
 """Limit on entries of one mount that are looked at, of any kind."""
-_MOST_DEPTH = MAX_DEPTH - 2
-_MOST_PATH_BYTES = MAX_PATH_BYTES - 80
+_MAX_DEPTH = MAX_DEPTH - 2
+_MAX_PATH_BYTES = MAX_PATH_BYTES - 80
 """Leaves room for ``/mnt`` and the mount's name."""
 _SETTLED_S = 2.0
 """Age of a change after which another change shows in the file's time."""
@@ -82,7 +82,7 @@ def walk(folder: str, go_on: Callable[[], bool]) -> Walk:
 
 class _Walker:
     def __init__(self, go_on: Callable[[], bool]) -> None:
-        self._go_on, self._left = go_on, MOST_ENTRIES
+        self._go_on, self._left = go_on, MAX_ENTRIES
         self.files: list[Seen] = []
         self.more = self._full = self.stopped = False
 
@@ -93,13 +93,13 @@ class _Walker:
             if self._full or self.stopped:
                 return
             below = joined(path, name)
-            if len(below.encode()) > _MOST_PATH_BYTES:
+            if len(below.encode()) > _MAX_PATH_BYTES:
                 continue
             with contextlib.suppress(OSError):  # gone, or not permitted
                 state = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 if stat.S_ISREG(state.st_mode):
                     self._add(below, state)
-                elif stat.S_ISDIR(state.st_mode) and depth < _MOST_DEPTH:
+                elif stat.S_ISDIR(state.st_mode) and depth < _MAX_DEPTH:
                     inner = os.open(name, hosts.FOLDER, dir_fd=fd)
                     try:
                         self.beneath(inner, below, depth + 1)
@@ -115,7 +115,7 @@ class _Walker:
         return sorted(name for name in names if _nameable(name))
 
     def _add(self, path: str, state: os.stat_result) -> None:
-        if len(self.files) >= MOST_FILES:
+        if len(self.files) >= MAX_FILES:
             self.more = self._full = True
         else:
             self.files.append(Seen(path, _state(state, settled=True)))
@@ -138,7 +138,7 @@ def _read(mount: MountInfo, path: str, now_unix: float) -> Text:
         with hosts.opened(mount, path) as (fd, _):
             found = os.fstat(fd)
             state = _state(found, settled=abs(now_unix - found.st_mtime) > _SETTLED_S)
-            text = decode(data := hosts.read_all(fd, 0, MOST_TEXT_BYTES))
+            text = decode(data := hosts.read_all(fd, 0, MAX_TEXT_BYTES))
             if not text:
                 return Text(path, state, "")
             return Text(path, state, text, len(data), state.size > len(data))

@@ -21,7 +21,7 @@ from aios.kernel.storage.db.schema import remove
 
 from .text import cut
 
-MOST_VECTORS = 64
+MAX_VECTORS = 64
 """Limit on passages of a file that have a vector, from its beginning; the others are found by
 their words only."""
 VECTOR_RAM_BYTES = 128 << 20
@@ -137,7 +137,7 @@ class Passages:
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (number, text, owner_word(document.owner), document.file, document.owner,
                  document.version, at))  # fmt: skip
-            if number < first + MOST_VECTORS:
+            if number < first + MAX_VECTORS:
                 run("INSERT INTO todo VALUES (?, ?, ?)", (document.owner, number, document.file))
         count = number - first + 1 if document.text.strip() else 0
         run("INSERT INTO document VALUES (?, ?, ?, ?, ?, ?)",

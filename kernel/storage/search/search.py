@@ -30,19 +30,19 @@ from .index import Index
 from .mount_refresh import Condition, Refresher
 from .passages import Passages
 from .ranking import Found, Mode, Query, best
-from .text import MOST_TEXT_BYTES
+from .text import MAX_TEXT_BYTES
 
 May = Callable[[str], bool]
 """Returns True if the caller may read a path, as it names it. Pure; called in any thread."""
 _QUERY, _HOME = "", "home"
 """Names, in addition to folders, of what a search waits for: the query's vector, the home."""
-_MOST_NOTES = 8
+_MAX_NOTES = 8
 """Limit on mounts that a search's note tells of."""
 _NO_MODEL = "searched by keyword: there is no embedding model for search by meaning"
 _LATE = "searched by keyword: the query's vector was not there in time"
 _INDEXING = "it is being indexed; what is not read yet is not found"
 _EMBEDDING = "some of its passages are not found by meaning yet; their vectors are being computed"
-_CUT = f"of files above {MOST_TEXT_BYTES >> 20} MiB only the beginning is searched"
+_CUT = f"of files above {MAX_TEXT_BYTES >> 20} MiB only the beginning is searched"
 
 
 class Scope(NamedTuple):
@@ -185,8 +185,8 @@ class _Look(NamedTuple):
             said = self._about(passages, mount)
             if said and self._knows(passages, mount):
                 notes.append(f"/mnt/{mount.name}: {', and '.join(said)}")
-        more = len(notes) - _MOST_NOTES
-        return notes if more <= 0 else [*notes[:_MOST_NOTES], f"and {more} other mounts"]
+        more = len(notes) - _MAX_NOTES
+        return notes if more <= 0 else [*notes[:_MAX_NOTES], f"and {more} other mounts"]
 
     def _about(self, passages: Passages, mount: MountInfo) -> list[str]:
         condition, folder = self.conditions[mount.folder], mount.folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-MOST_TEXT_BYTES = 1 << 20
+MAX_TEXT_BYTES = 1 << 20
 """Limit on what is searched of one file, from its beginning."""
 PASSAGE_CHARS = 1200
 """Limit on one passage: about a paragraph or a few, so that a prompt has room for several."""
@@ -28,11 +28,11 @@ def cut(text: str) -> Iterator[tuple[int, str]]:
 
 def decode(data: bytes) -> str:
     """Return the text of data, '' when it is no text. A character cut off at the end of
-    MOST_TEXT_BYTES is left out."""
+    MAX_TEXT_BYTES is left out."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        if error.start < len(data) - 4 or len(data) < MOST_TEXT_BYTES:
+        if error.start < len(data) - 4 or len(data) < MAX_TEXT_BYTES:
             return ""
         text = data[: error.start].decode("utf-8")
     return "" if "\0" in text else text

@@ -136,7 +136,7 @@ def test_update_remove_and_clear_reach_every_place(memory: Memory) -> None:
 def test_the_log_is_bounded_and_searched_on_request(
     memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(managing, "MOST_LOG_ENTRIES", 6)
+    monkeypatch.setattr(managing, "MAX_LOG_ENTRIES", 6)
     agent = memory.agent()
     memory.add(agent, "a note of mine")
     for number in range(10):

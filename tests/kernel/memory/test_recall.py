@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aios.kernel.loop.task import Outcome, start
-from aios.kernel.memory.recall import MOST_NOTE_CHARS, Recall, WithNotes, chosen
+from aios.kernel.memory.recall import MAX_NOTE_CHARS, Recall, WithNotes, chosen
 from aios.syscalls.types.chat import ChatRequest, Message
 from aios.syscalls.types.memory import Hit, Note, SearchReply, SearchRequest
 
@@ -21,7 +21,7 @@ def test_a_note_is_judged_by_what_the_prompt_gets_of_it() -> None:
     body = ChatRequest(recall=2, recall_min=0.3)
     hits = [
         _hit("my dog is called Rex"),
-        _hit("x " * MOST_NOTE_CHARS + "dog called"),
+        _hit("x " * MAX_NOTE_CHARS + "dog called"),
         _hit("the dog"),
     ]
     found = chosen("what is my dog called?", hits, "", body)

@@ -126,14 +126,14 @@ class Versions(Writer):
 class Appends(Writer):
     """``fs.write`` to the end of a file, which is overwritten when it has become long."""
 
-    _MOST_BYTES = 300_000
+    _MAX_BYTES = 300_000
 
     def nothing(self) -> bytes:
         return b""
 
     def step(self, connection: Connection) -> None:
         data = self.rng.randbytes(self.rng.choice(SIZES))
-        fits = len(self.state) + len(data) <= self._MOST_BYTES
+        fits = len(self.state) + len(data) <= self._MAX_BYTES
         wanted = self.state + data if fits else data
         self.change(connection, "fs.write", s.FsWrite("/log", data, append=fits), wanted)
         self.done["fs.append"] += fits

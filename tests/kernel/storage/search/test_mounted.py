@@ -86,21 +86,21 @@ def test_only_so_many_files_and_bytes_and_it_says_so(
     store: Rig, yard: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (mount_refresh, mount_walk):
-        monkeypatch.setattr(module, "MOST_FILES", 2)
+        monkeypatch.setattr(module, "MAX_FILES", 2)
     found = store.search("bob", "kiwi plum")
     assert paths(found) == ["/mnt/y/kiwi.md", "/mnt/y/sub/deep/kiwis.md"]
     assert found.note == "/mnt/y: only the first 2 files, in order of name, are searched"
-    monkeypatch.setattr(mount_walk, "MOST_FILES", 100)
+    monkeypatch.setattr(mount_walk, "MAX_FILES", 100)
     assert len(store.search("bob", "kiwi plum").hits) == 3
-    monkeypatch.setattr(mount_walk, "MOST_ENTRIES", 1)
+    monkeypatch.setattr(mount_walk, "MAX_ENTRIES", 1)
     assert "only the first" in store.search("bob", "kiwi plum").note
-    monkeypatch.setattr(mount_walk, "MOST_ENTRIES", 100)
+    monkeypatch.setattr(mount_walk, "MAX_ENTRIES", 100)
     for number in range(40):
         (yard / "sub" / f"plum{number}").write_text(f"plum {number}")
-    monkeypatch.setattr(mount_refresh, "MOST_MOUNT_BYTES", 80)
+    monkeypatch.setattr(mount_refresh, "MAX_MOUNT_BYTES", 80)
     found = store.search("bob", "plum", limit=100)
     assert 0 < len(found.hits) < 40 and "of its text are searched" in found.note
-    monkeypatch.setattr(mount_refresh, "MOST_MOUNT_BYTES", 1 << 20)
+    monkeypatch.setattr(mount_refresh, "MAX_MOUNT_BYTES", 1 << 20)
     found = store.search("bob", "plum", limit=100)
     assert (len(found.hits), found.note) == (41, "")
 
