@@ -26,7 +26,7 @@ from aios.kernel.access.approvals import Approvals
 from aios.kernel.access.audit.file import AuditFile
 from aios.kernel.access.audit.log import AuditLog
 from aios.kernel.access.calls import AccessCalls
-from aios.kernel.access.grants import GrantFile
+from aios.kernel.access.grant_file import GrantFile
 from aios.kernel.access.manager import AccessManager
 from aios.kernel.access.names import Names
 from aios.kernel.access.questions import QuestionFiles
@@ -114,7 +114,7 @@ class Kernel:
         policy_file = groups.load(paths.policy_file())
         self._audit = AuditLog(self.loop, self._audit_worker, AuditFile(
             paths.audit_dir(self._runtime), paths.audit_key(), paths.audit_anchor(self._runtime),
-            self._config.audit_disk,
+            self._config.audit_disk, self.loop.clock,
         ))  # fmt: skip
         questions = Approvals(
             policy_file.approval_s,

@@ -15,7 +15,7 @@ from aios.kernel.access import groups
 from aios.kernel.access.approvals import Approvals
 from aios.kernel.access.audit.file import AuditFile
 from aios.kernel.access.audit.log import AuditLog
-from aios.kernel.access.grants import Grant
+from aios.kernel.access.grant_file import Grant
 from aios.kernel.access.manager import AccessManager
 from aios.kernel.access.principals import OPERATOR
 from aios.kernel.loop.loop import Loop

@@ -18,7 +18,7 @@ from aios.syscalls.types.common import Empty
 
 from . import groups, rules
 from .approvals import Question
-from .grants import Grant, GrantFile
+from .grant_file import Grant, GrantFile
 from .manager import AccessManager
 
 
@@ -68,7 +68,8 @@ class AccessCalls:
         elif "@" in body.subject:
             raise InvalidArgument(f"{body.subject!r}: a grant names an agent or @GROUP")
         self._access.note("grant", f"{body.subject}: {rule}", "ok")
-        return await self._change(lambda: self._grants.add(body.subject, rule))
+        unix = self._clock.unix()
+        return await self._change(lambda: self._grants.add(body.subject, rule, unix))
 
     async def _revoke(self, _: Pending, body: a.RevokeRequest) -> a.GrantInfo:
         found = next((g for g in self._access.standings.grants if g.id == body.id), None)

@@ -33,7 +33,7 @@ from aios.syscalls.types.process import SpawnRequest
 from . import approvals, rules
 from .approvals import Approvals, Key
 from .explain import OPERATOR_CALL, Step, explain
-from .grants import Grant
+from .grant_file import Grant
 from .groups import GroupPolicy
 from .names import OPERATORS
 from .principals import OPERATOR, Principal, Principals, relation

@@ -19,11 +19,10 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from aios.hw.machine.durable import replace_file
 from aios.kernel.loop.task import Outcome, Promise
 from aios.kernel.loop.worker import Worker
 from aios.syscalls.errors import ResourceExhausted
-
-from .grants import write_whole
 
 log = logging.getLogger("aios.access")
 
@@ -72,7 +71,7 @@ class QuestionFiles:
 
         def write() -> None:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_whole(path, msgspec.json.encode(question))
+            replace_file(path, msgspec.json.encode(question))
 
         return self._worker.run(write)
 

@@ -17,7 +17,7 @@ from aios.kernel.trap.gatekeeper import CONTINUING
 from aios.syscalls.errors import IllegalState
 
 from . import rules
-from .grants import Grant
+from .grant_file import Grant
 from .groups import GroupPolicy
 from .principals import OPERATOR, Principal, Principals
 from .rules import Decision, Operation, Rule, RuleSet

@@ -19,12 +19,13 @@ import errno
 import logging
 import os
 import secrets
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+
+from aios.kernel.loop.clock import Clock
 
 from .records import NO_MAC, Chain, Entry, Verifier, read, seal, split, text
 
@@ -58,7 +59,10 @@ class Anchor(msgspec.Struct, frozen=True):
 class AuditFile:
     """The newest file of the log. Used by one thread."""
 
-    def __init__(self, folder: Path, key: Path, anchor: Path, max_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, key: Path, anchor: Path, max_bytes: int, clock: Clock | None = None
+    ) -> None:
+        self._clock = clock or Clock()
         self._folder, self._key_path, self._anchor_path = folder, key, anchor
         self._max_files = max(2, max_bytes // FILE_BYTES)
         self._fd, self._path = -1, folder
@@ -82,7 +86,7 @@ class AuditFile:
             log.error("the audit log is broken: %s", damage)
         outcome = f"broken: {damage}" if damage else "ok"
         try:
-            self._write(self._chain.append(*_own("start", self._first_words, outcome)))
+            self._write(self._chain.append(*self._own("start", self._first_words, outcome)))
         except OSError:
             os.close(self._fd)
             self._fd = -1
@@ -102,7 +106,7 @@ class AuditFile:
         before = self._chain.n, self._chain.mac
         lines = [self._chain.append(unix, entry) for unix, entry in entries]
         if lost:
-            lines.append(self._chain.append(*_own("gap", f"{lost} records of reads", "lost")))
+            lines.append(self._chain.append(*self._own("gap", f"{lost} records of reads", "lost")))
         try:
             self._write(b"".join(lines))
         except OSError:
@@ -182,7 +186,7 @@ class AuditFile:
             self.sync()
             self._fd = _open(path, os.O_CREAT | os.O_EXCL)
             self._size = self._allocated = 0
-            self._write(self._chain.append(*_own("rotate", self._chain.mac.decode(), "ok")))
+            self._write(self._chain.append(*self._own("rotate", self._chain.mac.decode(), "ok")))
         except OSError:
             if self._fd != old[0]:
                 os.close(self._fd)
@@ -232,9 +236,9 @@ class AuditFile:
         self._chain = Chain(self._key, n, mac)
         return damage
 
-
-def _own(action: str, name: str, outcome: str) -> tuple[float, bytes]:
-    return time.time(), text(Entry(0, "kernel", "audit", action, name, "read", outcome, ""))
+    def _own(self, action: str, name: str, outcome: str) -> tuple[float, bytes]:
+        entry = Entry(0, "kernel", "audit", action, name, "read", outcome, "")
+        return self._clock.unix(), text(entry)
 
 
 def _open(path: Path, flags: int) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from aios.kernel.loop.loop import Loop, Timer
-from aios.kernel.loop.task import Outcome
+from aios.kernel.loop.task import Outcome, detach
 from aios.kernel.loop.worker import Worker
 from aios.syscalls.errors import AuditUnavailable
 
@@ -149,30 +149,30 @@ class AuditLog:
             self._flush_timer = None
         if self._in_flight:
             return  # its completion writes the rest
+        self._in_flight = True
         batch, self._entries = self._entries, []
         self._flying_bytes, self._bytes = self._bytes, 0
-        lost, last = self._lost, self._seq
-        self._in_flight = True
+        detach(self._append(batch, self._lost, self._seq))
 
-        def done(outcome: Outcome[Space]) -> None:
+    async def _append(self, batch: list[tuple[float, bytes]], lost: int, last: int) -> None:
+        """Write a batch, up to the entry ``last``, with a record of ``lost`` entries."""
+        try:
+            space = await self._worker.run(lambda: self._file.append(batch, lost))
+        except OSError as error:
             self._in_flight = False
-            try:
-                space = outcome.result()
-            except OSError as error:
-                self._entries = batch + self._entries
-                self._bytes += self._flying_bytes
-                self._flying_bytes = 0
-                self._failed(error)
-                return
+            self._entries = batch + self._entries
+            self._bytes += self._flying_bytes
             self._flying_bytes = 0
-            self._lost -= lost
-            self._written = last
-            self._has_space(space)
-            self._release(None)
-            if self._entries:
-                self._flush() if self._written < self._due else self._later(BATCH_S)
-
-        self._worker.submit(lambda: self._file.append(batch, lost), done)
+            self._failed(error)
+            return
+        self._in_flight = False
+        self._flying_bytes = 0
+        self._lost -= lost
+        self._written = last
+        self._has_space(space)
+        self._release(None)
+        if self._entries:
+            self._flush() if self._written < self._due else self._later(BATCH_S)
 
     def _has_space(self, space: Space) -> None:
         if space.reason and not self._reason:
@@ -184,12 +184,7 @@ class AuditLog:
 
     def _sync(self) -> None:
         self._sync_timer = None
-
-        def done(outcome: Outcome[None]) -> None:
-            if outcome.error:
-                log.error("the audit log could not be synced: %s", outcome.error)
-
-        self._worker.submit(self._file.sync, done)
+        self._worker.submit(self._file.sync, _complain)
 
     def _failed(self, error: OSError) -> None:
         """Reject mutations until a retry succeeds."""
@@ -204,3 +199,8 @@ class AuditLog:
     def _release(self, error: AuditUnavailable | None) -> None:
         while self._held and (error or self._held[0][0] <= self._written):
             self._held.popleft()[1](error)
+
+
+def _complain(outcome: Outcome[None]) -> None:
+    if outcome.error:
+        log.error("the audit log could not be synced: %s", outcome.error)

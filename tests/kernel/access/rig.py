@@ -12,7 +12,7 @@ from aios.kernel.access import groups, rules
 from aios.kernel.access.approvals import Approvals, Question
 from aios.kernel.access.audit.log import Line
 from aios.kernel.access.audit.records import Entry
-from aios.kernel.access.grants import Grant
+from aios.kernel.access.grant_file import Grant
 from aios.kernel.access.manager import AccessManager
 from aios.kernel.access.principals import OPERATOR
 from aios.kernel.loop.task import Outcome, start

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aios.kernel.access.grants import Grant
+from aios.kernel.access.grant_file import Grant
 from aios.kernel.access.principals import OPERATOR, relation
 from aios.kernel.access.rules import Operation, of_spawn
 from aios.kernel.trap.asker import Asker

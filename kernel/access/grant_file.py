@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from aios.hw.machine.durable import replace_file
 from aios.syscalls.errors import InvalidArgument, NotFound, ResourceExhausted
 
 MAX_GRANTS = 10_000
@@ -48,7 +48,7 @@ class GrantFile:
         """Return all grants, oldest first. Raises InvalidArgument if it is damaged, OSError."""
         return self._read().grants
 
-    def add(self, subject: str, rule: str) -> tuple[Grant, tuple[Grant, ...]]:
+    def add(self, subject: str, rule: str, unix: float) -> tuple[Grant, tuple[Grant, ...]]:
         """Add a grant unless it exists; return it and all. Raises ResourceExhausted, OSError."""
         with self._locked():
             file = self._read()
@@ -58,9 +58,9 @@ class GrantFile:
             if len(file.grants) >= MAX_GRANTS:
                 raise ResourceExhausted(f"there are {MAX_GRANTS:,} grants, which is the limit",
                                         "revoke some: aios perm revoke ID")  # fmt: skip
-            grant = Grant(file.next, subject, rule, time.time())
+            grant = Grant(file.next, subject, rule, unix)
             grants = (*file.grants, grant)
-            write_whole(self._path, _text(_File(next=file.next + 1, grants=grants)))
+            replace_file(self._path, _text(_File(next=file.next + 1, grants=grants)))
             return grant, grants
 
     def remove(self, number: int) -> tuple[Grant, tuple[Grant, ...]]:
@@ -71,7 +71,7 @@ class GrantFile:
             if found is None:
                 raise NotFound(f"there is no grant {number}", "list them with: aios perm ls")
             grants = tuple(grant for grant in file.grants if grant is not found)
-            write_whole(self._path, _text(_File(next=file.next, grants=grants)))
+            replace_file(self._path, _text(_File(next=file.next, grants=grants)))
             return found, grants
 
     @contextlib.contextmanager
@@ -98,23 +98,3 @@ class GrantFile:
 
 def _text(file: _File) -> bytes:
     return msgspec.json.format(msgspec.json.encode(file))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file atomically, with mode 0600, and sync it. Raises OSError."""
-    part = path.with_name(f".{path.name}.part")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
