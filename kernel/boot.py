@@ -271,11 +271,11 @@ class Kernel:
     def close(self) -> None:
         """End all agents and cores, close the doors, remove the sockets."""
         self._supervisor.end_all("the kernel is shutting down")
+        self._embedder.close()
+        self._memory.close()  # before the models: a chat may wait for notes
         self._models.close()
         self._worker.close()
         self._storage.close()
-        self._embedder.close()
-        self._memory.close()
         self._tool_host.close()
         self._tool_worker.close()
         self._store.close()

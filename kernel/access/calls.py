@@ -58,7 +58,13 @@ class AccessCalls:
             return groups.load(self._path), self._grants.load()
 
         self._access.note("reload", str(self._path), "ok")
-        self._access.use(*await self._worker.run(read))
+        try:
+            policy, grants = await self._worker.run(read)
+        except OSError as error:
+            raise ResourceExhausted(
+                f"cannot read the grants: {error.strerror}", "change the file's permissions"
+            ) from None
+        self._access.use(policy, grants)
         return self._policy()
 
     async def _grant(self, _: Pending, body: a.GrantRequest) -> a.GrantInfo:

@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from aios.hw.machine.durable import replace_file
+from aios.hw.machine.durable import remove_parts, replace_file
 from aios.syscalls.errors import InvalidArgument, NotFound, ResourceExhausted
 
 MAX_GRANTS = 10_000
@@ -80,6 +80,7 @@ class GrantFile:
         fd = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
+            remove_parts(self._path)
             yield
         finally:
             os.close(fd)

@@ -56,6 +56,8 @@ class QuestionFiles:
     def load(self, unix: float) -> list[Kept]:
         """Return the questions that are still valid, oldest first; delete the rest. Blocks."""
         kept = []
+        for part in self._folder.glob(".*.part"):  # of a killed kernel
+            part.unlink(missing_ok=True)
         for path in (*self._folder.glob("*.used"), *self._folder.glob("*.json")):
             question = _read(path)
             if path.suffix == ".used" or question is None or question.expires_unix <= unix:

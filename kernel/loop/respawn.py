@@ -15,6 +15,8 @@ from .loop import Loop, Timer
 WINDOW_S = 5.0
 """Deaths within this time of each other lengthen the pause."""
 MAX_PAUSE_S = 5.0
+ROW_S = 60.0
+"""Deaths that are further apart are not in a row."""
 _FIRST_PAUSE_S = 0.4
 
 
@@ -42,8 +44,11 @@ class Respawn:
     def died(self) -> bool:
         """Count a death and schedule the restart. Return False when the part is to be given up."""
         now = self._loop.now()
+        if self._deaths and now - self._deaths[-1] > ROW_S:
+            self._fruitless = 0
         self._deaths.append(now)
         self._fruitless += 1
+        self.cancel()
         if self._max_deaths and self._fruitless >= self._max_deaths:
             self._fruitless = 0
             return False

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from aios.kernel.access.principals import OPERATOR
 from aios.kernel.process.table import ProcessTable
 from aios.kernel.trap.pending import Handler, Pending
-from aios.syscalls.errors import IllegalState, InvalidArgument
+from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument
 from aios.syscalls.types import memory as m
 from aios.syscalls.types.common import Effect, Empty
 
@@ -60,7 +61,8 @@ class MemoryCalls:
         agent = "agent" if call.caller.pid != OPERATOR else f"agent:{process.name}"
         scope = self._scopes.allowed(call.asker, agent, "write", "reversible")
         kept = await self._memory.add(process, scope, text)
-        await self._memory.remove(note.id, note.scope)
+        with contextlib.suppress(AiosError):  # the lasting note is there, whatever this does
+            await self._memory.remove(note.id, note.scope)
         return kept
 
     async def _remove(self, call: Pending, body: m.NoteRef) -> Empty:

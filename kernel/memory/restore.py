@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from aios.hw.machine.durable import replacing
+from aios.hw.machine.durable import remove_parts, replacing, sync
 from aios.syscalls import paths
 from aios.syscalls.errors import AiosError, InvalidArgument, ResourceExhausted
 
@@ -52,9 +52,11 @@ def restore(source: Path, place: Path) -> tuple[int, Path | None]:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if source.exists() and not source.is_file():  # a device might have no end
             raise InvalidArgument(f"{source} is no ordinary file", _HINT)
+        remove_parts(place)
         with replacing(place) as fresh:
             shutil.copyfile(source, fresh)
             notes = _verified(source, fresh)
+            sync(fresh)  # the old notes stay in place until this has succeeded
             old = _put_aside(place)
     except OSError as error:
         raise ResourceExhausted(

@@ -12,7 +12,7 @@ from aios.kernel.loop.clock import Clock
 from aios.kernel.loop.task import Promise
 from aios.kernel.scheduler import policy
 from aios.kernel.trap.pending import Caller, Handler, Pending
-from aios.syscalls.errors import InvalidArgument, NotFound, ResourceExhausted
+from aios.syscalls.errors import AiosError, InvalidArgument, NotFound, ResourceExhausted
 from aios.syscalls.types import process as p
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.mail import MailReply, RecvRequest, SendRequest
@@ -97,7 +97,12 @@ class ProcessCalls:
             return process.status()
         ended: Promise[p.ExitStatus] = Promise()
         process.on_exit.append(ended)
-        call.on_end(lambda error: process.on_exit.remove(ended))
+
+        def drop(_: AiosError) -> None:
+            if ended in process.on_exit:  # else it is being told now
+                process.on_exit.remove(ended)
+
+        call.on_end(drop)
         return await ended
 
     def _signal(self, call: Pending, body: p.SignalRequest) -> Empty:

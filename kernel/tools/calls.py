@@ -13,7 +13,7 @@ from aios.kernel.loop.task import start
 from aios.kernel.loop.worker import Worker
 from aios.kernel.process.table import ProcessTable
 from aios.kernel.trap.pending import Handler, Pending
-from aios.syscalls.errors import InvalidArgument, NotFound, ToolUnavailable
+from aios.syscalls.errors import Cancelled, InvalidArgument, NotFound, ToolUnavailable
 from aios.syscalls.toolwire import SourceChanged
 from aios.syscalls.types import tool as tt
 from aios.syscalls.types.common import Effect, Empty
@@ -84,6 +84,7 @@ class ToolHandlers:
 
     async def _call(self, call: Pending, body: tt.ToolCall) -> tt.ToolReply:
         await self._registry.ready()
+        _stop_if_ended(call)
         tool = self._registry.find(body.name)
         self._access.check(
             call.asker, "tool", "call", tool.name, tool.spec.effect, arguments=body.arguments
@@ -113,6 +114,7 @@ class ToolHandlers:
     async def _offer(self, call: Pending, body: tt.OfferRequest) -> Empty:
         process = self._table.caller(call.caller.pid)
         await self._registry.ready()
+        _stop_if_ended(call)
         self._access.check(call.asker, "tool", "offer", process.name, "reversible")
         self._registry.offer(process.pid, body.tools)
         self._calls.offers(process.pid)
@@ -261,3 +263,9 @@ class ToolHandlers:
         pin.changes = differences(pin.tools, report.tools)
         self._registry.show_server(report.name)
         start(self._save_pins(lambda: None))
+
+
+def _stop_if_ended(call: Pending) -> None:
+    """Raises Cancelled if the call has ended while sources listed their tools."""
+    if call.ended:
+        raise Cancelled("the call ended while tools were listed")

@@ -19,7 +19,7 @@ from aios.kernel.loop.loop import Loop, Timer
 from aios.kernel.loop.respawn import Respawn
 from aios.kernel.loop.task import Promise, Task
 from aios.syscalls import toolwire as wire
-from aios.syscalls.errors import AiosError, ToolUnavailable
+from aios.syscalls.errors import AiosError, Cancelled, ToolUnavailable
 
 log = logging.getLogger("aios.tools")
 
@@ -92,9 +92,13 @@ class ToolHost:
 
     def stop(self, job: int) -> None:
         """End a call early. It still has a report."""
-        if job in self._open:
-            self._set_alarm(self._open[job], 0.0)
-            self._send(wire.StopJob(job))
+        if job not in self._open:
+            return
+        if self._link is None:  # it waits for a restart
+            self._end(wire.JobDone(job, "", Cancelled.code, "cancelled before it began"))
+            return
+        self._set_alarm(self._open[job], 0.0)
+        self._send(wire.StopJob(job))
 
     def forget(self, name: str) -> None:
         """End the workers of a source that was removed or changed."""
@@ -126,8 +130,14 @@ class ToolHost:
         if self._process:
             self._send(order)
         elif not self._respawn.waiting:
-            self._open_host()  # sends all open orders
+            self._try_open_host()  # which sends all open orders
         return made.report
+
+    def _try_open_host(self) -> None:
+        try:
+            self._open_host()
+        except OSError as error:
+            self._end_all(f"the toolhost cannot be started: {error.strerror}", lost=False)
 
     def _set_alarm(self, each: _Open, after_s: float) -> None:
         """Set the alarm for a toolhost that does not enforce the deadline itself."""
@@ -150,7 +160,7 @@ class ToolHost:
 
     def _restart(self) -> None:
         if self._process is None and self._open:
-            self._open_host()
+            self._try_open_host()
 
     def _send(self, order: wire.Order) -> None:
         if self._link:
@@ -191,10 +201,17 @@ class ToolHost:
         reason, retry = "the toolhost died during the call", self._respawn.died()
         if not retry:
             reason += f"; it has died {MAX_DEATHS} times in a row"
-        for each in list(self._open.values()):
-            self._end(wire.JobDone(
+        self._end_all(reason, lost=retry)
+
+    def _end_all(self, reason: str, *, lost: bool) -> None:
+        """Fail the open orders. Orders made meanwhile are others."""
+        ended, self._open = list(self._open.values()), {}
+        for each in ended:
+            each.alarm.cancel()
+        for each in ended:
+            each.report.resolve(wire.JobDone(
                 each.order.job, "", "TOOL_UNAVAILABLE", reason,
-                "call again; if that fails, see the kernel's log", lost=retry,
+                "call again; if that fails, see the kernel's log", lost=lost,
             ))  # fmt: skip
 
 

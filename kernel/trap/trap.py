@@ -118,8 +118,9 @@ class Trap:
         assert isinstance(error, ConfirmationRequired)
 
         def answered() -> None:
-            pending.begin_again()
-            self._handle(pending)
+            if not pending.ended:  # by another call that waited for the same answer
+                pending.begin_again()
+                self._handle(pending)
 
         off = self._access.ask_operator(pending.asker, error.approval, answered)
         if off is None:

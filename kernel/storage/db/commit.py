@@ -191,7 +191,7 @@ class Committer:
     def _run(self, connection: sqlite3.Connection, batch: list[_Change[Any]]) -> list[Outcome[Any]]:
         self._bound(connection, "BEGIN IMMEDIATE")
         outcomes = [self._try(connection, change, alone=len(batch) == 1) for change in batch]
-        if connection.in_transaction:
+        if len(batch) > 1 or outcomes[0].error is None:  # else it has been rolled back
             self._bound(connection, "COMMIT")
         return outcomes
 

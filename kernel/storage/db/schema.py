@@ -23,6 +23,8 @@ from aios.syscalls.errors import StorageDamaged, StorageUnavailable
 from . import wal
 
 FORMAT = 1
+INDEX_FORMAT = 4
+"""The format of index.db; older formats are converted or rebuilt."""
 NEWEST = (1 << 62) - 1
 """``last`` of an extent that belongs to the newest version."""
 RESTORE_HINT = (

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aios.kernel.retrieval.vectors import unpack
-from aios.kernel.storage.db.schema import reading, remove
+from aios.kernel.storage.db.schema import INDEX_FORMAT, reading, remove
 
 REBUILT = "the search index is rebuilt from the files"
 _LENGTH_TOLERANCE = 0.05
@@ -57,6 +57,8 @@ def _look(index: sqlite3.Connection, files: sqlite3.Connection) -> Iterator[str]
     run = index.execute
     if not run("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         return  # it is being built
+    if run("PRAGMA user_version").fetchone()[0] != INDEX_FORMAT:
+        return  # of another version: the kernel converts or rebuilds it
     for (line,) in run("PRAGMA quick_check(1)"):
         if line != "ok":
             yield str(line)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aios.kernel.retrieval.vectors import Item, VectorCache, pack
-from aios.kernel.storage.db.schema import remove
+from aios.kernel.storage.db.schema import INDEX_FORMAT, remove
 
 from .text import cut
 
@@ -26,7 +26,6 @@ MAX_VECTORS = 64
 their words only."""
 VECTOR_RAM_BYTES = 128 << 20
 """Limit on RAM for vectors; a larger home or folder is read from index.db in each search."""
-_FORMAT = 4
 _FLOAT_VECTORS = 3
 """The format whose vectors were float32."""
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -207,15 +206,17 @@ def _open(path: Path) -> sqlite3.Connection:
         found = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not tables:
-            connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version={_FORMAT}; COMMIT;")
-        elif found not in (_FORMAT, _FLOAT_VECTORS):
+            connection.executescript(
+                f"BEGIN; {_TABLES} PRAGMA user_version={INDEX_FORMAT}; COMMIT;"
+            )
+        elif found not in (INDEX_FORMAT, _FLOAT_VECTORS):
             raise sqlite3.DatabaseError(f"format {found}")
         elif connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("damaged")
         elif found == _FLOAT_VECTORS:
             connection.create_function("pack", 1, pack)
             connection.executescript("BEGIN; UPDATE vector SET data = pack(data);"
-                                     f" PRAGMA user_version={_FORMAT}; COMMIT;")  # fmt: skip
+                                     f" PRAGMA user_version={INDEX_FORMAT}; COMMIT;")  # fmt: skip
     except BaseException:
         connection.close()
         raise

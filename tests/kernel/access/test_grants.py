@@ -28,6 +28,12 @@ def test_grants_persist(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_parts_of_killed_writes_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".grants.json.77.part").touch()
+    GrantFile(tmp_path / "grants.json").add("mailer", "allow network:*", 1e9)
+    assert not list(tmp_path.glob(".*.part"))
+
+
 def test_damaged_grants_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "grants.json"
     for text in ("", "{", '{"version":2}', '{"grants":[{"id":"x"}]}', "\xff"):

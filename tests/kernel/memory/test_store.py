@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -143,6 +145,26 @@ def test_words_that_do_not_fit_the_notes_are_found_and_mended(
     assert store.verify() == (3, [], [])
     assert len(store.matches("words", ["agent:a"], 10, False)) == 3
     assert restore.restore(tmp_path / "copy.db", tmp_path / "place.db") == (3, None)
+
+
+def test_a_restore_that_cannot_be_synced_leaves_the_old_notes(
+    store: NoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _add(store, "keep me")
+    store.close()
+    shutil.copyfile(store.path, tmp_path / "copy.db")
+    before = store.path.read_bytes()
+    part = store.path.with_name(f".{store.path.name}.77.part")
+    part.touch()  # of a restore that was killed
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(restore, "sync", full)
+    with pytest.raises(ResourceExhausted, match="No space left"):
+        restore.restore(tmp_path / "copy.db", store.path)
+    assert store.path.read_bytes() == before
+    assert not part.exists() and not list(tmp_path.rglob("replaced-*"))
 
 
 @pytest.mark.parametrize("damage", [b"not a database at all" * 100, b""])

@@ -96,6 +96,9 @@ def test_vectors_of_the_older_format_are_packed(tmp_path: Path, yard: Path) -> N
                              ((values / np.linalg.norm(values)).tobytes(), passage))  # fmt: skip
         database.execute("PRAGMA user_version = 3")
         database.commit()
+    with closing(sqlite3.connect(tmp_path / "t" / "meta.db")) as files:
+        found = index_check.examine(tmp_path / "t" / "index.db", files)
+    assert found == index_check.IndexFindings(), "an offline check leaves it to the kernel"
     with rig(tmp_path / "t") as store:
         store.storage.use_embedder(embedder)
         assert len(embedded(store).hits) == 3 and len(embedder.passages) == 3
