@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
-TIMEOUT_S = 120
+TIMEOUT_S = 360
 """Limit on a child process, in seconds."""
 DEADLINE_S, _MAX_DEADLINE_S = 30.0, 150.0
 """Limit on a wait on an idle machine, and on the busiest one, in seconds."""

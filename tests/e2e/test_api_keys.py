@@ -121,7 +121,7 @@ def test_a_key_reaches_only_its_server(
     _, header, value = SCHEMES[scheme]
     assert [asked[header] for asked in _Server.got] == [value] * 4
     assert _Server.got[0]["X-Trace"] == "t1"
-    assert "HTTP 500" in got.stdout and "HTTP 302" in got.stdout and "no answer" in got.stdout
+    assert "HTTP 500" in got.stdout and "HTTP 302" in got.stdout and "no response" in got.stdout
     assert "[secret]" in got.stdout
     audit = _audit(machine, monkeypatch)
     assert "shop.getItem" in audit
@@ -145,7 +145,7 @@ def test_an_agent_cannot_set_or_inject_into_the_key_header(
     for name in (header, header.lower(), header.upper()):
         with pytest.raises(InvalidArgument):
             call_tool(guest, "shop.getItem", **{"id": "1", name: "mine"})
-    with pytest.raises(ToolFailed, match="no answer") as caught:
+    with pytest.raises(ToolFailed, match="no response") as caught:
         call_tool(guest, "shop.getItem", **{"id": "1", "X-Trace": "a\r\nX-Evil: 1"})
     assert not [form for form in FORMS if form in repr(caught.value)]
     assert _Server.got == []

@@ -136,10 +136,10 @@ def test_an_agent_acts_only_for_callers_it_serves(
             server.call("getpid", Empty())
         forged = (work + 1, work - 1, 10**9, 1 << 63)
         for number in (n for n in forged if n):
-            with pytest.raises(PermissionDenied, match="serves no work"), on_behalf(number):
+            with pytest.raises(PermissionDenied, match="does not serve work"), on_behalf(number):
                 server.call("getpid", Empty())
         server.call("tool.answer", ToolAnswer(work, '"done"'))
-        with pytest.raises(PermissionDenied, match="serves no work"), on_behalf(work):
+        with pytest.raises(PermissionDenied, match="does not serve work"), on_behalf(work):
             server.call("fs.write", FsWrite("/x", b"x"))
         wait_until(lambda: caller.poll(call_id), "the reply")
         server.call("tool.offer", OfferRequest([]))
