@@ -1,4 +1,4 @@
-"""What all commands of the command line have in common."""
+"""Common behaviour of all commands."""
 
 from __future__ import annotations
 
