@@ -22,7 +22,7 @@ demo: setup
 
 test: setup lint types
 	$(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-report=)
-	@$(if $(COVERAGE),$(BIN)/python -m coverage report | sed -n '1,17p;/^TOTAL/p')
+	@if [ -n "$(COVERAGE)" ]; then $(BIN)/python -m coverage report | sed -n '1,17p;/^TOTAL/p'; fi
 
 lint: setup
 	$(BIN)/ruff check .
