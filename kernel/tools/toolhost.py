@@ -152,7 +152,11 @@ class ToolHost:
     def _open_host(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self._process = self._start(theirs)
+            try:
+                self._process = self._start(theirs)
+            except OSError:
+                ours.close()
+                raise
         self._link = Link(self._loop, ours, self._hear, self._lost, wire.encode, wire.take)
         for each in list(self._open.values()):
             self._set_alarm(each, each.order.timeout_s)
