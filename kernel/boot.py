@@ -57,7 +57,7 @@ from aios.kernel.tools.calls import ToolHandlers
 from aios.kernel.tools.manager import ToolCalls
 from aios.kernel.tools.registry import Registry
 from aios.kernel.tools.stored import ToolFiles
-from aios.kernel.tools.toolhost import ToolHost
+from aios.kernel.tools.toolhost_link import ToolHost
 from aios.kernel.trap.doors import AGENTS, OPERATORS, Doors
 from aios.kernel.trap.pending import Handler
 from aios.kernel.trap.trap import Counts, Trap

@@ -18,7 +18,7 @@ import numpy as np
 
 from aios.bench.rig.report import timed
 from aios.hw.core.messages import Op
-from aios.hw.core.seat_images import SeatOperations
+from aios.hw.core.seat_operations import SeatOperations
 from aios.hw.engine import model_files
 from aios.hw.engine.engine import EngineSettings, Row
 from aios.hw.engine.image import image_bytes

@@ -30,7 +30,7 @@ from aios.hw.tuning.thread_watch import ThreadWatch
 from . import messages
 from .batch import BatchComposer, Waiting
 from .generation import Generation
-from .seat_images import SeatOperations
+from .seat_operations import SeatOperations
 from .truncation import truncated
 
 log = logging.getLogger("aios.core")

@@ -17,7 +17,7 @@ from aios.hw.machine.arena import Extent
 from aios.kernel.loop.task import detach
 from aios.syscalls.types.trace import OpRecord
 
-from .image_saving import ImageWriter
+from .image_planning import ImageWriter
 from .operations import Operations, Result
 from .prefix import BLOCK, PrefixIndex, common
 from .seats import Coldness, Seat, pick, problems

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from aios.kernel.loop.task import Promise, start
 
-from .image_saving import Written
+from .image_planning import Written
 from .manager import ContextManager
 
 _MAX_RESTORED = 256

@@ -16,7 +16,7 @@ from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.respawn import Respawn
 from aios.syscalls.launch import Exited, Fork, ForkFailed, Report, Signal, check_size, interpreter
 
-from .zygote import StartZygote, Zygote
+from .zygote_link import StartZygote, Zygote
 
 log = logging.getLogger("aios.launcher")
 

@@ -22,7 +22,7 @@ from .approval import Pin, config_digest, differences, state_of
 from .manager import Call, ToolCalls, answered
 from .registry import Registry, Tool, source_of
 from .stored import ToolFiles, checked
-from .toolhost import ToolHost
+from .toolhost_link import ToolHost
 
 _MCP_START_TIMEOUT_S = 60.0
 _HOST = re.compile(r"[a-z0-9._:-]{1,253}")

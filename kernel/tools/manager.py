@@ -29,7 +29,7 @@ from aios.syscalls.types.tool import ToolReply, ToolWork
 
 from .gate import Gate, Ticket
 from .registry import Tool
-from .toolhost import ToolHost
+from .toolhost_link import ToolHost
 
 log = logging.getLogger("aios.tools")
 

@@ -21,7 +21,7 @@ from aios.syscalls.types.tool import McpServer, SourceRequest, ToolSpec
 
 from .approval import Pin, state_of
 from .stored import ToolFiles, one_line
-from .toolhost import ToolHost
+from .toolhost_link import ToolHost
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ import pytest
 from aios.hw.core.messages import Op
 from aios.hw.engine.engine import Rung
 from aios.hw.machine.arena import Arena
-from aios.kernel.context.image_saving import Written
+from aios.kernel.context.image_planning import Written
 from aios.kernel.context.prefix import BLOCK, PrefixIndex
 from aios.kernel.context.sequence import Image
 from aios.kernel.context.store import KvStore

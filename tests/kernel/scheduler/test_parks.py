@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aios.hw.core.seat_images import SeatOperations
+from aios.hw.core.seat_operations import SeatOperations
 from aios.hw.engine.engine import EngineSettings, Row
 from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.sampling import SamplingParams

@@ -11,7 +11,7 @@ import pytest
 
 from aios.kernel.loop.loop import Loop
 from aios.kernel.loop.task import Outcome, start
-from aios.kernel.tools.toolhost import ToolHost
+from aios.kernel.tools.toolhost_link import ToolHost
 from aios.syscalls.errors import ToolUnavailable
 from aios.syscalls.toolwire import JobDone, Source
 
