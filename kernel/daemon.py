@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from aios.hw.models import model_files, names
 from aios.kernel.access import groups
 from aios.syscalls import paths
 from aios.syscalls.errors import AiosError, InvalidArgument
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = _flags([word for word in arguments if word != "--check"])
         ready_fd = int(flags.pop("ready-fd", "-1"))
         config = load(Path(flags.pop("config", str(paths.config_file()))), flags)
+        _check_model(config.model)
         if "--check" in arguments:
             groups.load(paths.policy_file())
             return 0
@@ -113,6 +115,18 @@ def _flags(arguments: list[str]) -> dict[str, str]:
             value = following
         flags[key] = value
     return flags
+
+
+def _check_model(name: str) -> None:
+    """Raise InvalidArgument if the default model's file can never be served. A name without a file
+    is a warning only (``Models.warnings``), since agents may name other models."""
+    try:
+        path = names.resolve(name, paths.data_dir() / "models")
+    except LookupError:
+        return
+    problem = None if path.startswith("fake") else model_files.chat_problem(Path(path))
+    if problem:
+        raise InvalidArgument(problem, "name another model with --model; models: aios model ls")
 
 
 def _show_config(arguments: list[str]) -> None:

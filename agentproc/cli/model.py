@@ -8,29 +8,31 @@ from aios.syscalls import paths
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.kernel import ModelInfo, ModelRequest
 
-from . import out, parts
+from . import model_files, out, parts
 from .command import Command, arg, flag
 from .daemonctl import system_call
 
 
 def ls(options: argparse.Namespace) -> int:
-    """List the models that the kernel serves or has served, and the files it could serve."""
-    models: list[ModelInfo] = system_call("model.list", Empty()).models
+    """List the models that the kernel serves or has served, and those on this disk."""
+    running = paths.kernel_os_pid(paths.runtime_dir()) is not None
+    served = system_call("model.list", Empty()).models if running else []
+    found = model_files.find()
     if options.json:
-        out.as_json(models)
+        out.as_json({"served": served, "files": found})
         return 0
-    show_models(models)
-    known = {model.path for model in models}
-    folder = paths.data_dir() / "models"
-    others = [path for path in sorted(folder.glob("*.gguf")) if str(path.resolve()) not in known]
-    if others:
-        print("\nnot used yet:", ", ".join(path.stem for path in others))
+    if running:
+        show_models(served)
+    else:
+        print(f"no kernel runs; {paths.START_HINT}")
+    print()
+    model_files.show(found)
     return 0
 
 
 def load(options: argparse.Namespace) -> int:
     """Load a model and wait until it is ready."""
-    model: ModelInfo = system_call("model.load", ModelRequest(_model_name(options.name)))
+    model: ModelInfo = system_call("model.load", ModelRequest(out.model(options.name)))
     if options.json:
         out.as_json(model)
     else:
@@ -40,21 +42,15 @@ def load(options: argparse.Namespace) -> int:
 
 def unload(options: argparse.Namespace) -> int:
     """End a model's core; the next request loads the model again."""
-    system_call("model.unload", ModelRequest(_model_name(options.name)))
+    system_call("model.unload", ModelRequest(out.model(options.name)))
     if options.json:
         out.as_json({"unloaded": options.name})
     return 0
 
 
-def _model_name(name: str) -> str:
-    """Return the name, or the absolute path: the kernel runs in another folder."""
-    is_path = name.endswith(".gguf") or "/" in name
-    return out.whole(name) if is_path and not name.startswith("fake") else name
-
-
 def tune(options: argparse.Namespace) -> int:
     """Become the tuning program, which loads the model many times."""
-    words = [options.name if options.name == "default" else _model_name(options.name),
+    words = [out.model(options.name),
              "--perplexity", str(options.perplexity), "--seats", str(options.seats)]  # fmt: skip
     words += ["--cache", str(paths.cache_dir()), "--models", str(paths.data_dir() / "models")]
     words += ["--reset"] * options.reset + ["--json"] * options.json
@@ -81,7 +77,7 @@ _TUNE = (
 )
 
 COMMANDS = {"model": Command(actions={
-    "ls": Command("list the models that the kernel serves or could serve", ls),
+    "ls": Command("list the models that the kernel serves, and those on this disk", ls),
     "load": Command("load a model now", load, (_MODEL,)),
     "unload": Command("free a model's memory", unload, (_MODEL,)),
     "tune": Command("find the fastest settings for a model on this machine", tune, (

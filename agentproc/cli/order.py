@@ -92,15 +92,14 @@ def _request(
     wanted = {
         "path": str(whole), "args": options.args, "cwd": out.here(),
         "env": environment, "name": options.name, "nice": options.nice, "klass": options.klass,
-        "max_tokens": options.max_tokens, "timeout_s": options.timeout, "model": options.model,
+        "max_tokens": options.max_tokens, "timeout_s": options.timeout,
+        "model": out.model(options.model) if options.model else None,
         "weight": options.weight, "quota_tokens": options.quota_tokens,
         "quota_cells": options.quota_cells, "stdin": _stdin() if alone else None,
         "group": options.group, "allow": options.allow, "deny": options.deny,
         "asks": not options.detach and _at_terminal(),
         "python": python.path if python else None,
     }  # fmt: skip
-    if options.model and (options.model.endswith(".gguf") or "/" in options.model):
-        wanted["model"] = str(Path(options.model).absolute())
     return codec.convert(wanted, SpawnRequest)
 
 

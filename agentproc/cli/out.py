@@ -101,6 +101,11 @@ def whole(path: str) -> str:
     return path if os.path.isabs(path) else str(Path(here()) / path)
 
 
+def model(name: str) -> str:
+    """Return a model's name as it is, or the absolute path if it names a file from here."""
+    return whole(name) if name.startswith(".") or os.path.isfile(name) else name
+
+
 def here() -> str:
     """Return the current folder. Raises InvalidArgument if it was removed."""
     try:

@@ -7,12 +7,14 @@ a program of the kernel asks here, and fails with the way to install the librari
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
+import subprocess
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from aios.syscalls.errors import KernelUnavailable
+from aios.syscalls.errors import InvalidArgument, KernelUnavailable
 
 from . import out
 
@@ -35,6 +37,22 @@ def become(module: str, *words: str) -> NoReturn:
     """Replace this process with a module of the kernel. Raises KernelUnavailable."""
     line = command(module, *words)
     os.execv(line[0], line)
+
+
+def answer(module: str, *words: str) -> Any:
+    """Run a module of the kernel that prints JSON; return that.
+
+    Raises KernelUnavailable, or InvalidArgument with the module's own message: the first line it
+    wrote to stderr, and the rest as the hint.
+    """
+    done = subprocess.run(
+        command(module, *words), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        errors="replace", check=False,
+    )  # fmt: skip
+    if done.returncode:
+        message, _, hint = done.stderr.strip().partition("\n")
+        raise InvalidArgument(message or f"{module} ended with {done.returncode}", hint.strip())
+    return json.loads(done.stdout)
 
 
 def aiosd() -> int:

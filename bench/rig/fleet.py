@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
-from aios.hw.engine import model_files
+from aios.hw.models import names
 from aios.syscalls import paths
 from aios.syscalls.types.process import RefRequest, SignalRequest
 
@@ -139,7 +139,7 @@ def llama_server(
 
     ``kv``: KV type, or None for its default; ``unified``: all slots share ``seats * context``
     cells. Raises RuntimeError if it does not start."""
-    wanted = {"model": model_files.resolve("default", Path()), "seats": seats, "context": context,
+    wanted = {"model": names.resolve("default", Path()), "seats": seats, "context": context,
               "threads": threads, "kv": kv, "unified": unified}  # fmt: skip
     process = subprocess.Popen(
         [str(peers_python()), str(SERVER), json.dumps(wanted)],

@@ -19,10 +19,10 @@ import numpy as np
 from aios.bench.rig.report import timed
 from aios.hw.core.messages import Op
 from aios.hw.core.seat_operations import SeatOperations
-from aios.hw.engine import model_files
 from aios.hw.engine.engine import EngineSettings, Row
 from aios.hw.engine.image import image_bytes
 from aios.hw.machine.arena import Arena
+from aios.hw.models import names
 from aios.hw.tuning.exact_settings import open_engine
 from aios.syscalls import paths
 
@@ -37,7 +37,7 @@ def main() -> None:
     """Measure and print."""
     seed, repeats = int(sys.argv[1]), int(sys.argv[2])
     settings = EngineSettings(
-        path=model_files.resolve("default", Path()), seats=2, context_tokens=1024,
+        path=names.resolve("default", Path()), seats=2, context_tokens=1024,
         cache_dir=str(paths.cache_dir()), look_up_tuned=False,
     )  # fmt: skip
     engine = open_engine(settings)

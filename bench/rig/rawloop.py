@@ -12,17 +12,17 @@ import sys
 import time
 from pathlib import Path
 
-from aios.hw.engine import model_files
 from aios.hw.engine.engine import EngineSettings, Message, Row, Tokens
 from aios.hw.engine.llama import LlamaEngine
 from aios.hw.engine.llama_lib import lib, logits_at
+from aios.hw.models import names
 from aios.hw.tuning import exact_settings
 
 
 def main() -> None:
     """Serve standard input: ``python -m aios.bench.rig.rawloop SEATS [CACHE]``."""
     settings = EngineSettings(
-        path=model_files.resolve("default", Path()), seats=int(sys.argv[1]),
+        path=names.resolve("default", Path()), seats=int(sys.argv[1]),
         cache_dir=sys.argv[2] if len(sys.argv) > 2 else None, look_up_tuned=False,
     )  # fmt: skip
     engine = exact_settings.open_engine(settings)

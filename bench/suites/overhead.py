@@ -15,8 +15,8 @@ from statistics import harmonic_mean
 
 from aios.bench.rig.harness import WORKER, Machine, bare_loop, kernel, progress
 from aios.bench.rig.report import Report
-from aios.hw.engine import model_files
 from aios.hw.engine.engine import Rung
+from aios.hw.models import names
 from aios.hw.tuning.candidate import ORIGINAL, Candidate, TuningJob, score
 from aios.hw.tuning.exact_settings import RUNGS, UNTESTED
 from aios.hw.tuning.job_process import Order, run_apart
@@ -68,7 +68,7 @@ def _rungs(report: Report, threads: int) -> None:
 
 def _look(rung: Rung, threads: int) -> float:
     """Return tokens/s of the mix, measured in a separate process. Raises RuntimeError."""
-    path = model_files.resolve("default", Path())
+    path = names.resolve("default", Path())
     with tempfile.TemporaryDirectory(prefix="aios-rungs-") as cache:
         job = TuningJob(kind="speed", candidate=Candidate(ORIGINAL, rung, threads))
         result = run_apart(Order(job=job, source=path, path=path, seats=SEATS, cache_dir=cache))

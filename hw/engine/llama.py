@@ -17,6 +17,7 @@ import numpy.typing as npt
 import psutil
 
 from aios.hw.machine.memory_limit import memory_bytes
+from aios.hw.models import model_files
 
 from .chat_template import ChatTemplate
 from .engine import (
@@ -34,7 +35,6 @@ from .engine import (
 )
 from .llama_grammar import LlamaGrammar
 from .llama_lib import LlamaBatch, build, bytes_at, clear_errors, device, last_error, lib, logits_at
-from .model_files import header_problem, model_hash
 from .schema_grammar import schema_to_gbnf
 
 BATCH_TOKENS = 2048
@@ -55,7 +55,7 @@ class LlamaEngine:
 
     def __init__(self, settings: EngineSettings, rung: Rung) -> None:
         path = Path(settings.path)
-        problem = header_problem(path)
+        problem = model_files.chat_problem(path)
         if problem:
             raise LoadError(problem)
         self._model: Any = None
@@ -80,7 +80,7 @@ class LlamaEngine:
         self._specials = self._special_texts()
         fixed, per_token, restorable = self._measure_images()
         self._info = EngineInfo(
-            description=self._description(), model_hash=model_hash(path), build=build(),
+            description=self._description(), model_hash=model_files.model_hash(path), build=build(),
             context_tokens=window, train_context_tokens=self._train_window,
             seats=settings.seats, batch_tokens=BATCH_TOKENS, vocab_size=self._vocab_size,
             threads=threads, device=device(settings.gpu_layers), rung=rung, exact=False,

@@ -15,8 +15,9 @@ from pathlib import Path
 import msgspec
 
 from aios.hw.engine.engine import EngineSettings, Tuned
-from aios.hw.engine.model_files import header_problem, model_hash
 from aios.hw.machine import json_cache
+from aios.hw.models import model_files
+from aios.hw.models.model_files import model_hash
 
 from .candidate import ORIGINAL, Candidate
 
@@ -90,7 +91,7 @@ def look_up(settings: EngineSettings, build: str, device: str) -> tuple[Tuned | 
     if not settings.look_up_tuned or not settings.cache_dir:
         return None, ""
     source = Path(settings.path)
-    if header_problem(source):
+    if model_files.problem(source):
         return None, ""  # loading reports it
     home = folder(Path(settings.cache_dir), model_hash(source))
     path = profile_path(home, build, device)
@@ -114,7 +115,7 @@ def _usable(tuned: Tuned) -> tuple[Tuned | None, str]:
     path = Path(tuned.path)
     if not path.exists():
         return None, f"{path} is missing; {RETUNE}"
-    problem = header_problem(path)
+    problem = model_files.problem(path)
     if not problem and model_hash(path) != tuned.model_hash:
         problem = f"{path} is not the file that was measured"
     return (None, f"{problem}; {RETUNE}") if problem else (tuned, "")

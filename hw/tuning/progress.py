@@ -10,6 +10,8 @@ import psutil
 from rich import progress as bars
 from rich.console import Console
 
+from aios.hw.models import model_files
+
 from .candidate import Result, TuningJob
 from .search import FINALISTS, ROUNDS
 
@@ -26,7 +28,8 @@ class Progress:
     """Shows how far the tuning is, until it is closed."""
 
     def __init__(self, source: Path, formats: int, *, quiet: bool = False) -> None:
-        self._size_bytes, self._formats, self._quiet = source.stat().st_size, formats, quiet
+        self._size_bytes = model_files.size_bytes(source)
+        self._formats, self._quiet = formats, quiet
         self._name = source.name
         self._began_s = time.monotonic()
         self._whole_s = 0.0

@@ -14,6 +14,7 @@ from pathlib import Path
 from aios.hw.engine.engine import LoadError
 from aios.hw.engine.llama_lib import clear_errors, last_error, lib
 from aios.hw.machine.durable import replacing
+from aios.hw.models import model_files
 
 from .candidate import Recipe
 
@@ -52,6 +53,6 @@ def _quantise(source: Path, part: Path, recipe: Recipe, threads: int) -> None:
     if code:
         reason = last_error()
         free = shutil.disk_usage(part.parent).free
-        if free < max(_SMALL_BYTES, source.stat().st_size // 50):
+        if free < max(_SMALL_BYTES, model_files.size_bytes(source) // 50):
             raise NoRoom(f"no room for a copy of {source.name} in {part.parent}")
         raise LoadError(f"llama.cpp cannot convert {source.name}: {reason}")

@@ -20,9 +20,9 @@ from pathlib import Path
 import msgspec
 
 from aios.hw.engine.engine import LoadError
-from aios.hw.engine.model_files import header_problem, model_hash, resolve
 from aios.hw.machine import json_cache
 from aios.hw.machine.threads import thread_counts, usable_cpus
+from aios.hw.models import model_files, names
 
 from . import perplexity, profile
 from .candidate import FORMATS, ORIGINAL, Candidate, Result, TuningJob
@@ -167,7 +167,7 @@ def _run(options: argparse.Namespace) -> Report:
     if options.model == "fake" or options.model.startswith("fake:"):
         return Report(model=options.model, nothing="the fake model has nothing to tune")
     source = _source(options)
-    home = profile.folder(Path(options.cache), model_hash(source))
+    home = profile.folder(Path(options.cache), model_files.model_hash(source))
     with alone(home):
         if options.reset:
             return Report(model=str(source), removed=[str(path) for path in reset(home)])
@@ -198,10 +198,10 @@ def _tuned(options: argparse.Namespace, source: Path, home: Path) -> Report:
 
 def _source(options: argparse.Namespace) -> Path:
     try:
-        source = Path(resolve(options.model, Path(options.models)))
+        source = Path(names.resolve(options.model, Path(options.models)))
     except LookupError as error:
         raise TuneError(str(error.args[0]), "models: aios model ls") from None
-    problem = header_problem(source)
+    problem = model_files.chat_problem(source)
     if problem:
         raise TuneError(problem, "give a GGUF model, or a name from: aios model ls")
     return source
@@ -222,7 +222,7 @@ def _entry(search: Search, runner: JobRunner, seats: int) -> profile.Entry:
             if made.failed:
                 raise TuneError(made.failed)
         return profile.Choice(
-            candidate=trial.candidate, copy_hash=model_hash(path),
+            candidate=trial.candidate, copy_hash=model_files.model_hash(path),
             mix_tokens_per_s=trial.score, over_original=trial.score / search.baseline.score,
             worse_percent=trial.worse_percent or 0.0,
         )  # fmt: skip

@@ -9,6 +9,7 @@ import msgspec
 
 from aios.hw.engine.engine import Message
 from aios.hw.engine.sampling import SamplingParams
+from aios.hw.models import model_files
 from aios.kernel.access.manager import AccessManager
 from aios.kernel.access.principals import OPERATOR
 from aios.kernel.context.saved_contexts import SavedContexts
@@ -203,7 +204,7 @@ def _said(request: Request) -> str:
 
 def _file_name(model: Model) -> str:
     """Return the model's name in rules, which does not depend on how it was asked for."""
-    return Path(model.path).stem if model.path.endswith(".gguf") else model.path
+    return model.path if model.path.startswith("fake") else model_files.stem(Path(model.path))
 
 
 def _sampling(body: ChatRequest, budget: int, cells: int | None) -> SamplingParams:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 from array import array
 from collections.abc import Callable
+from pathlib import Path
 
 from aios.hw.core import messages
 from aios.hw.core.messages import Event, Prepared, Refused, Step
 from aios.hw.engine.engine import EngineInfo
+from aios.hw.models import model_files
 from aios.kernel.context.manager import ContextManager
 from aios.kernel.context.saved_kv import SavedKv
 from aios.kernel.context.store import KvStore
@@ -93,7 +94,8 @@ class Model:
         """Size of weights and KV cache; before the first load, of the weights alone."""
         info = self.info
         try:
-            weights = os.stat(info.tuned.path if info and info.tuned else self.path).st_size
+            path = info.tuned.path if info and info.tuned else self.path
+            weights = model_files.size_bytes(Path(path))
         except OSError:
             weights = 0
         return weights + (info.seats * info.context_tokens * info.image_token_bytes if info else 0)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from aios.hw.core.messages import Event
-from aios.hw.engine import model_files as gguf
 from aios.hw.engine.engine import EngineInfo
+from aios.hw.models import names
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.loop import Loop, Timer
 from aios.kernel.scheduler.pace import Settings
@@ -64,7 +64,7 @@ class Models:
         model = self._by_name.get(name)
         if model is None:
             try:
-                path = gguf.resolve(name, self._folder)
+                path = names.resolve(name, self._folder)
             except LookupError as error:
                 raise ModelUnavailable(str(error.args[0]), "models: aios model ls") from None
             model = next((m for m in self if m.path == path), None) or self._new(name, path)
@@ -78,7 +78,7 @@ class Models:
         if self._default in self._by_name:
             return []  # its state is shown
         try:
-            gguf.resolve(self._default, self._folder)
+            names.resolve(self._default, self._folder)
         except LookupError as error:
             return [f"{error.args[0]}; name another: aios daemon restart --model MODEL"]
         return []

@@ -179,7 +179,7 @@ def test_a_model_that_cannot_be_parked_is_loaded_and_unloaded(machine: Machine) 
     frozen = "fake:end=0,frozen=1"
     got = machine.aios("model", "load", frozen)
     assert got.returncode == 0 and "cannot be parked: recomputed" in got.stdout
-    rows = json.loads(machine.aios("model", "ls", "--json").stdout)
+    rows = json.loads(machine.aios("model", "ls", "--json").stdout)["served"]
     assert next(row for row in rows if row["name"] == frozen)["restorable"] is False
     forever = "import aios\nwhile True: aios.chat('x', max_tokens=2000)"
     machine.aios("run", "-d", "--name", "user", "--model", frozen, machine.agent("user", forever))

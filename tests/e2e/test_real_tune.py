@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from aios.hw.engine.model_files import model_hash, resolve
 from aios.hw.machine import json_cache
+from aios.hw.models.model_files import model_hash
+from aios.hw.models.names import resolve
 from aios.hw.tuning import perplexity, profile
 from aios.hw.tuning.candidate import ORIGINAL, Candidate, Result, TuningJob
 from aios.hw.tuning.exact_settings import RUNGS
@@ -86,7 +87,7 @@ def _served(machine: Machine, *flags: str) -> str:
     code = "import aios\nprint(len(aios.chat('hello', max_tokens=4).tokens))"
     got = machine.aios("run", machine.agent("one", code))
     assert got.stdout == "4\n", got.stderr
-    (row,) = json.loads(machine.aios("model", "ls", "--json").stdout)
+    (row,) = json.loads(machine.aios("model", "ls", "--json").stdout)["served"]
     assert row["description"] in machine.aios("model", "ls").stdout
     assert machine.aios("daemon", "down").returncode == 0
     described: str = row["description"]

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.conftest import Machine
+from tests.hw.models.gguf_maker import write
 
 
 @pytest.fixture
@@ -30,8 +31,7 @@ def test_a_model_that_cannot_be_tuned_is_explained(folder: Machine) -> None:
     text.write_text("this is a text and no model at all")
     got = folder.aios("model", "tune", str(text))
     assert got.returncode == 1 and "no GGUF model" in got.stderr
-    head = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2
-    text.write_bytes(head + bytes(100))
+    write(text)  # a file of random weights, without what an architecture needs
     got = folder.aios("model", "tune", str(text))
     assert got.returncode == 1 and "cannot tune" in got.stderr and "Traceback" not in got.stderr
 
@@ -46,15 +46,12 @@ def test_limits_out_of_range_are_refused(folder: Machine, words: tuple[str, str]
 
 def test_an_unwritable_cache_is_an_error(folder: Machine) -> None:
     (folder.folder / "cache").write_text("a file, not a folder")
-    model = folder.folder / "model.gguf"
-    head = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2
-    model.write_bytes(head)
+    model = write(folder.folder / "model.gguf")
     got = folder.aios("model", "tune", str(model))
     assert got.returncode == 1 and "cannot write" in got.stderr and "XDG_CACHE_HOME" in got.stderr
 
 
 def test_reset_of_an_untuned_model_changes_nothing(folder: Machine) -> None:
-    model = folder.folder / "model.gguf"
-    model.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2)
+    model = write(folder.folder / "model.gguf")
     got = folder.aios("model", "tune", str(model), "--reset")
     assert got.returncode == 0 and got.stdout == "was not tuned\n"

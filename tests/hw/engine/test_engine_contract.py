@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aios.hw.engine import model_files
 from aios.hw.engine.engine import (
     Engine,
     EngineSettings,
@@ -22,6 +21,7 @@ from aios.hw.engine.engine import (
     Row,
 )
 from aios.hw.engine.image import Images, image_bytes
+from aios.hw.models import names
 from aios.hw.tuning.exact_settings import open_engine
 
 SEATS = 4
@@ -34,7 +34,7 @@ def _open(path: str) -> Engine:
 
 @pytest.fixture(scope="module", params=["fake", pytest.param("default", marks=pytest.mark.real)])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    made = _open(model_files.resolve(request.param, Path()))
+    made = _open(names.resolve(request.param, Path()))
     yield made
     made.close()
 

@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from aios.hw.engine import model_files
 from aios.hw.engine.engine import Engine, EngineSettings, LoadError, Logits, Row, Rung
 from aios.hw.engine.fake import FakeEngine
+from aios.hw.models import names
 from aios.hw.tuning import exact_settings
 from aios.hw.tuning.candidate import Result
 from aios.hw.tuning.exact_settings import RUNGS, UNTESTED, open_engine
@@ -98,7 +98,7 @@ def test_the_self_test_supports_every_rung(rung: Rung) -> None:
 @pytest.mark.real
 @pytest.mark.parametrize("kind", ["missing", "empty", "text", "truncated", "version", "window"])
 def test_an_unloadable_model_is_an_error_with_the_reason(kind: str, tmp_path: Path) -> None:
-    source = Path(model_files.resolve("default", tmp_path))
+    source = Path(names.resolve("default", tmp_path))
     path, context = tmp_path / "m.gguf", 512
     if kind == "window":
         path, context = source, 1 << 20
@@ -108,8 +108,8 @@ def test_an_unloadable_model_is_an_error_with_the_reason(kind: str, tmp_path: Pa
             data = data[:4] + (99).to_bytes(4, "little") + data[8:]
         path.write_bytes(b"not a model, just words" * 10 if kind == "text" else data)
     reasons = {
-        "missing": "No such file", "empty": "0 bytes", "text": "not b'GGUF'",
-        "truncated": "truncated or damaged", "version": "version 99", "window": "exceeds",
+        "missing": "No such file", "empty": "is empty", "text": "not b'GGUF'",
+        "truncated": "is cut short", "version": "version 99", "window": "exceeds",
     }  # fmt: skip
     with pytest.raises(LoadError, match=reasons[kind]):
         open_engine(EngineSettings(path=str(path), context_tokens=context, seats=1, exact=False))

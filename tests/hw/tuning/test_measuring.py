@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import xxhash
 
-from aios.hw.engine import model_files
 from aios.hw.engine.engine import EngineInfo, EngineSettings, Row, Rung
 from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.image import identity
+from aios.hw.models import model_files, names
 from aios.hw.tuning import job_process, perplexity, profile, speed
 from aios.hw.tuning.candidate import FORMATS, Candidate
 from aios.hw.tuning.exact_settings import RUNGS, open_engine
@@ -56,7 +56,7 @@ def test_the_text_is_read_to_the_end_unless_the_result_is_clear() -> None:
 
 @pytest.mark.real
 def test_a_tuned_copy_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    source = Path(model_files.resolve("default", tmp_path))
+    source = Path(names.resolve("default", tmp_path))
     before = xxhash.xxh3_64_hexdigest(source.read_bytes())
     home = profile.folder(tmp_path, model_files.model_hash(source))
     copy = profile.copy_path(home, "Q8_0")

@@ -9,16 +9,17 @@ import msgspec
 import pytest
 
 from aios.hw.engine.engine import EngineSettings
-from aios.hw.engine.model_files import model_hash
+from aios.hw.models.model_files import model_hash
 from aios.hw.tuning import profile, tune
 from aios.hw.tuning.candidate import ORIGINAL, Candidate
 from aios.hw.tuning.exact_settings import RUNGS
+from tests.hw.models.gguf_maker import write
 
 
 def _gguf(path: Path, content: bytes = b"") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = b"GGUF" + (3).to_bytes(4, "little") + (1).to_bytes(8, "little") * 2
-    path.write_bytes(head + content)
+    write(path)
+    path.write_bytes(path.read_bytes() + content)
     return path
 
 
