@@ -15,12 +15,13 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import zmq
 
+from aios.hw.machine.durable import replace_file
 from aios.hw.models import model_files, names
 from aios.kernel.access import groups
 from aios.syscalls import paths
@@ -64,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         flags = _flags([word for word in arguments if word != "--check"])
         ready_fd = int(flags.pop("ready-fd", "-1"))
-        config = load(Path(flags.pop("config", str(paths.config_file()))), flags)
+        given = _given(flags)
+        _use_config(flags.pop("config", None))
+        config = load(paths.config_file(), flags)
         _check_model(config.model)
         if "--check" in arguments:
             groups.load(paths.policy_file())
@@ -78,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 141
         print(f"aiosd: cannot write the output: {error.strerror}", file=sys.stderr)
         return 1
-    return _run(config, ready_fd)
+    return _run(config, given, ready_fd)
 
 
 def usage() -> str:
@@ -117,6 +120,29 @@ def _flags(arguments: list[str]) -> dict[str, str]:
     return flags
 
 
+def _given(flags: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of this start that a restart from elsewhere shall keep: flags, and
+    variables that are settings. Paths become absolute."""
+    variables = {f"AIOS_{key.upper()}": key.replace("_", "-") for key in Config.__struct_fields__}
+    given = {key: os.environ[name] for name, key in variables.items() if os.environ.get(name)}
+    given |= {key.replace("_", "-"): value for key, value in flags.items()}
+    if "config" in given:
+        given["config"] = os.path.abspath(given["config"])
+    if os.path.isfile(given.get("model", "")):
+        given["model"] = os.path.abspath(given["model"])
+    return given
+
+
+def _use_config(named: str | None) -> None:
+    """Make the configuration file that a flag names the one of this kernel, and with it the policy
+    beside it. Raises InvalidArgument if it is not there."""
+    if named is None:
+        return
+    if not os.path.isfile(named):
+        raise InvalidArgument(f"no configuration file {named}", "name one that exists: --config")
+    os.environ["AIOS_CONFIG"] = os.path.abspath(named)
+
+
 def _check_model(name: str) -> None:
     """Raise InvalidArgument if the default model's file can never be served. A name without a file
     is a warning only (``Models.warnings``), since agents may name other models."""
@@ -150,7 +176,7 @@ def _show_config(arguments: list[str]) -> None:
         print("\n".join(f"{key} = {_text(value)}" for key, value in values.items()))
 
 
-def _run(config: Config, ready_fd: int) -> int:
+def _run(config: Config, given: Mapping[str, str], ready_fd: int) -> int:
     logging.basicConfig(
         level=config.log_level.upper(),
         format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
@@ -163,12 +189,14 @@ def _run(config: Config, ready_fd: int) -> int:
             kernel = Kernel(config, runtime)
             try:
                 kernel.open()
+                replace_file(paths.started_with(runtime), json.dumps(given), durable=False)
                 _stop_on_signals(kernel)
                 _tell(ready_fd, "READY\n")
                 logging.getLogger("aios").info("serving in %s, pid %d", runtime, os.getpid())
                 kernel.loop.run()
             finally:
                 kernel.close()
+                paths.started_with(runtime).unlink(missing_ok=True)
     except (AiosError, OSError, ValueError, zmq.ZMQError) as error:
         text = f"cannot run in {runtime}: {error}"
         if isinstance(error, AiosError):

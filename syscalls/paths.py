@@ -29,7 +29,7 @@ def _xdg(variable: str, default: str) -> Path:
 def config_file() -> Path:
     """The configuration file; AIOS_CONFIG moves it. It need not exist."""
     named = os.environ.get("AIOS_CONFIG")
-    return Path(named) if named else _xdg("XDG_CONFIG_HOME", ".config") / "config.toml"
+    return Path(named).absolute() if named else _xdg("XDG_CONFIG_HOME", ".config") / "config.toml"
 
 
 def policy_file() -> Path:
@@ -127,6 +127,12 @@ def operator_endpoint(runtime: Path) -> str:
 def lock_file(runtime: Path) -> Path:
     """The file that a kernel locks for its whole life."""
     return runtime / "aiosd.lock"
+
+
+def started_with(runtime: Path) -> Path:
+    """The settings that the kernel was started with, for its restart: a JSON object. It is removed
+    when the kernel ends as it should."""
+    return runtime / "started-with.json"
 
 
 def prepare_runtime_dir(runtime: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -31,8 +32,10 @@ def daemon(options: argparse.Namespace) -> int:
     runtime = paths.runtime_dir()
     if options.action == "status":
         return _status(options, runtime)
+    flags = daemonctl.absolute(options.flags)
+    kept = daemonctl.kept(runtime, flags) if options.action == "restart" else []
     if options.action == "restart":
-        daemonctl.check(options.flags)
+        daemonctl.check([*kept, *flags])
     if options.action in ("down", "restart"):
         ended = daemonctl.stop(runtime)
         if options.action == "down":
@@ -47,19 +50,23 @@ def daemon(options: argparse.Namespace) -> int:
     if running is not None:
         _say(options, "a kernel is already running", running)
         return 0
-    _say(options, "serving", daemonctl.start(options.flags))
+    _say(options, "serving", daemonctl.start([*kept, *flags]), kept)
     status: KernelStatus = system_call("kernel.status", Empty())
     for warning in status.warnings:
         out.complain(warning)
     return 0
 
 
-def _say(options: argparse.Namespace, text: str, os_pid: int | None) -> None:
+def _say(
+    options: argparse.Namespace, text: str, os_pid: int | None, kept: Sequence[str] = ()
+) -> None:
     runtime = str(paths.runtime_dir())
     if options.json:
-        out.as_json({"status": text, "os_pid": os_pid, "runtime_dir": runtime})
-    else:
-        print(f"{text} (pid {os_pid}, {runtime})" if os_pid else f"{text} ({runtime})")
+        out.as_json({"status": text, "os_pid": os_pid, "runtime_dir": runtime, "kept": list(kept)})
+        return
+    print(f"{text} (pid {os_pid}, {runtime})" if os_pid else f"{text} ({runtime})")
+    if kept:
+        print(f"  as before, with {shlex.join(kept)}")
 
 
 def _status(options: argparse.Namespace, runtime: Path) -> int:
@@ -150,7 +157,9 @@ def version(options: argparse.Namespace) -> int:
 COMMANDS = {
     "daemon": Command(do=daemon, arguments=(
         arg("action", choices=("up", "down", "restart", "status")),
-    ), shape={"epilog": "up and restart pass other options to the kernel; see: aiosd --help"}),
+    ), shape={"epilog": "up and restart pass other options to the kernel; see: aiosd --help. "
+        "restart keeps those that the kernel was started with, unless it is given others; down "
+        "and up drop them."}),
     "sched": Command(do=sched, arguments=(
         arg("action", choices=("show", "set")),
         arg("policy", nargs="?"),

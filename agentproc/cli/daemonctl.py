@@ -22,10 +22,12 @@ from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.errors import AiosError, InvalidArgument, KernelUnavailable
 from aios.syscalls.types.common import Empty
 
-from . import parts
+from . import out, parts
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
+_PATHS = {"config": out.whole, "model": out.model}
+"""Settings that are paths of files."""
 
 
 def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> int:
@@ -34,6 +36,7 @@ def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> in
     A kernel that runs already is left alone. Raises KernelUnavailable with the kernel's own message
     if it cannot start, or if its libraries are not installed.
     """
+    env = _absolute(env)
     runtime = _runtime(env)
     running = paths.kernel_os_pid(runtime)
     if running is not None:
@@ -68,7 +71,7 @@ def check(flags: Sequence[str]) -> None:
     done = subprocess.run(
         parts.command("aios.kernel.daemon", "--check", *flags),
         cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-        check=False,
+        env=_absolute(None), check=False,
     )  # fmt: skip
     if done.returncode:
         message, _, hint = done.stderr.strip().removeprefix("aiosd: ").partition("\n")
@@ -109,6 +112,48 @@ def system_call(name: str, body: msgspec.Struct, timeout_s: float | None = None)
     """Make one call as the operator and return its reply. Raises AiosError."""
     with operator() as connection:
         return connection.call(name, body, timeout_s)
+
+
+def kept(runtime: Path, flags: Sequence[str]) -> list[str]:
+    """Return what the kernel that runs (or was killed) was started with, as flags, without what
+    ``flags`` or a variable of ours sets."""
+    try:
+        found = msgspec.json.decode(paths.started_with(runtime).read_bytes(), type=dict[str, str])
+    except (OSError, msgspec.MsgspecError):
+        return []
+    given = {flag[2:].partition("=")[0].replace("_", "-") for flag in flags if flag[:2] == "--"}
+    return [
+        f"--{key}={value}" for key, value in found.items()
+        if key not in given and f"AIOS_{key.upper().replace('-', '_')}" not in os.environ
+    ]  # fmt: skip
+
+
+def absolute(flags: Sequence[str]) -> list[str]:
+    """Return flags with absolute paths: the kernel runs in another folder."""
+    made, key = [], ""
+    for word in flags:
+        if word.startswith("--") and not key:
+            key, equals, value = word[2:].partition("=")
+            made.append(f"--{key}={_whole(key, value)}" if equals else word)
+            key = "" if equals else key
+        else:
+            made.append(_whole(key, word))
+            key = ""
+    return made
+
+
+def _whole(key: str, value: str) -> str:
+    make = _PATHS.get(key.replace("_", "-"))
+    return make(value) if make else value
+
+
+def _absolute(env: Mapping[str, str] | None) -> dict[str, str]:
+    """Return an environment, by default ours, with absolute paths in AIOS's own variables."""
+    made = dict(os.environ if env is None else env)
+    for name in ("AIOS_CONFIG", "AIOS_RUNTIME_DIR", "AIOS_MODEL"):
+        if made.get(name):
+            made[name] = out.model(made[name]) if name == "AIOS_MODEL" else out.whole(made[name])
+    return made
 
 
 def _runtime(env: Mapping[str, str] | None) -> Path:

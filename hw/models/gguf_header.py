@@ -94,8 +94,8 @@ class Header:
     @property
     def needed_bytes(self) -> int:
         """The size that the file must have at least to hold its tensors."""
-        ends = (tensor.offset + tensor.size_bytes for tensor in self.tensors)
-        return self.data_offset + max(ends, default=0)
+        ends = [tensor.offset + tensor.size_bytes for tensor in self.tensors]
+        return self.data_offset + max(ends) if ends else 0
 
     def text(self, key: str) -> str:
         """Return a text, '' if there is none."""

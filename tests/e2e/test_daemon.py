@@ -55,6 +55,48 @@ def test_a_killed_kernel_leaves_no_process_and_can_be_restarted(stopped: Machine
     assert stopped.aios("daemon", "status").returncode == 0
 
 
+def _policy(machine: Machine) -> tuple[str, str]:
+    status = json.loads(machine.aios("daemon", "status", "--json").stdout)
+    return status["models"][0]["name"], status["policy"]
+
+
+def test_a_restart_keeps_the_settings_of_before_and_says_which(stopped: Machine) -> None:
+    stopped.env["AIOS_POLICY"] = "rr"
+    up = stopped.aios("daemon", "up", "--model", "fake:end=0", "--kv_ram=64M")
+    assert up.returncode == 0, up.stderr
+    del stopped.env["AIOS_POLICY"]
+    got = stopped.aios("daemon", "restart")
+    assert got.returncode == 0 and "--model=fake:end=0 --kv-ram=64M" in got.stdout, got.stderr
+    assert _policy(stopped) == ("fake:end=0", "rr")
+    got = stopped.aios("daemon", "restart", "--model", "fake:end=1", "--json")
+    assert json.loads(got.stdout)["kept"] == ["--policy=rr", "--kv-ram=64M"]
+    assert _policy(stopped) == ("fake:end=1", "rr")
+    os_pid = json.loads(stopped.aios("daemon", "status", "--json").stdout)["os_pid"]
+    os.kill(os_pid, signal.SIGKILL)
+    wait_for_end(os_pid)
+    assert "--model=fake:end=1" in stopped.aios("daemon", "restart").stdout
+    stopped.aios("daemon", "down")
+    assert "as before" not in stopped.aios("daemon", "restart", "--model", "fake").stdout
+
+
+def test_relative_paths_are_the_callers(stopped: Machine) -> None:
+    config = stopped.folder / "c.toml"
+    config.write_text('model = "fake"\npolicy = "rr"\n')
+    (stopped.folder / "policy.toml").write_text("no policy")
+    got = stopped.aios("daemon", "up", "--config", "c.toml")
+    assert got.returncode == 1 and "policy.toml" in got.stderr, "the one beside the named file"
+    (stopped.folder / "policy.toml").unlink()
+    assert stopped.aios("daemon", "up", "--config=./c.toml").returncode == 0
+    assert _policy(stopped) == ("fake", "rr")
+    stopped.aios("daemon", "down")
+    stopped.env["AIOS_CONFIG"] = "c.toml"
+    assert stopped.aios("daemon", "up").returncode == 0
+    assert _policy(stopped) == ("fake", "rr")
+    stopped.aios("daemon", "down")
+    got = stopped.aios("daemon", "up", "--config", "none.toml")
+    assert got.returncode == 1 and "no configuration file" in got.stderr
+
+
 def test_run_starts_the_kernel(stopped: Machine) -> None:
     (stopped.folder / "config.toml").write_text('model = "fake"\n')
     got = stopped.aios("run", stopped.agent("a", "import aios; print(aios.getpid())"))
