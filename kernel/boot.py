@@ -21,6 +21,7 @@ import xxhash
 from aios.hw.core.messages import Event
 from aios.hw.engine.engine import EngineInfo, EngineSettings
 from aios.hw.machine.arena import Arena
+from aios.hw.tuning.idle_messages import IdleEvent, Kind, Order
 from aios.kernel.access import groups, rules
 from aios.kernel.access.approvals import Approvals
 from aios.kernel.access.audit.file import AuditFile
@@ -42,6 +43,8 @@ from aios.kernel.memory.recall import Recall
 from aios.kernel.memory.scopes import Scopes
 from aios.kernel.model.calls import ModelCalls
 from aios.kernel.model.core_life import Core
+from aios.kernel.model.idle_jobs import Job
+from aios.kernel.model.model import Model
 from aios.kernel.model.models import Models
 from aios.kernel.process.callers import Callers
 from aios.kernel.process.calls import ProcessCalls
@@ -141,7 +144,7 @@ class Kernel:
     def _own_children(self) -> set[int]:
         """Host pids of children that are no agents; 0 for one that does not run."""
         cores = {model.core.os_pid for model in self._models}
-        return cores | {self._embedder.os_pid, self._tool_host.os_pid}
+        return cores | {self._embedder.os_pid, self._tool_host.os_pid, self._models.jobs.os_pid}
 
     def _make_models(self) -> None:
         config = self._config
@@ -156,6 +159,7 @@ class Kernel:
         self._models = Models(
             config.model, paths.data_dir() / "models", self._store, self._settings, self.loop,
             self._start_core, config.memory, config.idle_unload, config.core_timeout,
+            self._start_job,
         )  # fmt: skip
 
     def _start_core(
@@ -165,14 +169,28 @@ class Kernel:
         on_event: Callable[[Event], None],
         on_gone: Callable[[], None],
     ) -> Core:
+        settings = self._engine_settings(path, earlier)
+        return children.CoreProcess(self.loop, settings, self._store.arena, on_event, on_gone)
+
+    def _engine_settings(self, path: str, earlier: EngineInfo | None = None) -> EngineSettings:
         config = self._config
-        settings = EngineSettings(
+        return EngineSettings(
             path=path, context_tokens=config.ctx, seats=config.seats, threads=config.threads,
             gpu_layers=config.gpu_layers, exact=config.exact, cache_dir=str(paths.cache_dir()),
-            tuned=earlier.tuned if earlier else None,
-            look_up_tuned=config.tuned and earlier is None,
+            look_up_tuned=config.tuned, predecessor=earlier,
         )  # fmt: skip
-        return children.CoreProcess(self.loop, settings, self._store.arena, on_event, on_gone)
+
+    def _start_job(
+        self,
+        model: Model,
+        kind: Kind,
+        on_event: Callable[[IdleEvent], None],
+        on_gone: Callable[[], None],
+    ) -> Job:
+        assert model.info
+        order = Order(kind, self._engine_settings(model.path), model.info.rung,
+                      model.info.model_hash)  # fmt: skip
+        return children.IdleWork(self.loop, order, on_event, on_gone)
 
     def _make_storage(self) -> None:
         config = self._config

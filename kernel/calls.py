@@ -86,7 +86,7 @@ class KernelCalls:
             processes=len(self._table),
             calls=self._counts.calls,
             calls_refused=self._counts.refused,
-            models=[describe(model) for model in self._models],
+            models=[describe(model, self._models.jobs) for model in self._models],
             warnings=[line for warn in self.warnings for line in warn()],
         )
 

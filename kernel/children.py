@@ -1,13 +1,16 @@
 """The kernel's child processes: how each is started, what it is given, and how it is ended.
 
-A core and an embedder have their link to the kernel here. The caller keeps the socket of a zygote
-or of the toolhost. Each child ends when the kernel's end of its socket closes.
+A core, an idle job and an embedder have their link to the kernel here. The caller keeps the socket
+of a zygote or of the toolhost. Each child ends when the kernel's end of its socket closes, and the
+idle job with the kernel's process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +24,8 @@ from aios.hw.engine.engine import EngineSettings
 from aios.hw.machine.arena import Arena
 from aios.hw.machine.framing import encode
 from aios.hw.machine.huge_pages import engine_environment
+from aios.hw.tuning.idle_messages import IdleEvent, Order
+from aios.hw.tuning.idle_messages import take_event as take_idle_event
 from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop
 from aios.kernel.retrieval.embedder import Embedder, EmbedderProcess
@@ -73,6 +78,48 @@ class CoreProcess:
             self._process.kill()
             code = self._process.wait()
         return exits.describe(code)
+
+
+class IdleWork:
+    """An idle job as a process group of its own, and the link to it."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        order: Order,
+        on_event: Callable[[IdleEvent], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            module = ["-m", "aios.hw.tuning.idle_work", "--link", str(theirs.fileno())]
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", *module, "--parent", str(os.getpid())],
+                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        self.os_pid = self._process.pid
+        self._link: Link[Order, IdleEvent] = Link(
+            loop, ours, on_event, on_gone, encode, take_idle_event
+        )
+        self._link.send(order)
+
+    def pause(self) -> None:
+        """Stop the whole group, the process of its current test included."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Continue the group."""
+        self._signal(signal.SIGCONT)
+
+    def end(self) -> str:
+        """Kill the group and return how its leader ended."""
+        self._link.close()
+        self._signal(signal.SIGKILL)
+        return exits.describe(self._process.wait())
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it is not reaped, so the pid is still its
+            os.killpg(self.os_pid, number)
 
 
 class EmbedderChild:

@@ -18,6 +18,9 @@ import pytest
 import zmq
 
 from aios.cli import daemonctl
+from aios.hw.engine.engine import EngineSettings
+from aios.hw.models import names
+from aios.syscalls import paths
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.kernel import CheckReply
@@ -135,6 +138,24 @@ def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test on the real model the fixture ``settings_known``, before its others."""
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("real"):
+            item.fixturenames.insert(0, "settings_known")
+
+
+@pytest.fixture(scope="session")
+def settings_known() -> None:
+    """Find the default model's fastest exact settings, once per machine: they stay in the cache."""
+    from aios.hw.tuning.idle_work import find_settings
+
+    find_settings(EngineSettings(
+        path=names.resolve("default", Path()), cache_dir=str(paths.cache_dir()),
+        look_up_tuned=False,
+    ))  # fmt: skip
 
 
 @pytest.fixture

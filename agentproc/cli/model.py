@@ -65,9 +65,16 @@ def show_models(models: list[ModelInfo]) -> None:
         [[m.name, m.state, str(m.context_tokens), f"{m.seats_used}/{m.seats}", str(m.running),
           str(m.ready), m.kv_type, out.size(m.arena_used_bytes), str(m.threads), m.device,
           m.exact, out.size(m.memory_bytes), str(m.core_restarts),
-          m.reason or m.description + ("" if m.restorable else " (cannot be parked: recomputed)")]
+          _what(m)]
          for m in models],
     )  # fmt: skip
+
+
+def _what(model: ModelInfo) -> str:
+    if model.reason:
+        return model.reason
+    parked = "" if model.restorable else " (cannot be parked: recomputed)"
+    return model.description + parked + (f" [{model.background}]" if model.background else "")
 
 
 _MODEL = arg("name", metavar="MODEL", help="a name or a GGUF file")

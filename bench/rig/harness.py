@@ -17,7 +17,10 @@ import zmq
 
 from aios.cli import daemonctl
 from aios.cli.trace import read_all
+from aios.hw.engine.engine import EngineSettings
 from aios.hw.machine.huge_pages import engine_environment
+from aios.hw.models import names
+from aios.hw.tuning.idle_work import find_settings
 from aios.syscalls import paths
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.types.common import Empty
@@ -95,6 +98,7 @@ def kernel(
         saved = {key: os.environ.get(key) for key in home}
         os.environ.update({key: str(path) for key, path in home.items()})
         try:
+            _find_settings(flags, tuned)
             daemonctl.start([*flags, "--tuned", "on" if tuned else "off"])
             with daemonctl.operator() as connection:
                 machine = Machine(connection, folder)
@@ -110,6 +114,19 @@ def kernel(
                     os.environ.pop(key, None)
                 else:
                     os.environ[key] = value
+
+
+def _find_settings(flags: Sequence[str], tuned: bool) -> None:
+    """Have the kernel's model tested before, so that it is measured with its fastest settings."""
+    given = dict(zip(flags[::2], flags[1::2], strict=True))
+    model = given.get("--model", "default")
+    if not model.startswith("fake"):
+        threads = given.get("--threads", "auto")
+        find_settings(EngineSettings(
+            path=names.resolve(model, Path()), exact=given.get("--exact") != "off",
+            threads=int(threads) if threads.isdecimal() else None, look_up_tuned=tuned,
+            cache_dir=str(paths.cache_dir()),
+        ))  # fmt: skip
 
 
 @contextlib.contextmanager

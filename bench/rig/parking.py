@@ -24,6 +24,7 @@ from aios.hw.engine.image import image_bytes
 from aios.hw.machine.arena import Arena
 from aios.hw.models import names
 from aios.hw.tuning.exact_settings import open_engine
+from aios.hw.tuning.idle_work import find_settings
 from aios.syscalls import paths
 
 CONTEXT_TOKENS, LOOPS = 768, 9
@@ -40,6 +41,7 @@ def main() -> None:
         path=names.resolve("default", Path()), seats=2, context_tokens=1024,
         cache_dir=str(paths.cache_dir()), look_up_tuned=False,
     )  # fmt: skip
+    find_settings(settings)
     engine = open_engine(settings)
     arena = Arena(4 * image_bytes(engine.info, CONTEXT_TOKENS))
     operations = SeatOperations(engine, arena)

@@ -17,6 +17,7 @@ from aios.hw.engine.llama import LlamaEngine
 from aios.hw.engine.llama_lib import lib, logits_at
 from aios.hw.models import names
 from aios.hw.tuning import exact_settings
+from aios.hw.tuning.idle_work import find_settings
 
 
 def main() -> None:
@@ -25,6 +26,8 @@ def main() -> None:
         path=names.resolve("default", Path()), seats=int(sys.argv[1]),
         cache_dir=sys.argv[2] if len(sys.argv) > 2 else None, look_up_tuned=False,
     )  # fmt: skip
+    if settings.cache_dir:
+        find_settings(settings)
     engine = exact_settings.open_engine(settings)
     assert isinstance(engine, LlamaEngine)
     print(json.dumps({"ready": True}), flush=True)

@@ -53,7 +53,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``path``: a GGUF file, or ``fake``. ``context_tokens`` is the window of one seat.
     ``gpu_layers``: -1 puts every layer on the GPU if the build has one, 0 none.
-    ``exact``: climb the ladder of exactness and keep the fastest rung that passes.
+    ``exact``: use the fastest rung that is known to be exact.
     """
 
     path: str
@@ -65,15 +65,16 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     kv_budget_bytes: int | None = None
     """Limit on the KV cache of all seats together if ``context_tokens`` is None."""
     cache_dir: str | None = None
-    """Folder for outcomes of self-test and tuning; None tests every time and uses no tuning."""
+    """Folder for outcomes of self-test and tuning; None: nothing is known, nothing is kept."""
     window_limit: int | None = None
     """Limit on the window if ``context_tokens`` is None."""
     ubatch_tokens: int = 512
     """Limit on tokens computed at a time; larger batches are computed in parts."""
-    tuned: Tuned | None = None
     look_up_tuned: bool = True
-    """Look up the tuned choice in the cache. A core that replaces another gets its predecessor's
-    choice in ``tuned`` instead, so requests continue with the same weights."""
+    """Look up the tuned choice in the cache."""
+    predecessor: EngineInfo | None = None
+    """The engine that this one replaces. It gets the same weights and rung, whatever has been found
+    out since, so requests continue with the same tokens."""
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +94,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     rung: Rung
     exact: bool
-    """The rung passed the self-test on this machine and model."""
+    """The rung passed the self-test on this machine and model, or is exact by construction."""
+    untested: int = 0
+    """Number of faster rungs that the self-test has yet to try."""
     tuned: Tuned | None = None
     """The tuned choice in use; ``model_hash`` is then the hash of its file."""
     image_fixed_bytes: int

@@ -1,6 +1,6 @@
 """The image of a seat: a header that identifies the state, then the state.
 
-An image is loaded only if it is undamaged, was written with the same model, build and KV types, and
+An image is loaded only if it is undamaged, was written with the same model, build and rung, and
 carries the expected stamp. The kernel stamps each image with a unique number, so a place that was
 reused in the meantime is rejected. The header is written last, so the remains of a core that died
 while writing are not an image.
@@ -91,7 +91,7 @@ class Images:
         if magic != _MAGIC:
             raise ImageRejected("there is no image at this place")
         if owner != self._identity:
-            raise ImageRejected("the image belongs to another model, build or KV type")
+            raise ImageRejected("the image belongs to another model, build or rung")
         if mark != stamp:
             raise ImageRejected("the place holds another image")
         state = image[HEADER_BYTES : HEADER_BYTES + size]
@@ -115,7 +115,7 @@ def image_bytes(info: EngineInfo, tokens: int) -> int:
 
 def identity(info: EngineInfo) -> int:
     """Hash everything that must be equal for the writer and the reader of an image."""
-    parts = (info.model_hash, info.build, info.rung.kv_type, str(info.image_token_bytes))
+    parts = (info.model_hash, info.build, repr(info.rung), str(info.image_token_bytes))
     return xxhash.xxh3_64_intdigest("\0".join(parts).encode())
 
 

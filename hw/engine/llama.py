@@ -17,6 +17,7 @@ import numpy.typing as npt
 import psutil
 
 from aios.hw.machine.memory_limit import memory_bytes
+from aios.hw.machine.threads import default_threads
 from aios.hw.models import model_files
 
 from .chat_template import ChatTemplate
@@ -65,7 +66,7 @@ class LlamaEngine:
         self._model = self._load_model(path, settings, rung)
         self._vocab = lib.llama_model_get_vocab(self._model)
         self._vocab_size = int(lib.llama_vocab_n_tokens(self._vocab))
-        threads = settings.threads or psutil.cpu_count(logical=False) or 1
+        threads = settings.threads or default_threads()
         window = self._window(settings, rung)
         self._context = self._open_context(settings, rung, window, threads)
         self._memory = lib.llama_get_memory(self._context)

@@ -10,6 +10,11 @@ def usable_cpus() -> int:
     return len(psutil.Process().cpu_affinity() or [0])
 
 
+def default_threads() -> int:
+    """Return the thread count of an engine for which none is given: one per physical core."""
+    return psutil.cpu_count(logical=False) or 1
+
+
 def thread_counts(asked: int | None, tuned: int | None = None) -> list[int]:
     """Return the counts to try, in descending order.
 
@@ -18,6 +23,6 @@ def thread_counts(asked: int | None, tuned: int | None = None) -> list[int]:
     """
     if asked is not None:
         return [asked]
-    physical, usable = psutil.cpu_count(logical=False) or 1, usable_cpus()
+    physical, usable = default_threads(), usable_cpus()
     most = max(1, min(physical, usable))
     return sorted({most, -(-most // 2), 1, min(tuned or 1, usable)}, reverse=True)

@@ -84,6 +84,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     failed: str = ""
     """The reason if the job failed."""
+    crashed: bool = False
     seconds: float = 0.0
     prefill: float = 0.0
     alone: float = 0.0

@@ -1,27 +1,27 @@
-"""The ladder of exactness: loading a model with the fastest settings that pass the self-test.
+"""The ladder of exactness: which settings a model is loaded with, given what is known of it.
 
 Flash attention with q8_0 keys is bit-exact for many models but not for all; only a test shows it.
-So when a model is first loaded, the self-test (self_test.py) tries the rungs, fastest first, until
-one passes. If none does, the model runs with the last one and its description says so. Verdicts
-are cached (verdict_cache.py). With exactness off, the fastest of a few settings is measured and
-chosen.
+A model that is loaded runs at once: with the fastest rung that has passed the self-test, and until
+one has, with SAFE, which is exact by construction. Nothing is tested here. idle_work.py tests the
+other rungs while the model is idle; the verdicts are kept (verdict_cache.py). With exactness off,
+the rung that was measured to be the fastest is used.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from aios.hw.engine.engine import Engine, EngineSettings, LoadError, Rung
+from aios.hw.engine.engine import Engine, EngineSettings, LoadError, Rung, Tuned
 from aios.hw.engine.fake import FakeEngine
+from aios.hw.models import model_files
 
 from . import profile
-from .candidate import score
-from .self_test import is_exact
-from .speed import measure_speed
-from .verdict_cache import Finding, Verdict, verdict
+from .verdict_cache import Finding, Subject, subject_of, verdict
 
 log = logging.getLogger("aios.exact")
 
@@ -32,94 +32,119 @@ RUNGS = (
     Rung("q8_0 KV, prefill apart, no repacking", mixed=False, extra_buffers=False),
     Rung("one request at a time", mixed=False, extra_buffers=False, width=1),
 )
-UNTESTED = (Rung("f16 KV, mixed batches, untested", kv_type="f16"), *RUNGS[:2])
-"""The settings to choose the fastest from when exactness is off."""
+SAFE = RUNGS[-1]
+UNTESTED = (RUNGS[0], Rung("f16 KV, mixed batches, untested", kv_type="f16"), RUNGS[1])
+"""The settings to choose the fastest from when exactness is off; the first until they are measured.
+"""
+
+
+class Plan(NamedTuple):
+    """How a model will be loaded."""
+
+    settings: EngineSettings
+    """The caller's, with the tuned choice applied."""
+    subject: Subject
+    ladder: tuple[Rung, ...]
+    rung: Rung
+    exact: bool
+    untested: int
+    """Number of rungs of the ladder before ``rung``, or ``rung`` itself, without a verdict."""
+    tuned: Tuned | None
+    notes: tuple[str, ...]
+    """Remarks for the model's description."""
+
+
+def plan(settings: EngineSettings) -> Plan:
+    """Decide how to load a model. Raises LoadError, OSError."""
+    from aios.hw.engine import llama_lib
+
+    problem = model_files.chat_problem(Path(settings.path))
+    if problem:
+        raise LoadError(problem)
+    device = llama_lib.device(settings.gpu_layers)
+    tuned, problem = profile.look_up(settings, llama_lib.build(), device)
+    notes = [f"not as tuned: {problem}"] if problem else []
+    ladder: tuple[Rung, ...] = RUNGS
+    if tuned:
+        settings = profile.apply(settings, tuned)
+        ladder = (tuned.rung, *(rung for rung in RUNGS if rung != tuned.rung))
+        notes.append(profile.describe(tuned))
+    subject = subject_of(settings)
+    before = settings.predecessor
+    if before and before.model_hash == subject.model_hash:
+        rung, exact, untested = before.rung, before.exact, before.untested
+    elif settings.exact:
+        rung, exact, untested = _best_known(settings, subject, ladder)
+    else:
+        rung, exact, untested = _fastest_known(settings, subject, tuned)
+    if settings.exact and not exact:
+        notes.append("not exact with any settings")
+    return Plan(settings, subject, ladder, rung, exact, untested, tuned, tuple(notes))
+
+
+def _best_known(
+    settings: EngineSettings, subject: Subject, ladder: Sequence[Rung]
+) -> tuple[Rung, bool, int]:
+    """Return the fastest rung that is known to be exact, else SAFE; True unless SAFE failed, too;
+    and the number of rungs that are still to be tested."""
+    untested = 0
+    for rung in ladder:
+        known = verdict(settings.cache_dir, subject, rung).value
+        if known is None:
+            untested += 1
+        elif known.exact:
+            return rung, True, untested
+    failed = verdict(settings.cache_dir, subject, SAFE).value
+    return SAFE, failed is None, untested if settings.cache_dir else 0
+
+
+def fastest(settings: EngineSettings, subject: Subject) -> Finding[dict[str, float]]:
+    """Look up the measured tokens/s of each of UNTESTED, by name."""
+    return Finding(dict[str, float], settings.cache_dir, subject, "fastest", repr(UNTESTED))
+
+
+def _fastest_known(
+    settings: EngineSettings, subject: Subject, tuned: Tuned | None
+) -> tuple[Rung, bool, int]:
+    if tuned:
+        return tuned.rung, False, 0
+    scores = fastest(settings, subject).value
+    if scores is None:
+        return UNTESTED[0], False, len(UNTESTED) if settings.cache_dir else 0
+    return max(UNTESTED, key=lambda each: scores.get(each.name, 0.0)), False, 0
 
 
 def open_engine(settings: EngineSettings) -> Engine:
-    """Load the model with the fastest exact settings, or the fastest of all if exactness is off.
+    """Load the model as planned, without testing or measuring anything.
 
-    Applies the profile of ``aios model tune`` if there is one: loads its file and tries its rung
-    first. ``info.exact`` says if the settings passed the self-test. Raises LoadError.
+    Applies the profile of ``aios model tune`` if there is one; if its file cannot be loaded, the
+    original is. Raises LoadError.
     """
     if settings.path == "fake" or settings.path.startswith("fake:"):
         return FakeEngine(settings)
-    from aios.hw.engine import llama_lib
+    try:
+        chosen = plan(settings)
+    except OSError as error:
+        raise LoadError(f"cannot read {settings.path}: {error.strerror or error}") from None
+    try:
+        return _opened(chosen)
+    except LoadError as error:
+        if not chosen.tuned:
+            raise
+        plain = msgspec.structs.replace(settings, look_up_tuned=False, predecessor=None)
+        chosen = plan(plain)
+        return _opened(chosen._replace(notes=(*chosen.notes, f"not as tuned: {error}")))
 
-    device = llama_lib.device(settings.gpu_layers)
-    tuned, problem = profile.look_up(settings, llama_lib.build(), device)
-    if tuned:
-        try:
-            others = [rung for rung in RUNGS if rung != tuned.rung]
-            engine = _climb(profile.apply(settings, tuned), [tuned.rung, *others])
-        except LoadError as error:
-            problem = str(error)
-        else:
-            engine.declare(msgspec.structs.replace(engine.info, tuned=tuned))
-            return _described(engine, profile.describe(tuned))
-    engine = _climb(settings, RUNGS) if settings.exact else _fastest(settings)
-    if problem:
-        log.warning("%s: loaded as it is: %s", settings.path, problem)
-        return _described(engine, f"not as tuned: {problem}")
+
+def _opened(chosen: Plan) -> Engine:
+    from aios.hw.engine.llama import LlamaEngine
+
+    engine = LlamaEngine(chosen.settings, chosen.rung)
+    for note in chosen.notes:
+        if note.startswith("not "):
+            log.warning("%s: %s", chosen.settings.path, note)
+    engine.declare(msgspec.structs.replace(
+        engine.info, exact=chosen.exact, untested=chosen.untested, tuned=chosen.tuned,
+        description="; ".join([engine.info.description, *chosen.notes]),
+    ))  # fmt: skip
     return engine
-
-
-def _described(engine: Engine, text: str) -> Engine:
-    """Append a text to the model's description."""
-    text = f"{engine.info.description}; {text}"
-    engine.declare(msgspec.structs.replace(engine.info, description=text))
-    return engine
-
-
-def _fastest(settings: EngineSettings) -> Engine:
-    """Open the engine with the fastest settings of all; they are measured once and kept."""
-    from aios.hw.engine.llama import LlamaEngine
-
-    engine: Engine = LlamaEngine(settings, UNTESTED[0])
-    kept = Finding(dict[str, float], settings, engine.info, "fastest", repr(UNTESTED))
-    scores = kept.value or {}
-    for rung in UNTESTED if kept.value is None else ():
-        engine = _with_rung(engine, settings, rung)
-        scores[rung.name] = score(measure_speed(engine))
-    kept.keep(scores)
-    rung = max(UNTESTED, key=lambda each: scores.get(each.name, 0.0))
-    return _with_rung(engine, settings, rung)
-
-
-def _with_rung(engine: Engine, settings: EngineSettings, rung: Rung) -> Engine:
-    """Open the engine again if it has another rung."""
-    from aios.hw.engine.llama import LlamaEngine
-
-    if engine.info.rung == rung:
-        return engine
-    engine.close()
-    return LlamaEngine(settings, rung)
-
-
-def _climb(settings: EngineSettings, ladder: Sequence[Rung]) -> Engine:
-    """Open the engine with the first rung that passes, or the first one if exactness is off."""
-    from aios.hw.engine.llama import LlamaEngine
-
-    engine: Engine = LlamaEngine(settings, ladder[0])
-    if not settings.exact:
-        return engine
-    for rung in ladder:
-        known = verdict(settings, engine.info, rung)
-        if known.value and not known.value.exact:
-            continue
-        engine = _with_rung(engine, settings, rung)
-        exact = known.value is not None or is_exact(engine)
-        known.keep(Verdict(exact, rung.name))
-        if exact:
-            engine.declare(msgspec.structs.replace(engine.info, exact=True))
-            return engine
-        log.info("%s: not exact with %s", settings.path, rung.name)
-    return _inexact(engine, settings, ladder[-1])
-
-
-def _inexact(engine: Engine, settings: EngineSettings, last: Rung) -> Engine:
-    """Open the engine with the last rung, since none passes, and say so."""
-    engine = _with_rung(engine, settings, last)
-    log.warning("%s is not exact with any settings: a reply that was interrupted may differ from "
-                "an uninterrupted one", settings.path)  # fmt: skip
-    return _described(engine, "not exact with any settings")

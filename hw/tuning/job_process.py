@@ -7,6 +7,7 @@ Result to standard output. It ends with the process that started it.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from . import perplexity
 from .candidate import FORMATS, ORIGINAL, Result, TuningJob
 from .self_test import is_exact
 from .speed import measure_speed
-from .verdict_cache import Verdict, verdict
+from .verdict_cache import TEST_SEATS, Verdict, subject_of, verdict
 
 WINDOW_TOKENS = 768
 """Large enough for the self-test and for a window of the yardstick text."""
@@ -69,8 +70,9 @@ def _test(order: Order) -> Result:
 
     candidate = order.job.candidate
     assert order.path != order.source or candidate.weights == ORIGINAL
+    seats = TEST_SEATS if order.job.kind == "exact" else order.seats
     settings = EngineSettings(
-        path=order.path, seats=order.seats, threads=candidate.threads, window_limit=WINDOW_TOKENS,
+        path=order.path, seats=seats, threads=candidate.threads, window_limit=WINDOW_TOKENS,
         ubatch_tokens=candidate.ubatch_tokens, cache_dir=order.cache_dir,
         gpu_layers=order.gpu_layers, look_up_tuned=False,
     )  # fmt: skip
@@ -87,18 +89,24 @@ def _tested(job: TuningJob, settings: EngineSettings, engine: Engine) -> Result:
     if job.kind == "perplexity":
         windows, tokens = perplexity.read(engine, job.against, job.limit_percent)
         return Result(windows=tuple(windows), tokens=tuple(tokens))
-    known = verdict(settings, engine.info, job.candidate.rung)
+    known = verdict(settings.cache_dir, subject_of(settings), job.candidate.rung)
     exact = known.value.exact if known.value else is_exact(engine)
     known.keep(Verdict(exact, job.candidate.rung.name))
     return Result(exact=exact)
 
 
+class Killed(Exception):
+    """The job's process was killed from outside, perhaps because memory ran out."""
+
+
 def run_apart(order: Order) -> Result:
-    """Have a child process do the job; a crash gives a failed Result."""
+    """Have a child process do the job; a crash gives a failed Result. Raises Killed."""
+    environment = engine_environment()
+    if order.job.kind == "exact":  # it may run beside others, and its speed does not matter
+        environment["OMP_WAIT_POLICY"] = "passive"
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "aios.hw.tuning.job_process"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=engine_environment(),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
     )  # fmt: skip
     try:
         out, said = child.communicate(msgspec.json.encode(order))
@@ -106,10 +114,12 @@ def run_apart(order: Order) -> Result:
         child.kill()
         child.wait()
     code = child.returncode
+    if code in (-signal.SIGKILL, -signal.SIGTERM):
+        raise Killed(f"it was killed (signal {-code})")
     if code:
         status = f"(signal {-code})" if code < 0 else f"(exit status {code})"
         last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
-        return Result(failed=" ".join(["llama.cpp crashed", status, *last]))
+        return Result(crashed=True, failed=" ".join(["llama.cpp crashed", status, *last]))
     return msgspec.json.decode(out, type=Result)
 
 

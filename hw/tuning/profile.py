@@ -86,8 +86,9 @@ def add(home: Path, build: str, device: str, entry: Entry) -> None:
 
 def look_up(settings: EngineSettings, build: str, device: str) -> tuple[Tuned | None, str]:
     """Return the choice for this model, if any, and the problem if its profile is unusable."""
-    if settings.tuned:
-        return _usable(settings.tuned)
+    if settings.predecessor:
+        tuned = settings.predecessor.tuned
+        return _usable(tuned) if tuned else (None, "")
     if not settings.look_up_tuned or not settings.cache_dir:
         return None, ""
     source = Path(settings.path)

@@ -1,6 +1,7 @@
 """Outcomes of tests and measurements of a model on this machine, kept in the cache.
 
-The key is model, build, CPU, threads, device and seats (``MAX_SEATS`` stand for more).
+The key is model, build, CPU, threads, device and ubatch, so a finding can be looked up before the
+model is loaded. The number of seats is no part of it: tests always use ``TEST_SEATS``.
 """
 
 from __future__ import annotations
@@ -11,31 +12,54 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from aios.hw.engine.engine import EngineInfo, EngineSettings, Rung
+from aios.hw.engine.engine import EngineSettings, Rung
 from aios.hw.machine import json_cache
+from aios.hw.machine.threads import default_threads
+from aios.hw.models.model_files import model_hash
 
-TEST_VERSION = "5"
+TEST_VERSION = "6"
 """Version of the self-test; outcomes of an older one are not used."""
-MAX_SEATS = 8
+TEST_SEATS = 8
+"""Seats of an engine under test; the verdict counts for every number of seats."""
 
 T = TypeVar("T")
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """A model as this machine runs it; findings are about a subject and, mostly, a rung."""
+
+    model_hash: str
+    build: str
+    threads: int
+    device: str
+    ubatch_tokens: int
+
+
+def subject_of(settings: EngineSettings) -> Subject:
+    """Describe what an engine with these settings will run. Raises OSError."""
+    from aios.hw.engine import llama_lib
+
+    return Subject(
+        model_hash(Path(settings.path)), llama_lib.build(),
+        settings.threads or default_threads(), llama_lib.device(settings.gpu_layers),
+        settings.ubatch_tokens,
+    )  # fmt: skip
 
 
 class Finding(Generic[T]):
     """One kept outcome; ``value`` is None if it is unknown. ``what`` names what was tested."""
 
     def __init__(
-        self, kind: type[T], settings: EngineSettings, info: EngineInfo, folder: str, what: str
+        self, kind: type[T], cache_dir: str | None, subject: Subject, folder: str, what: str
     ) -> None:
         self._path: Path | None = None
         self.value: T | None = None
-        if settings.cache_dir:
+        if cache_dir:
             key = json_cache.key(
-                info.model_hash, info.build, json_cache.machine(), str(info.threads),
-                str(min(info.seats, MAX_SEATS)), info.device, what,
-                str(settings.ubatch_tokens), TEST_VERSION,
+                subject.model_hash, subject.build, json_cache.machine(), str(subject.threads),
+                subject.device, what, str(subject.ubatch_tokens), TEST_VERSION,
             )  # fmt: skip
-            self._path = Path(settings.cache_dir) / folder / f"{key}.json"
+            self._path = Path(cache_dir) / folder / f"{key}.json"
             self.value = json_cache.read(self._path, kind)
 
     def keep(self, value: T) -> None:
@@ -47,12 +71,13 @@ class Finding(Generic[T]):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The outcome of the self-test for one rung."""
+    """The outcome of the self-test for one rung. ``reason``: how it failed, if not by a logit."""
 
     exact: bool
     rung: str
+    reason: str = ""
 
 
-def verdict(settings: EngineSettings, info: EngineInfo, rung: Rung) -> Finding[Verdict]:
+def verdict(cache_dir: str | None, subject: Subject, rung: Rung) -> Finding[Verdict]:
     """Look up the outcome of the self-test for a rung."""
-    return Finding(Verdict, settings, info, "exact", repr(rung))
+    return Finding(Verdict, cache_dir, subject, "exact", repr(rung))

@@ -125,12 +125,12 @@ class ModelCalls:
         return reply
 
     def _model_list(self, _: Pending, __: Empty) -> ModelList:
-        return ModelList([describe(model) for model in self._models])
+        return ModelList([describe(model, self._models.jobs) for model in self._models])
 
     async def _model_load(self, call: Pending, body: ModelRequest) -> ModelInfo:
         model = self._models.find(body.name)
         await model.core.when_ready()
-        return describe(model)
+        return describe(model, self._models.jobs)
 
     def _model_unload(self, _: Pending, body: ModelRequest) -> Empty:
         self._models.unload(self._models.find(body.name))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from aios.syscalls.types.kernel import ModelInfo
 
+from .idle_jobs import IdleJobs
 from .model import Model
 
 
-def describe(model: Model) -> ModelInfo:
+def describe(model: Model, jobs: IdleJobs) -> ModelInfo:
     """Describe a model as it is now; what only a core knows is as the last one reported it."""
     info, context, arena = model.info, model.context, model.store.arena
     running, ready = model.scheduler.counts
@@ -36,4 +37,5 @@ def describe(model: Model) -> ModelInfo:
         quantum_tokens=model.scheduler.pace.quantum_tokens,
         chunk_tokens=model.scheduler.pace.chunk_tokens,
         restorable=info.restorable if info else True,
+        background=jobs.describe(model),
     )

@@ -61,11 +61,13 @@ class Model:
         core_timeout_s: float,
         may_load: Callable[[Model], bool] = lambda model: True,
         on_idle: Callable[[Model], None] = lambda model: None,
+        on_busy: Callable[[], None] = lambda: None,
     ) -> None:
         """``core_timeout_s``: how long a busy core may be silent, besides some steps; 0: unlimited.
-        ``may_load`` makes room in memory before a core is started, or returns False; ``on_idle`` is
-        called when the last request has ended."""
-        self.name, self.path, self.store, self._on_idle = name, path, store, on_idle
+        ``may_load`` makes room in memory before a core is started, or returns False; ``on_busy`` is
+        called for each new request, ``on_idle`` when the last one has ended."""
+        self.name, self.path, self.store = name, path, store
+        self._on_idle, self._on_busy = on_idle, on_busy
         self._loop, self._core_timeout_s = loop, core_timeout_s
         self.idle_since_s = loop.now()
         self.info: EngineInfo | None = None
@@ -93,12 +95,17 @@ class Model:
     def memory_bytes(self) -> int:
         """Size of weights and KV cache; before the first load, of the weights alone."""
         info = self.info
+        kv = info.seats * info.context_tokens * info.image_token_bytes if info else 0
+        return self.weights_bytes + kv
+
+    @property
+    def weights_bytes(self) -> int:
+        """Size of the file that is loaded."""
+        tuned = self.info.tuned if self.info else None
         try:
-            path = info.tuned.path if info and info.tuned else self.path
-            weights = model_files.size_bytes(Path(path))
+            return model_files.size_bytes(Path(tuned.path if tuned else self.path))
         except OSError:
-            weights = 0
-        return weights + (info.seats * info.context_tokens * info.image_token_bytes if info else 0)
+            return 0
 
     @property
     def wanted(self) -> bool:
@@ -118,6 +125,7 @@ class Model:
         Raises ModelUnavailable.
         """
         self.core.use()
+        self._on_busy()
         request.received_s = request.phase_since_s = self._loop.now()
         self.requests[request.id] = request
         if self.state == "ready":
@@ -347,6 +355,15 @@ class Model:
         self.context = self.saved_kv.context = None
         self._write_contexts()
         self.core.forget(IllegalState(f"model {self.name} was unloaded", "load it again"))
+
+    def reload(self) -> None:
+        """Replace the idle model's core by one with the settings that are now known to be best.
+        Contexts in seats and in the store are of the old settings; they are computed again."""
+        self.unload()
+        try:
+            self.core.load()
+        except ModelUnavailable as error:  # its file has grown
+            self.core.give_up(error.message)
 
     def shut(self) -> None:
         """End the core; requests fail."""

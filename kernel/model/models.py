@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+
 from aios.hw.core.messages import Event
 from aios.hw.engine.engine import EngineInfo
 from aios.hw.models import names
@@ -21,10 +23,13 @@ from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import AiosError, IllegalState, ModelUnavailable
 
 from .core_life import Core
+from .idle_jobs import IdleJobs, StartJob
 from .model import Model
 
 log = logging.getLogger("aios.models")
 
+JOB_BYTES = 256 << 20
+"""What an idle job needs besides the weights: KV of a short window, and buffers."""
 _MAX_NAMES = 256
 """Number of names from which on those of models that are not loaded are forgotten."""
 
@@ -46,6 +51,7 @@ class Models:
         memory_bytes: int | None,
         idle_unload_s: float,
         core_timeout_s: float,
+        start_job: StartJob,
     ) -> None:
         self._default, self._folder = default, folder
         self._store, self._settings, self._loop, self._start = store, settings, loop, start
@@ -53,6 +59,7 @@ class Models:
         self._core_timeout_s = core_timeout_s
         self._by_name: dict[str, Model] = {}
         self._idle_timers: dict[Model, Timer] = {}
+        self.jobs = IdleJobs(loop, lambda: self, start_job, self._no_room_for_job)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(dict.fromkeys(self._by_name.values()))
@@ -120,19 +127,35 @@ class Models:
         self._serve_waiting()
 
     def close(self) -> None:
-        """End all cores."""
+        """End all cores, and the idle job."""
+        self.jobs.close()
         for model in self:
             model.shut()
 
     def _new(self, name: str, path: str) -> Model:
+        def start(on_event: Callable[[Event], None], on_gone: Callable[[], None]) -> Core:
+            self.jobs.stop()  # the core needs its memory
+            earlier = model.info if model.state == "restarting" else None
+            return self._start(path, earlier, on_event, on_gone)
+
         model = Model(
-            name, path, self._store, self._settings, self._loop,
-            lambda on_event, on_gone: self._start(
-                path, model.info if model.state == "restarting" else None, on_event, on_gone
-            ),
-            self._core_timeout_s, self._may_load, self._on_idle,
+            name, path, self._store, self._settings, self._loop, start, self._core_timeout_s,
+            self._may_load, self._on_idle, self.jobs.busy,
         )  # fmt: skip
         return model
+
+    def _no_room_for_job(self, model: Model) -> str:
+        """Return why a second copy of a model cannot be loaded for a test; '' if it can."""
+        needed = model.weights_bytes + JOB_BYTES
+        free = psutil.virtual_memory().available
+        if needed > free:
+            return f"it needs {needed >> 20:,} MiB of memory, {free >> 20:,} MiB are free"
+        used = sum(each.memory_bytes for each in self if each.core.loaded)
+        if self._memory_bytes is not None and used + needed > self._memory_bytes:
+            return (f"it needs {needed >> 20:,} MiB within --memory, "
+                    f"{max(0, self._memory_bytes - used) >> 20:,} MiB are left; "
+                    "raise that, or run: aios model tune")  # fmt: skip
+        return ""
 
     def _may_load(self, model: Model) -> bool:
         """Make room in memory for a model; return False if idle models cannot give enough."""
@@ -164,6 +187,7 @@ class Models:
         return victims, excess
 
     def _on_idle(self, model: Model) -> None:
+        self.jobs.idle()
         self._loop.after(0, self._serve_waiting)
         if self._idle_unload_s and model is not self._by_name.get(self._default):
             before = self._idle_timers.pop(model, None)

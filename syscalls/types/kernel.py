@@ -41,6 +41,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     quantum_tokens: int
     chunk_tokens: int
     restorable: bool
+    background: str = ""
+    """What is done for it while it is idle, or waits to be done."""
 
 
 class KernelStatus(msgspec.Struct, frozen=True):

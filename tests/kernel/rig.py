@@ -43,6 +43,7 @@ from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.sampling import SamplingParams
 from aios.hw.machine.arena import Arena
 from aios.hw.machine.framing import encode
+from aios.hw.tuning.idle_messages import IdleEvent, Kind
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop
@@ -134,6 +135,35 @@ class InlineCore:
         return "signal 9"
 
 
+class FakeJob:
+    """An idle job that does nothing; a test calls ``on_event`` and ``on_gone`` itself."""
+
+    os_pid = 2
+
+    def __init__(
+        self,
+        kind: Kind,
+        model: Model,
+        on_event: Callable[[IdleEvent], None],
+        on_gone: Callable[[], None],
+    ) -> None:
+        self.kind, self.model, self.on_event, self.on_gone = kind, model, on_event, on_gone
+        self.state = "runs"
+
+    def pause(self) -> None:
+        assert self.state == "runs"
+        self.state = "paused"
+
+    def resume(self) -> None:
+        assert self.state == "paused"
+        self.state = "runs"
+
+    def end(self) -> str:
+        assert self.state != "ended"
+        self.state = "ended"
+        return "signal 11"
+
+
 class Rig:
     """The kernel's models, and requests to them."""
 
@@ -161,7 +191,8 @@ class Rig:
         self.settings = Settings(policy.find(name), quantum, seats, chunk)
         self.cores: list[InlineCore] = []
         self.models = Models(default, folder, self.store, self.settings, self.loop, self._start,
-                             memory, idle_unload_s, core_timeout_s)  # fmt: skip
+                             memory, idle_unload_s, core_timeout_s, self._start_job)  # fmt: skip
+        self.jobs: list[FakeJob] = []
         self._ids = itertools.count(1)
         self.outcomes: dict[int, ChatReply | AiosError] = {}
 
@@ -174,6 +205,16 @@ class Rig:
     ) -> InlineCore:
         self.cores.append(InlineCore(self, path, on_event, on_gone))
         return self.cores[-1]
+
+    def _start_job(
+        self,
+        model: Model,
+        kind: Kind,
+        on_event: Callable[[IdleEvent], None],
+        on_gone: Callable[[], None],
+    ) -> FakeJob:
+        self.jobs.append(FakeJob(kind, model, on_event, on_gone))
+        return self.jobs[-1]
 
     @property
     def model(self) -> Model:

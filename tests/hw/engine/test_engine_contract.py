@@ -23,13 +23,16 @@ from aios.hw.engine.engine import (
 from aios.hw.engine.image import Images, image_bytes
 from aios.hw.models import names
 from aios.hw.tuning.exact_settings import open_engine
+from aios.syscalls import paths
 
 SEATS = 4
 
 
 def _open(path: str) -> Engine:
-    """Open an engine without a cache, so that the self-test runs."""
-    return open_engine(EngineSettings(path=path, context_tokens=1024, seats=SEATS))
+    """Open an engine with the settings that ``settings_known`` has found."""
+    return open_engine(EngineSettings(
+        path=path, context_tokens=1024, seats=SEATS, cache_dir=str(paths.cache_dir())
+    ))  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=["fake", pytest.param("default", marks=pytest.mark.real)])
@@ -58,7 +61,7 @@ def _next(engine: Engine, seat: int, token: int) -> Logits:
 def test_info_describes_the_engine(engine: Engine) -> None:
     info = engine.info
     assert info.seats == SEATS and info.context_tokens == 1024
-    assert info.exact and info.restorable  # the self-test ran when the model was opened
+    assert info.exact and info.restorable and not info.untested
 
 
 def test_seats_do_not_see_each_other(engine: Engine) -> None:

@@ -11,10 +11,10 @@ import pytest
 from aios.hw.engine.engine import Engine, EngineSettings, LoadError, Logits, Row, Rung
 from aios.hw.engine.fake import FakeEngine
 from aios.hw.models import names
-from aios.hw.tuning import exact_settings
-from aios.hw.tuning.candidate import Result
-from aios.hw.tuning.exact_settings import RUNGS, UNTESTED, open_engine
+from aios.hw.tuning.exact_settings import RUNGS, SAFE, UNTESTED, fastest, open_engine, plan
 from aios.hw.tuning.self_test import is_exact
+from aios.hw.tuning.verdict_cache import Verdict, subject_of, verdict
+from tests.hw.models.gguf_maker import write
 
 SEATS = 4
 
@@ -38,54 +38,71 @@ def test_the_self_test_notices_a_small_difference() -> None:
     assert not is_exact(leaky)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("fine", [*range(len(RUNGS)), None])
-def test_the_first_rung_that_passes_is_kept(
-    fine: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def _model(folder: Path) -> EngineSettings:
+    """A file with a model's header, which is enough to plan its load."""
+    path = folder / "model.gguf"
+    write(path)
+    return EngineSettings(path=str(path), seats=SEATS, cache_dir=str(folder / "cache"))
+
+
+def _keep(settings: EngineSettings, **verdicts: bool) -> None:
+    """Keep verdicts for rungs by number: ``r0=False``."""
+    for name, exact in verdicts.items():
+        rung = RUNGS[int(name[1:])]
+        known = verdict(settings.cache_dir, subject_of(settings), rung)
+        known.keep(Verdict(exact, rung.name))
+
+
+@pytest.mark.parametrize(
+    ("known", "rung", "exact", "untested"),
+    [
+        ({}, SAFE, True, len(RUNGS)),
+        ({"r0": True}, RUNGS[0], True, 0),
+        ({"r0": False}, SAFE, True, len(RUNGS) - 1),
+        ({"r0": False, "r1": True}, RUNGS[1], True, 0),
+        ({"r2": True}, RUNGS[2], True, 2),
+        ({f"r{n}": False for n in range(len(RUNGS))}, SAFE, False, 0),
+    ],
+)
+def test_a_model_is_loaded_with_the_fastest_rung_that_is_known_to_be_exact(
+    known: dict[str, bool], rung: Rung, exact: bool, untested: int, tmp_path: Path
 ) -> None:
-    tested: list[Rung] = []
-
-    def opened(settings: EngineSettings, rung: Rung) -> FakeEngine:
-        engine = FakeEngine(settings)
-        engine.declare(msgspec.structs.replace(engine.info, rung=rung, exact=False))
-        return engine
-
-    def tried(engine: Engine) -> bool:
-        tested.append(engine.info.rung)
-        return fine is not None and engine.info.rung == RUNGS[fine]
-
-    monkeypatch.setattr("aios.hw.engine.llama.LlamaEngine", opened)
-    monkeypatch.setattr(exact_settings, "is_exact", tried)
-    settings = EngineSettings(path="fake", seats=SEATS, cache_dir=str(tmp_path))
-    for _ in range(2):  # the second time from the cache
-        info = exact_settings._climb(settings, RUNGS).info
-        assert info.exact == (fine is not None)
-        assert info.rung == RUNGS[-1 if fine is None else fine]
-        assert ("not exact" in info.description) == (fine is None)
-    assert tested == list(RUNGS if fine is None else RUNGS[: fine + 1])
+    settings = _model(tmp_path)
+    _keep(settings, **known)
+    chosen = plan(settings)
+    assert (chosen.rung, chosen.exact, chosen.untested) == (rung, exact, untested)
+    assert any("not exact" in note for note in chosen.notes) == (not exact)
 
 
-@pytest.mark.parametrize("fastest", UNTESTED, ids=lambda rung: rung.name)
-def test_without_exactness_the_fastest_is_measured_once(
-    fastest: Rung, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_nothing_is_known_without_a_cache(tmp_path: Path) -> None:
+    chosen = plan(msgspec.structs.replace(_model(tmp_path), cache_dir=None))
+    assert (chosen.rung, chosen.exact, chosen.untested) == (SAFE, True, 0)
+
+
+def test_a_core_that_replaces_another_keeps_its_rung(tmp_path: Path) -> None:
+    settings = _model(tmp_path)
+    before = FakeEngine(EngineSettings(path="fake", seats=SEATS)).info
+    before = msgspec.structs.replace(
+        before, rung=RUNGS[3], untested=3, model_hash=subject_of(settings).model_hash
+    )
+    _keep(settings, r0=True)
+    chosen = plan(msgspec.structs.replace(settings, predecessor=before))
+    assert (chosen.rung, chosen.exact, chosen.untested) == (RUNGS[3], True, 3)
+    other = msgspec.structs.replace(before, model_hash="of another file")
+    assert plan(msgspec.structs.replace(settings, predecessor=other)).rung == RUNGS[0]
+
+
+@pytest.mark.parametrize("best", UNTESTED, ids=lambda rung: rung.name)
+def test_without_exactness_the_fastest_that_was_measured_is_used(
+    best: Rung, tmp_path: Path
 ) -> None:
-    measured: list[Rung] = []
-
-    def opened(settings: EngineSettings, rung: Rung) -> FakeEngine:
-        engine = FakeEngine(settings)
-        engine.declare(msgspec.structs.replace(engine.info, rung=rung, exact=False))
-        return engine
-
-    def measured_speed(engine: Engine) -> Result:
-        measured.append(engine.info.rung)
-        return Result(prefill=100.0, together=20.0 if engine.info.rung == fastest else 10.0)
-
-    monkeypatch.setattr("aios.hw.engine.llama.LlamaEngine", opened)
-    monkeypatch.setattr(exact_settings, "measure_speed", measured_speed)
-    settings = EngineSettings(path="fake", seats=SEATS, cache_dir=str(tmp_path), exact=False)
-    for _ in range(2):  # the second time from the cache
-        info = exact_settings._fastest(settings).info
-        assert info.rung == fastest and not info.exact
-    assert measured == list(UNTESTED)
+    settings = msgspec.structs.replace(_model(tmp_path), exact=False)
+    chosen = plan(settings)
+    assert (chosen.rung, chosen.exact, chosen.untested) == (UNTESTED[0], False, len(UNTESTED))
+    scores = {rung.name: 20.0 if rung == best else 10.0 for rung in UNTESTED}
+    fastest(settings, chosen.subject).keep(scores)
+    chosen = plan(settings)
+    assert (chosen.rung, chosen.exact, chosen.untested) == (best, False, 0)
 
 
 @pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)

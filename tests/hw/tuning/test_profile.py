@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from aios.hw.engine.engine import EngineSettings
+from aios.hw.engine.fake import FakeEngine
 from aios.hw.models.model_files import model_hash
 from aios.hw.tuning import profile, tune
 from aios.hw.tuning.candidate import ORIGINAL, Candidate
@@ -75,12 +76,21 @@ def test_a_replacing_core_uses_the_same_copy(
     tuned: tuple[EngineSettings, Path],
 ) -> None:
     settings, home = tuned
-    before, _ = profile.look_up(settings, "build", "CPU")
+    choice, _ = profile.look_up(settings, "build", "CPU")
+    fake = FakeEngine(EngineSettings(path="fake")).info
+    before = msgspec.structs.replace(fake, tuned=choice)
     profile.profile_path(home, "build", "CPU").unlink()
-    assert _found(settings, tuned=before, look_up_tuned=False) == ("Q8_0", "")
+    assert _found(settings, predecessor=before) == ("Q8_0", "")
     profile.copy_path(home, "Q8_0").unlink()
-    weights, problem = _found(settings, tuned=before, look_up_tuned=False)
+    weights, problem = _found(settings, predecessor=before)
     assert not weights and "missing" in problem and "aios model tune" in problem
+
+
+def test_a_replacing_core_uses_no_copy_that_was_made_since(
+    tuned: tuple[EngineSettings, Path],
+) -> None:
+    settings, _ = tuned
+    assert _found(settings, predecessor=FakeEngine(EngineSettings(path="fake")).info) == ("", "")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"version": 99, "entries": []}'])

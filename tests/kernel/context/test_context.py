@@ -323,7 +323,7 @@ def test_files_of_saved_contexts_are_known_up_to_a_limit_and_never_deleted(tmp_p
         for n in range(600):
             rig.model.saved_kv.restore(tokens, str(tmp_path / f"{n}.kv"), n)
         rig.model.saved_kv.restore(tokens, str(file), 1)
-        assert describe(rig.model).images <= 257
+        assert describe(rig.model, rig.models.jobs).images <= 257
         rig.models.unload(rig.model)
         assert file.read_bytes() == b"precious" and not rig.store.images
 

@@ -79,7 +79,8 @@ def test_a_model_that_waits_for_room_says_so_and_stops_when_unwanted(tmp_path: P
         busy = rig.ask("x", A, tokens=100)
         waiting = rig.ask("x", B, tokens=3)
         model = rig.models.find(B)
-        assert describe(model).state == "waiting" and "memory" in describe(model).reason
+        said = describe(model, rig.models.jobs)
+        assert said.state == "waiting" and "memory" in said.reason
         model.cancel(waiting, Cancelled("its deadline passed"))
         assert isinstance(rig.outcomes[waiting.id], Cancelled)
         cores = len(rig.cores)

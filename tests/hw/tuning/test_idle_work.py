@@ -1,0 +1,120 @@
+"""The search for faster settings in idle time: which rungs are tested, and what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from aios.hw.engine.engine import EngineSettings, LoadError, Rung
+from aios.hw.tuning import idle_work
+from aios.hw.tuning.candidate import Result
+from aios.hw.tuning.exact_settings import RUNGS, SAFE, UNTESTED, plan
+from aios.hw.tuning.idle_messages import Order
+from aios.hw.tuning.idle_work import find_settings
+from aios.hw.tuning.job_process import Killed
+from aios.hw.tuning.job_process import Order as JobOrder
+from aios.hw.tuning.verdict_cache import verdict
+from tests.hw.models.gguf_maker import write
+
+
+class Jobs:
+    """Stands for run_apart: gives made-up results by rung and notes what was asked."""
+
+    def __init__(self, **results: Result | Exception) -> None:
+        """``r0=Result(exact=True)``: the outcome for the first rung; others are not exact."""
+        self._results = results
+        self.tested: list[Rung] = []
+
+    def __call__(self, order: JobOrder) -> Result:
+        rung = order.job.candidate.rung
+        self.tested.append(rung)
+        known = RUNGS.index(rung) if rung in RUNGS else 9
+        outcome = self._results.get(f"r{known}", Result())
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> EngineSettings:
+    path = tmp_path / "model.gguf"
+    write(path)
+    return EngineSettings(path=str(path), seats=2, cache_dir=str(tmp_path / "cache"))
+
+
+def _with(monkeypatch: pytest.MonkeyPatch, jobs: Jobs) -> Jobs:
+    monkeypatch.setattr(idle_work, "run_apart", jobs)
+    return jobs
+
+
+@pytest.mark.parametrize("fine", [*range(len(RUNGS)), None])
+def test_rungs_are_tested_until_one_passes(
+    fine: int | None, settings: EngineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = _with(monkeypatch, Jobs(**{f"r{fine}": Result(exact=True)}))
+    said: list[tuple[str, int]] = []
+    for _ in range(2):  # the second time from the cache
+        chosen = find_settings(settings, lambda text, percent: said.append((text, percent)))
+        assert chosen.rung == (SAFE if fine is None else RUNGS[fine])
+        assert chosen.exact == (fine is not None) and chosen.untested == 0
+    assert jobs.tested == list(RUNGS if fine is None else RUNGS[: fine + 1])
+    assert said[0] == (f"self-test 1/{len(RUNGS)}: {RUNGS[0].name}", 0)
+    assert [percent for _, percent in said] == sorted(percent for _, percent in said)
+
+
+def test_a_crash_rejects_the_rung_and_is_kept(
+    settings: EngineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crash = Result(crashed=True, failed="llama.cpp crashed (signal 11)")
+    jobs = _with(monkeypatch, Jobs(r0=crash, r1=Result(exact=True)))
+    chosen = find_settings(settings)
+    assert chosen.rung == RUNGS[1] and len(jobs.tested) == 2
+    kept = verdict(settings.cache_dir, chosen.subject, RUNGS[0]).value
+    assert kept and not kept.exact and "signal 11" in kept.reason
+
+
+def test_a_kill_and_a_failed_load_say_nothing_about_a_rung(
+    settings: EngineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with(monkeypatch, Jobs(r0=Result(failed="no memory"), r1=Killed("it was killed (signal 9)")))
+    with pytest.raises(Killed):
+        find_settings(settings)
+    chosen = plan(settings)
+    assert chosen.rung == SAFE and chosen.untested == len(RUNGS)
+    jobs = _with(monkeypatch, Jobs(r0=Result(exact=True)))
+    assert find_settings(settings).rung == RUNGS[0] and jobs.tested == [RUNGS[0]]
+
+
+def test_without_exactness_speed_is_measured_once(
+    settings: EngineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = msgspec.structs.replace(settings, exact=False)
+    fast, slow = (Result(prefill=100.0, together=rate) for rate in (20.0, 10.0))
+    jobs = _with(monkeypatch, Jobs(r0=slow, r1=fast, r9=slow))
+    for _ in range(2):
+        assert find_settings(settings).rung == RUNGS[1]
+    assert jobs.tested == list(UNTESTED)
+
+
+def test_the_core_is_told_if_it_would_be_faster_now(
+    settings: EngineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with(monkeypatch, Jobs(r0=Result(exact=True)))
+    subject = plan(settings).subject
+    order = Order("settings", settings, SAFE, subject.model_hash)
+    done = idle_work._do(order, lambda text, percent: None)
+    assert done.better and done.text == RUNGS[0].name
+    fast = msgspec.structs.replace(order, rung=RUNGS[0])
+    assert not idle_work._do(fast, lambda text, percent: None).better
+
+
+def test_settings_that_cannot_be_tested_are_an_error(
+    settings: EngineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = Result(failed="no memory")
+    _with(monkeypatch, Jobs(**{f"r{number}": failed for number in range(len(RUNGS))}))
+    order = Order("settings", settings, SAFE, plan(settings).subject.model_hash)
+    with pytest.raises(LoadError, match="cannot be tested now: no memory"):
+        idle_work._do(order, lambda text, percent: None)
