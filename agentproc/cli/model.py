@@ -83,8 +83,17 @@ _TUNE = (
     "that are exact and predict a text as well. Can be interrupted and resumed. See docs/tuning.md."
 )
 
+_PULL = (
+    "Download a model into the models folder. QUANT is a format in the file's name: Q4_K_M. "
+    "Continues an interrupted download, checks size and checksum. HF_TOKEN opens gated and private "
+    "repositories, HF_ENDPOINT names another hub. See docs/models.md."
+)
+
 COMMANDS = {"model": Command(actions={
     "ls": Command("list the models that the kernel serves, and those on this disk", ls),
+    "pull": Command("download a model from the Hugging Face hub", model_files.pull, (
+        arg("name", metavar="hf:OWNER/REPO[:QUANT|/FILE]"),
+    ), json="print a JSON object for each event", shape={"description": _PULL}),
     "load": Command("load a model now", load, (_MODEL,)),
     "unload": Command("free a model's memory", unload, (_MODEL,)),
     "tune": Command("find the fastest settings for a model on this machine", tune, (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from aios.syscalls import paths
@@ -21,6 +22,12 @@ def find() -> list[Row]:
     """Describe the models on this disk."""
     found: list[Row] = parts.answer("aios.hw.models.catalog", "ls", "--models", folder())
     return found
+
+
+def pull(options: argparse.Namespace) -> int:
+    """Become the program that pulls a model."""
+    words = [options.name, "--models", folder(), *["--json"] * options.json]
+    parts.become("aios.hw.models.pull", *words)
 
 
 def show(models: list[Row]) -> None:

@@ -7,7 +7,7 @@ path of the first. Never loads a model and never imports llama.cpp, so the kerne
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import xxhash
@@ -51,12 +51,18 @@ def first_part(path: Path) -> Path:
     return _part(path, 1) if _PART.fullmatch(path.name) else path
 
 
-def stem(path: Path) -> str:
+def stem(path: PurePath) -> str:
     """Return a model's short name: the file's, without ``.gguf`` and the number of the part."""
     named = _PART.fullmatch(path.name)
     if named:
         return named[1]
     return path.name[:-5] if path.name.lower().endswith(".gguf") else path.name
+
+
+def part_count(path: PurePath) -> int:
+    """Return the number of parts that a name speaks of; 0 if it is no part's."""
+    named = _PART.fullmatch(path.name)
+    return int(named[3]) if named else 0
 
 
 def is_later_part(path: Path) -> bool:

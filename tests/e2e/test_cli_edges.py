@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TIMEOUT_S, Machine
-from tests.hw.models.gguf_maker import write, write_split
 
 DIGITS = "9" * 5000
 DEEP = "[" * 60_000
@@ -151,23 +149,6 @@ def test_a_model_file_that_can_never_be_served_is_refused_at_the_start(stopped: 
     got = stopped.aios("daemon", "restart", "--model", str(bad))
     assert got.returncode == 1 and "it is a web page" in got.stderr
     assert stopped.aios("daemon", "status").returncode == 0
-
-
-def test_models_on_the_disk_are_listed_without_a_kernel(stopped: Machine) -> None:
-    folder = Path(stopped.env["XDG_DATA_HOME"]) / "aios" / "models"
-    folder.mkdir(parents=True)
-    write_split(folder, "parts", [1, 2])
-    write(folder / "bert.gguf", arch="bert")
-    (folder / "bad.gguf").write_bytes(b"")
-    got = stopped.aios("model", "ls")
-    assert got.returncode == 0 and "no kernel runs" in got.stdout
-    rows = {
-        row["name"]: row
-        for row in json.loads(stopped.aios("model", "ls", "--json").stdout)["files"]
-    }
-    assert {"default", "parts", "bert", "bad"} <= set(rows)
-    assert rows["parts"]["parts"] == 2 and rows["parts"]["parameters"] == 3 * 2048
-    assert rows["bert"]["kind"] == "embedding" and "is empty" in rows["bad"]["problem"]
 
 
 def test_an_unwritable_audit_log_is_a_warning_at_the_start(stopped: Machine) -> None:

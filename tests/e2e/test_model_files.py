@@ -1,0 +1,50 @@
+"""``aios model`` for files: listed, pulled, shown, removed, given other names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.conftest import Machine
+from tests.hw.models.gguf_maker import write, write_split
+from tests.hw.models.hub_server import REPO, Hub
+
+
+def _folder(machine: Machine) -> Path:
+    folder = Path(machine.env["XDG_DATA_HOME"]) / "aios" / "models"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def test_models_on_the_disk_are_listed_without_a_kernel(stopped: Machine) -> None:
+    folder = _folder(stopped)
+    write_split(folder, "parts", [1, 2])
+    write(folder / "bert.gguf", arch="bert")
+    (folder / "bad.gguf").write_bytes(b"")
+    got = stopped.aios("model", "ls")
+    assert got.returncode == 0 and "no kernel runs" in got.stdout
+    rows = {
+        row["name"]: row
+        for row in json.loads(stopped.aios("model", "ls", "--json").stdout)["files"]
+    }
+    assert {"default", "parts", "bert", "bad"} <= set(rows)
+    assert rows["parts"]["parts"] == 2 and rows["parts"]["parameters"] == 3 * 2048
+    assert rows["bert"]["kind"] == "embedding" and "is empty" in rows["bad"]["problem"]
+
+
+def test_a_model_is_pulled_and_listed(stopped: Machine) -> None:
+    made = write(stopped.folder / "tiny-Q8_0.gguf")
+    hub = Hub({made.name: made.read_bytes()})
+    with hub.serve() as address:
+        stopped.env |= {"HF_ENDPOINT": address, "NO_PROXY": "127.0.0.1"}
+        got = stopped.aios("model", "pull", f"hf:{REPO}:q8_0", "--json")
+        assert got.returncode == 0, got.stderr
+        events = [json.loads(line) for line in got.stdout.splitlines()]
+        assert events[-1]["event"] == "done" and events[-1]["name"] == "tiny-Q8_0"
+        got = stopped.aios("model", "pull", f"hf:{REPO}")
+        assert got.stdout.startswith("tiny-Q8_0 (") and got.returncode == 0
+        got = stopped.aios("model", "pull", f"hf:{REPO}:Q2_K")
+        assert got.returncode == 1 and "it has: tiny-Q8_0" in got.stderr
+    got = stopped.aios("model", "pull", f"hf:{REPO}")
+    assert got.returncode == 1 and "cannot reach" in got.stderr and "aios model ls" in got.stderr
+    assert "tiny-Q8_0" in stopped.aios("model", "ls").stdout
