@@ -139,6 +139,14 @@ def size_bytes(path: Path) -> int:
     return sum(each.stat().st_size for each in parts(path))
 
 
+def weights_bytes(path: str) -> int:
+    """Return the size of a model's files; 0 if they cannot be read, and for the fake model."""
+    try:
+        return size_bytes(Path(path))
+    except OSError:
+        return 0
+
+
 def model_hash(path: Path) -> str:
     """Hash a model: each file's size, and 16 samples of 1 MiB from its start to its end.
 

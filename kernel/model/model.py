@@ -14,7 +14,6 @@ import itertools
 import logging
 from array import array
 from collections.abc import Callable
-from pathlib import Path
 
 from aios.hw.core import messages
 from aios.hw.core.messages import Event, Prepared, Refused, Step
@@ -102,10 +101,7 @@ class Model:
     def weights_bytes(self) -> int:
         """Size of the file that is loaded."""
         tuned = self.info.tuned if self.info else None
-        try:
-            return model_files.size_bytes(Path(tuned.path if tuned else self.path))
-        except OSError:
-            return 0
+        return model_files.weights_bytes(tuned.path if tuned else self.path)
 
     @property
     def wanted(self) -> bool:
