@@ -29,6 +29,8 @@ class Waiting(NamedTuple):
     request: int
     row: Row
     streamed: bool = False
+    prompt: int = 0
+    """Tokens of the prompt; those after it were generated."""
 
 
 Batch = list[tuple[int, Row]]
@@ -39,14 +41,16 @@ class BatchComposer:
     """Composes the batches of one core; counts the steps for which decode rows have waited."""
 
     def __init__(self, info: EngineInfo) -> None:
-        self._mixed_allowed, self._batch_tokens = info.rung.mixed, info.batch_tokens
+        self._rung, self._batch_tokens = info.rung, info.batch_tokens
         self._turn = self._apart = 0
 
     def next_batch(self, command: Slice, waiting: Sequence[Waiting]) -> Batch:
         """Compose the next batch of a slice; ``waiting`` is in the slice's order."""
+        if self._rung.replay:
+            waiting = [_as_first_computed(w) for w in waiting]
         generating = [w for w in waiting if len(w.row.tokens) == 1]
         prompts = [w for w in waiting if len(w.row.tokens) > 1]
-        if not self._mixed_allowed and prompts:
+        if prompts and (self._rung.replay or not self._rung.mixed):
             return self._in_turns(generating, prompts)
         if generating:
             generating += [w for w in prompts if _is_tail(w)]
@@ -124,6 +128,12 @@ def _levelled(prompts: Sequence[Waiting], room: int) -> Batch:
 def _aligned_chunk(each: Waiting) -> tuple[int, Row]:
     """Take a chunk that ends on a fixed grid, so chunks do not depend on how prefill started."""
     return _cut(each, GRID_TOKENS - each.row.position % GRID_TOKENS)
+
+
+def _as_first_computed(each: Waiting) -> Waiting:
+    """Cut a row at the prompt's end; after it, to one token."""
+    left = each.prompt - each.row.position
+    return each._replace(row=_cut(each, left if left > 0 else 1)[1])
 
 
 def _cut(each: Waiting, limit: int) -> tuple[int, Row]:

@@ -194,7 +194,7 @@ class Core:
     def _waiting(self, row: messages.SliceRow) -> Waiting:
         generation, length = self._generations[row.request], self._engine.length(row.seat)
         pending = Row(row.seat, length, generation.pending(length), True)
-        return Waiting(row.request, pending, generation.streamed)
+        return Waiting(row.request, pending, generation.streamed, generation.prompt)
 
     def _tell(self, slice_number: int) -> None:
         if self._drawn:

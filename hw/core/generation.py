@@ -24,7 +24,7 @@ class Generation:
     ) -> None:
         self.urgent = True
         """The kernel wants the next token at once: the first one, or each one of a stream."""
-        self.streamed = streamed
+        self.streamed, self.prompt = streamed, prompt
         self._engine = engine
         self._limit = min(
             prompt + params.max_tokens, max(window_tokens(engine, params), prompt + 1)

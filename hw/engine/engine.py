@@ -33,6 +33,10 @@ class Rung(msgspec.Struct, frozen=True):
     """Weights may be repacked for the CPU's own kernels."""
     width: int | None = None
     """Limit on seats in one batch; None: all."""
+    replay: bool = False
+    """What is computed again is computed as it was the first time: the prompt in chunks that end on
+    the grid or with the prompt, apart from decode rows, then one generated token per step. Others
+    take computed tokens only as whole chunks of prompts."""
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ output. The text looks like lower-case words.
 
 ``fake:step_ms=5,ctx=512,end=50,crash_after=100`` sets the duration of a decode call, the training
 context, and one token in 50 to end the text; it dies in the 100th decode call. ``frozen=1`` is a
-model whose state cannot be saved.
+model whose state cannot be saved, ``shaped=1`` one whose KV depends on the length of rows, too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _CONTROL = {"<s>": BEGIN, "</s>": END, "<|im_start|>": TURN_START, "<|im_end|>":
 _LETTERS = np.frombuffer(b"etaoinshrdlcumwfgypbvk ", np.uint8).astype(np.int64)
 _TOKEN_BYTES = 64
 _INSTANCES = 16
-_OPTIONS = ("step_ms", "ctx", "end", "crash_after", "frozen")
+_OPTIONS = ("step_ms", "ctx", "end", "crash_after", "frozen", "shaped")
 _STATE = struct.Struct("<QQ")
 _SEED = 0x243F6A8885A308D3
 _MASK = (1 << 64) - 1
@@ -61,8 +61,10 @@ class FakeEngine:
         self._step_s = options.get("step_ms", 0) / 1000
         self._end_odds = options.get("end", 200)
         self._crash_after = options.get("crash_after", 0)
+        self._shaped = bool(options.get("shaped", 0))
         self._calls = 0
         self._tokens: list[list[int]] = [[] for _ in range(settings.seats)]
+        self._shapes: list[list[int]] = [[] for _ in range(settings.seats)]
         self._hash = [_SEED] * settings.seats
         self._info = EngineInfo(
             description="fake model", model_hash=settings.path, build="fake-1",
@@ -89,7 +91,7 @@ class FakeEngine:
         for row in rows:
             assert row.position == len(self._tokens[row.seat]), "a row continues its seat"
             for token in row.tokens.tolist():
-                self._push(row.seat, token)
+                self._push(row.seat, token, len(row.tokens) if self._shaped else 0)
             if row.wants_logits:
                 out[row.seat] = self._logits(self._hash[row.seat])
         return out
@@ -113,30 +115,31 @@ class FakeEngine:
 
     def trim(self, seat: int, length: int) -> int:
         if length < len(self._tokens[seat]):
-            kept = self._tokens[seat][:length]
-            self._tokens[seat], self._hash[seat] = [], _SEED
-            for token in kept:
-                self._push(seat, token)
+            kept = list(zip(self._tokens[seat], self._shapes[seat], strict=True))[:length]
+            self._tokens[seat], self._shapes[seat], self._hash[seat] = [], [], _SEED
+            for token, shape in kept:
+                self._push(seat, token, shape)
         return len(self._tokens[seat])
 
     def save(self, seat: int, into: memoryview) -> int:
-        """Write hash, count and tokens, padded as if each token had real KV."""
+        """Write hash, count, tokens and shapes, padded as if each token had real KV."""
         tokens = self._tokens[seat]
         size = _STATE.size + len(tokens) * _TOKEN_BYTES
         if size > len(into):
             raise ImageTooLarge(size)
         _STATE.pack_into(into, 0, self._hash[seat], len(tokens))
         body = np.frombuffer(into, np.int32, offset=_STATE.size, count=len(tokens) * 16)
-        body[::16] = tokens
+        body[::16], body[1::16] = tokens, self._shapes[seat]
         return size
 
     def load(self, seat: int, image: memoryview, length: int) -> None:
-        self._tokens[seat], self._hash[seat] = [], _SEED
+        self._tokens[seat], self._shapes[seat], self._hash[seat] = [], [], _SEED
         state, count = _STATE.unpack_from(image)
         if count != length or len(image) < _STATE.size + count * _TOKEN_BYTES:
             raise ImageRejected(f"the image holds {count} tokens, not {length}")
         body = np.frombuffer(image, np.int32, offset=_STATE.size, count=count * 16)
-        self._tokens[seat], self._hash[seat] = body[::16].tolist(), state
+        self._tokens[seat], self._shapes[seat] = body[::16].tolist(), body[1::16].tolist()
+        self._hash[seat] = state
 
     def tokenize_chat(self, messages: Sequence[Message]) -> Tokens:
         tokens: list[int] = []
@@ -172,9 +175,10 @@ class FakeEngine:
     def close(self) -> None:
         pass
 
-    def _push(self, seat: int, token: int) -> None:
+    def _push(self, seat: int, token: int, shape: int) -> None:
         self._tokens[seat].append(token)
-        mixed = (self._hash[seat] ^ (token + 1)) * 0x9E3779B97F4A7C15 & _MASK
+        self._shapes[seat].append(shape)
+        mixed = (self._hash[seat] ^ (token + 1 + 1000 * shape)) * 0x9E3779B97F4A7C15 & _MASK
         self._hash[seat] = mixed ^ (mixed >> 29)
 
     def _logits(self, state: int) -> Logits:

@@ -25,14 +25,17 @@ from .verdict_cache import Finding, Subject, subject_of, verdict
 
 log = logging.getLogger("aios.exact")
 
+SAFE = Rung(
+    "one request at a time, replayed", mixed=False, extra_buffers=False, width=1, replay=True
+)
+"""Exact by construction: every token is always computed in the same batch, alone."""
 RUNGS = (
     Rung("q8_0/f16 KV, mixed batches", kv_type="q8_0/f16"),
     Rung("q8_0 KV, mixed batches"),
     Rung("q8_0 KV, prefill apart", mixed=False),
     Rung("q8_0 KV, prefill apart, no repacking", mixed=False, extra_buffers=False),
-    Rung("one request at a time", mixed=False, extra_buffers=False, width=1),
+    SAFE,
 )
-SAFE = RUNGS[-1]
 UNTESTED = (RUNGS[0], Rung("f16 KV, mixed batches, untested", kv_type="f16"), RUNGS[1])
 """The settings to choose the fastest from when exactness is off; the first until they are measured.
 """

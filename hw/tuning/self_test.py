@@ -27,7 +27,10 @@ def is_exact(engine: Engine) -> bool:
     together = _together(engine, prompts, [tokens for tokens, _ in alone])
     threads = info.threads
     engine.set_threads(1)
-    recomputed = [_prefill(engine, tokens, _CHUNK_TOKENS) for tokens, _ in alone]
+    recomputed = [
+        _recompute(engine, tokens, len(prompt))
+        for prompt, (tokens, _) in zip(prompts, alone, strict=True)
+    ]
     engine.set_threads(threads)
     for seat in range(info.seats):
         engine.trim(seat, 0)
@@ -64,6 +67,16 @@ def _prefill(engine: Engine, tokens: Tokens, step: int) -> Logits:
         last = at + step >= len(tokens)
         out = engine.decode([Row(0, at, part, last)])
     return out[0].copy()
+
+
+def _recompute(engine: Engine, tokens: Tokens, prompt: int) -> Logits:
+    """Compute prompt and generated tokens again as the rung does it; return the last logits."""
+    if not engine.info.rung.replay:
+        return _prefill(engine, tokens, _CHUNK_TOKENS)
+    logits = _prefill(engine, tokens[:prompt], _CHUNK_TOKENS)
+    for at in range(prompt, len(tokens)):
+        logits = engine.decode([Row(0, at, tokens[at : at + 1], True)])[0]
+    return logits.copy()
 
 
 def _together(engine: Engine, prompts: list[Tokens], expected: list[Tokens]) -> list[list[Logits]]:

@@ -17,7 +17,7 @@ from aios.hw.machine import json_cache
 from aios.hw.machine.threads import default_threads
 from aios.hw.models.model_files import model_hash
 
-TEST_VERSION = "6"
+TEST_VERSION = "7"
 """Version of the self-test; outcomes of an older one are not used."""
 TEST_SEATS = 8
 """Seats of an engine under test; the verdict counts for every number of seats."""

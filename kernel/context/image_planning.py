@@ -50,7 +50,8 @@ class ImageWriter:
     def save(self, seat: Seat, owner: Sequence | None) -> Image | None:
         """Plan an image of a seat's content, with ``owner`` parked in it or, for None, as a cache.
         Return None when the store has no room."""
-        image = Image(seat.tokens[: seat.length], seat.length, self._home, owner)
+        image = Image(seat.tokens[: seat.length], seat.length, self._home, owner,
+                      share_limit=seat.share_limit)  # fmt: skip
         if not self._store.add(image, image_bytes(self._info, seat.length), self._spill):
             return None
         place = image.extent or Extent(0, image.size_bytes)

@@ -8,6 +8,7 @@ request that begins with the same tokens.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Collection
 
@@ -178,7 +179,7 @@ class ContextManager:
 
     async def _copy(self, sequence: Sequence, source: Seat, shared: int, seat: Seat) -> None:
         source.used = self._tick
-        if min(seat.length, common(seat.tokens, sequence.tokens)) >= shared:
+        if min(seat.sharable, common(seat.tokens, sequence.tokens)) >= shared:
             await self._trim(sequence, seat, shared)  # it begins the same itself
         else:
             op = Op("copy", seat.number, tokens=shared, source=source.number)
@@ -209,6 +210,7 @@ class ContextManager:
         """Give the seat to the sequence; after ``op`` it holds ``length`` of its tokens."""
         self._index.remove(seat)
         seat.tokens, seat.length, seat.owner = sequence.tokens, length, sequence
+        seat.share_limit = sequence.prompt_tokens if self._info.rung.replay else sys.maxsize
         sequence.seat, sequence.length = seat.number, length
         self._index.update(seat)
         result = await self._operations.plan(op, sequence)
@@ -223,15 +225,25 @@ class ContextManager:
         """Return the holder of its longest prefix, and the length of that; the last token must be
         run for its logits."""
         most = len(sequence.tokens) - 1
+        if self._info.rung.replay:
+            most = min(most, sequence.prompt_tokens)
+        source: Seat | Image | None
         if not self._info.restorable:  # nothing can be copied, but a seat can be taken over
-            free = [s for s in self._seats if s.owner is None and s.length]
-            best = max(free, key=lambda s: common(s.tokens, sequence.tokens), default=None)
-            shared = min(most, best.length, common(best.tokens, sequence.tokens)) if best else 0
-            return (best, shared) if shared >= BLOCK else (None, 0)
-        source, shared = self._index.find(sequence.tokens, most, _tier)
-        if not self._info.rung.mixed:  # chunks lie on a fixed grid
+            source, shared = self._free_source(sequence.tokens, most)
+        else:
+            source, shared = self._index.find(sequence.tokens, most, _tier)
+        if self._info.rung.replay or not self._info.rung.mixed:  # chunks lie on a fixed grid
             shared -= shared % GRID_TOKENS
         return (source, shared) if shared else (None, 0)
+
+    def _free_source(self, tokens: array[int], most: int) -> tuple[Seat | None, int]:
+        """Return the free seat with the longest common prefix, and the length of that."""
+
+        def shared(seat: Seat) -> int:
+            return min(most, seat.sharable, common(seat.tokens, tokens))
+
+        best = max((s for s in self._seats if s.owner is None), key=shared, default=None)
+        return (best, shared(best)) if best and shared(best) >= BLOCK else (None, 0)
 
     def _yields(self, seat: Seat, shared: int, keep: Collection[Sequence]) -> bool:
         """Return True if a free seat's content may be cut to the prefix; False if it is worth a
@@ -272,11 +284,10 @@ class ContextManager:
 
     def _keep_content(self, seat: Seat) -> None:
         """Cache what a free seat holds before it is used again."""
-        if seat.length >= _CACHE_TOKENS and self.writer.worth_saving(seat.length):
-            tokens = seat.tokens
+        if seat.sharable >= _CACHE_TOKENS and self.writer.worth_saving(seat.length):
             self._index.remove(seat)
-            _, known = self._index.find(tokens, seat.length, _tier)
-            if known < seat.length:
+            _, known = self._index.find(seat.tokens, seat.sharable, _tier)
+            if known < seat.sharable:
                 self.writer.save(seat, None)
 
 

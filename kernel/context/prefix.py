@@ -21,11 +21,14 @@ _MAX_CANDIDATES = 16
 
 
 class Holder(Protocol):
-    """A place that holds the KV of the first ``length`` of ``tokens``."""
+    """A place that holds the KV of the first tokens of ``tokens``."""
 
     tokens: array[int]
-    length: int
     keys: list[int]
+
+    @property
+    def sharable(self) -> int:
+        """Number of tokens whose KV others may take."""
 
 
 H = TypeVar("H", bound=Holder)
@@ -38,8 +41,8 @@ class PrefixIndex(Generic[H]):
         self._holders: dict[int, dict[H, None]] = {}
 
     def update(self, holder: H) -> None:
-        """Note that a holder's tokens or length have changed; length 0 removes it."""
-        blocks = holder.length // BLOCK
+        """Note that a holder's tokens or their number have changed; without any it is removed."""
+        blocks = holder.sharable // BLOCK
         while len(holder.keys) > blocks:
             self._drop(holder.keys.pop(), holder)
         before = holder.keys[-1] if holder.keys else 0
@@ -71,7 +74,7 @@ class PrefixIndex(Generic[H]):
         best: H | None = None
         longest = 0
         for holder in list(found or ())[:_MAX_CANDIDATES]:
-            shared = min(most, holder.length, common(tokens, holder.tokens))
+            shared = min(most, holder.sharable, common(tokens, holder.tokens))
             if shared < BLOCK:
                 continue
             if best is None or (-shared, prefer(holder)) < (-longest, prefer(best)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -25,6 +26,14 @@ class Seat:
     """Keys of its blocks in the prefix index."""
     used: int = 0
     """When it was last used, in slices of the context manager."""
+    share_limit: int = sys.maxsize
+    """Limit on the tokens whose KV others may take. With a rung that replays: the prompt's, since
+    the KV of a generated token differs from that of the same token in a prompt."""
+
+    @property
+    def sharable(self) -> int:
+        """Number of tokens whose KV others may take."""
+        return min(self.length, self.share_limit)
 
 
 def pick(

@@ -6,6 +6,7 @@ Its tokens and the number of them whose KV exists, in a seat or an image, are it
 from __future__ import annotations
 
 import secrets
+import sys
 from array import array
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -72,7 +73,14 @@ class Image:
     """Keys of its blocks in the prefix index."""
     use: int = 0
     """Number of its last use among all uses; 0: it cannot be evicted."""
+    share_limit: int = sys.maxsize
+    """As that of the seat it was saved from."""
     stamp: int = field(default_factory=new_stamp)
+
+    @property
+    def sharable(self) -> int:
+        """Number of tokens whose KV others may take."""
+        return min(self.length, self.share_limit)
 
     @property
     def worth(self) -> float:

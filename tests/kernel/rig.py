@@ -30,6 +30,7 @@ from aios.hw.core.messages import (
     take_event,
 )
 from aios.hw.engine.engine import (
+    GRID_TOKENS,
     Engine,
     EngineInfo,
     EngineSettings,
@@ -63,6 +64,7 @@ from .clock import FakeClock, next_timer
 T = TypeVar("T")
 
 GRID = Rung("prefill apart", mixed=False)
+REPLAY = Rung("replay", mixed=False, replay=True)
 
 
 class Died(BaseException):
@@ -326,8 +328,10 @@ class Rig:
         drawn: list[int] = []
         while True:
             pending = generation.pending(engine.length(0))
-            row = Row(0, engine.length(0), pending, True)
-            result = generation.draw(engine.decode([row])[0], 1)
+            for at in range(0, len(pending), GRID_TOKENS):
+                row = Row(0, engine.length(0), pending[at : at + GRID_TOKENS], True)
+                logits = engine.decode([row])[0]
+            result = generation.draw(logits, 1)
             if result.token >= 0:
                 drawn.append(result.token)
             if result.finish:

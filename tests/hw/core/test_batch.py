@@ -20,9 +20,9 @@ Shape = dict[int, int]
 """Seat → number of tokens in its row."""
 
 
-def _info(mixed: bool = True) -> EngineInfo:
+def _info(mixed: bool = True, replay: bool = False) -> EngineInfo:
     info = FakeEngine(EngineSettings(path="fake", seats=16)).info
-    return msgspec.structs.replace(info, rung=Rung("test", mixed=mixed))
+    return msgspec.structs.replace(info, rung=Rung("test", mixed=mixed, replay=replay))
 
 
 def _waiting(seat: int, pending: int, at: int = 0, streamed: bool = False) -> Waiting:
@@ -149,3 +149,32 @@ def test_each_prompt_is_computed_once_and_in_bounded_time(seed: int, mixed: bool
                 replies[seat] -= 1
                 left[seat] = 1
     assert not any(replies.values())
+
+
+def _shapes_to_the_end(composer: BatchComposer, each: Waiting) -> list[int]:
+    """Return the lengths of the rows that compute a lone request's tokens."""
+    shapes = []
+    while left := len(each.row.tokens):
+        (shape,) = _shape(composer, [each]).values()
+        shapes.append(shape)
+        row = each.row._replace(
+            position=each.row.position + shape, tokens=np.zeros(left - shape, np.int32)
+        )
+        each = each._replace(row=row)
+    return shapes
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_a_replay_computes_tokens_as_they_were_computed_first(mixed: bool) -> None:
+    composer = BatchComposer(_info(mixed, replay=True))
+    prompt = 2 * GRID_TOKENS + 10
+    lost = _waiting(1, prompt + 4)._replace(prompt=prompt)
+    assert _shapes_to_the_end(composer, lost) == [GRID_TOKENS, GRID_TOKENS, 10, 1, 1, 1, 1]
+    parked = _waiting(1, prompt + 3 - GRID_TOKENS, at=GRID_TOKENS)._replace(prompt=prompt)
+    assert _shapes_to_the_end(composer, parked) == [GRID_TOKENS, 10, 1, 1, 1]
+
+
+def test_a_replay_runs_beside_decode_rows() -> None:
+    composer = BatchComposer(_info(mixed=False, replay=True))
+    replayed = _waiting(3, 5, at=70)._replace(prompt=70)
+    assert _shape(composer, [_waiting(1, 1), replayed]) == {1: 1, 3: 1}

@@ -5,6 +5,7 @@ Everything runs on real cores in this process (see rig.py) and is compared with 
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from array import array
@@ -23,13 +24,18 @@ from aios.kernel.loop.task import Promise
 from aios.kernel.model.info import describe
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import Cancelled
-from tests.kernel.rig import GRID, open_rig, outcome_of
+from tests.kernel.rig import GRID, REPLAY, open_rig, outcome_of
 
 COMMON = "the common beginning of all prompts, long enough to be worth sharing among them. " * 3
 
 
-@pytest.mark.parametrize("rung", [None, GRID], ids=["mixed", "grid"])
-@pytest.mark.parametrize("model", ["fake:end=0", "fake:end=0,frozen=1"])
+@pytest.mark.parametrize(
+    ("rung", "model"),
+    [
+        *itertools.product([None, GRID], ["fake:end=0", "fake:end=0,frozen=1"]),
+        *itertools.product([REPLAY], ["fake:end=0,shaped=1", "fake:end=0,shaped=1,frozen=1"]),
+    ],
+)
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_happens_the_tokens_are_those_of_running_alone(
     tmp_path: Path, seed: int, model: str, rung: Rung | None
