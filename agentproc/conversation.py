@@ -73,7 +73,7 @@ class Context:
             kept = self.messages[head + reply.window.dropped_turns :]
             self.messages = self.messages[:head]
             if reply.window.summary:
-                if self.messages and self.messages[-1].content.startswith(SUMMARY):
+                if self.messages and self.messages[-1].text.startswith(SUMMARY):
                     self.messages.pop()
                 self.messages.append(Message("system", SUMMARY + reply.window.summary))
             self.messages += kept

@@ -10,8 +10,11 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+import msgspec
+
+from aios.syscalls import codec
 from aios.syscalls.errors import InvalidArgument
-from aios.syscalls.types.chat import ChatReply, ChatRequest, Chunk, Message
+from aios.syscalls.types.chat import ChatReply, ChatRequest, Chunk, Message, ToolCall
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.mail import MailReply, RecvRequest, SendRequest
 from aios.syscalls.types.process import (
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 
     from .aio import AsyncConnection
 
-Prompt = str | Sequence[Message | Mapping[str, str]]
+Prompt = str | Sequence[Message | Mapping[str, Any]]
 
 
 class ChatOptions(TypedDict, total=False):
@@ -49,7 +52,9 @@ class ChatOptions(TypedDict, total=False):
     ``expected_tokens``: estimated length of the reply, for the policy ``srtf``. ``recall``: limit
     on notes from memory (``recall_scopes``, by default the agent's own) that match the last message
     and are put before it; the reply's ``recalled`` lists them with their scores. Notes with a score
-    below ``recall_min`` (0 to 1, 0.5 by default) are not recalled.
+    below ``recall_min`` (0 to 1, 0.5 by default) are not recalled. ``thinking``: turn the model's
+    reasoning on or off, if its template can. ``date`` (YYYY-MM-DD): the day that a template tells
+    the model, today by default.
     """
 
     system: str
@@ -71,6 +76,8 @@ class ChatOptions(TypedDict, total=False):
     recall: int
     recall_scopes: list[str]
     recall_min: float
+    thinking: bool
+    date: str
 
 
 def _request(prompt: Prompt, options: ChatOptions, *, streamed: bool) -> ChatRequest:
@@ -90,13 +97,29 @@ def _request(prompt: Prompt, options: ChatOptions, *, streamed: bool) -> ChatReq
     return ChatRequest(messages=messages, stream=streamed, **values)
 
 
-def _message(turn: Message | Mapping[str, str]) -> Message:
+def _message(turn: Message | Mapping[str, Any]) -> Message:
+    """Return a turn as a message: a dict in the chat-completion format, other keys ignored."""
     if isinstance(turn, Message):
         return turn
     try:
-        return Message(turn["role"], turn["content"], turn.get("name"))
-    except (KeyError, TypeError):
+        known = {key: turn[key] for key in Message.__struct_fields__ if key in turn}
+        if not {"content", "tool_calls"} & known.keys():
+            raise KeyError("content")
+        calls = [_call(each) for each in known.pop("tool_calls", None) or []]
+        return codec.convert({**known, "tool_calls": calls}, Message)
+    except (KeyError, TypeError, AttributeError):
         raise InvalidArgument(f"a message has role and content; got {turn!r}") from None
+
+
+def _call(call: ToolCall | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool call, also in the form with ``function``, as fields of ToolCall."""
+    if isinstance(call, ToolCall):
+        return msgspec.structs.asdict(call)
+    function = call.get("function", call)
+    arguments = function.get("arguments", {})
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments)
+    return {"id": call["id"], "name": function["name"], "arguments_json": arguments}
 
 
 def chat(
@@ -113,20 +136,26 @@ def chat(
 class ReplyStream(Iterator[str]):
     """Pieces of text as they are generated; ``reply`` is set after the last.
 
-    Closing it early, or leaving its ``with``, cancels the generation.
+    ``reasoning``: what the model has reasoned so far. Closing the stream early, or leaving its
+    ``with``, cancels the generation.
     """
 
     def __init__(self, events: Iterator[Chunk | ChatReply]) -> None:
         self._events = events
         self.reply: ChatReply | None = None
+        self.reasoning = ""
 
     def __next__(self) -> str:
-        event = next(self._events)
-        if isinstance(event, Chunk):
-            return event.text
-        self.reply = event
-        next(self._events, None)
-        raise StopIteration
+        return next(chunk.text for chunk in self.chunks() if chunk.text)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the pieces of reasoning, too: each Chunk has one or both."""
+        for event in self._events:
+            if isinstance(event, Chunk):
+                self.reasoning += event.reasoning
+                yield event
+            else:
+                self.reply = event
 
     def __enter__(self) -> ReplyStream:
         return self
@@ -165,18 +194,31 @@ async def achat(
 
 
 class AsyncReplyStream(AsyncIterator[str]):
-    """ReplyStream for asyncio: use it in ``async for``."""
+    """ReplyStream for asyncio: use it, or its ``chunks()``, in ``async for``."""
 
     def __init__(self, events: AsyncIterator[Chunk | ChatReply]) -> None:
         self._events = events
         self.reply: ChatReply | None = None
+        self.reasoning = ""
 
     async def __anext__(self) -> str:
-        event = await anext(self._events)
-        if isinstance(event, Chunk):
-            return event.text
-        self.reply = event
+        while chunk := await self._next():
+            if chunk.text:
+                return chunk.text
         raise StopAsyncIteration
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        """Yield the pieces of reasoning, too: each Chunk has one or both."""
+        while chunk := await self._next():
+            yield chunk
+
+    async def _next(self) -> Chunk | None:
+        event = await anext(self._events, None)
+        if isinstance(event, Chunk):
+            self.reasoning += event.reasoning
+            return event
+        self.reply = event or self.reply
+        return None
 
 
 async def astream(

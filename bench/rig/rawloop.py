@@ -12,7 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from aios.hw.engine.engine import EngineSettings, Message, Row, Tokens
+from aios.hw.chat.chat import user_prompt
+from aios.hw.engine.engine import EngineSettings, Row, Tokens
 from aios.hw.engine.llama import LlamaEngine
 from aios.hw.engine.llama_lib import lib, logits_at
 from aios.hw.models import names
@@ -33,7 +34,7 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
-        prompts = [engine.tokenize_chat([Message("user", text)]) for text in order["prompts"]]
+        prompts = [user_prompt(engine, text) for text in order["prompts"]]
         start_s = time.perf_counter()
         tokens = _prefill(engine, prompts)
         filled_s = time.perf_counter()

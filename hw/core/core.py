@@ -18,7 +18,9 @@ import time
 
 import numpy as np
 
-from aios.hw.engine.engine import Engine, InvalidInput, LoadError, Logits, Row, Tokens
+from aios.hw.chat.chat import Chat, Prompt
+from aios.hw.chat.reply_format import ReplyFormat
+from aios.hw.engine.engine import Engine, InvalidInput, LoadError, Logits, Row
 from aios.hw.machine.arena import SharedMemory
 from aios.hw.machine.framing import encode
 from aios.hw.machine.parent_death import die_with_parent
@@ -49,6 +51,7 @@ class Core:
         self._engine = engine
         self._seat_operations = SeatOperations(engine, memory)
         self._watch = ThreadWatch(engine, threads)
+        self._chat = Chat(engine)
         self._generations: dict[int, Generation] = {}
         self._drawn: list[messages.StepRow] = []
         self._told_s = 0.0
@@ -65,6 +68,7 @@ class Core:
                 self._next_command()
         finally:
             self._seat_operations.close()
+            self._chat.close()
 
     def _send(self, event: messages.Event) -> None:
         self._socket.sendall(encode(event))
@@ -83,7 +87,7 @@ class Core:
             case messages.Adopt():
                 self._generations[command.request] = Generation(
                     self._engine, np.frombuffer(command.tokens, np.int32), command.prompt_tokens,
-                    command.params, command.streamed,
+                    command.params, command.streamed, command.format,
                 )  # fmt: skip
             case messages.Drop():
                 self._forget(command.request)
@@ -97,12 +101,13 @@ class Core:
     def _prepare(self, command: messages.Prepare) -> None:
         engine, params = self._engine, command.params
         try:
-            tokens, dropped = self._tokenized(command)
+            prompt, dropped = self._prompt(command)
+            tokens = prompt.tokens
             if not len(tokens):
                 raise InvalidInput("the prompt has no tokens; give it some text")
             if len(tokens) < engine.info.context_tokens:
                 self._generations[command.request] = Generation(
-                    engine, tokens, len(tokens), params, command.streamed
+                    engine, tokens, len(tokens), params, command.streamed, prompt.format
                 )
         except InvalidInput as error:
             self._send(messages.Refused(command.request, str(error)))
@@ -111,17 +116,18 @@ class Core:
             reason = f"the core cannot prepare this request: {type(error).__name__}: {error}"
             self._send(messages.Refused(command.request, reason))
         else:
-            self._send(
-                messages.Prepared(command.request, tokens.astype(np.int32).tobytes(), dropped)
-            )
+            self._send(messages.Prepared(
+                command.request, tokens.astype(np.int32).tobytes(), dropped, prompt.format,
+                prompt.notes,
+            ))  # fmt: skip
 
-    def _tokenized(self, command: messages.Prepare) -> tuple[Tokens, int]:
-        """Return the prompt's tokens and the number of turns left out."""
-        if command.messages is None:
-            return self._engine.tokenize_text(command.prompt or ""), 0
+    def _prompt(self, command: messages.Prepare) -> tuple[Prompt, int]:
+        """Return the prompt and the number of turns left out."""
+        if command.talk is None:
+            return Prompt(self._engine.tokenize_text(command.prompt or ""), ReplyFormat(), []), 0
         if command.truncate:
-            return truncated(self._engine, command.messages, command.params)
-        return self._engine.tokenize_chat(command.messages), 0
+            return truncated(self._chat, self._engine, command.talk, command.params)
+        return self._chat.prompt(command.talk), 0
 
     def _forget(self, request: int) -> None:
         generation = self._generations.pop(request, None)

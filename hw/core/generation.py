@@ -6,21 +6,33 @@ draws the token that the previous core would have drawn.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
-from aios.hw.engine.engine import Engine, Tokens
+from aios.hw.chat.reply_format import ReplyFormat
+from aios.hw.chat.reply_stream import ReplyStream, Said
+from aios.hw.engine.engine import Engine, Grammar, Tokens
 from aios.hw.engine.sampling import Sampler, SamplingParams
-from aios.hw.engine.text_stream import TextStream
 
 from .messages import StepRow
+from .text_grammar import TextGrammar
 from .truncation import window_tokens
+
+_TEXT_ONLY = ReplyFormat()
 
 
 class Generation:
     """One request in progress: its tokens, and what turns logits into the next one."""
 
     def __init__(
-        self, engine: Engine, tokens: Tokens, prompt: int, params: SamplingParams, streamed: bool
+        self,
+        engine: Engine,
+        tokens: Tokens,
+        prompt: int,
+        params: SamplingParams,
+        streamed: bool,
+        form: ReplyFormat = _TEXT_ONLY,
     ) -> None:
         self.urgent = True
         """The kernel wants the next token at once: the first one, or each one of a stream."""
@@ -32,15 +44,15 @@ class Generation:
         self._tokens = np.empty(max(self._limit, len(tokens)), np.int32)
         self._tokens[: len(tokens)] = tokens
         self._count = len(tokens)
-        self._grammar = None
+        self._marks = form.marks
+        self._reply = ReplyStream(form, params.stop)
+        self._grammar: Grammar | None = None
         if params.grammar is not None or params.json_schema is not None:
-            self._grammar = engine.grammar(gbnf=params.grammar, json_schema=params.json_schema)
+            grammar = engine.grammar(gbnf=params.grammar, json_schema=params.json_schema)
+            self._grammar = TextGrammar(grammar, engine, self._reply)
         self._sampler = Sampler(params, self._grammar)
-        self._text = TextStream(params.stop)
         for token in tokens[prompt:]:
-            self._text.push(engine.piece(int(token)))
-            if self._grammar:
-                self._grammar.accept(int(token))
+            self._say(int(token))
 
     def pending(self, length: int) -> Tokens:
         """Return the tokens that a seat holding ``length`` of them still lacks."""
@@ -55,19 +67,35 @@ class Generation:
         history = self._tokens[: self._count]
         token = self._sampler.sample(logits, self._count, history)
         if self._engine.ends(token):
-            return StepRow(request, -1, self._text.finish(), "stop")
+            return _row(request, -1, "stop", self._reply.finish())
         self._tokens[self._count] = token
         self._count += 1
+        said = self._say(token)
+        if self._reply.stopped:
+            return _row(request, token, "stop", said)
+        if self._count >= self._limit:
+            return _row(request, token, "length", said, self._reply.finish())
+        return _row(request, token, "", said)
+
+    def _say(self, token: int) -> Said:
+        """Give a token to grammar and reply; return what has become certain."""
         if self._grammar:
             self._grammar.accept(token)
-        text = self._text.push(self._engine.piece(token))
-        if self._text.stopped:
-            return StepRow(request, token, text, "stop")
-        if self._count >= self._limit:
-            return StepRow(request, token, text + self._text.finish(), "length")
-        return StepRow(request, token, text, "")
+        piece = self._engine.piece(token)
+        if (
+            not piece
+            and self._marks
+            and any((text := self._engine.spelling(token)) in mark for mark in self._marks)
+        ):
+            piece = text.encode()
+        return self._reply.push(piece)
 
     def close(self) -> None:
         """Free the grammar."""
         if self._grammar:
             self._grammar.close()
+
+
+def _row(request: int, token: int, finish: Literal["", "stop", "length"], *said: Said) -> StepRow:
+    text, reasoning = ("".join(parts) for parts in zip(*said, strict=True))
+    return StepRow(request, token, text, finish, reasoning)

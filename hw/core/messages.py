@@ -11,7 +11,9 @@ from typing import Literal
 
 import msgspec
 
-from aios.hw.engine.engine import EngineInfo, EngineSettings, Message
+from aios.hw.chat.conversation import Conversation
+from aios.hw.chat.reply_format import ReplyFormat
+from aios.hw.engine.engine import EngineInfo, EngineSettings
 from aios.hw.engine.sampling import SamplingParams
 from aios.hw.machine.framing import read_frame, take_frame
 
@@ -31,20 +33,22 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     request: int
     params: SamplingParams
     streamed: bool
-    messages: list[Message] | None = None
+    talk: Conversation | None = None
     prompt: str | None = None
     truncate: bool = False
     """If the conversation is too long, leave out its oldest turns."""
 
 
 class Adopt(msgspec.Struct, frozen=True, tag=True):
-    """A request from an earlier core: its int32 tokens, and how many of them are prompt."""
+    """A request from an earlier core: its int32 tokens, how many of them are prompt, and how to
+    read its reply."""
 
     request: int
     params: SamplingParams
     streamed: bool
     tokens: bytes
     prompt_tokens: int
+    format: ReplyFormat
 
 
 class Drop(msgspec.Struct, frozen=True, tag=True):
@@ -118,11 +122,14 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Prepared(msgspec.Struct, frozen=True, tag=True):
-    """The request's prompt as int32 tokens; ``dropped`` turns were left out."""
+    """The request's prompt as int32 tokens; ``dropped`` turns were left out. ``notes``: how the
+    conversation was adapted to the model's template."""
 
     request: int
     tokens: bytes
     dropped: int = 0
+    format: ReplyFormat = ReplyFormat()
+    notes: list[str] = []
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
@@ -136,12 +143,13 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class StepRow(msgspec.Struct, frozen=True, array_like=True):
-    """A drawn token; -1 is the end of text. ``text`` may lag behind the tokens."""
+    """A drawn token; -1 is the end of text. ``text`` and ``reasoning`` may lag behind tokens."""
 
     request: int
     token: int
     text: str
     finish: Literal["", "stop", "length"]
+    reasoning: str = ""
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):

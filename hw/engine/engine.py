@@ -8,7 +8,7 @@ knows no requests. llama.py and fake.py implement the contract; one test file ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -126,11 +126,21 @@ class Row(NamedTuple):
     """The logits of the last token are needed."""
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One turn of a conversation."""
+class ChatSource(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model's file says about conversations.
 
-    role: str
-    content: str
+    ``templates``: Jinja texts by name, the default's name is empty. ``begin`` and ``end``: the
+    spelling of the tokens that begin and end a text. ``control``: the spellings of all control
+    tokens; ``user_defined``: of tokens that the tokenizer recognises in any text.
+    ``native``: the model knows ChatML, though it has no template.
+    """
+
+    templates: dict[str, str] = {}
+    begin: str = ""
+    end: str = ""
+    control: frozenset[str] = frozenset()
+    user_defined: frozenset[str] = frozenset()
+    native: bool = False
 
 
 class LoadError(Exception):
@@ -207,10 +217,14 @@ class Engine(Protocol):
     def load(self, seat: int, image: memoryview, length: int) -> None:
         """Replace the seat's state with a saved one of ``length`` tokens. Raises ImageRejected."""
 
-    def tokenize_chat(self, messages: Sequence[Message]) -> Tokens:
-        """Render the conversation with the model's chat template, up to the assistant's turn.
+    @property
+    def chat_source(self) -> ChatSource:
+        """What the model's file says about conversations."""
 
-        Text inside a message that looks like a control token stays plain text. Raises InvalidInput.
+    def tokenize(self, parts: Iterable[tuple[str, bool]]) -> Tokens:
+        """Tokenise text in parts; only in parts with True are control tokens recognised.
+
+        Raises InvalidInput if the text is not valid Unicode.
         """
 
     def tokenize_text(self, text: str) -> Tokens:
@@ -221,6 +235,9 @@ class Engine(Protocol):
 
     def piece(self, token: int) -> bytes:
         """Return the token's bytes; empty for control tokens."""
+
+    def spelling(self, token: int) -> str:
+        """Return the text of a token, of a control token, too."""
 
     def ends(self, token: int) -> bool:
         """Return True if the token ends the generation."""

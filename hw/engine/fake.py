@@ -16,7 +16,7 @@ import re
 import signal
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .engine import (
+    ChatSource,
     EngineInfo,
     EngineSettings,
     ImageRejected,
@@ -31,7 +32,6 @@ from .engine import (
     InvalidInput,
     LoadError,
     Logits,
-    Message,
     Row,
     Rung,
     Tokens,
@@ -41,6 +41,8 @@ from .schema_instances import instances
 VOCAB = 260
 BEGIN, END, TURN_START, TURN_END = 256, 257, 258, 259
 _CONTROL = {"<s>": BEGIN, "</s>": END, "<|im_start|>": TURN_START, "<|im_end|>": TURN_END}
+_SPELLING = {token: text for text, token in _CONTROL.items()}
+_PARTS = re.compile("(" + "|".join(map(re.escape, _CONTROL)) + ")")
 _LETTERS = np.frombuffer(b"etaoinshrdlcumwfgypbvk ", np.uint8).astype(np.int64)
 _TOKEN_BYTES = 64
 _INSTANCES = 16
@@ -141,18 +143,25 @@ class FakeEngine:
         self._tokens[seat], self._shapes[seat] = body[::16].tolist(), body[1::16].tolist()
         self._hash[seat] = state
 
-    def tokenize_chat(self, messages: Sequence[Message]) -> Tokens:
+    @property
+    def chat_source(self) -> ChatSource:
+        return ChatSource(begin="<s>", end="</s>", control=frozenset(_CONTROL), native=True)
+
+    def tokenize(self, parts: Iterable[tuple[str, bool]]) -> Tokens:
         tokens: list[int] = []
-        for message in messages:
-            head = f"{message.role}\n{message.content}"
-            tokens += [TURN_START, *_plain(head), TURN_END, *b"\n"]
-        return np.array([*tokens, TURN_START, *b"assistant\n"], np.int32)
+        for text, trusted in parts:
+            for piece in _PARTS.split(text) if trusted else [text]:
+                tokens += [_CONTROL[piece]] if trusted and piece in _CONTROL else _plain(piece)
+        return np.array(tokens, np.int32)
 
     def tokenize_text(self, text: str) -> Tokens:
         return np.array([BEGIN, *_plain(text)], np.int32)
 
     def piece(self, token: int) -> bytes:
         return bytes([token]) if token < 256 else b""
+
+    def spelling(self, token: int) -> str:
+        return _SPELLING.get(token) or bytes([token]).decode("latin-1")
 
     def ends(self, token: int) -> bool:
         return token in (END, TURN_END)

@@ -7,7 +7,8 @@ states are read from and written to the caller's memory directly.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from aios.hw.machine.memory_limit import memory_bytes
 from aios.hw.machine.threads import default_threads
 from aios.hw.models import model_files
 
-from .chat_template import ChatTemplate
 from .engine import (
+    ChatSource,
     EngineInfo,
     EngineSettings,
     ImageRejected,
@@ -29,7 +30,6 @@ from .engine import (
     InvalidInput,
     LoadError,
     Logits,
-    Message,
     Row,
     Rung,
     Tokens,
@@ -49,6 +49,8 @@ _KV_TYPES = {"f16": (_F16, _F16), "q8_0": (_Q8_0, _Q8_0), "q8_0/f16": (_Q8_0, _F
 _WINDOW_STEP = 256
 _CONTROL, _USER_DEFINED = 1 << 3, 1 << 4
 _MAX_PIECE_BYTES = 256
+_TEMPLATE, _TEMPLATES = "tokenizer.chat_template", ("", "default", "tool_use")
+"""The key of templates in the file, and the names that may follow it."""
 
 
 class LlamaEngine:
@@ -73,12 +75,6 @@ class LlamaEngine:
         self._lengths = [0] * settings.seats
         self._batch = LlamaBatch(BATCH_TOKENS)
         self._pieces: dict[int, bytes] = {}
-        self._chat = ChatTemplate(
-            self._meta("tokenizer.chat_template"),
-            self._special_text(lib.llama_vocab_bos(self._vocab)),
-            self._special_text(lib.llama_vocab_eos(self._vocab)),
-        )
-        self._specials = self._special_texts()
         fixed, per_token, restorable = self._measure_images()
         self._info = EngineInfo(
             description=self._description(), model_hash=model_files.model_hash(path), build=build(),
@@ -251,11 +247,22 @@ class LlamaEngine:
             raise ImageRejected(f"llama.cpp rejects the state: {last_error()}")
         self._lengths[seat] = length
 
-    def tokenize_chat(self, messages: Sequence[Message]) -> Tokens:
-        parts: list[int] = []
-        for text, trusted in self._chat.render(messages, self._specials):
-            parts += self._tokens(text, add_special=False, parse_special=trusted)
-        return np.array(parts, np.int32)
+    @functools.cached_property
+    def chat_source(self) -> ChatSource:
+        """Read the templates and the whole vocabulary; takes a while."""
+        named = {name: self._meta(".".join(filter(None, (_TEMPLATE, name)))) for name in _TEMPLATES}
+        return ChatSource(
+            templates={name: text for name, text in named.items() if text},
+            begin=self.spelling(lib.llama_vocab_bos(self._vocab)),
+            end=self.spelling(lib.llama_vocab_eos(self._vocab)),
+            control=self._spellings(_CONTROL), user_defined=self._spellings(_USER_DEFINED),
+        )  # fmt: skip
+
+    def tokenize(self, parts: Iterable[tuple[str, bool]]) -> Tokens:
+        tokens: list[int] = []
+        for text, trusted in parts:
+            tokens += self._tokens(text, add_special=False, parse_special=trusted)
+        return np.array(tokens, np.int32)
 
     def tokenize_text(self, text: str) -> Tokens:
         return np.array(self._tokens(text, add_special=True, parse_special=False), np.int32)
@@ -285,14 +292,13 @@ class LlamaEngine:
         size = lib.llama_token_to_piece(self._vocab, token, buffer, _MAX_PIECE_BYTES, 0, special)
         return buffer.raw[: max(0, size)]
 
-    def _special_text(self, token: int) -> str:
+    def spelling(self, token: int) -> str:
         return self._piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
-    def _special_texts(self) -> tuple[str, ...]:
+    def _spellings(self, attribute: int) -> frozenset[str]:
         get = lib.llama_vocab_get_attr
-        special = _CONTROL | _USER_DEFINED
-        tokens = [t for t in range(self._vocab_size) if get(self._vocab, t) & special]
-        return tuple(text for text in map(self._special_text, tokens) if text)
+        tokens = [t for t in range(self._vocab_size) if get(self._vocab, t) & attribute]
+        return frozenset(text for text in map(self.spelling, tokens) if text)
 
     def ends(self, token: int) -> bool:
         return bool(lib.llama_vocab_is_eog(self._vocab, token))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import os
+import time
 from pathlib import Path
 
 import msgspec
 
-from aios.hw.engine.engine import Message
+from aios.hw.chat.conversation import Call, Conversation, Message
 from aios.hw.engine.sampling import SamplingParams
 from aios.hw.models import model_files
 from aios.kernel.access.manager import AccessManager
@@ -32,6 +34,7 @@ from aios.syscalls.types.chat import (
     Recalled,
     SaveRequest,
 )
+from aios.syscalls.types.chat import Message as ChatMessage
 from aios.syscalls.types.common import Effect, Empty
 from aios.syscalls.types.kernel import ModelInfo, ModelList, ModelRequest
 
@@ -94,14 +97,13 @@ class ModelCalls:
         if not allowed:
             raise budget.exceeded()
         self._request_ids += 1
-        messages = body.messages
+        talk = _conversation(body) if body.messages is not None else None
         return Request(
             id=self._request_ids, pid=process.pid, name=process.name,
             rank=policy.RANKS[process.klass], nice=process.nice, account=process.account,
             params=_sampling(body, allowed, process.account.quota_cells),
-            messages=[Message(m.role, m.content) for m in messages] if messages else None,
-            prompt=body.prompt, on_text=call.chunk if body.stream else None, budget=budget,
-            expected_tokens=body.expected_tokens, window_policy=body.window,
+            talk=talk, prompt=body.prompt, on_text=call.chunk if body.stream else None,
+            budget=budget, expected_tokens=body.expected_tokens, window_policy=body.window,
         )  # fmt: skip
 
     async def _generate(
@@ -200,6 +202,29 @@ def _said(request: Request) -> str:
     if not request.messages:
         return request.prompt or ""
     return request.messages[-1].content
+
+
+def _conversation(body: ChatRequest) -> Conversation:
+    """Return the request's messages for the core. Raises InvalidArgument."""
+    messages = [_message(index, each) for index, each in enumerate(body.messages or [])]
+    date = body.date or time.strftime("%Y-%m-%d")
+    try:
+        datetime.date.fromisoformat(date)
+    except ValueError:
+        raise InvalidArgument(f"date {date} is no day of the calendar") from None
+    return Conversation(messages=messages, thinking=body.thinking, date=date)
+
+
+def _message(index: int, message: ChatMessage) -> Message:
+    parts = message.content if isinstance(message.content, list) else []
+    kinds = [part.type for part in parts if part.type != "text"]
+    if kinds:
+        raise InvalidArgument(
+            f"messages[{index}] has content of the type {kinds[0]!r}; models here read text only",
+            "send parts of the type 'text'",
+        )
+    calls = [Call(call.id, call.name, call.arguments_json) for call in message.tool_calls]
+    return Message(message.role, message.text, message.name, calls, message.tool_call_id)
 
 
 def _file_name(model: Model) -> str:

@@ -13,7 +13,8 @@ from typing import Protocol
 
 import msgspec
 
-from aios.hw.engine.engine import EngineInfo, Message
+from aios.hw.chat.conversation import Conversation, Message
+from aios.hw.engine.engine import EngineInfo
 from aios.hw.engine.sampling import SamplingParams
 from aios.kernel.scheduler.request import Request
 from aios.syscalls.errors import ContextOverflow
@@ -75,7 +76,7 @@ async def summarise(model: Summariser, request: Request, dropped: int) -> list[M
 
     Raises BudgetExceeded, or the error that a request for a summary ended with.
     """
-    messages = request.messages or []
+    messages = request.messages
     head = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
     gone = messages[head : head + dropped]
     begin = head
@@ -104,7 +105,7 @@ async def _summary(model: Summariser, request: Request, so_far: str, piece: str)
         id=model.helper_id(), pid=request.pid, name=request.name, rank=request.rank,
         nice=request.nice, account=request.account, hidden=True,
         params=SamplingParams(max_tokens=allowed, seed=request.params.seed),
-        messages=[Message("user", _ASK + said + piece)],
+        talk=Conversation(messages=[Message("user", _ASK + said + piece)], thinking=False),
     )  # fmt: skip
     request.helper = helper
     try:

@@ -15,6 +15,8 @@ import logging
 from array import array
 from collections.abc import Callable
 
+import msgspec
+
 from aios.hw.core import messages
 from aios.hw.core.messages import Event, Prepared, Refused, Step
 from aios.hw.engine.engine import EngineInfo
@@ -30,6 +32,7 @@ from aios.kernel.scheduler.pace import LONE_CHUNK_FACTOR, Settings
 from aios.kernel.scheduler.request import Request
 from aios.kernel.scheduler.scheduler import Scheduler
 from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, ModelUnavailable
+from aios.syscalls.types.chat import Chunk
 from aios.syscalls.types.trace import RequestRecord
 
 from . import context_window as window
@@ -261,7 +264,7 @@ class Model:
             if request.tokens:
                 self.core.send(messages.Adopt(
                     request.id, request.params, request.on_text is not None,
-                    request.tokens.tobytes(), request.prompt_tokens,
+                    request.tokens.tobytes(), request.prompt_tokens, request.format,
                 ))  # fmt: skip
             elif not request.helper:
                 self._prompts.add(request)
@@ -274,8 +277,8 @@ class Model:
             self.core.gave_token()
         for request, row in self.scheduler.on_step(step.rows, self._loop.now()):
             request.core_deaths = 0
-            if row.text and request.on_text:
-                request.on_text(row.text)
+            if request.on_text and (row.text or row.reasoning):
+                request.on_text(Chunk(row.text, row.reasoning))
             if row.finish:
                 self._finish(request, None)
         if any(row.finish for row in step.rows):
@@ -286,7 +289,7 @@ class Model:
     def _send_prompt(self, request: Request) -> None:
         streamed, cut = request.on_text is not None, request.window_policy != "error"
         self.core.send(messages.Prepare(
-            request.id, request.params, streamed, request.messages, request.prompt, cut
+            request.id, request.params, streamed, request.talk, request.prompt, cut
         ))  # fmt: skip
 
     def _on_answer(self, event: Prepared | Refused) -> None:
@@ -315,13 +318,16 @@ class Model:
         if event.dropped:
             request.window = window.report(request, event.dropped)
         request.tokens, request.prompt_tokens = tokens, len(tokens)
+        request.format, request.notes = event.format, event.notes
         if request.phase == "preparing":
             self.scheduler.add(request, self._loop.now())
 
     async def _summarise(self, request: Request, dropped: int) -> None:
         """Prepare a request again with a summary of the turns that must go."""
         try:
-            request.messages = await window.summarise(self, request, dropped)
+            messages = await window.summarise(self, request, dropped)
+            assert request.talk
+            request.talk = msgspec.structs.replace(request.talk, messages=messages)
         except AiosError as error:
             self._finish(request, error)
         else:

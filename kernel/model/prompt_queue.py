@@ -81,5 +81,5 @@ class PromptQueue:
 def _size_bytes(request: Request) -> int:
     params = request.params
     texts = [request.prompt, params.grammar, params.json_schema]
-    texts += [message.content for message in request.messages or ()]
+    texts += [message.content for message in request.messages]
     return OVERHEAD_BYTES + sum(len(text.encode()) for text in texts if text)

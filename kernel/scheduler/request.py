@@ -8,12 +8,13 @@ from typing import Literal
 
 import xxhash
 
-from aios.hw.engine.engine import Message
+from aios.hw.chat.conversation import Conversation, Message
+from aios.hw.chat.reply_format import ReplyFormat
 from aios.hw.engine.sampling import SamplingParams
 from aios.kernel.context.sequence import Sequence
 from aios.kernel.loop.states import step
 from aios.kernel.loop.task import Promise
-from aios.syscalls.types.chat import ChatReply, Timing, Usage, WindowReport
+from aios.syscalls.types.chat import ChatReply, Chunk, Timing, Usage, WindowReport
 from aios.syscalls.types.trace import RequestRecord
 
 from .account import Account
@@ -41,12 +42,12 @@ class Request(Sequence):
     nice: int
     account: Account
     params: SamplingParams
-    messages: list[Message] | None = None
+    talk: Conversation | None = None
     prompt: str | None = None
-    """Raw text in place of messages."""
+    """Raw text in place of a conversation."""
     received_s: float = 0.0
-    on_text: Callable[[str], None] | None = None
-    """Gets the text as it is generated."""
+    on_text: Callable[[Chunk], None] | None = None
+    """Gets text and reasoning as they are generated."""
     result: Promise[ChatReply] = field(default_factory=Promise)
     expected_tokens: int | None = None
     """Length of the reply that the caller expects."""
@@ -64,6 +65,11 @@ class Request(Sequence):
 
     phase: Phase = "preparing"
     text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    format: ReplyFormat = field(default_factory=ReplyFormat)
+    """How the core reads the reply."""
+    notes: list[str] = field(default_factory=list)
+    """How the conversation was adapted to the model's template."""
     finish: str = ""
 
     cells: int = 0
@@ -116,6 +122,11 @@ class Request(Sequence):
         self.phase, self.phase_since_s = following, now
 
     @property
+    def messages(self) -> list[Message]:
+        """The conversation's messages; none for a raw prompt."""
+        return self.talk.messages if self.talk else []
+
+    @property
     def generated(self) -> list[int]:
         """The tokens after the prompt."""
         return self.tokens[self.prompt_tokens :].tolist()
@@ -147,6 +158,8 @@ class Request(Sequence):
             seed=self.params.seed,
             model=model,
             window=self.window,
+            reasoning="".join(self.reasoning),
+            adapted=self.notes,
         )
 
     def record(self, model: str, outcome: str, now: float) -> RequestRecord:

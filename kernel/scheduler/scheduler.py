@@ -165,6 +165,8 @@ class Scheduler:
                 request.tokens.append(row.token)
             if row.text:
                 request.text.append(row.text)
+            if row.reasoning:
+                request.reasoning.append(row.reasoning)
             request.finish = row.finish
             yield request, row
 

@@ -201,10 +201,10 @@ class Pending:
         if self._end() and self._drop:
             self._drop(error)
 
-    def chunk(self, text: str) -> None:
+    def chunk(self, piece: Chunk) -> None:
         """Stream a piece of the result."""
         if not self.ended:
-            self._trap.send(self, codec.CHUNK, Chunk(text))
+            self._trap.send(self, codec.CHUNK, piece)
 
     def _end(self) -> bool:
         if self.ended:

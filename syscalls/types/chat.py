@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from .common import Name, Text
 from .memory import Scopes
+from .tool import Json, ToolName
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 ContextRef = Annotated[str, Meta(max_length=129, pattern=rf"^({_NAME}/)?{_NAME}\Z")]
 """``NAME``: the caller's own saved context; ``AGENT/NAME``: another agent's."""
+CallId = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+class ContentPart(msgspec.Struct, frozen=True):
+    """A part of a message's content. Only parts of the type ``text`` can be used."""
+
+    type: Annotated[str, Meta(max_length=64)]
+    text: Text = ""
+
+
+class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tool call by the model. ``arguments_json``: a JSON object as text."""
+
+    id: CallId
+    name: ToolName
+    arguments_json: Json = "{}"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments as Python values."""
+        made: dict[str, Any] = json.loads(self.arguments_json)
+        return made
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One turn of a conversation, in the chat-completion format."""
+    """One turn of a conversation, in the chat-completion format.
+
+    ``role``: any that the model's template knows. ``content``: a text, or a list of text parts.
+    ``tool_calls``: what an assistant's turn calls. ``tool_call_id``: the call that a turn of the
+    role ``tool`` answers; ``name`` is then the tool's.
+    """
 
     role: Annotated[str, Meta(min_length=1, max_length=32)]
-    content: Text
-    name: Annotated[str, Meta(max_length=64)] | None = None
+    content: Text | Annotated[list[ContentPart], Meta(max_length=1024)] | None = ""
+    name: Annotated[str, Meta(max_length=128)] | None = None
+    tool_calls: Annotated[list[ToolCall], Meta(max_length=64)] = []
+    tool_call_id: CallId | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one text; parts stand on lines of their own."""
+        if isinstance(self.content, list):
+            return "\n".join(part.text for part in self.content)
+        return self.content or ""
 
 
 class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,9 +70,11 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``maxLength`` over 1,000 are not enforced. ``window`` says what to do when the messages outgrow
     the context window: fail, drop the oldest turns, or have the model summarise them.
     ``expected_tokens``: a hint for the policy ``srtf``. ``recall``: limit on the notes from
-    ``recall_scopes`` that are put before the last message, as a system message; only notes with a
+    ``recall_scopes`` that are put before the last message, as a user message; only notes with a
     score of at least ``recall_min`` (0 to 1, by meaning and by common words) are recalled. 0.5
-    suits most uses; 0 recalls all that a search finds.
+    suits most uses; 0 recalls all that a search finds. ``thinking`` asks a template that can to
+    turn the model's reasoning on or off. ``date`` (YYYY-MM-DD): the day that a template writes into
+    the prompt, by default the day of the call.
     """
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)] | None = None
@@ -60,12 +100,15 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recall: Annotated[int, Meta(ge=0, le=50)] = 0
     recall_scopes: Scopes = ("session", "agent")
     recall_min: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    thinking: bool | None = None
+    date: Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}\Z")] | None = None
 
 
 class Chunk(msgspec.Struct, frozen=True):
-    """A piece of a streamed reply."""
+    """A piece of a streamed reply: of its text, or of the reasoning before."""
 
     text: str
+    reasoning: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -119,7 +162,9 @@ class Recalled(msgspec.Struct, frozen=True):
 class ChatReply(msgspec.Struct, frozen=True):
     """A generated text. ``finish``: ``stop`` (end of turn or stop string) or ``length``
     (``max_tokens`` or window). ``window``: what was dropped from the conversation, or None.
-    ``recalled``: the notes put before the last message."""
+    ``recalled``: the notes put before the last message. ``reasoning``: what the model wrote before
+    its text, in its own marks. ``adapted``: how the messages were changed to suit the model's
+    template, and warnings about it."""
 
     text: str
     finish: Literal["stop", "length"]
@@ -130,6 +175,8 @@ class ChatReply(msgspec.Struct, frozen=True):
     model: str
     window: WindowReport | None = None
     recalled: list[Recalled] = []
+    reasoning: str = ""
+    adapted: list[str] = []
 
 
 # ------------------------------------------------------------------------------ contexts

@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+from aios.hw.chat.conversation import Conversation, Message
 from aios.hw.core.core import Core as CoreLoop
 from aios.hw.core.messages import (
     Command,
@@ -36,7 +37,6 @@ from aios.hw.engine.engine import (
     EngineSettings,
     LoadError,
     Logits,
-    Message,
     Row,
     Rung,
 )
@@ -254,7 +254,7 @@ class Rig:
                 max_tokens=tokens, seed=number, temperature=1.0, grammar=grammar,
                 max_context=account.quota_cells if account else None,
             ),
-            messages=prompt if isinstance(prompt, list) else None,
+            talk=Conversation(messages=prompt) if isinstance(prompt, list) else None,
             prompt=prompt if isinstance(prompt, str) else None,
             window_policy=window,
         )  # fmt: skip

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aios.hw.engine.engine import Logits, Message, Row
+from aios.hw.chat.conversation import Message
+from aios.hw.engine.engine import Logits, Row
 from aios.hw.engine.fake import FakeEngine, LiteralGrammar
 from aios.kernel.loop import respawn
 from aios.kernel.loop.task import start

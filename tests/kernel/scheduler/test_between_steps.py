@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from aios.hw.engine.engine import Logits, Message, Row, Rung
+from aios.hw.chat.conversation import Message
+from aios.hw.engine.engine import Logits, Row, Rung
 from aios.kernel.loop import respawn
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
