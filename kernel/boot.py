@@ -177,7 +177,7 @@ class Kernel:
         return EngineSettings(
             path=path, context_tokens=config.ctx, seats=config.seats, threads=config.threads,
             gpu_layers=config.gpu_layers, exact=config.exact, cache_dir=str(paths.cache_dir()),
-            look_up_tuned=config.tuned, predecessor=earlier,
+            look_up_tuned=config.tuned, predecessor=earlier, drafts=config.drafts,
         )  # fmt: skip
 
     def _start_job(

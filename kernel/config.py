@@ -34,6 +34,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     gpu_layers: Annotated[int, Meta(ge=-1, le=10000)] = -1
     exact: bool = True
     tuned: bool = True
+    drafts: bool = True
     kv_ram: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] = 1 << 30
     kv_disk: Annotated[int, Meta(ge=0, le=1 << 46)] = 2 << 30
     memory: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] | None = None
@@ -67,6 +68,8 @@ HELP = {
     "gpu_layers": "model layers on the GPU, -1 for all",
     "exact": "the same tokens alone, together and preempted (on or off)",
     "tuned": "use the settings that aios model tune has found (on or off)",
+    "drafts": "compute likely next tokens along with the one before them, where the model's logits "
+    "stay the same (on or off)",
     "kv_ram": "bytes of shared memory for parked contexts, e.g. 512M",
     "kv_disk": "bytes of files for parked contexts that do not fit there, e.g. 4G; 0: none",
     "memory": "bytes for all loaded models (default: no limit)",
@@ -90,7 +93,7 @@ HELP = {
     "log_level": "debug, info, warning or error",
 }
 
-_SWITCHES = ("exact", "tuned")
+_SWITCHES = ("exact", "tuned", "drafts")
 _SIZES = (
     "storage_quota",
     "audit_disk",

@@ -29,6 +29,7 @@ class Order(TypedDict, total=False):
     at_s: float
     expected_tokens: int
     copies: int
+    schema: dict[str, Any]
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from aios.hw.engine.engine import GRID_TOKENS, EngineInfo, Row
 
+from .drafts import Extra, RowCost, lengthened
 from .messages import Slice
 
 APART_STEPS = 4
@@ -24,13 +25,21 @@ TAIL_TOKENS = 4
 
 
 class Waiting(NamedTuple):
-    """A request, and all tokens that its seat lacks as one row."""
+    """A request, and all tokens that its seat lacks as one row, with a draft after them."""
 
     request: int
     row: Row
     streamed: bool = False
     prompt: int = 0
     """Tokens of the prompt; those after it were generated."""
+    drafts: int = 0
+    """The last tokens of the row are a draft, each right with ``chance``."""
+    chance: float = 0.0
+
+    @property
+    def pending(self) -> int:
+        """The number of tokens before the draft."""
+        return len(self.row.tokens) - self.drafts
 
 
 Batch = list[tuple[int, Row]]
@@ -42,15 +51,19 @@ class BatchComposer:
 
     def __init__(self, info: EngineInfo) -> None:
         self._rung, self._batch_tokens = info.rung, info.batch_tokens
+        self._cost = RowCost.of(info)
         self._turn = self._apart = 0
 
     def next_batch(self, command: Slice, waiting: Sequence[Waiting]) -> Batch:
         """Compose the next batch of a slice; ``waiting`` is in the slice's order."""
         if self._rung.replay:
             waiting = [_as_first_computed(w) for w in waiting]
-        generating = [w for w in waiting if len(w.row.tokens) == 1]
-        prompts = [w for w in waiting if len(w.row.tokens) > 1]
-        if prompts and (self._rung.replay or not self._rung.mixed):
+        generating = [w for w in waiting if w.pending == 1]
+        prompts = [w for w in waiting if w.pending > 1]
+        if not prompts:
+            self._apart = 0
+            return _by_seat(self._decode_rows(generating))
+        if self._rung.replay or not self._rung.mixed:
             return self._in_turns(generating, prompts)
         if generating:
             generating += [w for w in prompts if _is_tail(w)]
@@ -58,9 +71,16 @@ class BatchComposer:
         rows = self._prompt_rows(command, generating, prompts) if prompts else []
         if not prompts or not self._apart:
             rows += [_cut(w, 1) for w in generating]
-        if not prompts:
-            self._apart = 0
         return _by_seat(rows)
+
+    def _decode_rows(self, generating: Sequence[Waiting]) -> Batch:
+        """Give each request a row, with as much of its draft as is worth its time."""
+        if not any(w.drafts for w in generating):
+            return [_cut(w, 1) for w in generating]
+        extras = [Extra(0, w.drafts, w.chance) for w in generating]
+        room = self._batch_tokens - len(generating)
+        chosen = lengthened(extras, self._cost, room)
+        return [_cut(w, 1 + extra) for w, extra in zip(generating, chosen, strict=True)]
 
     def _prompt_rows(
         self, command: Slice, generating: Sequence[Waiting], prompts: Sequence[Waiting]
@@ -131,13 +151,15 @@ def _aligned_chunk(each: Waiting) -> tuple[int, Row]:
 
 
 def _as_first_computed(each: Waiting) -> Waiting:
-    """Cut a row at the prompt's end; after it, to one token."""
+    """Cut a row at the prompt's end; after it, to one token and its draft."""
     left = each.prompt - each.row.position
-    return each._replace(row=_cut(each, left if left > 0 else 1)[1])
+    limit = left if left > 0 else 1 if each.pending > 1 else len(each.row.tokens)
+    _, row = _cut(each, limit)
+    return each._replace(row=row, drafts=max(0, len(row.tokens) - each.pending))
 
 
 def _cut(each: Waiting, limit: int) -> tuple[int, Row]:
-    row = each.row
-    if len(row.tokens) > limit:
-        row = Row(row.seat, row.position, row.tokens[:limit], False)
-    return each.request, row
+    """Take the first ``limit`` tokens; logits are wanted of the last pending one and of drafts."""
+    row, tokens = each.row, each.row.tokens[:limit]
+    wanted = max(0, len(tokens) - each.pending + 1)
+    return each.request, Row(row.seat, row.position, tokens, wanted)

@@ -31,6 +31,7 @@ from aios.hw.tuning.thread_watch import ThreadWatch
 
 from . import messages
 from .batch import BatchComposer, Waiting
+from .drafts import Draft, Past
 from .generation import Generation
 from .seat_operations import SeatOperations
 from .truncation import truncated
@@ -58,6 +59,7 @@ class Core:
         self._yield = False
         self._alive = True
         self._composer = BatchComposer(engine.info)
+        self._past, self._draft_tokens = Past(), engine.info.draft_tokens
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
@@ -87,7 +89,7 @@ class Core:
             case messages.Adopt():
                 self._generations[command.request] = Generation(
                     self._engine, np.frombuffer(command.tokens, np.int32), command.prompt_tokens,
-                    command.params, command.streamed, command.format,
+                    command.params, command.streamed, command.format, self._past, command.account,
                 )  # fmt: skip
             case messages.Drop():
                 self._forget(command.request)
@@ -107,8 +109,9 @@ class Core:
                 raise InvalidInput("the prompt has no tokens; give it some text")
             if len(tokens) < engine.info.context_tokens:
                 self._generations[command.request] = Generation(
-                    engine, tokens, len(tokens), params, command.streamed, prompt.format
-                )
+                    engine, tokens, len(tokens), params, command.streamed, prompt.format,
+                    self._past, command.account,
+                )  # fmt: skip
         except InvalidInput as error:
             self._send(messages.Refused(command.request, str(error)))
         except Exception as error:  # an unforeseen one must not end the other requests
@@ -177,30 +180,41 @@ class Core:
         logits = self._engine.decode([row for _, row in rows])
         if all(len(row.tokens) == 1 for _, row in rows):
             self._watch.after(len(rows), time.perf_counter() - start_s)
-        drawn = [self._draw(command.slice, request, logits[row.seat])
+        drawn = [self._draw(command.slice, request, row, logits[row.seat])
                  for request, row in rows if row.wants_logits]  # fmt: skip
         return any(drawn)
 
-    def _draw(self, slice_number: int, request: int, logits: Logits) -> bool:
-        """Draw a request's next token; return True if it must be sent at once."""
+    def _draw(self, slice_number: int, request: int, row: Row, logits: Logits) -> bool:
+        """Draw a request's next tokens; return True if they must be sent at once."""
         generation = self._generations[request]
         urgent = generation.urgent
+        draft = row.tokens[len(row.tokens) - row.wants_logits + 1 :]
         try:
-            result = generation.draw(logits, request)
+            drawn, right = generation.draw(np.atleast_2d(logits), draft, request)
         except InvalidInput as error:  # a grammar shows only now that it cannot be used
             self._tell(slice_number)
             self._forget(request)
             self._send(messages.Refused(request, str(error)))
             return urgent
-        if result.finish:
+        if self._engine.length(row.seat) > right and self._engine.trim(row.seat, right) < right:
+            self._draft_tokens = 0  # dropping a draft costs this model the whole seat
+        finished = bool(drawn[-1].finish)
+        if finished:
             self._forget(request)
-        self._drawn.append(result)
-        return urgent or bool(result.finish)
+        self._drawn += drawn
+        return urgent or finished
 
     def _waiting(self, row: messages.SliceRow) -> Waiting:
         generation, length = self._generations[row.request], self._engine.length(row.seat)
-        pending = Row(row.seat, length, generation.pending(length), True)
-        return Waiting(row.request, pending, generation.streamed, generation.prompt)
+        pending, draft = generation.pending(length), Draft()
+        if len(pending) == 1 and self._draft_tokens:
+            draft = generation.draft(self._draft_tokens)
+        tokens = np.concatenate([pending, draft.tokens]) if len(draft.tokens) else pending
+        whole = Row(row.seat, length, tokens, 1 + len(draft.tokens))
+        return Waiting(
+            row.request, whole, generation.streamed, generation.prompt, len(draft.tokens),
+            draft.chance,
+        )  # fmt: skip
 
     def _tell(self, slice_number: int) -> None:
         if self._drawn:

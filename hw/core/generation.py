@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
 import numpy as np
 
 from aios.hw.chat.reply_format import ReplyFormat
 from aios.hw.chat.reply_stream import ReplyStream, Said
-from aios.hw.engine.engine import Engine, Grammar, Tokens
+from aios.hw.engine.engine import Engine, Grammar, Logits, Tokens
 from aios.hw.engine.sampling import Sampler, SamplingParams
 
+from .drafts import Draft, Drafter, Past
 from .messages import StepRow
 from .text_grammar import TextGrammar
 from .truncation import window_tokens
@@ -33,11 +35,16 @@ class Generation:
         params: SamplingParams,
         streamed: bool,
         form: ReplyFormat = _TEXT_ONLY,
+        past: Past | None = None,
+        account: int = 0,
     ) -> None:
+        """``past``: the outputs of earlier generations, by account, for drafts."""
         self.urgent = True
         """The kernel wants the next token at once: the first one, or each one of a stream."""
         self.streamed, self.prompt = streamed, prompt
         self._engine = engine
+        self._past, self._account = past or Past(), account
+        self._drafter = Drafter()
         self._limit = min(
             prompt + params.max_tokens, max(window_tokens(engine, params), prompt + 1)
         )
@@ -58,12 +65,37 @@ class Generation:
         """Return the tokens that a seat holding ``length`` of them still lacks."""
         return self._tokens[length : self._count]
 
-    def draw(self, logits: np.ndarray, request: int) -> StepRow:
-        """Draw the next token from the logits of the last one.
+    def draft(self, limit: int) -> Draft:
+        """Propose up to ``limit`` tokens to follow the last one."""
+        room = min(limit, self._limit - self._count - 1)
+        return self._drafter.propose(
+            self._tokens[: self._count], self._past.of(self._account), room
+        )
 
-        Raises InvalidInput and ArithmeticError, as ``Sampler.sample`` does.
+    def draw(self, logits: Logits, draft: Tokens, request: int) -> tuple[list[StepRow], int]:
+        """Draw the next token, and one more for each token of the draft that was right.
+
+        ``logits``, shape (1 + len(draft), vocab_size), are those of the last token and of the
+        draft's. Return the drawn tokens, and how many tokens of the seat are right. Raises
+        InvalidInput and ArithmeticError, as ``Sampler.sample`` does.
         """
         self.urgent = self.streamed
+        start, rows = self._count, list[StepRow]()
+        while True:
+            right = self._count - start
+            row = self._next(logits[right], request)
+            rows.append(msgspec.structs.replace(row, drafted=True) if right else row)
+            drawn = self._tokens[start : self._count]
+            if rows[-1].finish or len(drawn) > len(draft):
+                break
+            if not np.array_equal(drawn, draft[: len(drawn)]):
+                break
+        self._drafter.verified(len(draft), right)
+        if rows[-1].finish:
+            self._past.add(self._account, self._tokens[self.prompt : self._count])
+        return rows, start + right
+
+    def _next(self, logits: Logits, request: int) -> StepRow:
         history = self._tokens[: self._count]
         token = self._sampler.sample(logits, self._count, history)
         if self._engine.ends(token):

@@ -37,6 +37,8 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     prompt: str | None = None
     truncate: bool = False
     """If the conversation is too long, leave out its oldest turns."""
+    account: int = 0
+    """Drafts may come from earlier outputs of the same account."""
 
 
 class Adopt(msgspec.Struct, frozen=True, tag=True):
@@ -49,6 +51,7 @@ class Adopt(msgspec.Struct, frozen=True, tag=True):
     tokens: bytes
     prompt_tokens: int
     format: ReplyFormat
+    account: int = 0
 
 
 class Drop(msgspec.Struct, frozen=True, tag=True):
@@ -150,6 +153,8 @@ class StepRow(msgspec.Struct, frozen=True, array_like=True):
     text: str
     finish: Literal["", "stop", "length"]
     reasoning: str = ""
+    drafted: bool = False
+    """It took no step of its own: a draft was right, or the grammar left no choice."""
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):

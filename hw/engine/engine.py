@@ -74,6 +74,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Limit on the window if ``context_tokens`` is None."""
     ubatch_tokens: int = 512
     """Limit on tokens computed at a time; larger batches are computed in parts."""
+    drafts: bool = True
+    """Allow drafts, if the self-test has shown that they are exact."""
     look_up_tuned: bool = True
     """Look up the tuned choice in the cache."""
     predecessor: EngineInfo | None = None
@@ -114,6 +116,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds for a generated token if all seats generate; measured at load."""
     step_s: float = 0.001
     """Seconds for a step with one row; measured at load."""
+    draft_tokens: int = 0
+    """Limit on the tokens that follow the first in a decode row: rows up to this length give the
+    same logits as their tokens one by one. 0: that was not shown."""
 
 
 class Row(NamedTuple):
@@ -122,8 +127,8 @@ class Row(NamedTuple):
     seat: int
     position: int
     tokens: Tokens
-    wants_logits: bool
-    """The logits of the last token are needed."""
+    wants_logits: int
+    """The number of last tokens whose logits are needed."""
 
 
 class ChatSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,10 +195,11 @@ class Engine(Protocol):
         """The loaded model."""
 
     def decode(self, rows: Sequence[Row]) -> dict[int, Logits]:
-        """Run the rows as one batch; return seat → logits, shape (vocab_size,), as rows want them.
+        """Run the rows as one batch; return seat → logits, as rows want them.
 
-        Rows are sorted by seat and have at most ``batch_tokens`` tokens in all. A row's position
-        must equal the seat's length. The arrays are valid until the next decode.
+        Their shape is (vocab_size,) for the last token, (n, vocab_size) for the last n > 1. Rows
+        are sorted by seat and have at most ``batch_tokens`` tokens in all. A row's position must
+        equal the seat's length. The arrays are valid until the next decode.
         """
 
     def log_likelihoods(self, seat: int, tokens: Tokens) -> npt.NDArray[np.float64]:

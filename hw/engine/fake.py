@@ -7,10 +7,13 @@ output. The text looks like lower-case words.
 ``fake:step_ms=5,ctx=512,end=50,crash_after=100`` sets the duration of a decode call, the training
 context, and one token in 50 to end the text; it dies in the 100th decode call. ``frozen=1`` is a
 model whose state cannot be saved, ``shaped=1`` one whose KV depends on the length of rows, too.
+``drafts=15`` allows drafts of 15 tokens. With ``words=3`` the logits follow from the last 3 tokens,
+so the text repeats itself.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -46,7 +49,7 @@ _PARTS = re.compile("(" + "|".join(map(re.escape, _CONTROL)) + ")")
 _LETTERS = np.frombuffer(b"etaoinshrdlcumwfgypbvk ", np.uint8).astype(np.int64)
 _TOKEN_BYTES = 64
 _INSTANCES = 16
-_OPTIONS = ("step_ms", "ctx", "end", "crash_after", "frozen", "shaped")
+_OPTIONS = ("step_ms", "ctx", "end", "crash_after", "frozen", "shaped", "drafts", "words")
 _STATE = struct.Struct("<QQ")
 _SEED = 0x243F6A8885A308D3
 _MASK = (1 << 64) - 1
@@ -64,6 +67,7 @@ class FakeEngine:
         self._end_odds = options.get("end", 200)
         self._crash_after = options.get("crash_after", 0)
         self._shaped = bool(options.get("shaped", 0))
+        self._words = options.get("words", 0)
         self._calls = 0
         self._tokens: list[list[int]] = [[] for _ in range(settings.seats)]
         self._shapes: list[list[int]] = [[] for _ in range(settings.seats)]
@@ -75,6 +79,8 @@ class FakeEngine:
             threads=settings.threads or 1, device="none", rung=Rung("fake"), exact=True,
             image_fixed_bytes=_STATE.size, image_token_bytes=_TOKEN_BYTES,
             restorable=not options.get("frozen", 0), step_s=self._step_s or 1e-3,
+            draft_tokens=options.get("drafts", 0),
+            decode_token_s=1e-3 / settings.seats if options.get("drafts") else 1e-3,
         )  # fmt: skip
 
     @property
@@ -92,10 +98,11 @@ class FakeEngine:
         out = {}
         for row in rows:
             assert row.position == len(self._tokens[row.seat]), "a row continues its seat"
-            for token in row.tokens.tolist():
-                self._push(row.seat, token, len(row.tokens) if self._shaped else 0)
+            shape = len(row.tokens) if self._shaped else 0
+            states = [self._push(row.seat, token, shape) for token in row.tokens.tolist()]
             if row.wants_logits:
-                out[row.seat] = self._logits(self._hash[row.seat])
+                each = [self._logits(state) for state in states[-row.wants_logits :]]
+                out[row.seat] = each[0] if len(each) == 1 else np.stack(each)
         return out
 
     def log_likelihoods(self, seat: int, tokens: Tokens) -> npt.NDArray[np.float64]:
@@ -184,11 +191,14 @@ class FakeEngine:
     def close(self) -> None:
         pass
 
-    def _push(self, seat: int, token: int, shape: int) -> None:
+    def _push(self, seat: int, token: int, shape: int) -> int:
+        """Append a token; return the state that its logits follow from."""
         self._tokens[seat].append(token)
         self._shapes[seat].append(shape)
-        mixed = (self._hash[seat] ^ (token + 1 + 1000 * shape)) * 0x9E3779B97F4A7C15 & _MASK
-        self._hash[seat] = mixed ^ (mixed >> 29)
+        self._hash[seat] = _mixed(self._hash[seat], token + 1000 * shape)
+        if not self._words:
+            return self._hash[seat]
+        return functools.reduce(_mixed, self._tokens[seat][-self._words :], _SEED)
 
     def _logits(self, state: int) -> Logits:
         logits = np.full(VOCAB, -20.0, np.float32)
@@ -221,6 +231,11 @@ class LiteralGrammar:
 
     def close(self) -> None:
         pass
+
+
+def _mixed(state: int, token: int) -> int:
+    mixed = (state ^ (token + 1)) * 0x9E3779B97F4A7C15 & _MASK
+    return mixed ^ (mixed >> 29)
 
 
 def _plain(text: str) -> bytes:

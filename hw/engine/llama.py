@@ -188,7 +188,7 @@ class LlamaEngine:
         """Run one llama_decode. Raises RuntimeError if it fails, which ends the core."""
         wanted = self._batch.fill(rows)
         self._run(rows)
-        return {seat: self._logits(index) for seat, index in wanted}
+        return {seat: self._logits(first, count) for seat, first, count in wanted}
 
     def _run(self, rows: Sequence[Row]) -> None:
         code = lib.llama_decode(self._context, self._batch.struct)
@@ -197,10 +197,12 @@ class LlamaEngine:
         for row in rows:
             self._lengths[row.seat] += len(row.tokens)
 
-    def _logits(self, index: int) -> Logits:
-        pointer = lib.llama_get_logits_ith(self._context, index)
+    def _logits(self, first: int, count: int) -> Logits:
+        """Return the logits of consecutive tokens; llama.cpp keeps them in the batch's order."""
+        pointer = lib.llama_get_logits_ith(self._context, first)
         address = ctypes.cast(pointer, ctypes.c_void_p).value
-        return logits_at(address or 0, self._vocab_size)
+        logits = logits_at(address or 0, count * self._vocab_size)
+        return logits if count == 1 else logits.reshape(count, self._vocab_size)
 
     def log_likelihoods(self, seat: int, tokens: Tokens) -> npt.NDArray[np.float64]:
         """Prefill in parts and keep the logits of every position of a part."""

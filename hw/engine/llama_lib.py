@@ -48,8 +48,8 @@ class LlamaBatch:
         ):  # fmt: skip
             setattr(self.struct, name, ctypes.cast(values.ctypes.data, fields[name]))
 
-    def fill(self, rows: Sequence[Row]) -> list[tuple[int, int]]:
-        """Write the rows; return (seat, index of its logits) for rows that want them."""
+    def fill(self, rows: Sequence[Row]) -> list[tuple[int, int, int]]:
+        """Write the rows; return (seat, first index, count) of the logits that rows want."""
         at = 0
         wanted = []
         self._wants[:] = 0
@@ -59,8 +59,9 @@ class LlamaBatch:
             self._pos[at:end] = np.arange(row.position, row.position + len(row.tokens))
             self._seq[at:end] = row.seat
             if row.wants_logits:
-                self._wants[end - 1] = 1
-                wanted.append((row.seat, end - 1))
+                first = end - row.wants_logits
+                self._wants[first:end] = 1
+                wanted.append((row.seat, first, int(row.wants_logits)))
             at = end
         self.struct.n_tokens = at
         return wanted

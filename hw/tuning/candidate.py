@@ -92,6 +92,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     together: float = 0.0
     """Rate of generation with all seats busy, all seats together."""
     exact: bool = False
+    draft_tokens: int = 0
+    """Limit on the length of drafts; 0: they change logits."""
     windows: tuple[float, ...] = ()
     """Log-likelihood of the text by window; fewer than the original's if reading was stopped."""
     tokens: tuple[int, ...] = ()

@@ -21,6 +21,7 @@ from aios.hw.engine.fake import FakeEngine
 from aios.hw.models import model_files
 
 from . import profile
+from .draft_test import DRAFT_TOKENS
 from .verdict_cache import Finding, Subject, subject_of, verdict
 
 log = logging.getLogger("aios.exact")
@@ -52,6 +53,7 @@ class Plan(NamedTuple):
     exact: bool
     untested: int
     """Number of rungs of the ladder before ``rung``, or ``rung`` itself, without a verdict."""
+    draft_tokens: int
     tuned: Tuned | None
     notes: tuple[str, ...]
     """Remarks for the model's description."""
@@ -82,7 +84,18 @@ def plan(settings: EngineSettings) -> Plan:
         rung, exact, untested = _fastest_known(settings, subject, tuned)
     if settings.exact and not exact:
         notes.append("not exact with any settings")
-    return Plan(settings, subject, ladder, rung, exact, untested, tuned, tuple(notes))
+    drafts = _draft_tokens(settings, subject, rung)
+    return Plan(settings, subject, ladder, rung, exact, untested, drafts, tuned, tuple(notes))
+
+
+def _draft_tokens(settings: EngineSettings, subject: Subject, rung: Rung) -> int:
+    """Return the limit on drafts: what the self-test allowed; all if exactness is off."""
+    if not settings.drafts:
+        return 0
+    if not settings.exact:
+        return DRAFT_TOKENS
+    known = verdict(settings.cache_dir, subject, rung).value
+    return known.draft_tokens if known else 0
 
 
 def _best_known(
@@ -148,6 +161,7 @@ def _opened(chosen: Plan) -> Engine:
             log.warning("%s: %s", chosen.settings.path, note)
     engine.declare(msgspec.structs.replace(
         engine.info, exact=chosen.exact, untested=chosen.untested, tuned=chosen.tuned,
+        draft_tokens=chosen.draft_tokens,
         description="; ".join([engine.info.description, *chosen.notes]),
     ))  # fmt: skip
     return engine

@@ -60,7 +60,7 @@ def _test_rungs(chosen: Plan, report: Report) -> None:
             if result.failed and not result.crashed:
                 failed = result.failed
                 continue  # it cannot be loaded now; a later test may succeed
-            known.keep(Verdict(result.exact, rung.name, result.failed))
+            known.keep(Verdict(result.exact, rung.name, result.failed, result.draft_tokens))
         if known.value and known.value.exact:
             return
     if failed:

@@ -21,6 +21,7 @@ from aios.hw.machine.parent_death import die_with_parent
 
 from . import perplexity
 from .candidate import FORMATS, ORIGINAL, Result, TuningJob
+from .draft_test import draft_limit
 from .self_test import is_exact
 from .speed import measure_speed
 from .verdict_cache import TEST_SEATS, Verdict, subject_of, verdict
@@ -90,9 +91,13 @@ def _tested(job: TuningJob, settings: EngineSettings, engine: Engine) -> Result:
         windows, tokens = perplexity.read(engine, job.against, job.limit_percent)
         return Result(windows=tuple(windows), tokens=tuple(tokens))
     known = verdict(settings.cache_dir, subject_of(settings), job.candidate.rung)
-    exact = known.value.exact if known.value else is_exact(engine)
-    known.keep(Verdict(exact, job.candidate.rung.name))
-    return Result(exact=exact)
+    found = known.value
+    if found is None:
+        exact = is_exact(engine)
+        drafts = draft_limit(engine) if exact else 0
+        found = Verdict(exact, job.candidate.rung.name, draft_tokens=drafts)
+        known.keep(found)
+    return Result(exact=found.exact, draft_tokens=found.draft_tokens)
 
 
 class Killed(Exception):

@@ -71,11 +71,13 @@ class Finding(Generic[T]):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """The outcome of the self-test for one rung. ``reason``: how it failed, if not by a logit."""
+    """The outcome of the self-test for one rung. ``reason``: how it failed, if not by a logit;
+    ``draft_tokens``: limit on the length of drafts, 0 if they change logits."""
 
     exact: bool
     rung: str
     reason: str = ""
+    draft_tokens: int = 0
 
 
 def verdict(cache_dir: str | None, subject: Subject, rung: Rung) -> Finding[Verdict]:

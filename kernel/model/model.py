@@ -265,6 +265,7 @@ class Model:
                 self.core.send(messages.Adopt(
                     request.id, request.params, request.on_text is not None,
                     request.tokens.tobytes(), request.prompt_tokens, request.format,
+                    request.account.id,
                 ))  # fmt: skip
             elif not request.helper:
                 self._prompts.add(request)
@@ -289,7 +290,8 @@ class Model:
     def _send_prompt(self, request: Request) -> None:
         streamed, cut = request.on_text is not None, request.window_policy != "error"
         self.core.send(messages.Prepare(
-            request.id, request.params, streamed, request.talk, request.prompt, cut
+            request.id, request.params, streamed, request.talk, request.prompt, cut,
+            request.account.id,
         ))  # fmt: skip
 
     def _on_answer(self, event: Prepared | Refused) -> None:

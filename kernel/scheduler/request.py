@@ -77,6 +77,8 @@ class Request(Sequence):
 
     arrival: int = 0
     turn: int = 0
+    drafted_tokens: int = 0
+    """Generated tokens that took no step of their own."""
     used_steps: int = 0
     """Steps of its quantum that it has used in this round."""
     share: float = 0.0
@@ -153,7 +155,9 @@ class Request(Sequence):
             text="".join(self.text),
             finish="length" if self.finish == "length" else "stop",
             tokens=generated,
-            usage=Usage(self.prompt_tokens, len(generated), self.cached_tokens),
+            usage=Usage(
+                self.prompt_tokens, len(generated), self.cached_tokens, self.drafted_tokens
+            ),
             timing=self.timing(now),
             seed=self.params.seed,
             model=model,

@@ -163,6 +163,7 @@ class Scheduler:
                 request.first_token_s = now
             if row.token >= 0:
                 request.tokens.append(row.token)
+                request.drafted_tokens += row.drafted
             if row.text:
                 request.text.append(row.text)
             if row.reasoning:

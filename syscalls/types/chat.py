@@ -112,11 +112,13 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Token counts. ``cached_tokens``: prompt tokens whose KV was not computed again."""
+    """Token counts. ``cached_tokens``: prompt tokens whose KV was not computed again.
+    ``accepted_draft_tokens``: generated tokens that took no step of their own."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    accepted_draft_tokens: int = 0
 
 
 class Timing(msgspec.Struct, frozen=True):

@@ -331,7 +331,7 @@ class Rig:
             for at in range(0, len(pending), GRID_TOKENS):
                 row = Row(0, engine.length(0), pending[at : at + GRID_TOKENS], True)
                 logits = engine.decode([row])[0]
-            result = generation.draw(logits, 1)
+            [result], _ = generation.draw(logits[np.newaxis], pending[:0], 1)
             if result.token >= 0:
                 drawn.append(result.token)
             if result.finish:

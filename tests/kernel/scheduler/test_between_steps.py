@@ -98,7 +98,10 @@ class _Meddler:
 
 
 @pytest.mark.parametrize("rung", [None, GRID], ids=["mixed", "grid"])
-@pytest.mark.parametrize("model", ["fake:end=0", "fake:end=30", "fake:end=0,frozen=1"])
+@pytest.mark.parametrize(
+    "model",
+    ["fake:end=0", "fake:end=30", "fake:end=0,frozen=1", "fake:end=0,words=2,drafts=15"],
+)
 @pytest.mark.parametrize("seed", range(2))
 def test_every_request_ends_with_the_tokens_of_running_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, model: str, rung: Rung | None
