@@ -159,7 +159,7 @@ def _as_first_computed(each: Waiting) -> Waiting:
 
 
 def _cut(each: Waiting, limit: int) -> tuple[int, Row]:
-    """Take the first ``limit`` tokens; logits are wanted of the last pending one and of drafts."""
+    """Take the first ``limit`` tokens, and of the wanted logits those that are among them."""
     row, tokens = each.row, each.row.tokens[:limit]
-    wanted = max(0, len(tokens) - each.pending + 1)
+    wanted = max(0, row.wants_logits - len(row.tokens) + len(tokens))
     return each.request, Row(row.seat, row.position, tokens, wanted)

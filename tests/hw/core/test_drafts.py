@@ -131,7 +131,8 @@ def _generated(model: str, params: SamplingParams) -> tuple[list[StepRow], int]:
         pending, draft = generation.pending(length), Draft()
         if len(pending) == 1 and engine.info.draft_tokens:
             draft = generation.draft(engine.info.draft_tokens)
-        whole = Row(0, length, np.concatenate([pending, draft.tokens]), 1)
+        tokens = np.concatenate([pending, draft.tokens])
+        whole = Row(0, length, tokens, 1 + len(draft.tokens))
         waiting = Waiting(1, whole, False, len(prompt), len(draft.tokens), draft.chance)
         [(_, row)] = composer.next_batch(COMMAND, [waiting])
         logits, steps = engine.decode([row]), steps + 1
