@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
 import msgspec
 
@@ -33,12 +33,14 @@ from aios.syscalls.types.process import (
 )
 
 from . import session
+from .output import Output
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from .aio import AsyncConnection
 
+T = TypeVar("T")
 Prompt = str | Sequence[Message | Mapping[str, Any]]
 
 
@@ -46,9 +48,11 @@ class ChatOptions(TypedDict, total=False):
     """Options of a generation; ChatRequest has the defaults and limits.
 
     ``model``: a name or path, by default the agent's model. ``seed``: 0 by default, so the same
-    call gives the same text; None draws one. ``stop``: strings that end the text. ``schema``: a
-    JSON schema (dict or text), or ``grammar``: GBNF, that the text conforms to. ``window``: what to
-    do when the messages outgrow the context window; the reply's ``window`` says what was done.
+    call gives the same text; None draws one. ``stop``: strings that end the text. At most one of
+    these holds the text: ``schema``, a JSON schema (dict or text); ``grammar``, in GBNF; ``regex``,
+    which the whole text matches; ``lark``, a grammar of llguidance's; ``choice``, texts of which it
+    is one. ``window``: what to do when the messages outgrow the context window; the reply's
+    ``window`` says what was done.
     ``expected_tokens``: estimated length of the reply, for the policy ``srtf``. ``recall``: limit
     on notes from memory (``recall_scopes``, by default the agent's own) that match the last message
     and are put before it; the reply's ``recalled`` lists them with their scores. Notes with a score
@@ -71,6 +75,9 @@ class ChatOptions(TypedDict, total=False):
     stop: list[str]
     schema: Mapping[str, Any] | str
     grammar: str
+    regex: str
+    lark: str
+    choice: Sequence[str]
     window: Literal["error", "truncate", "summarise"]
     expected_tokens: int
     recall: int
@@ -80,7 +87,7 @@ class ChatOptions(TypedDict, total=False):
     date: str
 
 
-def _request(prompt: Prompt, options: ChatOptions, *, streamed: bool) -> ChatRequest:
+def _request(prompt: Prompt, options: Mapping[str, Any], *, streamed: bool) -> ChatRequest:
     values: dict[str, Any] = dict(options)
     system, schema = values.pop("system", None), values.pop("schema", None)
     messages = [Message("system", system)] if system is not None else []
@@ -90,6 +97,8 @@ def _request(prompt: Prompt, options: ChatOptions, *, streamed: bool) -> ChatReq
         messages += [_message(turn) for turn in prompt]
     if schema is not None:
         values["json_schema"] = schema if isinstance(schema, str) else json.dumps(schema)
+    if not isinstance(values.get("choice", []), list):
+        values["choice"] = list(values["choice"])
     unknown = sorted(set(values) - set(ChatRequest.__struct_fields__))
     if unknown:
         known = ", ".join(sorted(ChatOptions.__annotations__))
@@ -122,15 +131,37 @@ def _call(call: ToolCall | Mapping[str, Any]) -> dict[str, Any]:
     return {"id": call["id"], "name": function["name"], "arguments_json": arguments}
 
 
+@overload
 def chat(
-    prompt: Prompt, *, timeout: float | None = None, **options: Unpack[ChatOptions]
-) -> ChatReply:
+    prompt: Prompt, *, output: None = ..., timeout: float | None = ...,
+    **options: Unpack[ChatOptions],
+) -> ChatReply: ...  # fmt: skip
+@overload
+def chat(
+    prompt: Prompt, *, output: type[T], timeout: float | None = ..., **options: Unpack[ChatOptions]
+) -> T: ...  # fmt: skip
+@overload
+def chat(
+    prompt: Prompt, *, output: Any, timeout: float | None = ..., **options: Unpack[ChatOptions]
+) -> Any: ...  # fmt: skip
+def chat(
+    prompt: Prompt,
+    *,
+    output: Any = None,
+    timeout: float | None = None,
+    **options: Unpack[ChatOptions],
+) -> Any:
     """Generate a reply to a text or to a conversation (role/content dicts or Messages).
 
-    ``timeout`` in seconds, 600 by default. Raises ContextOverflow, BudgetExceeded,
-    DeadlineExceeded, InvalidArgument, ModelUnavailable, KernelUnavailable.
+    With ``output``, a type (dataclass, TypedDict, pydantic model, list[int], Literal...), return a
+    value of that type instead of the reply. ``timeout`` in seconds, 600 by default. Raises
+    ContextOverflow, BudgetExceeded, DeadlineExceeded, InvalidArgument, ModelUnavailable,
+    KernelUnavailable; with ``output`` OutputIncomplete if ``max_tokens`` cuts the text.
     """
-    return session.call("llm.chat", _request(prompt, options, streamed=False), ChatReply, timeout)
+    shape = None if output is None else Output(output)
+    body = _request(prompt, shape.options(options) if shape else options, streamed=False)
+    reply = session.call("llm.chat", body, ChatReply, timeout)
+    return shape.value(reply, options) if shape else reply
 
 
 class ReplyStream(Iterator[str]):
@@ -184,13 +215,31 @@ async def _connection() -> AsyncConnection:
     return await connection(session.current())
 
 
+@overload
 async def achat(
-    prompt: Prompt, *, timeout: float | None = None, **options: Unpack[ChatOptions]
-) -> ChatReply:
+    prompt: Prompt, *, output: None = ..., timeout: float | None = ...,
+    **options: Unpack[ChatOptions],
+) -> ChatReply: ...  # fmt: skip
+@overload
+async def achat(
+    prompt: Prompt, *, output: type[T], timeout: float | None = ..., **options: Unpack[ChatOptions]
+) -> T: ...  # fmt: skip
+@overload
+async def achat(
+    prompt: Prompt, *, output: Any, timeout: float | None = ..., **options: Unpack[ChatOptions]
+) -> Any: ...  # fmt: skip
+async def achat(
+    prompt: Prompt,
+    *,
+    output: Any = None,
+    timeout: float | None = None,
+    **options: Unpack[ChatOptions],
+) -> Any:
     """``chat`` for asyncio. Cancelling the task cancels the generation."""
-    body = _request(prompt, options, streamed=False)
+    shape = None if output is None else Output(output)
+    body = _request(prompt, shape.options(options) if shape else options, streamed=False)
     reply: ChatReply = await (await _connection()).call("llm.chat", body, timeout)
-    return reply
+    return shape.value(reply, options) if shape else reply
 
 
 class AsyncReplyStream(AsyncIterator[str]):

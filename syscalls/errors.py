@@ -3,7 +3,7 @@
     AiosError
     ├── InvalidArgument, NotFound, IllegalState, VersionConflict, ContextOverflow
     ├── PermissionDenied ── ConfirmationRequired
-    ├── ResourceExhausted ── BudgetExceeded, QuotaExceeded, DiskFull
+    ├── ResourceExhausted ── BudgetExceeded, QuotaExceeded, DiskFull, OutputIncomplete
     ├── DeadlineExceeded, Cancelled
     ├── StorageUnavailable ── StorageDamaged
     ├── AuditUnavailable, ModelUnavailable, KernelUnavailable
@@ -103,6 +103,12 @@ class DiskFull(ResourceExhausted):
     """The disk is full. Nothing was changed; reads still work. Free space on it."""
 
     code = "DISK_FULL"
+
+
+class OutputIncomplete(ResourceExhausted):
+    """The text ended at its limit of tokens, before the value was complete. Raise the limit."""
+
+    code = "OUTPUT_INCOMPLETE"
 
 
 class VersionConflict(AiosError):

@@ -54,9 +54,8 @@ class Generation:
         self._marks = form.marks
         self._reply = ReplyStream(form, params.stop)
         self._grammar: Grammar | None = None
-        if params.grammar is not None or params.json_schema is not None:
-            grammar = engine.grammar(gbnf=params.grammar, json_schema=params.json_schema)
-            self._grammar = TextGrammar(grammar, engine, self._reply)
+        if params.constraint is not None:
+            self._grammar = TextGrammar(engine.grammar(params.constraint), engine, self._reply)
         self._sampler = Sampler(params, self._grammar)
         for token in tokens[prompt:]:
             self._say(int(token))
@@ -105,6 +104,8 @@ class Generation:
         said = self._say(token)
         if self._reply.stopped:
             return _row(request, token, "stop", said)
+        if self._grammar and self._grammar.complete:
+            return _row(request, token, "stop", said, self._reply.finish())
         if self._count >= self._limit:
             return _row(request, token, "length", said, self._reply.finish())
         return _row(request, token, "", said)

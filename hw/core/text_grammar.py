@@ -16,6 +16,10 @@ class TextGrammar:
     def __init__(self, grammar: Grammar, engine: Engine, reply: ReplyStream) -> None:
         self._grammar, self._engine, self._reply = grammar, engine, reply
 
+    @property
+    def complete(self) -> bool:
+        return self._reply.phase == "text" and self._grammar.complete
+
     def allows(self, token: int) -> bool:
         return not self._holds(token) or self._grammar.allows(token)
 
@@ -27,6 +31,9 @@ class TextGrammar:
         """Append a token; called before the reply gets it."""
         if self._holds(token):
             self._grammar.accept(token)
+
+    def forced(self) -> list[int]:
+        return self._grammar.forced() if self._reply.phase == "text" else []
 
     def close(self) -> None:
         self._grammar.close()

@@ -9,7 +9,7 @@ knows no requests. llama.py and fake.py implement the contract; one test file ru
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -148,6 +148,18 @@ class ChatSource(msgspec.Struct, frozen=True, kw_only=True):
     native: bool = False
 
 
+ConstraintKind = Literal["json_schema", "grammar", "regex", "lark", "choice"]
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """What a text is held to."""
+
+    kind: ConstraintKind
+    """A JSON schema as JSON; a grammar in GBNF; a regular expression that the whole text matches; a
+    grammar in llguidance's Lark; or a JSON list of texts, of which the text is one."""
+    text: str
+
+
 class LoadError(Exception):
     """The model cannot be loaded; the text gives the reason and the cure."""
 
@@ -169,19 +181,29 @@ class ImageRejected(Exception):
 
 
 class Grammar(Protocol):
-    """The state of one constrained output."""
+    """The state of one constrained text; it depends on the accepted tokens alone.
+
+    Each method raises InvalidInput if the grammar has become too complex to follow.
+    """
+
+    @property
+    def complete(self) -> bool:
+        """The text can only end here."""
 
     def allows(self, token: int) -> bool:
-        """Return True if the output may continue with this token.
-
-        Raises InvalidInput, as ``mask`` does, if the grammar takes too long.
-        """
+        """Return True if the text may continue with this token, or end by it."""
 
     def mask(self, logits: Logits) -> None:
         """Set the logits of all forbidden tokens to -inf, in place."""
 
     def accept(self, token: int) -> None:
-        """Append a token to the output; it must be allowed."""
+        """Append a token to the text; it must be allowed and not end the text."""
+
+    def forced(self) -> list[int]:
+        """Return the tokens of the text that must come next, as the model's tokeniser splits it.
+
+        Other tokens may spell the same text, so ``mask`` can allow more.
+        """
 
     def close(self) -> None:
         """Free the grammar. Idempotent."""
@@ -248,8 +270,8 @@ class Engine(Protocol):
     def ends(self, token: int) -> bool:
         """Return True if the token ends the generation."""
 
-    def grammar(self, *, gbnf: str | None, json_schema: str | None) -> Grammar:
-        """Make a grammar from exactly one source. Raises InvalidInput."""
+    def grammar(self, constraint: Constraint) -> Grammar:
+        """Make the grammar of a text. Raises InvalidInput."""
 
     def declare(self, info: EngineInfo) -> None:
         """Replace ``info``, for outcomes of tests and measurements."""

@@ -28,8 +28,10 @@ import numpy.typing as npt
 
 from .engine import (
     ChatSource,
+    Constraint,
     EngineInfo,
     EngineSettings,
+    Grammar,
     ImageRejected,
     ImageTooLarge,
     InvalidInput,
@@ -39,7 +41,6 @@ from .engine import (
     Rung,
     Tokens,
 )
-from .schema_instances import instances
 
 VOCAB = 260
 BEGIN, END, TURN_START, TURN_END = 256, 257, 258, 259
@@ -48,7 +49,6 @@ _SPELLING = {token: text for text, token in _CONTROL.items()}
 _PARTS = re.compile("(" + "|".join(map(re.escape, _CONTROL)) + ")")
 _LETTERS = np.frombuffer(b"etaoinshrdlcumwfgypbvk ", np.uint8).astype(np.int64)
 _TOKEN_BYTES = 64
-_INSTANCES = 16
 _OPTIONS = ("step_ms", "ctx", "end", "crash_after", "frozen", "shaped", "drafts", "words")
 _STATE = struct.Struct("<QQ")
 _SEED = 0x243F6A8885A308D3
@@ -173,20 +173,10 @@ class FakeEngine:
     def ends(self, token: int) -> bool:
         return token in (END, TURN_END)
 
-    def grammar(self, *, gbnf: str | None, json_schema: str | None) -> LiteralGrammar:
-        """Make a grammar from literals in GBNF (``root ::= "yes" | "no"``), or from a JSON schema:
-        it then allows a few texts that match the schema."""
-        if json_schema is not None:
-            try:
-                texts = instances(json_schema, _INSTANCES)
-            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-                raise InvalidInput(f"the JSON schema cannot be used: {error}") from None
-            return LiteralGrammar([text.encode() for text in texts])
-        rule = re.fullmatch(r'\s*root\s*::=\s*("[^"]+"(?:\s*\|\s*"[^"]+")*)\s*', gbnf or "")
-        if not rule:
-            raise InvalidInput('the fake model supports only grammars like: root ::= "yes" | "no"')
-        literals = re.findall(r'"([^"]+)"', rule[1])
-        return LiteralGrammar([literal.encode() for literal in literals])
+    def grammar(self, constraint: Constraint) -> Grammar:
+        from .fake_guide import FakeGuide  # not at the start: it takes longer than the engine
+
+        return FakeGuide((END, TURN_END), constraint)
 
     def close(self) -> None:
         pass
@@ -207,30 +197,6 @@ class FakeEngine:
         if self._end_odds and random.integers(self._end_odds) == 0:
             logits[TURN_END] = 20.0
         return logits
-
-
-class LiteralGrammar:
-    """Allows one of several literals, then the end of the turn."""
-
-    def __init__(self, literals: list[bytes]) -> None:
-        self._left = literals
-
-    def allows(self, token: int) -> bool:
-        if token == TURN_END:
-            return b"" in self._left
-        return any(left[:1] == bytes([token]) for left in self._left) if token < 256 else False
-
-    def mask(self, logits: Logits) -> None:
-        allowed = [token for token in range(VOCAB) if self.allows(token)]
-        kept = logits[allowed]
-        logits[:] = -np.inf
-        logits[allowed] = kept
-
-    def accept(self, token: int) -> None:
-        self._left = [left[1:] for left in self._left if left[:1] == bytes([token])]
-
-    def close(self) -> None:
-        pass
 
 
 def _mixed(state: int, token: int) -> int:

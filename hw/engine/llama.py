@@ -10,7 +10,7 @@ import ctypes
 import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -23,8 +23,10 @@ from aios.hw.models import model_files
 
 from .engine import (
     ChatSource,
+    Constraint,
     EngineInfo,
     EngineSettings,
+    Grammar,
     ImageRejected,
     ImageTooLarge,
     InvalidInput,
@@ -34,9 +36,10 @@ from .engine import (
     Rung,
     Tokens,
 )
-from .llama_grammar import LlamaGrammar
 from .llama_lib import LlamaBatch, build, bytes_at, clear_errors, device, last_error, lib, logits_at
-from .schema_grammar import schema_to_gbnf
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 BATCH_TOKENS = 2048
 _SCORED_TOKENS = 256
@@ -47,7 +50,7 @@ _KV_TYPES = {"f16": (_F16, _F16), "q8_0": (_Q8_0, _Q8_0), "q8_0/f16": (_Q8_0, _F
              "f16/q8_0": (_F16, _Q8_0)}  # fmt: skip
 """For keys and for values: ggml's type and the bytes per element."""
 _WINDOW_STEP = 256
-_CONTROL, _USER_DEFINED = 1 << 3, 1 << 4
+_UNKNOWN, _CONTROL, _USER_DEFINED = 1 << 0, 1 << 3, 1 << 4
 _MAX_PIECE_BYTES = 256
 _TEMPLATE, _TEMPLATES = "tokenizer.chat_template", ("", "default", "tool_use")
 """The key of templates in the file, and the names that may follow it."""
@@ -63,6 +66,7 @@ class LlamaEngine:
             raise LoadError(problem)
         self._model: Any = None
         self._context: Any = None
+        self._tokenizer: LLTokenizer | None = None
         clear_errors()
         lib.llama_backend_init()
         self._model = self._load_model(path, settings, rung)
@@ -305,10 +309,27 @@ class LlamaEngine:
     def ends(self, token: int) -> bool:
         return bool(lib.llama_vocab_is_eog(self._vocab, token))
 
-    def grammar(self, *, gbnf: str | None, json_schema: str | None) -> LlamaGrammar:
-        if json_schema is not None:
-            gbnf = schema_to_gbnf(json_schema)
-        return LlamaGrammar(self._vocab, self._vocab_size, gbnf or "")
+    def grammar(self, constraint: Constraint) -> Grammar:
+        from .guidance import Guide  # not at the start: it takes 0.3 s, and few cores need it
+
+        if self._tokenizer is None:
+            self._tokenizer = self._make_tokenizer()
+        return Guide(self._tokenizer, constraint)
+
+    def _make_tokenizer(self) -> LLTokenizer:
+        """Make llguidance's tokenizer; a token's text there is its ``piece``."""
+        from aios.hw.schema.vocabulary import SPECIAL, model_tokenizer
+
+        pieces, ends = [], []
+        for token in range(self._vocab_size):
+            attributes = lib.llama_vocab_get_attr(self._vocab, token)
+            piece = self._piece(token, special=True)
+            named = attributes & _USER_DEFINED and piece[:1] == b"<" and piece[-1:] == b">"
+            control = attributes & (_UNKNOWN | _CONTROL) or named
+            pieces.append(SPECIAL + piece if control else piece)
+            if lib.llama_vocab_is_eog(self._vocab, token):
+                ends.append(token)
+        return model_tokenizer(pieces, ends, self._vocab, lib.llama_tokenize)
 
     def declare(self, info: EngineInfo) -> None:
         self._info = info

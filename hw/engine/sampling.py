@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from .engine import Grammar, InvalidInput, Logits, Tokens
+from .engine import Constraint, Grammar, InvalidInput, Logits, Tokens
 
 PENALTY_WINDOW = 64
 """Number of last tokens that penalties apply to."""
@@ -41,8 +41,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     stop: tuple[str, ...] = ()
-    json_schema: str | None = None
-    grammar: str | None = None
+    constraint: Constraint | None = None
     max_context: int | None = None
     """Limit on prompt and reply together, in tokens; None: the context window."""
 

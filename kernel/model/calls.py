@@ -6,10 +6,12 @@ import datetime
 import os
 import time
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
 from aios.hw.chat.conversation import Call, Conversation, Message
+from aios.hw.engine.engine import Constraint, ConstraintKind
 from aios.hw.engine.sampling import SamplingParams
 from aios.hw.models import model_files
 from aios.kernel.access.manager import AccessManager
@@ -41,6 +43,8 @@ from aios.syscalls.types.kernel import ModelInfo, ModelList, ModelRequest
 from .info import describe
 from .model import Model
 from .models import Models
+
+CONSTRAINTS: tuple[ConstraintKind, ...] = get_args(ConstraintKind)
 
 
 class ModelCalls:
@@ -75,8 +79,7 @@ class ModelCalls:
         process = self._table.caller(call.caller.pid)
         if (body.messages is None) == (body.prompt is None):
             raise InvalidArgument("give exactly one of messages and prompt")
-        if body.json_schema is not None and body.grammar is not None:
-            raise InvalidArgument("give at most one of json_schema and grammar")
+        _constraint(body)  # raises before anything is done
         notes: list[Recalled] = []
         if body.recall:
             body, notes = await self._recall.into(call, body)
@@ -232,12 +235,24 @@ def _file_name(model: Model) -> str:
     return model.path if model.path.startswith("fake") else model_files.stem(Path(model.path))
 
 
+def _constraint(body: ChatRequest) -> Constraint | None:
+    """Return what holds the text. Raises InvalidArgument for more than one."""
+    given = {kind: getattr(body, kind) for kind in CONSTRAINTS if getattr(body, kind) is not None}
+    if len(given) > 1:
+        raise InvalidArgument(
+            f"give at most one of {', '.join(CONSTRAINTS)}; got {', '.join(given)}"
+        )
+    for kind, value in given.items():
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        return Constraint(kind, text)
+    return None
+
+
 def _sampling(body: ChatRequest, budget: int, cells: int | None) -> SamplingParams:
     seed = body.seed if body.seed is not None else int.from_bytes(os.urandom(7), "little")
     return SamplingParams(
         max_tokens=budget, seed=seed, temperature=body.temperature, top_p=body.top_p,
         top_k=body.top_k, min_p=body.min_p, repeat_penalty=body.repeat_penalty,
         presence_penalty=body.presence_penalty, frequency_penalty=body.frequency_penalty,
-        stop=tuple(body.stop), json_schema=body.json_schema, grammar=body.grammar,
-        max_context=cells,
+        stop=tuple(body.stop), constraint=_constraint(body), max_context=cells,
     )  # fmt: skip

@@ -80,6 +80,6 @@ class PromptQueue:
 
 def _size_bytes(request: Request) -> int:
     params = request.params
-    texts = [request.prompt, params.grammar, params.json_schema]
+    texts = [request.prompt, params.constraint.text if params.constraint else None]
     texts += [message.content for message in request.messages]
     return OVERHEAD_BYTES + sum(len(text.encode()) for text in texts if text)

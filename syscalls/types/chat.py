@@ -39,6 +39,10 @@ class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return made
 
 
+Source = Annotated[str, Meta(min_length=1, max_length=1 << 20)]
+"""What holds a text: a schema, grammar or regular expression, up to 1 MiB."""
+
+
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One turn of a conversation, in the chat-completion format.
 
@@ -65,10 +69,11 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Generate text from exactly one of ``messages`` (chat template applied) and ``prompt`` (raw).
 
     The same request gives the same tokens: sampling is a function of (``seed``, position). ``seed``
-    None draws one, and the reply names it. ``temperature`` 0 is greedy. At most one of
-    ``json_schema`` (a JSON text) and ``grammar`` (GBNF) constrains the output; ``maxItems`` and
-    ``maxLength`` over 1,000 are not enforced. ``window`` says what to do when the messages outgrow
-    the context window: fail, drop the oldest turns, or have the model summarise them.
+    None draws one, and the reply names it. ``temperature`` 0 is greedy. At most one of these holds
+    the text: ``json_schema`` (a JSON text), ``grammar`` (GBNF), ``regex`` (the whole text matches),
+    ``lark`` (llguidance's grammars), ``choice`` (one of these texts). ``window`` says what to
+    do when the messages outgrow the context window: fail, drop the oldest turns, or have the model
+    summarise them.
     ``expected_tokens``: a hint for the policy ``srtf``. ``recall``: limit on the notes from
     ``recall_scopes`` that are put before the last message, as a user message; only notes with a
     score of at least ``recall_min`` (0 to 1, by meaning and by common words) are recalled. 0.5
@@ -92,8 +97,17 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stop: Annotated[
         list[Annotated[str, Meta(min_length=1, max_length=256)]], Meta(max_length=16)
     ] = []
-    json_schema: Annotated[str, Meta(min_length=2, max_length=1 << 18)] | None = None
-    grammar: Annotated[str, Meta(min_length=1, max_length=1 << 18)] | None = None
+    json_schema: Source | None = None
+    grammar: Source | None = None
+    regex: Source | None = None
+    lark: Source | None = None
+    choice: (
+        Annotated[
+            list[Annotated[str, Meta(min_length=1, max_length=1 << 16)]],
+            Meta(min_length=1, max_length=10_000),
+        ]
+        | None
+    ) = None
     stream: bool = False
     window: Literal["error", "truncate", "summarise"] = "error"
     expected_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None

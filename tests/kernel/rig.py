@@ -32,6 +32,7 @@ from aios.hw.core.messages import (
 )
 from aios.hw.engine.engine import (
     GRID_TOKENS,
+    Constraint,
     Engine,
     EngineInfo,
     EngineSettings,
@@ -251,7 +252,8 @@ class Rig:
             id=number, pid=number, name=f"a{number}", rank=rank, nice=0,
             account=account or Account(number),
             params=SamplingParams(
-                max_tokens=tokens, seed=number, temperature=1.0, grammar=grammar,
+                max_tokens=tokens, seed=number, temperature=1.0,
+                constraint=Constraint("grammar", grammar) if grammar else None,
                 max_context=account.quota_cells if account else None,
             ),
             talk=Conversation(messages=prompt) if isinstance(prompt, list) else None,

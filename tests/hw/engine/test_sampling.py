@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aios.hw.engine.fake import LiteralGrammar
+from aios.hw.engine.engine import Constraint
+from aios.hw.engine.fake_guide import FakeGuide
 from aios.hw.engine.sampling import Sampler, SamplingParams, uniform
 
 NONE = np.zeros(0, np.int32)
@@ -118,7 +119,7 @@ def test_nan_logits_are_an_error() -> None:
 
 
 def test_a_forbidden_token_is_replaced_by_an_allowed_one() -> None:
-    grammar = LiteralGrammar([b"no"])
+    grammar = FakeGuide((257, 259), Constraint("choice", '["no"]'))
     logits = np.zeros(260, np.float32)
     logits[ord("y")] = 9.0
     sampler = Sampler(SamplingParams(max_tokens=1, seed=0), grammar)

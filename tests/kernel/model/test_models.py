@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from aios.hw.chat.conversation import Message
-from aios.hw.engine.engine import Logits, Row
-from aios.hw.engine.fake import FakeEngine, LiteralGrammar
+from aios.hw.engine.engine import Row
+from aios.hw.engine.fake import FakeEngine
+from aios.hw.engine.fake_guide import FakeGuide
 from aios.kernel.loop import respawn
 from aios.kernel.loop.task import start
 from aios.kernel.model.info import describe
@@ -184,14 +185,13 @@ def test_a_request_that_kills_cores_harms_no_other(
 def test_a_grammar_without_a_next_token_ends_its_own_request_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mask = LiteralGrammar.mask
+    allowed = FakeGuide.allowed
 
-    def stuck(grammar: LiteralGrammar, logits: Logits) -> None:
-        mask(grammar, logits)
-        if not grammar.allows(ord("y")):
-            logits[:] = -np.inf
+    def stuck(guide: FakeGuide) -> np.ndarray:
+        now = allowed(guide)
+        return now if now[ord("y")] else np.zeros_like(now)
 
-    monkeypatch.setattr(LiteralGrammar, "mask", stuck)
+    monkeypatch.setattr(FakeGuide, "allowed", stuck)
     with open_rig(tmp_path, A) as rig:
         good = rig.ask("good", tokens=30)
         bad = rig.ask("bad", tokens=30, grammar='root ::= "yes"')

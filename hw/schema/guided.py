@@ -1,0 +1,286 @@
+"""A JSON schema for llguidance: the same values, said in the few words that it enforces exactly.
+
+Every keyword is enforced, or the schema is refused with the place and the keyword. A schema that
+allows no value, or only values without an end, is refused. A value has one spelling, with fixed
+separators; members come in the order of ``properties``.
+
+Two things are narrower than a validator reads them, unless ``literal`` is given. The formats that
+can be enforced are. An object that lists its properties and says nothing of others has no others,
+since a model would add some without end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+from . import values
+from .branch import Term, Terms
+from .document import Document, EmptySchema, Place, UnsupportedSchema
+from .expansion import Expander
+from .shape import ArrayShape, ObjectShape, Plain, Shape, Values, joined
+from .shapes import Shaper
+
+MAX_NODES = 5000
+"""Limit on the schemas of parts of a value."""
+MAX_MEMBERS = 1000
+"""Limit on the properties of one object."""
+MAX_OPTIONAL = 400
+"""Limit on the optional ones among them."""
+MAX_FINITE = 24
+"""Limit on the values that an integer is listed with."""
+_ROUGH_DEPTH = 3
+"""How deep into values it is looked whether two choices have a value in common."""
+_SPACED = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+_ANY_ESCAPE = {"json_allow_general_unicode_escapes": True}
+_NO_CODES = {"json_allowed_escapes": 'nrbtf\\"'}
+"""Without \\u a name has one spelling, so undeclared names are told from declared ones."""
+
+
+def guided_schema(text: str, *, literal: bool = False) -> str:
+    """Return the schema for llguidance. Raises UnsupportedSchema."""
+    document = Document(text)
+    graph = _Graph(document, literal=literal)
+    root = graph.emitted(joined((Term(document.root),)))
+    if root is False:
+        raise EmptySchema
+    options = dict(_SPACED)
+    if graph.names_tell_apart:
+        if any(_needs_code(text) for text in _texts([graph.definitions, root])):
+            reason = "cannot be told from names with control characters"
+            raise UnsupportedSchema("#", "additionalProperties", reason)
+        options |= _NO_CODES
+    else:
+        options |= _ANY_ESCAPE
+    schema = {"x-guidance": options, "$defs": graph.definitions, "allOf": [root]}
+    return json.dumps(schema, ensure_ascii=False)
+
+
+def _needs_code(text: str) -> bool:
+    return any((char < " " and char not in "\b\f\n\r\t") or char == "\x7f" for char in text)
+
+
+def _texts(value: Any) -> Iterable[str]:
+    """Yield the texts in a value, names of members among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield name
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+
+
+class _Graph:
+    """The schemas of all parts of a value, each expanded once."""
+
+    def __init__(self, document: Document, *, literal: bool) -> None:
+        self._open = literal
+        self._rough = Expander(document, lambda _a, _b: True, formats=not literal)
+        self._expander = Expander(document, self._disjoint, formats=not literal)
+        self._shaper = Shaper(document, self._finite, self._shapes)
+        self._known: dict[Hashable, list[Shape]] = {}
+        self._numbers: dict[Hashable, int] = {}
+        self._productive: set[Hashable] = set()
+        self.definitions: Plain = {}
+        self.names_tell_apart = False
+
+    def emitted(self, root: Terms | None) -> Plain | bool:
+        """Return the schema of the root; the others are ``definitions``."""
+        if root is None:
+            return False
+        self._explore(root)
+        self._find_productive()
+        return self._said(root)
+
+    def _shapes(self, terms: Terms) -> list[Shape]:
+        key = _key(terms)
+        if key not in self._known:
+            made = [shape for branch in self._expander.branches(terms)
+                    for shape in self._shaper.shapes(terms, branch)]  # fmt: skip
+            self._known[key] = [self._closed(shape) for shape in made]
+            if len(self._known) > MAX_NODES:
+                reason = f"has more than {MAX_NODES:,} parts, references followed"
+                raise UnsupportedSchema("#", "the schema", reason)
+        return self._known[key]
+
+    def _closed(self, shape: Shape) -> Shape:
+        """Close an object that lists its properties and says nothing of others."""
+        if self._open or not isinstance(shape, ObjectShape):
+            return shape
+        listed = any(each is not None for each in shape.named.values())
+        if not listed or shape.rest != () or shape.patterns or shape.least > len(shape.required):
+            return shape
+        return ObjectShape(shape.named, {}, None, shape.required)
+
+    def _explore(self, root: Terms) -> None:
+        waiting = [root]
+        while waiting:
+            terms = waiting.pop()
+            if terms and _key(terms) not in self._numbers:
+                self._numbers[_key(terms)] = len(self._numbers)
+                waiting += [part for shape in self._shapes(terms) for part in _parts(shape)]
+
+    # ------------------------------------------------------------------ which have values
+
+    def _find_productive(self) -> None:
+        """Find the schemas that have a value with an end."""
+        waiting = list(reversed(self._numbers))
+        found = True
+        while found:
+            found = False
+            for key in waiting:
+                if key not in self._productive and any(map(self._ends, self._known[key])):
+                    self._productive.add(key)
+                    found = True
+
+    def _ends(self, shape: Shape) -> bool:
+        return _possible(shape, lambda terms: not terms or _key(terms) in self._productive)
+
+    def _disjoint(self, one: Place, other: Place) -> bool:
+        """Return True if no value is valid in both; False if that is not seen quickly."""
+        terms = joined((Term(one), Term(other)))
+        try:
+            return terms is None or self._is_empty(terms, _ROUGH_DEPTH)
+        except UnsupportedSchema:
+            return False
+
+    def _is_empty(self, terms: Terms, depth: int) -> bool:
+        if not terms or not depth:
+            return False
+        shaper = self._shaper
+        return not any(
+            _possible(shape, lambda part: not self._is_empty(part, depth - 1))
+            for branch in self._rough.branches(terms)
+            for shape in shaper.shapes(terms, branch)
+        )
+
+    def _finite(self, terms: Terms) -> list[Any] | None:
+        """Return all values of terms if they are few."""
+        if not terms:
+            return None
+        made: list[Any] = []
+        for shape in self._shapes(terms):
+            found = _listed(shape)
+            if found is None:
+                return None
+            made += found
+        return values.distinct(made)
+
+    # ------------------------------------------------------------------------- as JSON
+
+    def _said(self, terms: Terms | None) -> Plain | bool:
+        """Return a schema for a part: itself if it is short, or a reference."""
+        if terms is None or (terms and _key(terms) not in self._productive):
+            return False
+        if not terms:
+            return True
+        key = _key(terms)
+        name = str(self._numbers[key])
+        shapes = self._known[key]
+        if all(isinstance(shape, Values | dict) for shape in shapes):
+            return self._choice(shapes)
+        if name not in self.definitions:
+            self.definitions[name] = True  # a reference to itself ends here
+            self.definitions[name] = self._choice(shapes)
+        return {"$ref": f"#/$defs/{name}"}
+
+    def _choice(self, shapes: list[Shape]) -> Plain:
+        listed = values.distinct(v for each in shapes if isinstance(each, Values)
+                                 for v in each.listed)  # fmt: skip
+        made: list[Plain] = [{"enum": listed}] if listed else []
+        for shape in shapes:
+            said: Plain | None = None
+            if isinstance(shape, ArrayShape) and self._ends(shape):
+                said = self._array(shape)
+            elif isinstance(shape, ObjectShape) and self._ends(shape):
+                said = self._object(shape)
+            elif isinstance(shape, dict):
+                said = shape
+            if said is not None and said not in made:
+                made.append(said)
+        return made[0] if len(made) == 1 else {"anyOf": made}
+
+    def _array(self, shape: ArrayShape) -> Plain:
+        said: Plain = {"type": "array"}
+        if shape.prefix:
+            said["prefixItems"] = [self._said(each) for each in shape.prefix]
+        said["items"] = self._said(shape.rest)
+        if shape.least:
+            said["minItems"] = shape.least
+        if shape.most is not None:
+            said["maxItems"] = shape.most
+        return said
+
+    def _object(self, shape: ObjectShape) -> Plain:
+        _check_size(shape)
+        rest = self._said(shape.rest)
+        by_pattern = {regex: self._said(each) for regex, each in shape.patterns.items()}
+        free = rest is not False or any(each is not False for each in by_pattern.values())
+        named = {name: self._said(each) for name, each in shape.named.items()}
+        kept = {name: each for name, each in named.items() if each is not False or free}
+        said: Plain = {"type": "object", "properties": kept, "required": list(shape.required)}
+        if by_pattern:
+            said["patternProperties"] = by_pattern
+        said["additionalProperties"] = rest
+        if shape.least > len(shape.required):
+            said["minProperties"] = shape.least
+        if shape.most is not None:
+            said["maxProperties"] = shape.most
+        self.names_tell_apart |= rest is not False and bool(kept or by_pattern)
+        return said
+
+
+def _key(terms: Terms) -> Hashable:
+    return frozenset(term.key for term in terms)
+
+
+def _parts(shape: Shape) -> list[Terms]:
+    if isinstance(shape, ArrayShape):
+        parts = [*shape.prefix, shape.rest]
+    elif isinstance(shape, ObjectShape):
+        parts = [*shape.named.values(), *shape.patterns.values(), shape.rest]
+    else:
+        parts = []
+    return [part for part in parts if part]
+
+
+def _possible(shape: Shape, has_value: Any) -> bool:
+    """Return True if a shape has a value, given which of its parts have one."""
+    if isinstance(shape, ArrayShape):
+        if shape.most is not None and shape.least > shape.most:
+            return False
+        needed = [*shape.prefix[: shape.least], *[shape.rest] * (shape.least > len(shape.prefix))]
+        return all(part is not None and has_value(part) for part in needed)
+    if isinstance(shape, ObjectShape):
+        parts = [shape.named.get(name) for name in shape.required]
+        return all(part is not None and has_value(part) for part in parts)
+    return True
+
+
+def _listed(shape: Shape) -> list[Any] | None:
+    """Return the values of a shape if they are few."""
+    if isinstance(shape, Values):
+        return list(shape.listed)
+    if isinstance(shape, dict):
+        if shape == {"type": "null"}:
+            return [None]
+        if shape == {"type": "boolean"}:
+            return [True, False]
+        first, last = shape.get("minimum", 0.0), shape.get("maximum", 0.0)
+        whole = isinstance(first, int) and isinstance(last, int)
+        if whole and shape == {"type": "integer", "minimum": first, "maximum": last}:
+            return list(range(first, last + 1)) if last - first < MAX_FINITE else None
+    return None
+
+
+def _check_size(shape: ObjectShape) -> None:
+    optional = len(shape.named) - len(shape.required)
+    for limit, count, what in ((MAX_MEMBERS, len(shape.named), "properties"),
+                               (MAX_OPTIONAL, optional, "optional properties")):  # fmt: skip
+        if count > limit:
+            reason = f"has {count:,} {what}; the limit is {limit:,}"
+            raise UnsupportedSchema("#", "properties", reason)
