@@ -21,6 +21,7 @@ import xxhash
 from aios.hw.core.messages import Event
 from aios.hw.engine.engine import EngineInfo, EngineSettings
 from aios.hw.machine.arena import Arena
+from aios.hw.models.names import Source
 from aios.hw.tuning.idle_messages import IdleEvent, Kind, Order
 from aios.kernel.access import groups, rules
 from aios.kernel.access.approvals import Approvals
@@ -159,24 +160,25 @@ class Kernel:
         self._models = Models(
             config.model, paths.data_dir() / "models", self._store, self._settings, self.loop,
             self._start_core, config.memory, config.idle_unload, config.core_timeout,
-            self._start_job,
+            self._start_job, config.adapters(),
         )  # fmt: skip
 
     def _start_core(
         self,
-        path: str,
+        source: Source,
         earlier: EngineInfo | None,
         on_event: Callable[[Event], None],
         on_gone: Callable[[], None],
     ) -> Core:
-        settings = self._engine_settings(path, earlier)
+        settings = self._engine_settings(source, earlier)
         return children.CoreProcess(self.loop, settings, self._store.arena, on_event, on_gone)
 
-    def _engine_settings(self, path: str, earlier: EngineInfo | None = None) -> EngineSettings:
+    def _engine_settings(self, source: Source, earlier: EngineInfo | None = None) -> EngineSettings:
         config = self._config
         return EngineSettings(
-            path=path, context_tokens=config.ctx, seats=config.seats, threads=config.threads,
-            gpu_layers=config.gpu_layers, exact=config.exact, cache_dir=str(paths.cache_dir()),
+            path=source.path, lora=source.lora, context_tokens=config.ctx, seats=config.seats,
+            threads=config.threads, gpu_layers=config.gpu_layers, exact=config.exact,
+            cache_dir=str(paths.cache_dir()),
             look_up_tuned=config.tuned, predecessor=earlier, drafts=config.drafts,
         )  # fmt: skip
 
@@ -188,7 +190,7 @@ class Kernel:
         on_gone: Callable[[], None],
     ) -> Job:
         assert model.info
-        order = Order(kind, self._engine_settings(model.path), model.info.rung,
+        order = Order(kind, self._engine_settings(model.source), model.info.rung,
                       model.info.model_hash)  # fmt: skip
         return children.IdleWork(self.loop, order, on_event, on_gone)
 

@@ -16,6 +16,8 @@ import msgspec
 from msgspec import Meta
 
 from aios.hw.machine.memory_limit import memory_bytes
+from aios.hw.models import adapter_files
+from aios.hw.models.aliases import Adapter
 from aios.syscalls.errors import InvalidArgument
 from aios.syscalls.suggest import did_you_mean
 
@@ -24,6 +26,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Settings of one kernel. Lengths in tokens, sizes in bytes."""
 
     model: Annotated[str, Meta(min_length=1, max_length=4096)] = "default"
+    lora: Annotated[str, Meta(max_length=65536)] = ""
     ctx: Annotated[int, Meta(ge=64, le=1 << 22)] | None = None
     seats: Annotated[int, Meta(ge=1, le=256)] = 8
     width: Annotated[int, Meta(ge=1, le=256)] | None = None
@@ -55,9 +58,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     web_allow: Annotated[str, Meta(max_length=65536)] = "*"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    def adapters(self) -> tuple[Adapter, ...]:
+        """Return the LoRA adapters of the default model. Raises InvalidArgument."""
+        files = [part.strip() for part in self.lora.split(",") if part.strip()]
+        try:
+            return adapter_files.parse(files)
+        except adapter_files.BadAdapter as error:
+            raise InvalidArgument(f"lora: {error.args[0]}", f"lora: {HELP['lora']}") from None
+
 
 HELP = {
     "model": "model to serve: default, a GGUF file, or a name in the models folder",
+    "lora": "LoRA adapters of this model, FILE or FILE:SCALE, separated by commas",
     "ctx": "context window of one agent's request, in tokens (default: what memory allows)",
     "seats": "sequences that the model holds at once; further requests are parked",
     "width": "requests decoded in one batch (default: all seats)",

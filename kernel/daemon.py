@@ -22,7 +22,7 @@ import msgspec
 import zmq
 
 from aios.hw.machine.durable import replace_file
-from aios.hw.models import model_files, names
+from aios.hw.models import adapter_files, model_files, names
 from aios.kernel.access import groups
 from aios.syscalls import paths
 from aios.syscalls.errors import AiosError, InvalidArgument
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = _given(flags)
         _use_config(flags.pop("config", None))
         config = load(paths.config_file(), flags)
-        _check_model(config.model)
+        _check_model(config)
         if "--check" in arguments:
             groups.load(paths.policy_file())
             return 0
@@ -130,6 +130,8 @@ def _given(flags: Mapping[str, str]) -> dict[str, str]:
         given["config"] = os.path.abspath(given["config"])
     if os.path.isfile(given.get("model", "")):
         given["model"] = os.path.abspath(given["model"])
+    if given.get("lora"):
+        given["lora"] = ",".join(os.path.abspath(each) for each in given["lora"].split(","))
     return given
 
 
@@ -143,14 +145,19 @@ def _use_config(named: str | None) -> None:
     os.environ["AIOS_CONFIG"] = os.path.abspath(named)
 
 
-def _check_model(name: str) -> None:
-    """Raise InvalidArgument if the default model's file can never be served. A name without a file
+def _check_model(config: Config) -> None:
+    """Raise InvalidArgument if the default model's files can never be served. A name without a file
     is a warning only (``Models.warnings``), since agents may name other models."""
     try:
-        path = names.resolve(name, paths.data_dir() / "models")
+        path, lora = names.find(config.model, paths.data_dir() / "models")
     except LookupError:
+        config.adapters()
         return
     problem = None if path.startswith("fake") else model_files.chat_problem(Path(path))
+    try:
+        adapter_files.check(path, (*lora, *config.adapters()))
+    except adapter_files.BadAdapter as error:
+        problem = problem or str(error.args[0])
     if problem:
         raise InvalidArgument(problem, "name another model with --model; models: aios model ls")
 

@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,14 @@ from . import out, parts
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
-_PATHS = {"config": out.whole, "model": out.model}
+_PATHS: dict[str, Callable[[str], str]] = {
+    "config": out.whole, "model": out.model,
+    "lora": lambda files: ",".join(out.whole(each.strip()) for each in files.split(",")),
+}  # fmt: skip
 """Settings that are paths of files."""
+_VARIABLES = {f"AIOS_{key.upper()}": make for key, make in _PATHS.items()} | {
+    "AIOS_RUNTIME_DIR": out.whole
+}
 
 
 def start(flags: Sequence[str] = (), env: Mapping[str, str] | None = None) -> int:
@@ -150,9 +156,9 @@ def _whole(key: str, value: str) -> str:
 def _absolute(env: Mapping[str, str] | None) -> dict[str, str]:
     """Return an environment, by default ours, with absolute paths in AIOS's own variables."""
     made = dict(os.environ if env is None else env)
-    for name in ("AIOS_CONFIG", "AIOS_RUNTIME_DIR", "AIOS_MODEL"):
+    for name, make in _VARIABLES.items():
         if made.get(name):
-            made[name] = out.model(made[name]) if name == "AIOS_MODEL" else out.whole(made[name])
+            made[name] = make(made[name])
     return made
 
 

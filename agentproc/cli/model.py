@@ -26,7 +26,7 @@ def ls(options: argparse.Namespace) -> int:
     else:
         print(f"no kernel runs; {paths.START_HINT}")
     print()
-    model_files.show(found)
+    model_files.show_table(found)
     return 0
 
 
@@ -94,6 +94,14 @@ COMMANDS = {"model": Command(actions={
     "pull": Command("download a model from the Hugging Face hub", model_files.pull, (
         arg("name", metavar="hf:OWNER/REPO[:QUANT|/FILE]"),
     ), json="print a JSON object for each event", shape={"description": _PULL}),
+    "show": Command("show a model, from its file", model_files.show, (_MODEL,)),
+    "rm": Command("remove a model from the models folder, or a name given to one",
+                  model_files.rm, (_MODEL, flag("--yes", help="do not ask"))),
+    "alias": Command("give a model a name, and LoRA adapters", model_files.alias, (
+        arg("name", metavar="NAME"), arg("target", metavar="MODEL"),
+        arg("--lora", action="append", default=[], metavar="FILE[:SCALE]",
+            help="an adapter that is added to the model under this name; several are possible"),
+    )),
     "load": Command("load a model now", load, (_MODEL,)),
     "unload": Command("free a model's memory", unload, (_MODEL,)),
     "tune": Command("find the fastest settings for a model on this machine", tune, (

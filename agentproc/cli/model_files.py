@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from aios.syscalls import paths
+from aios.syscalls.errors import IllegalState, InvalidArgument
+from aios.syscalls.types.common import Empty
+from aios.syscalls.types.kernel import ModelInfo
 
 from . import out, parts
+from .daemonctl import system_call
 
 Row = dict[str, Any]
 """A model as aios.hw.models.catalog describes it."""
+_NOT_IN_USE = ("unloaded", "failed")
 
 
 def folder() -> str:
@@ -20,7 +26,7 @@ def folder() -> str:
 
 def find() -> list[Row]:
     """Describe the models on this disk."""
-    found: list[Row] = parts.answer("aios.hw.models.catalog", "ls", "--models", folder())
+    found: list[Row] = _ask("ls")
     return found
 
 
@@ -30,7 +36,80 @@ def pull(options: argparse.Namespace) -> int:
     parts.become("aios.hw.models.pull", *words)
 
 
-def show(models: list[Row]) -> None:
+def show(options: argparse.Namespace) -> int:
+    """Show one model, from its files alone."""
+    found: Row = _ask("show", out.model(options.name))
+    if options.json:
+        out.as_json(found)
+        return 0
+    lora = [f"{each['path']} x {each['scale']:g}" for each in found["lora"]]
+    lines = [
+        ("name", f"{found['name']} ({found['where']})"), ("title", found["title"]),
+        ("use", found["kind"]), ("architecture", found["architecture"]),
+        ("weights", f"{count(found['parameters'])}, {found['format']}"),
+        ("trained for", f"{found['context_tokens']:,} tokens"),
+        ("chat template", _template(found)), ("size", out.size(found["size_bytes"])),
+        ("hash", found.get("hash", "")), ("files", "\n".join(found["files"])),
+        ("LoRA", "\n".join(lora)), ("problem", found["problem"]),
+    ]  # fmt: skip
+    for title, text in lines:
+        if text and not (found["problem"] and title in ("use", "weights", "trained for")):
+            print(f"{title:<14} {out.plain_lines(text)}".replace("\n", "\n" + " " * 15))
+    return int(bool(found["problem"]))
+
+
+def _template(found: Row) -> str:
+    if not found["template"]:
+        return "none"
+    return "yes, with tools" if found.get("takes_tools") else "yes, without tools"
+
+
+def rm(options: argparse.Namespace) -> int:
+    """Remove a model of the models folder, or a name."""
+    found: Row = _ask("show", out.model(options.name))
+    _refuse_in_use(found)
+    if found["where"] in ("own", "alias") and not options.yes:
+        named = found["where"] == "alias"
+        what = f"the name {options.name}" if named else "\n".join(found["files"])
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise InvalidArgument(f"this would remove {what}", "say so: --yes")
+        if input(f"remove {what}? [y/N] ").strip().lower() not in ("y", "yes"):
+            return 1
+    removed = _ask("rm", out.model(options.name), "--cache", str(paths.cache_dir()))
+    if options.json:
+        out.as_json(removed)
+    else:
+        print("\n".join(f"removed {each}" for each in removed["removed"]))
+    return 0
+
+
+def _refuse_in_use(found: Row) -> None:
+    """Raise IllegalState if the kernel has the model loaded."""
+    if found["where"] != "own" or paths.kernel_os_pid(paths.runtime_dir()) is None:
+        return
+    served: list[ModelInfo] = system_call("model.list", Empty()).models
+    for model in served:
+        if model.path == found["path"] and model.state not in _NOT_IN_USE:
+            raise IllegalState(
+                f"the kernel uses {found['name']} ({model.state})",
+                f"aios model unload {model.name}",
+            )
+
+
+def alias(options: argparse.Namespace) -> int:
+    """Give a model another name, with LoRA adapters if wanted."""
+    words = [f"--lora={each}" for each in options.lora]
+    made = _ask("alias", options.name, out.model(options.target), *words)
+    if options.json:
+        out.as_json(made)
+    return 0
+
+
+def _ask(*words: str) -> Any:
+    return parts.answer("aios.hw.models.command", *words, "--models", folder())
+
+
+def show_table(models: list[Row]) -> None:
     """Print a table of models on the disk."""
     out.table(
         ["on this disk", "size>", "use", "?architecture", "?weights>", "?format", "?trained>",

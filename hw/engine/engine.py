@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from aios.hw.models.aliases import Adapter
+
 Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int32]
 
@@ -61,6 +63,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     path: str
+    lora: tuple[Adapter, ...] = ()
+    """Adapters that are added to the model. They are part of its hash."""
     context_tokens: int | None = None
     seats: int = 8
     threads: int | None = None

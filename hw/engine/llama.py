@@ -20,7 +20,9 @@ import psutil
 from aios.hw.machine.memory_limit import memory_bytes
 from aios.hw.machine.threads import default_threads
 from aios.hw.models import model_files
+from aios.hw.models.adapter_files import identity
 
+from . import lora
 from .engine import (
     ChatSource,
     Constraint,
@@ -64,6 +66,7 @@ class LlamaEngine:
         problem = model_files.chat_problem(path)
         if problem:
             raise LoadError(problem)
+        lora.check(settings.path, settings.lora)
         self._model: Any = None
         self._context: Any = None
         self._tokenizer: LLTokenizer | None = None
@@ -75,13 +78,15 @@ class LlamaEngine:
         threads = settings.threads or default_threads()
         window = self._window(settings, rung)
         self._context = self._open_context(settings, rung, window, threads)
+        lora.attach(self._model, self._context, settings.lora)
         self._memory = lib.llama_get_memory(self._context)
         self._lengths = [0] * settings.seats
         self._batch = LlamaBatch(BATCH_TOKENS)
         self._pieces: dict[int, bytes] = {}
         fixed, per_token, restorable = self._measure_images()
         self._info = EngineInfo(
-            description=self._description(), model_hash=model_files.model_hash(path), build=build(),
+            description=self._description(), model_hash=identity(path, settings.lora),
+            build=build(),
             context_tokens=window, train_context_tokens=self._train_window,
             seats=settings.seats, batch_tokens=BATCH_TOKENS, vocab_size=self._vocab_size,
             threads=threads, device=device(settings.gpu_layers), rung=rung, exact=False,

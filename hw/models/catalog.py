@@ -1,20 +1,15 @@
-"""The models on this disk, described from their files alone; no kernel is needed.
-
-``python -m aios.hw.models.catalog ls|show …`` prints JSON for the command line.
-"""
+"""The models on this disk, described from their files alone; no kernel is needed."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from . import model_files, names
+from . import aliases, model_files, names, stores
 from .gguf_header import FORMATS, Header, ModelFileError
 
 
@@ -35,6 +30,7 @@ class Described(msgspec.Struct, frozen=True):
     context_tokens: int = 0
     template: bool = False
     parts: int = 1
+    lora: list[aliases.Adapter] = []
     problem: str = ""
 
 
@@ -83,24 +79,54 @@ _FILE_TYPES = {
 
 
 def listed(folder: Path) -> Iterator[Described]:
-    """Describe the built-in model and those in the models folder."""
+    """Describe all models on this disk: the built-in one, those in the models folder, the names
+    that the user gave, and those in other programs' stores."""
     try:
         yield describe("default", Path(names.resolve("default", folder)), "built in")
     except LookupError as error:
         yield Described("default", "", "built in", problem=str(error.args[0]))
     for name, path in names.own(folder):
         yield describe(name, path, "own")
+    try:
+        for name, alias in aliases.read(folder).items():
+            yield _of_alias(name, alias.target, folder)
+    except LookupError as error:
+        yield Described(aliases.FILE, str(folder / aliases.FILE), "own", problem=str(error))
+    for store, (title, found) in stores.STORES.items():
+        for name, path in found():
+            yield describe(f"{store}:{name}", path, title)
 
 
-def main() -> int:
-    """Print what the command line asks for."""
-    parser = argparse.ArgumentParser(prog="aios-models")
-    parser.add_argument("action", choices=("ls",))
-    parser.add_argument("--models", type=Path, required=True)
-    options = parser.parse_args()
-    json.dump(msgspec.to_builtins(list(listed(options.models))), sys.stdout)
-    return 0
+def _of_alias(name: str, target: str, folder: Path) -> Described:
+    where = f"name of {target}"
+    try:
+        source = names.find(name, folder)
+    except LookupError as error:
+        return Described(name, target, where, problem=str(error.args[0]))
+    found = describe(name, Path(source.path), where)
+    return msgspec.structs.replace(found, lora=list(source.lora))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def shown(name: str, folder: Path) -> dict[str, Any]:
+    """Describe one model by its name, and what is seen in no list. Raises LookupError."""
+    source = names.find(name, folder)
+    path = Path(source.path)
+    if source.path.startswith("fake"):
+        raise LookupError("the fake model has no file")
+    found = describe(name, path, owner(name, path, folder))
+    more: dict[str, Any] = {"files": [str(each) for each in model_files.parts(path)]}
+    if not found.problem:
+        template = model_files.check(path).text("tokenizer.chat_template")
+        more |= {"hash": model_files.model_hash(path), "takes_tools": "tools" in template}
+    found = msgspec.structs.replace(found, lora=list(source.lora))
+    return {**msgspec.to_builtins(found), **more}
+
+
+def owner(name: str, path: Path, folder: Path) -> str:
+    """Say whose a model's file is."""
+    if name in aliases.read(folder):
+        return "alias"
+    if path.is_relative_to(folder):
+        return "own"
+    title, _ = stores.STORES.get(name.partition(":")[0], ("", None))
+    return title or ("built in" if name == "default" else "a file")

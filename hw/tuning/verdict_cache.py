@@ -15,7 +15,7 @@ import msgspec
 from aios.hw.engine.engine import EngineSettings, Rung
 from aios.hw.machine import json_cache
 from aios.hw.machine.threads import default_threads
-from aios.hw.models.model_files import model_hash
+from aios.hw.models.adapter_files import identity
 
 TEST_VERSION = "7"
 """Version of the self-test; outcomes of an older one are not used."""
@@ -40,7 +40,7 @@ def subject_of(settings: EngineSettings) -> Subject:
     from aios.hw.engine import llama_lib
 
     return Subject(
-        model_hash(Path(settings.path)), llama_lib.build(),
+        identity(Path(settings.path), settings.lora), llama_lib.build(),
         settings.threads or default_threads(), llama_lib.device(settings.gpu_layers),
         settings.ubatch_tokens,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aios.syscalls.types.kernel import ModelInfo
 
 from .idle_jobs import IdleJobs
+from .memory_need import needed_bytes
 from .model import Model
 
 
@@ -33,7 +34,7 @@ def describe(model: Model, jobs: IdleJobs) -> ModelInfo:
         arena_used_bytes=arena.used_bytes,
         images=context.images if context else 0,
         file_bytes=model.store.disk_used_bytes,
-        memory_bytes=model.memory_bytes,
+        memory_bytes=needed_bytes(model),
         quantum_tokens=model.scheduler.pace.quantum_tokens,
         chunk_tokens=model.scheduler.pace.chunk_tokens,
         restorable=info.restorable if info else True,

@@ -20,7 +20,7 @@ import msgspec
 from aios.hw.core import messages
 from aios.hw.core.messages import Event, Prepared, Refused, Step
 from aios.hw.engine.engine import EngineInfo
-from aios.hw.models import model_files
+from aios.hw.models.names import Source
 from aios.kernel.context.manager import ContextManager
 from aios.kernel.context.saved_kv import SavedKv
 from aios.kernel.context.store import KvStore
@@ -55,7 +55,7 @@ class Model:
     def __init__(
         self,
         name: str,
-        path: str,
+        source: Source,
         store: KvStore,
         settings: Settings,
         loop: Loop,
@@ -68,7 +68,7 @@ class Model:
         """``core_timeout_s``: how long a busy core may be silent, besides some steps; 0: unlimited.
         ``may_load`` makes room in memory before a core is started, or returns False; ``on_busy`` is
         called for each new request, ``on_idle`` when the last one has ended."""
-        self.name, self.path, self.store = name, path, store
+        self.name, self.source, self.path, self.store = name, source, source.path, store
         self._on_idle, self._on_busy = on_idle, on_busy
         self._loop, self._core_timeout_s = loop, core_timeout_s
         self.idle_since_s = loop.now()
@@ -92,19 +92,6 @@ class Model:
     def state(self) -> State:
         """The state of its core."""
         return self.core.state
-
-    @property
-    def memory_bytes(self) -> int:
-        """Size of weights and KV cache; before the first load, of the weights alone."""
-        info = self.info
-        kv = info.seats * info.context_tokens * info.image_token_bytes if info else 0
-        return self.weights_bytes + kv
-
-    @property
-    def weights_bytes(self) -> int:
-        """Size of the file that is loaded."""
-        tuned = self.info.tuned if self.info else None
-        return model_files.weights_bytes(tuned.path if tuned else self.path)
 
     @property
     def wanted(self) -> bool:

@@ -16,6 +16,8 @@ import psutil
 from aios.hw.core.messages import Event
 from aios.hw.engine.engine import EngineInfo
 from aios.hw.models import names
+from aios.hw.models.aliases import Adapter
+from aios.hw.models.names import Source
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.loop import Loop, Timer
 from aios.kernel.scheduler.pace import Settings
@@ -24,6 +26,7 @@ from aios.syscalls.errors import AiosError, IllegalState, ModelUnavailable
 
 from .core_life import Core
 from .idle_jobs import IdleJobs, StartJob
+from .memory_need import needed_bytes, weights_bytes
 from .model import Model
 
 log = logging.getLogger("aios.models")
@@ -33,8 +36,8 @@ JOB_BYTES = 256 << 20
 _MAX_NAMES = 256
 """Number of names from which on those of models that are not loaded are forgotten."""
 
-Start = Callable[[str, EngineInfo | None, Callable[[Event], None], Callable[[], None]], Core]
-"""Start a core for a path, loaded like the one that it replaces; see core_life.StartCore."""
+Start = Callable[[Source, EngineInfo | None, Callable[[Event], None], Callable[[], None]], Core]
+"""Start a core for a model, loaded like the one that it replaces; see core_life.StartCore."""
 
 
 class Models:
@@ -52,8 +55,10 @@ class Models:
         idle_unload_s: float,
         core_timeout_s: float,
         start_job: StartJob,
+        lora: tuple[Adapter, ...] = (),
     ) -> None:
-        self._default, self._folder = default, folder
+        """``lora``: adapters of the default model."""
+        self._default, self._lora, self._folder = default, lora, folder
         self._store, self._settings, self._loop, self._start = store, settings, loop, start
         self._memory_bytes, self._idle_unload_s = memory_bytes, idle_unload_s
         self._core_timeout_s = core_timeout_s
@@ -65,16 +70,16 @@ class Models:
         return iter(dict.fromkeys(self._by_name.values()))
 
     def find(self, name: str | None) -> Model:
-        """Return the model of this name or path; it is served from now on. Raises
-        ModelUnavailable."""
+        """Return the model of this name or path; it is served from now on. Another name for the
+        same files and adapters is the same model. Raises ModelUnavailable."""
         name = name or self._default
         model = self._by_name.get(name)
         if model is None:
             try:
-                path = names.resolve(name, self._folder)
+                source = self._source(name)
             except LookupError as error:
                 raise ModelUnavailable(str(error.args[0]), "models: aios model ls") from None
-            model = next((m for m in self if m.path == path), None) or self._new(name, path)
+            model = next((m for m in self if m.source == source), None) or self._new(name, source)
             if len(self._by_name) >= _MAX_NAMES:
                 self._forget_unused()
             self._by_name[name] = model
@@ -85,7 +90,7 @@ class Models:
         if self._default in self._by_name:
             return []  # its state is shown
         try:
-            names.resolve(self._default, self._folder)
+            self._source(self._default)
         except LookupError as error:
             return [f"{error.args[0]}; name another: aios daemon restart --model MODEL"]
         return []
@@ -132,25 +137,31 @@ class Models:
         for model in self:
             model.shut()
 
-    def _new(self, name: str, path: str) -> Model:
+    def _source(self, name: str) -> Source:
+        """Return what a name means. Raises LookupError."""
+        source = names.find(name, self._folder)
+        own = self._lora if name == self._default else ()
+        return source._replace(lora=(*source.lora, *own))
+
+    def _new(self, name: str, source: Source) -> Model:
         def start(on_event: Callable[[Event], None], on_gone: Callable[[], None]) -> Core:
             self.jobs.stop()  # the core needs its memory
             earlier = model.info if model.state == "restarting" else None
-            return self._start(path, earlier, on_event, on_gone)
+            return self._start(source, earlier, on_event, on_gone)
 
         model = Model(
-            name, path, self._store, self._settings, self._loop, start, self._core_timeout_s,
+            name, source, self._store, self._settings, self._loop, start, self._core_timeout_s,
             self._may_load, self._on_idle, self.jobs.busy,
         )  # fmt: skip
         return model
 
     def _no_room_for_job(self, model: Model) -> str:
         """Return why a second copy of a model cannot be loaded for a test; '' if it can."""
-        needed = model.weights_bytes + JOB_BYTES
+        needed = weights_bytes(model) + JOB_BYTES
         free = psutil.virtual_memory().available
         if needed > free:
             return f"it needs {needed >> 20:,} MiB of memory, {free >> 20:,} MiB are free"
-        used = sum(each.memory_bytes for each in self if each.core.loaded)
+        used = sum(needed_bytes(each) for each in self if each.core.loaded)
         if self._memory_bytes is not None and used + needed > self._memory_bytes:
             return (f"it needs {needed >> 20:,} MiB within --memory, "
                     f"{max(0, self._memory_bytes - used) >> 20:,} MiB are left; "
@@ -161,13 +172,13 @@ class Models:
         """Make room in memory for a model; return False if idle models cannot give enough."""
         if self._memory_bytes is None:
             return True
-        if model.memory_bytes > self._memory_bytes:
+        if needed_bytes(model) > self._memory_bytes:
             raise ModelUnavailable(
-                f"model {model.name} needs {model.memory_bytes:,} bytes; the budget for models is "
+                f"model {model.name} needs {needed_bytes(model):,} bytes; the budget for models is "
                 f"{self._memory_bytes:,}", "raise it: aios daemon restart --memory N",
             )  # fmt: skip
         others = [other for other in self if other is not model and other.core.loaded]
-        victims, excess = self._victims(others, model.memory_bytes)
+        victims, excess = self._victims(others, needed_bytes(model))
         if excess > 0:
             return False
         for victim in victims:
@@ -178,11 +189,11 @@ class Models:
     def _victims(self, loaded: list[Model], more_bytes: int) -> tuple[list[Model], int]:
         """Return the idle models that have to leave, the longest idle first, and the bytes by which
         the budget is still exceeded without them."""
-        excess = sum(m.memory_bytes for m in loaded) + more_bytes - (self._memory_bytes or 1 << 62)
+        excess = sum(needed_bytes(m) for m in loaded) + more_bytes - (self._memory_bytes or 1 << 62)
         victims = []
         for idle in sorted((m for m in loaded if not m.wanted), key=lambda m: m.idle_since_s):
             if excess > 0:
-                excess -= idle.memory_bytes
+                excess -= needed_bytes(idle)
                 victims.append(idle)
         return victims, excess
 

@@ -45,6 +45,7 @@ from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.sampling import SamplingParams
 from aios.hw.machine.arena import Arena
 from aios.hw.machine.framing import encode
+from aios.hw.models.names import Source
 from aios.hw.tuning.idle_messages import IdleEvent, Kind
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.link import Link
@@ -201,12 +202,12 @@ class Rig:
 
     def _start(
         self,
-        path: str,
+        source: Source,
         earlier: EngineInfo | None,
         on_event: Callable[[Event], None],
         on_gone: Callable[[], None],
     ) -> InlineCore:
-        self.cores.append(InlineCore(self, path, on_event, on_gone))
+        self.cores.append(InlineCore(self, source.path, on_event, on_gone))
         return self.cores[-1]
 
     def _start_job(
