@@ -48,3 +48,33 @@ def test_a_model_is_pulled_and_listed(stopped: Machine) -> None:
     got = stopped.aios("model", "pull", f"hf:{REPO}")
     assert got.returncode == 1 and "cannot reach" in got.stderr and "aios model ls" in got.stderr
     assert "tiny-Q8_0" in stopped.aios("model", "ls").stdout
+
+
+def test_a_model_is_shown_renamed_and_removed(stopped: Machine) -> None:
+    folder = _folder(stopped)
+    model = write(folder / "tiny.gguf")
+    got = json.loads(stopped.aios("model", "show", "tiny", "--json").stdout)
+    assert got["hash"] and got["files"] == [str(model)] and not got["takes_tools"]
+    assert "llama" in stopped.aios("model", "show", str(model)).stdout
+    assert stopped.aios("model", "alias", "small", "tiny").returncode == 0
+    rows = json.loads(stopped.aios("model", "ls", "--json").stdout)["files"]
+    assert ("small", "name of tiny") in {(row["name"], row["where"]) for row in rows}
+    got = stopped.aios("model", "rm", "small")
+    assert got.returncode == 1 and "--yes" in got.stderr
+    assert stopped.aios("model", "rm", "small", "--yes").returncode == 0 and model.exists()
+    got = stopped.aios("model", "rm", "tiny", "--yes")
+    assert got.stdout == f"removed {model}\n" and not model.exists()
+    got = stopped.aios("model", "rm", "default", "--yes")
+    assert got.returncode == 1 and "not in the models folder" in got.stderr
+    got = stopped.aios("model", "show", "nowhere")
+    assert got.returncode == 1 and "no model 'nowhere'" in got.stderr
+
+
+def test_a_name_serves_what_it_stands_for(stopped: Machine) -> None:
+    _folder(stopped)
+    assert stopped.aios("model", "alias", "quick", "fake:end=0").returncode == 0
+    assert stopped.aios("daemon", "up", "--model", "quick").returncode == 0
+    got = stopped.aios("model", "load", "fake:end=0", "--json")
+    assert json.loads(got.stdout)["name"] == "quick", "the same model"
+    got = stopped.aios("daemon", "restart", "--lora", "none.gguf")
+    assert got.returncode == 1 and "fake model takes no LoRA" in got.stderr
