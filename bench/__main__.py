@@ -24,6 +24,7 @@ SUITES = {
     "overcommit": ("agents that need ten times the KV cells there are: how many fail", 1),
     "sim": ("2,000 agents on a virtual clock, under every policy", 5),
     "managers": ("files, notes, tools and rights, against the bare libraries", 5),
+    "busy": ("tokens/s of 8 agents beside endless loops of other programs", 5),
     "drafts": ("tokens/s with drafts over tokens/s without: tool calls, copies, free text", 5),
     "retrieval": ("recall@5 over 500 documents by keyword, by meaning, and mixed", 1),
     "overhead": ("tokens/s through the whole stack against a bare llama_decode loop", 9),

@@ -22,12 +22,13 @@ from aios.hw.chat.chat import Chat, Prompt
 from aios.hw.chat.reply_format import ReplyFormat
 from aios.hw.engine.engine import Engine, InvalidInput, LoadError, Logits, Row
 from aios.hw.machine.arena import SharedMemory
+from aios.hw.machine.cpu_use import OtherUse
 from aios.hw.machine.framing import encode
 from aios.hw.machine.parent_death import die_with_parent
 from aios.hw.machine.threads import thread_counts
 from aios.hw.tuning.exact_settings import open_engine
 from aios.hw.tuning.step_times import calibrate
-from aios.hw.tuning.thread_watch import ThreadWatch
+from aios.hw.tuning.thread_watch import ThreadWatch, fitting
 
 from . import messages
 from .batch import BatchComposer, Waiting
@@ -46,12 +47,12 @@ class Core:
     """Reads commands and carries them out; between the steps of a slice it reads more."""
 
     def __init__(
-        self, sock: socket.socket, engine: Engine, memory: SharedMemory, threads: list[int]
+        self, sock: socket.socket, engine: Engine, memory: SharedMemory, watch: ThreadWatch
     ) -> None:
         self._socket = sock
         self._engine = engine
         self._seat_operations = SeatOperations(engine, memory)
-        self._watch = ThreadWatch(engine, threads)
+        self._watch = watch
         self._chat = Chat(engine)
         self._generations: dict[int, Generation] = {}
         self._drawn: list[messages.StepRow] = []
@@ -176,10 +177,8 @@ class Core:
     def _step(self, command: messages.Slice, live: list[messages.SliceRow]) -> bool:
         """Run one batch; return True if a drawn token must be sent at once."""
         rows = self._composer.next_batch(command, [self._waiting(row) for row in live])
-        start_s = time.perf_counter()
         logits = self._engine.decode([row for _, row in rows])
-        if all(len(row.tokens) == 1 for _, row in rows):
-            self._watch.after(len(rows), time.perf_counter() - start_s)
+        self._watch.after_step()
         drawn = [self._draw(command.slice, request, row, logits[row.seat])
                  for request, row in rows if row.wants_logits]  # fmt: skip
         return any(drawn)
@@ -242,6 +241,7 @@ def main() -> None:
     start = messages.read_command(sock)
     if not isinstance(start, messages.Start):
         raise SystemExit("aios-core: the kernel's first message must be Start")
+    use = OtherUse()
     try:
         engine = open_engine(start.settings)
     except LoadError as error:
@@ -250,11 +250,15 @@ def main() -> None:
     tuned = engine.info.tuned
     threads = thread_counts(start.settings.threads, tuned.threads if tuned else None)
     if engine.info.device != "none":
-        calibrate(engine, threads)
+        others = use.ask()
+        counts = fitting(threads, len(use.cpus), others)
+        calibrate(engine, counts)
+        if counts == threads:  # measured without neighbours
+            threads = [count for count in threads if count <= engine.info.threads]
     memory = SharedMemory(options.arena, start.arena_bytes)
     try:
         sock.sendall(encode(messages.Hello(engine.info)))
-        Core(sock, engine, memory, threads).run()
+        Core(sock, engine, memory, ThreadWatch(engine, threads)).run()
     except ConnectionError:
         pass  # the kernel is gone
     finally:

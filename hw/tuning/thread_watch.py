@@ -1,91 +1,52 @@
 """Keeping the thread count right while other programs use the machine.
 
-Engine threads spin while they wait for each other. When a neighbour takes a processor, they lose
-their turn and steps slow down; fewer threads are faster then. Exactness does not depend on the
-count: the self-test varies it.
+Engine threads wait for each other several hundred times a step, and spin meanwhile. When one of
+them has lost its processor to a neighbour, all wait until it gets another: with two threads on two
+processors, one busy neighbour makes steps many times slower. One thread fewer keeps most of the
+speed. So there are never more threads than processors that others leave free. Exactness does not
+depend on the count: the self-test varies it.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from statistics import median
 
 from aios.hw.engine.engine import Engine
+from aios.hw.machine.cpu_use import OtherUse
 
-_SLOWER = 1.35
-"""Ratio of step times, now to before, that starts a trial of the thread counts."""
-_WINDOW_STEPS = 8
-_REMEMBERED_STEPS = 256
-_MIN_PATIENCE_STEPS, _MAX_PATIENCE_STEPS = 24, 384
-"""Steps between two trials."""
-_TRIAL_STEPS = 3
+_ASK_S = 0.1
+"""Time between two looks at what others use."""
+_CALM_S = 1.0
+"""Time for which more threads must fit before their number grows."""
+_SHARE = 0.5
+"""Part of a processor that others may use without a thread giving way."""
+
+
+def fitting(counts: Sequence[int], cpus: int, others: float) -> list[int]:
+    """Return the counts, in their order, that fit beside others; at least the smallest.
+
+    ``others`` use so many of the ``cpus`` processors.
+    """
+    free = cpus - others + _SHARE
+    return [count for count in counts if count <= free] or [min(counts)]
 
 
 class ThreadWatch:
-    """Watches step times; when they grow, tries each thread count and keeps the fastest.
+    """Sets the thread count between steps: the largest that fits beside other programs."""
 
-    The count in force is tried again, too: the slow steps may have been a passing disturbance.
-    """
+    def __init__(self, engine: Engine, counts: Sequence[int], use: OtherUse | None = None) -> None:
+        """``counts`` descend; the first is the fastest on an idle machine."""
+        self._engine, self._counts, self._use = engine, list(counts), use or OtherUse()
+        self._calm_s = 0.0
 
-    def __init__(self, engine: Engine, counts: Sequence[int]) -> None:
-        self._engine, self._counts = engine, list(counts)
-        self._rows = 0
-        self._recent: deque[float] = deque(maxlen=_REMEMBERED_STEPS)
-        self._patience = self._wait = _MIN_PATIENCE_STEPS
-        self._trying: list[int] = []
-        self._tried: dict[int, list[float]] = {}
-        self._before = 0
-
-    def after(self, rows: int, seconds: float) -> None:
-        """Note the time of a step with ``rows`` generating rows and no prompt."""
-        if len(self._counts) < 2:
+    def after_step(self) -> None:
+        """Look at what others use, if it is time to, and set the count."""
+        age_s = self._use.age_s()
+        if len(self._counts) < 2 or age_s < _ASK_S:
             return
-        if rows != self._rows:
-            self._restart(rows)
-            return
-        if self._trying:
-            self._try(seconds)
-            return
-        self._recent.append(seconds)
-        self._wait -= 1
-        if self._wait <= 0 and self._is_trial_due():
-            self._before = self._engine.info.threads
-            self._tried = {}
-            self._trying = [count for count in self._counts if count != self._before]
-            self._trying.append(self._before)
-            self._engine.set_threads(self._trying[0])
-
-    def _is_trial_due(self) -> bool:
-        recent = list(self._recent)
-        if self._engine.info.threads != self._counts[0]:
-            return len(recent) >= _WINDOW_STEPS  # below the maximum: is that still right?
-        before, now = recent[:-_WINDOW_STEPS], recent[-_WINDOW_STEPS:]
-        return len(before) >= _WINDOW_STEPS and median(now) > _SLOWER * median(before)
-
-    def _try(self, seconds: float) -> None:
-        times = self._tried.setdefault(self._trying[0], [])
-        times.append(seconds)
-        if len(times) <= _TRIAL_STEPS:
-            return
-        del times[0]  # the first step with another count creates the threads
-        self._trying.pop(0)
-        if self._trying:
-            self._engine.set_threads(self._trying[0])
-        else:
-            self._settle(min(self._tried, key=lambda count: median(self._tried[count])))
-
-    def _settle(self, count: int) -> None:
-        """Set the count. After a change wait briefly for the next trial, else ever longer."""
-        longer = min(_MAX_PATIENCE_STEPS, 2 * self._patience)
-        self._wait = self._patience = longer if count == self._before else _MIN_PATIENCE_STEPS
-        self._engine.set_threads(count)
-        self._recent.clear()
-
-    def _restart(self, rows: int) -> None:
-        """Forget step times: those of another number of rows cannot be compared."""
-        if self._trying:
-            self._trying = []
-            self._engine.set_threads(self._before)
-        self._rows = rows
-        self._recent.clear()
+        fit = fitting(self._counts, len(self._use.cpus), self._use.ask())[0]
+        now = self._engine.info.threads
+        self._calm_s = self._calm_s + age_s if fit > now else 0.0
+        if fit < now or self._calm_s >= _CALM_S:
+            self._engine.set_threads(fit)
+            self._calm_s = 0.0

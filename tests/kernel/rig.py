@@ -47,6 +47,7 @@ from aios.hw.machine.arena import Arena
 from aios.hw.machine.framing import encode
 from aios.hw.models.names import Source
 from aios.hw.tuning.idle_messages import IdleEvent, Kind
+from aios.hw.tuning.thread_watch import ThreadWatch
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop
@@ -103,7 +104,7 @@ class InlineCore:
         if rig.rung:
             engine.declare(_with_rung(engine.info, rig.rung))
         self.engine = engine
-        self._core = CoreLoop(self._socket, engine, rig.store.arena, [1])
+        self._core = CoreLoop(self._socket, engine, rig.store.arena, ThreadWatch(engine, [1]))
         operate = self._core._seat_operations.carry_out
         self._core._seat_operations.carry_out = lambda op: self._note(op, operate(op))  # type: ignore[method-assign]
         self._socket.sendall(encode(Hello(engine.info)))
