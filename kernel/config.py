@@ -76,7 +76,7 @@ HELP = {
     "quantum": "decode steps in a time slice (default: by measured speed)",
     "policy": "fifo, rr, priority, fair, mlfq or srtf",
     "chunk": "prompt tokens computed per step while others generate (default: by measured speed)",
-    "threads": "threads for the model (default: measured; fewer while other programs use processors)",
+    "threads": "threads for the model (default: measured; fewer beside other busy programs)",
     "gpu_layers": "model layers on the GPU, -1 for all",
     "exact": "the same tokens alone, together and preempted (on or off)",
     "tuned": "use the settings that aios model tune has found (on or off)",

@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from aios.hw.engine.engine import GRID_TOKENS, EngineInfo, Row
 
-from .drafts import Extra, RowCost, lengthened
+from .drafts import Draft, Extra, RowCost, lengthened
+from .generation import Generation
 from .messages import Slice
 
 APART_STEPS = 4
@@ -32,6 +35,8 @@ class Waiting(NamedTuple):
     streamed: bool = False
     prompt: int = 0
     """Tokens of the prompt; those after it were generated."""
+    forced: int = 0
+    """Tokens before the draft, the first not counted, that were appended without being drawn."""
     drafts: int = 0
     """The last tokens of the row are a draft, each right with ``chance``."""
     chance: float = 0.0
@@ -40,6 +45,28 @@ class Waiting(NamedTuple):
     def pending(self) -> int:
         """The number of tokens before the draft."""
         return len(self.row.tokens) - self.drafts
+
+    @property
+    def generates(self) -> bool:
+        """It has a token to continue from, and not more of a prompt."""
+        return self.pending - self.forced == 1
+
+
+def waiting(
+    request: int, generation: Generation, seat: int, length: int, draft_tokens: int
+) -> Waiting:
+    """Describe what a generation lacks whose seat holds ``length`` tokens.
+
+    ``draft_tokens``: limit on the tokens that follow the first of a decode row.
+    """
+    pending, draft, forced = generation.pending(length), Draft(), 0
+    if len(pending) <= max(1, generation.fresh):
+        forced = len(pending) - 1
+        draft = generation.draft(draft_tokens - forced)
+    tokens = np.concatenate([pending, draft.tokens]) if len(draft.tokens) else pending
+    row = Row(seat, length, tokens, 1 + len(draft.tokens))
+    return Waiting(request, row, generation.streamed, generation.prompt, forced,
+                   len(draft.tokens), draft.chance)  # fmt: skip
 
 
 Batch = list[tuple[int, Row]]
@@ -51,15 +78,15 @@ class BatchComposer:
 
     def __init__(self, info: EngineInfo) -> None:
         self._rung, self._batch_tokens = info.rung, info.batch_tokens
-        self._cost = RowCost.of(info)
+        self._cost, self._draft_tokens = RowCost.of(info), info.draft_tokens
         self._turn = self._apart = 0
 
     def next_batch(self, command: Slice, waiting: Sequence[Waiting]) -> Batch:
         """Compose the next batch of a slice; ``waiting`` is in the slice's order."""
         if self._rung.replay:
             waiting = [_as_first_computed(w) for w in waiting]
-        generating = [w for w in waiting if w.pending == 1]
-        prompts = [w for w in waiting if w.pending > 1]
+        generating = [w for w in waiting if w.generates]
+        prompts = [w for w in waiting if not w.generates]
         if not prompts:
             self._apart = 0
             return _by_seat(self._decode_rows(generating))
@@ -75,9 +102,13 @@ class BatchComposer:
 
     def _decode_rows(self, generating: Sequence[Waiting]) -> Batch:
         """Give each request a row, with as much of its draft as is worth its time."""
-        if not any(w.drafts for w in generating):
+        if not any(w.forced or w.drafts for w in generating):
             return [_cut(w, 1) for w in generating]
-        extras = [Extra(0, w.drafts, w.chance) for w in generating]
+        most = self._draft_tokens
+        extras = [
+            Extra(min(w.forced, most), min(w.drafts, max(0, most - w.forced)), w.chance)
+            for w in generating
+        ]
         room = self._batch_tokens - len(generating)
         chosen = lengthened(extras, self._cost, room)
         return [_cut(w, 1 + extra) for w, extra in zip(generating, chosen, strict=True)]
@@ -151,11 +182,12 @@ def _aligned_chunk(each: Waiting) -> tuple[int, Row]:
 
 
 def _as_first_computed(each: Waiting) -> Waiting:
-    """Cut a row at the prompt's end; after it, to one token and its draft."""
+    """Cut a row at the prompt's end; after it, to one token, unless longer rows are exact."""
     left = each.prompt - each.row.position
-    limit = left if left > 0 else 1 if each.pending > 1 else len(each.row.tokens)
-    _, row = _cut(each, limit)
-    return each._replace(row=row, drafts=max(0, len(row.tokens) - each.pending))
+    if left <= 0 and each.generates:
+        return each
+    _, row = _cut(each, max(1, left))
+    return each._replace(row=row, forced=0, drafts=0)
 
 
 def _cut(each: Waiting, limit: int) -> tuple[int, Row]:

@@ -31,8 +31,8 @@ from aios.hw.tuning.step_times import calibrate
 from aios.hw.tuning.thread_watch import ThreadWatch, fitting
 
 from . import messages
-from .batch import BatchComposer, Waiting
-from .drafts import Draft, Past
+from .batch import BatchComposer, Waiting, waiting
+from .drafts import Past
 from .generation import Generation
 from .seat_operations import SeatOperations
 from .truncation import truncated
@@ -205,15 +205,7 @@ class Core:
 
     def _waiting(self, row: messages.SliceRow) -> Waiting:
         generation, length = self._generations[row.request], self._engine.length(row.seat)
-        pending, draft = generation.pending(length), Draft()
-        if len(pending) == 1 and self._draft_tokens:
-            draft = generation.draft(self._draft_tokens)
-        tokens = np.concatenate([pending, draft.tokens]) if len(draft.tokens) else pending
-        whole = Row(row.seat, length, tokens, 1 + len(draft.tokens))
-        return Waiting(
-            row.request, whole, generation.streamed, generation.prompt, len(draft.tokens),
-            draft.chance,
-        )  # fmt: skip
+        return waiting(row.request, generation, row.seat, length, self._draft_tokens)
 
     def _tell(self, slice_number: int) -> None:
         if self._drawn:

@@ -42,6 +42,8 @@ class Generation:
         self.urgent = True
         """The kernel wants the next token at once: the first one, or each one of a stream."""
         self.streamed, self.prompt = streamed, prompt
+        self.fresh = 0
+        """The number of tokens that the last ``draw`` appended."""
         self._engine = engine
         self._past, self._account = past or Past(), account
         self._drafter = Drafter()
@@ -74,9 +76,10 @@ class Generation:
     def draw(self, logits: Logits, draft: Tokens, request: int) -> tuple[list[StepRow], int]:
         """Draw the next token, and one more for each token of the draft that was right.
 
-        ``logits``, shape (1 + len(draft), vocab_size), are those of the last token and of the
-        draft's. Return the drawn tokens, and how many tokens of the seat are right. Raises
-        InvalidInput and ArithmeticError, as ``Sampler.sample`` does.
+        After each drawn token come those that the grammar leaves no choice about. ``logits``, shape
+        (1 + len(draft), vocab_size), are those of the last token and of the draft's. Return the
+        appended tokens, and how many tokens of the seat are right. Raises InvalidInput and
+        ArithmeticError, as ``Sampler.sample`` does.
         """
         self.urgent = self.streamed
         start, rows = self._count, list[StepRow]()
@@ -84,19 +87,38 @@ class Generation:
             right = self._count - start
             row = self._next(logits[right], request)
             rows.append(msgspec.structs.replace(row, drafted=True) if right else row)
+            if not row.finish:
+                rows += self._forced(request)
             drawn = self._tokens[start : self._count]
             if rows[-1].finish or len(drawn) > len(draft):
                 break
             if not np.array_equal(drawn, draft[: len(drawn)]):
                 break
-        self._drafter.verified(len(draft), right)
+        self.fresh = self._count - start
+        kept = min(len(drawn), len(draft))
+        kept = int(np.logical_and.accumulate(drawn[:kept] == draft[:kept]).sum())
+        self._drafter.verified(len(draft), kept)
         if rows[-1].finish:
             self._past.add(self._account, self._tokens[self.prompt : self._count])
-        return rows, start + right
+        return rows, start + kept
 
     def _next(self, logits: Logits, request: int) -> StepRow:
         history = self._tokens[: self._count]
         token = self._sampler.sample(logits, self._count, history)
+        return self._append(token, request)
+
+    def _forced(self, request: int) -> list[StepRow]:
+        """Append the tokens that the grammar leaves no choice about."""
+        rows: list[StepRow] = []
+        while self._grammar and (tokens := self._grammar.forced()):
+            for token in tokens:
+                row = self._append(token, request)
+                rows.append(msgspec.structs.replace(row, drafted=True))
+                if row.finish:
+                    return rows
+        return rows
+
+    def _append(self, token: int, request: int) -> StepRow:
         if self._engine.ends(token):
             return _row(request, -1, "stop", self._reply.finish())
         self._tokens[self._count] = token

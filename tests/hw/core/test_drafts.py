@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 import numpy as np
 import pytest
 
-from aios.hw.core.batch import BatchComposer, Waiting
-from aios.hw.core.drafts import Draft, Drafter, Extra, Past, RowCost, lengthened
+from aios.hw.core.batch import BatchComposer, waiting
+from aios.hw.core.drafts import Drafter, Extra, Past, RowCost, lengthened
 from aios.hw.core.generation import Generation
 from aios.hw.core.messages import Slice, StepRow
-from aios.hw.engine.engine import EngineSettings, Row, Tokens
+from aios.hw.engine.engine import Constraint, EngineSettings, Tokens
 from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.sampling import SamplingParams
 
@@ -120,6 +122,32 @@ def test_drafts_change_steps_and_no_token(
         assert fewer < steps / 2
 
 
+SCHEMA = json.dumps({
+    "type": "object", "required": ["name", "kind", "count"], "additionalProperties": False,
+    "properties": {"name": {"type": "string"}, "kind": {"enum": ["alpha", "beta"]},
+                   "count": {"type": "integer"}},
+})  # fmt: skip
+
+
+@pytest.mark.parametrize("max_tokens", [1, 5, 12, 13, 14, 300])
+@pytest.mark.parametrize("seed", range(4))
+def test_forced_tokens_take_no_step(max_tokens: int, seed: int) -> None:
+    constraint = Constraint("json_schema", SCHEMA)
+    wanted = SamplingParams(
+        max_tokens=max_tokens, seed=seed, temperature=1.0, constraint=constraint
+    )
+    plain, steps = _generated("fake", wanted)
+    drafted, fewer = _generated("fake:drafts=15", wanted)
+    assert drafted == plain and fewer <= steps
+    text = "".join(row.text for row in plain)
+    if max_tokens == 300:
+        assert json.loads(text).keys() == {"name", "kind", "count"}
+        fixed = len('"name":"","kind":"","count":')
+        assert sum(not row.drafted for row in plain) < len(text) - fixed
+        assert fewer < steps
+    assert sum(row.token >= 0 for row in plain) <= max_tokens
+
+
 def _generated(model: str, params: SamplingParams) -> tuple[list[StepRow], int]:
     """Generate as the core does; return the rows and the number of steps."""
     engine = FakeEngine(EngineSettings(path=model, seats=1))
@@ -127,14 +155,9 @@ def _generated(model: str, params: SamplingParams) -> tuple[list[StepRow], int]:
     generation = Generation(engine, prompt, len(prompt), params, False, past=Past())
     composer, rows, steps = BatchComposer(engine.info), list[StepRow](), 0
     while not rows or not rows[-1].finish:
-        length = engine.length(0)
-        pending, draft = generation.pending(length), Draft()
-        if len(pending) == 1 and engine.info.draft_tokens:
-            draft = generation.draft(engine.info.draft_tokens)
-        tokens = np.concatenate([pending, draft.tokens])
-        whole = Row(0, length, tokens, 1 + len(draft.tokens))
-        waiting = Waiting(1, whole, False, len(prompt), len(draft.tokens), draft.chance)
-        [(_, row)] = composer.next_batch(COMMAND, [waiting])
+        limit = engine.info.draft_tokens
+        wanted = waiting(1, generation, 0, engine.length(0), limit)
+        [(_, row)] = composer.next_batch(COMMAND, [wanted])
         logits, steps = engine.decode([row]), steps + 1
         if row.wants_logits:
             tried = row.tokens[len(row.tokens) - row.wants_logits + 1 :]
