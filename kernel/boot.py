@@ -191,7 +191,7 @@ class Kernel:
     ) -> Job:
         assert model.info
         order = Order(kind, self._engine_settings(model.source), model.info.rung,
-                      model.info.model_hash)  # fmt: skip
+                      model.info.model_hash, model.info.estimated)  # fmt: skip
         return children.IdleWork(self.loop, order, on_event, on_gone)
 
     def _make_storage(self) -> None:

@@ -22,13 +22,11 @@ from aios.hw.chat.chat import Chat, Prompt
 from aios.hw.chat.reply_format import ReplyFormat
 from aios.hw.engine.engine import Engine, InvalidInput, LoadError, Logits, Row
 from aios.hw.machine.arena import SharedMemory
-from aios.hw.machine.cpu_use import OtherUse
 from aios.hw.machine.framing import encode
 from aios.hw.machine.parent_death import die_with_parent
 from aios.hw.machine.threads import thread_counts
 from aios.hw.tuning.exact_settings import open_engine
-from aios.hw.tuning.step_times import calibrate
-from aios.hw.tuning.thread_watch import ThreadWatch, fitting
+from aios.hw.tuning.thread_watch import ThreadWatch
 
 from . import messages
 from .batch import BatchComposer, Waiting, waiting
@@ -233,7 +231,6 @@ def main() -> None:
     start = messages.read_command(sock)
     if not isinstance(start, messages.Start):
         raise SystemExit("aios-core: the kernel's first message must be Start")
-    use = OtherUse()
     try:
         engine = open_engine(start.settings)
     except LoadError as error:
@@ -241,12 +238,8 @@ def main() -> None:
         raise SystemExit(1) from None
     tuned = engine.info.tuned
     threads = thread_counts(start.settings.threads, tuned.threads if tuned else None)
-    if engine.info.device != "none":
-        others = use.ask()
-        counts = fitting(threads, len(use.cpus), others)
-        calibrate(engine, counts)
-        if counts == threads:  # measured without neighbours
-            threads = [count for count in threads if count <= engine.info.threads]
+    if not engine.info.estimated:  # more are slower even on an idle machine
+        threads = [count for count in threads if count <= engine.info.threads]
     memory = SharedMemory(options.arena, start.arena_bytes)
     try:
         sock.sendall(encode(messages.Hello(engine.info)))

@@ -115,14 +115,16 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     restorable: bool = True
     """False if the model's state cannot be saved; parked requests are then recomputed."""
     prefill_token_s: float = 0.001
-    """Seconds for a prompt token in a chunk; measured at load."""
+    """Seconds for a prompt token in a chunk."""
     decode_token_s: float = 0.001
-    """Seconds for a generated token if all seats generate; measured at load."""
+    """Seconds for a generated token if all seats generate."""
     step_s: float = 0.001
-    """Seconds for a step with one row; measured at load."""
+    """Seconds for a step with one row."""
     draft_tokens: int = 0
     """Limit on the tokens that follow the first in a decode row: rows up to this length give the
     same logits as their tokens one by one. 0: that was not shown."""
+    estimated: bool = False
+    """Thread count and times are estimates; they have yet to be measured on a quiet machine."""
 
 
 class Row(NamedTuple):

@@ -59,10 +59,11 @@ class TuningJob(msgspec.Struct, frozen=True, kw_only=True):
     """One thing to do with a candidate, in a process of its own.
 
     ``copy`` makes the file with its weights; ``drop`` removes it; ``speed`` measures its speed;
-    ``perplexity`` reads the yardstick text; ``exact`` runs the self-test.
+    ``perplexity`` reads the yardstick text; ``exact`` runs the self-test; ``steps`` measures the
+    times of steps, for the core.
     """
 
-    kind: Literal["copy", "drop", "speed", "perplexity", "exact"]
+    kind: Literal["copy", "drop", "speed", "perplexity", "exact", "steps"]
     candidate: Candidate
     round: int = 0
     """Distinguishes repeated measurements: 1, 2, … in the finals, negative for close calls."""

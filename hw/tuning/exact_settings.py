@@ -3,8 +3,8 @@
 Flash attention with q8_0 keys is bit-exact for many models but not for all; only a test shows it.
 A model that is loaded runs at once: with the fastest rung that has passed the self-test, and until
 one has, with SAFE, which is exact by construction. Nothing is tested here. idle_work.py tests the
-other rungs while the model is idle; the verdicts are kept (verdict_cache.py). With exactness off,
-the rung that was measured to be the fastest is used.
+other rungs while the model is idle; verdicts (verdict_cache.py) and the times of steps
+(step_times.py) are kept. With exactness off, the rung that was measured to be the fastest is used.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import msgspec
 
 from aios.hw.engine.engine import Engine, EngineSettings, LoadError, Rung, Tuned
 from aios.hw.engine.fake import FakeEngine
+from aios.hw.machine.threads import thread_counts
 from aios.hw.models import model_files
 
 from . import profile
 from .draft_test import DRAFT_TOKENS
+from .step_times import StepTimes, declare, estimate, step_times
 from .verdict_cache import Finding, Subject, subject_of, verdict
 
 log = logging.getLogger("aios.exact")
@@ -51,6 +53,8 @@ class Plan(NamedTuple):
     ladder: tuple[Rung, ...]
     rung: Rung
     exact: bool
+    threads: tuple[int, ...]
+    """Thread counts worth trying, in descending order."""
     untested: int
     """Number of rungs of the ladder before ``rung``, or ``rung`` itself, without a verdict."""
     draft_tokens: int
@@ -68,6 +72,7 @@ def plan(settings: EngineSettings) -> Plan:
         raise LoadError(problem)
     device = llama_lib.device(settings.gpu_layers)
     tuned, problem = profile.look_up(settings, llama_lib.build(), device)
+    counts = thread_counts(settings.threads, tuned.threads if tuned else None)
     notes = [f"not as tuned: {problem}"] if problem else []
     ladder: tuple[Rung, ...] = RUNGS
     if tuned:
@@ -85,7 +90,8 @@ def plan(settings: EngineSettings) -> Plan:
     if settings.exact and not exact:
         notes.append("not exact with any settings")
     drafts = _draft_tokens(settings, subject, rung)
-    return Plan(settings, subject, ladder, rung, exact, untested, drafts, tuned, tuple(notes))
+    return Plan(settings, subject, ladder, rung, exact, tuple(counts), untested, drafts, tuned,
+                tuple(notes))  # fmt: skip
 
 
 def _draft_tokens(settings: EngineSettings, subject: Subject, rung: Rung) -> int:
@@ -130,6 +136,14 @@ def _fastest_known(
     return max(UNTESTED, key=lambda each: scores.get(each.name, 0.0)), False, 0
 
 
+def kept_times(chosen: Plan) -> Finding[StepTimes]:
+    """Look up the times of steps that were measured with a plan's settings."""
+    return step_times(
+        chosen.settings.cache_dir, chosen.subject, chosen.rung, chosen.settings.seats,
+        chosen.threads,
+    )  # fmt: skip
+
+
 def open_engine(settings: EngineSettings) -> Engine:
     """Load the model as planned, without testing or measuring anything.
 
@@ -156,12 +170,15 @@ def _opened(chosen: Plan) -> Engine:
     from aios.hw.engine.llama import LlamaEngine
 
     engine = LlamaEngine(chosen.settings, chosen.rung)
+    times = kept_times(chosen).value
+    declare(engine, times or estimate(engine, chosen.threads[0]))
     for note in chosen.notes:
         if note.startswith("not "):
             log.warning("%s: %s", chosen.settings.path, note)
     engine.declare(msgspec.structs.replace(
         engine.info, exact=chosen.exact, untested=chosen.untested, tuned=chosen.tuned,
         draft_tokens=chosen.draft_tokens,
+        estimated=times is None and chosen.settings.cache_dir is not None,
         description="; ".join([engine.info.description, *chosen.notes]),
     ))  # fmt: skip
     return engine

@@ -22,6 +22,8 @@ class Order(msgspec.Struct, frozen=True, tag=True):
     settings: EngineSettings
     rung: Rung
     model_hash: str
+    estimated: bool = False
+    """The core's thread count and step times are estimates."""
     full: bool = False
     """Tune thoroughly, not quickly."""
 
@@ -34,10 +36,12 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """Program → kernel: the work is done. ``better``: a core loaded now would be faster."""
+    """Program → kernel: the work is done. ``better``: a core loaded now would be faster. ``again``:
+    something could not be measured now, so try again later."""
 
     better: bool
     text: str
+    again: bool = False
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -24,11 +25,13 @@ from aios.hw.machine.framing import encode, read_frame
 from aios.hw.machine.parent_death import die_with_parent
 
 from .candidate import ORIGINAL, Candidate, TuningJob, score
-from .exact_settings import UNTESTED, Plan, fastest, plan
+from .exact_settings import UNTESTED, Plan, fastest, kept_times, plan
 from .idle_messages import Done, Failed, IdleEvent, Order, Progress
 from .job_process import Killed, run_apart
 from .job_process import Order as JobOrder
 from .verdict_cache import Verdict, verdict
+
+log = logging.getLogger("aios.idle")
 
 Report = Callable[[str, int], None]
 """Called with what is being done, and the percentage that is done."""
@@ -44,6 +47,11 @@ def find_settings(settings: EngineSettings, report: Report = lambda text, percen
     if chosen.untested:
         (_test_rungs if settings.exact else _measure_rungs)(chosen, report)
         chosen = plan(settings)
+    if kept_times(chosen).value is None:
+        report(f"timing steps: {chosen.rung.name}", 95)
+        result = run_apart(_job("steps", chosen, chosen.rung))
+        if result.failed:
+            log.info("%s: steps are not timed: %s", settings.path, result.failed)
     return chosen
 
 
@@ -85,13 +93,15 @@ def _job(kind: str, chosen: Plan, rung: Rung) -> JobOrder:
     return JobOrder(
         job=job, source=settings.path if weights == ORIGINAL else "", path=settings.path,
         seats=settings.seats, cache_dir=settings.cache_dir or "", gpu_layers=settings.gpu_layers,
+        counts=chosen.threads,
     )  # fmt: skip
 
 
 def _do(order: Order, report: Report) -> Done:
     after = find_settings(order.settings, report)
-    better = (after.rung, after.subject.model_hash) != (order.rung, order.model_hash)
-    return Done(better, after.rung.name)
+    timed = kept_times(after).value is not None
+    changed = (after.rung, after.subject.model_hash) != (order.rung, order.model_hash)
+    return Done(changed or (timed and order.estimated), after.rung.name, again=not timed)
 
 
 def _calm() -> None:

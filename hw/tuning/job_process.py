@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from aios.hw.engine.engine import Engine, EngineSettings, LoadError
+from aios.hw.machine.cpu_use import OtherUse
 from aios.hw.machine.huge_pages import engine_environment
 from aios.hw.machine.parent_death import die_with_parent
 
@@ -24,10 +25,13 @@ from .candidate import FORMATS, ORIGINAL, Result, TuningJob
 from .draft_test import draft_limit
 from .self_test import is_exact
 from .speed import measure_speed
+from .step_times import BUSY, measure, step_times
 from .verdict_cache import TEST_SEATS, Verdict, subject_of, verdict
 
 WINDOW_TOKENS = 768
 """Large enough for the self-test and for a window of the yardstick text."""
+MACHINE_BUSY = "other programs use the processors"
+"""A Result's failure when times could not be measured for that reason."""
 NO_ROOM = "no room"
 """Prefix of a Result's failure when the disk is full; it ends the tuning."""
 
@@ -42,6 +46,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     seats: int
     cache_dir: str
     gpu_layers: int = -1
+    counts: tuple[int, ...] = ()
+    """Thread counts to choose from, in descending order; for the job ``steps``."""
     parent_pid: int = msgspec.field(default_factory=os.getpid)
 
 
@@ -79,17 +85,20 @@ def _test(order: Order) -> Result:
     )  # fmt: skip
     engine = LlamaEngine(settings, candidate.rung)
     try:
-        return _tested(order.job, settings, engine)
+        return _tested(order, settings, engine)
     finally:
         engine.close()
 
 
-def _tested(job: TuningJob, settings: EngineSettings, engine: Engine) -> Result:
+def _tested(order: Order, settings: EngineSettings, engine: Engine) -> Result:
+    job = order.job
     if job.kind == "speed":
         return measure_speed(engine)
     if job.kind == "perplexity":
         windows, tokens = perplexity.read(engine, job.against, job.limit_percent)
         return Result(windows=tuple(windows), tokens=tuple(tokens))
+    if job.kind == "steps":
+        return _timed(order, settings, engine)
     known = verdict(settings.cache_dir, subject_of(settings), job.candidate.rung)
     found = known.value
     if found is None:
@@ -98,6 +107,18 @@ def _tested(job: TuningJob, settings: EngineSettings, engine: Engine) -> Result:
         found = Verdict(exact, job.candidate.rung.name, draft_tokens=drafts)
         known.keep(found)
     return Result(exact=found.exact, draft_tokens=found.draft_tokens)
+
+
+def _timed(order: Order, settings: EngineSettings, engine: Engine) -> Result:
+    """Measure the times of steps and keep them, unless other programs disturb that."""
+    use = OtherUse()
+    counts = order.counts
+    times = measure(engine, counts)
+    if use.ask() > BUSY:
+        return Result(failed=MACHINE_BUSY)
+    subject, rung = subject_of(settings), order.job.candidate.rung
+    step_times(order.cache_dir, subject, rung, order.seats, counts).keep(times)
+    return Result()
 
 
 class Killed(Exception):

@@ -21,7 +21,8 @@ _START_S = 0.7
 _BUSY = 0.3
 """Share of the CPU used by others from which measurements may be off."""
 _DOING = {"copy": "converting to", "drop": "removing", "speed": "measuring",
-          "perplexity": "reading with", "exact": "self-test of"}  # fmt: skip
+          "perplexity": "reading with", "exact": "self-test of",
+          "steps": "timing steps with"}  # fmt: skip
 
 
 class Progress:

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Protocol
 
+from aios.hw.engine.engine import EngineInfo
 from aios.hw.tuning.idle_messages import Done, Failed, IdleEvent, Kind, Progress
 from aios.kernel.loop.loop import Loop, Timer
 from aios.kernel.loop.states import step
@@ -29,8 +30,8 @@ MAX_PAUSE_S = 300.0
 """Pause after which a job is ended, for the memory that it holds."""
 MAX_DEATHS = 2
 """Deaths of a job's process after which it is not tried again."""
-NO_ROOM_S = 60.0
-"""Time until the next look, if there was no memory for a job."""
+AGAIN_S = 60.0
+"""Time until the next look, if there was no memory for a job, or the machine was busy."""
 
 State = Literal["none", "working", "paused"]
 STATES: Mapping[State, frozenset[State]] = {
@@ -80,6 +81,8 @@ class IdleJobs:
         self._finished: dict[tuple[str, Kind], str] = {}
         """Jobs that are done or given up, by model hash; what to say of them."""
         self._deaths: dict[tuple[str, Kind], int] = {}
+        self._not_before: dict[tuple[str, Kind], float] = {}
+        """Jobs to be tried again, and the earliest time for that."""
         self._lacking: dict[Model, str] = {}
         """Models whose job waits for memory; what to say of them."""
         self._outdated: set[Model] = set()
@@ -141,6 +144,8 @@ class IdleJobs:
                 return  # looks again when it has been loaded
         if self._job is None:
             self._begin()
+            if self._job is None and self._not_before:
+                self._set_timer(AGAIN_S, self._look)
         elif self.state == "paused":
             self._move("working")
             self._job.resume()
@@ -151,8 +156,12 @@ class IdleJobs:
     def _pending(self, model: Model) -> Iterable[Kind]:
         """Return the kinds of jobs that a model has yet to get."""
         info = model.info
-        if info and info.untested and (info.model_hash, "settings") not in self._finished:
+        if info and (info.untested or info.estimated) and not self._done(info, "settings"):
             yield "settings"
+
+    def _done(self, info: EngineInfo, kind: Kind) -> bool:
+        key = info.model_hash, kind
+        return key in self._finished or self._not_before.get(key, 0.0) > self._loop.now()
 
     def _begin(self) -> None:
         """Begin the first job for which there is memory."""
@@ -166,7 +175,7 @@ class IdleJobs:
                 if model not in self._lacking:
                     log.warning("model %s: no self-test yet: %s", model.name, reason)
                 self._lacking[model] = f"no self-test yet: {reason}"
-                self._set_timer(NO_ROOM_S, self._look)
+                self._set_timer(AGAIN_S, self._look)
 
     def _begin_one(self, model: Model, kind: Kind) -> None:
         self._model, self._kind, self._progress = model, kind, "self-test begins"
@@ -189,7 +198,7 @@ class IdleJobs:
                 log.info("model %s: self-test done: %s", self._model.name, event.text)
                 if event.better:
                     self._outdated.add(self._model)
-                self._finish("")
+                self._finish(None if event.again else "")
             case Failed():
                 self._finish(f"self-test failed: {event.reason}; try: aios model tune")
 
@@ -205,9 +214,14 @@ class IdleJobs:
         self._release()
         self.idle()
 
-    def _finish(self, text: str) -> None:
-        """End the job, and note what to say of it."""
-        self._note(text)
+    def _finish(self, text: str | None) -> None:
+        """End the job, and note what to say of it; None: it is to be tried again."""
+        assert self._model and self._model.info
+        if text is None:
+            key = self._model.info.model_hash, self._kind
+            self._not_before[key] = self._loop.now() + AGAIN_S
+        else:
+            self._note(text)
         if self._job:
             self._job.end()
         self._release()

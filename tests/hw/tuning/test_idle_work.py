@@ -13,9 +13,10 @@ from aios.hw.tuning.candidate import Result
 from aios.hw.tuning.exact_settings import RUNGS, SAFE, UNTESTED, plan
 from aios.hw.tuning.idle_messages import Order
 from aios.hw.tuning.idle_work import find_settings
-from aios.hw.tuning.job_process import Killed
+from aios.hw.tuning.job_process import MACHINE_BUSY, Killed
 from aios.hw.tuning.job_process import Order as JobOrder
-from aios.hw.tuning.verdict_cache import verdict
+from aios.hw.tuning.step_times import StepTimes, step_times
+from aios.hw.tuning.verdict_cache import subject_of, verdict
 from tests.hw.models.gguf_maker import write
 
 
@@ -25,16 +26,32 @@ class Jobs:
     def __init__(self, **results: Result | Exception) -> None:
         """``r0=Result(exact=True)``: the outcome for the first rung; others are not exact."""
         self._results = results
+        self.busy = False
         self.tested: list[Rung] = []
+        self.timed: list[Rung] = []
 
     def __call__(self, order: JobOrder) -> Result:
         rung = order.job.candidate.rung
+        if order.job.kind == "steps":
+            self.timed.append(rung)
+            return self._steps(order)
         self.tested.append(rung)
         known = RUNGS.index(rung) if rung in RUNGS else 9
         outcome = self._results.get(f"r{known}", Result())
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    def _steps(self, order: JobOrder) -> Result:
+        if self.busy:
+            return Result(failed=MACHINE_BUSY)
+        settings = EngineSettings(path=order.path, threads=order.job.candidate.threads)
+        found = step_times(
+            order.cache_dir, subject_of(settings), order.job.candidate.rung, order.seats,
+            order.counts,
+        )  # fmt: skip
+        found.keep(StepTimes(1, 0.1, 0.1, 0.1))
+        return Result()
 
 
 @pytest.fixture
@@ -60,6 +77,7 @@ def test_rungs_are_tested_until_one_passes(
         assert chosen.rung == (SAFE if fine is None else RUNGS[fine])
         assert chosen.exact == (fine is not None) and chosen.untested == 0
     assert jobs.tested == list(RUNGS if fine is None else RUNGS[: fine + 1])
+    assert jobs.timed == [chosen.rung]
     assert said[0] == (f"self-test 1/{len(RUNGS)}: {RUNGS[0].name}", 0)
     assert [percent for _, percent in said] == sorted(percent for _, percent in said)
 
@@ -105,7 +123,7 @@ def test_the_core_is_told_if_it_would_be_faster_now(
     subject = plan(settings).subject
     order = Order("settings", settings, SAFE, subject.model_hash)
     done = idle_work._do(order, lambda text, percent: None)
-    assert done.better and done.text == RUNGS[0].name
+    assert done.better and done.text == RUNGS[0].name and not done.again
     fast = msgspec.structs.replace(order, rung=RUNGS[0])
     assert not idle_work._do(fast, lambda text, percent: None).better
 
@@ -118,3 +136,18 @@ def test_settings_that_cannot_be_tested_are_an_error(
     order = Order("settings", settings, SAFE, plan(settings).subject.model_hash)
     with pytest.raises(LoadError, match="cannot be tested now: no memory"):
         idle_work._do(order, lambda text, percent: None)
+
+
+def test_a_busy_machine_is_measured_later(
+    settings: EngineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = _with(monkeypatch, Jobs(r0=Result(exact=True)))
+    jobs.busy = True
+    hash_ = plan(settings).subject.model_hash
+    order = Order("settings", settings, RUNGS[0], hash_, estimated=True)
+    done = idle_work._do(order, lambda text, percent: None)
+    assert done.again and not done.better
+    jobs.busy = False
+    done = idle_work._do(order, lambda text, percent: None)
+    assert done.better and not done.again
+    assert jobs.tested == [RUNGS[0]] and jobs.timed == [RUNGS[0]] * 2

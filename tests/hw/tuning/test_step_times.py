@@ -9,7 +9,7 @@ import pytest
 
 from aios.hw.engine.engine import EngineSettings, Logits, Row
 from aios.hw.engine.fake import FakeEngine
-from aios.hw.tuning.step_times import calibrate
+from aios.hw.tuning.step_times import declare, estimate, measure
 
 
 class Clocked(FakeEngine):
@@ -28,7 +28,7 @@ class Clocked(FakeEngine):
 def _calibrated(monkeypatch: pytest.MonkeyPatch, cost: Callable[[int, int, int], float]) -> Clocked:
     engine = Clocked(cost)
     monkeypatch.setattr(time, "perf_counter", lambda: engine.now)
-    calibrate(engine, [4, 2, 1])
+    declare(engine, measure(engine, [4, 2, 1]))
     return engine
 
 
@@ -48,3 +48,14 @@ def test_fewer_threads_are_kept_when_they_are_faster(monkeypatch: pytest.MonkeyP
     cost = {4: 0.5, 2: 0.1, 1: 0.3}
     engine = _calibrated(monkeypatch, lambda threads, rows, tokens: cost[threads])
     assert engine.info.threads == 2
+
+
+def test_an_estimate_takes_four_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Clocked(lambda threads, rows, tokens: (0.1 + 0.01 * tokens) / threads)
+    monkeypatch.setattr(time, "perf_counter", lambda: engine.now)
+    times = estimate(engine, 2)
+    assert engine._calls == 4 and times.threads == 2 == engine.info.threads
+    assert times.step_s == pytest.approx(0.11 / 2)
+    assert times.decode_token_s == pytest.approx(0.14 / 2 / 4)
+    assert times.prefill_token_s == pytest.approx(0.26 / 2 / 16)
+    assert [engine.length(seat) for seat in range(4)] == [0] * 4

@@ -9,7 +9,7 @@ import pytest
 
 from aios.hw.engine.engine import EngineInfo
 from aios.hw.tuning.idle_messages import Done, Failed, Progress
-from aios.kernel.model.idle_jobs import IDLE_S, MAX_PAUSE_S
+from aios.kernel.model.idle_jobs import AGAIN_S, IDLE_S, MAX_PAUSE_S
 from tests.kernel.clock import next_timer
 from tests.kernel.rig import Rig, open_rig
 
@@ -194,3 +194,15 @@ def test_closing_ends_the_job(tmp_path: Path) -> None:
         _pass(rig, IDLE_S)
         (job,) = rig.jobs
     assert job.state == "ended"
+
+
+def test_what_could_not_be_measured_is_tried_again_later(tmp_path: Path) -> None:
+    with open_rig(tmp_path) as rig:
+        _untested(rig)
+        _pass(rig, IDLE_S)
+        rig.jobs[0].on_event(Done(False, "busy", again=True))
+        _pass(rig, 2 * IDLE_S)
+        assert len(rig.jobs) == 1
+        _pass(rig, AGAIN_S)
+        _pass(rig, IDLE_S)
+        assert len(rig.jobs) == 2
