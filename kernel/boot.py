@@ -160,7 +160,7 @@ class Kernel:
         self._models = Models(
             config.model, paths.data_dir() / "models", self._store, self._settings, self.loop,
             self._start_core, config.memory, config.idle_unload, config.core_timeout,
-            self._start_job, config.adapters(),
+            self._start_job, config.idle_kinds, config.adapters(),
         )  # fmt: skip
 
     def _start_core(
@@ -191,7 +191,8 @@ class Kernel:
     ) -> Job:
         assert model.info
         order = Order(kind, self._engine_settings(model.source), model.info.rung,
-                      model.info.model_hash, model.info.estimated)  # fmt: skip
+                      model.info.model_hash, model.info.estimated,
+                      quick=self._config.tune != "full")  # fmt: skip
         return children.IdleWork(self.loop, order, on_event, on_gone)
 
     def _make_storage(self) -> None:

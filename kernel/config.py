@@ -18,6 +18,7 @@ from msgspec import Meta
 from aios.hw.machine.memory_limit import memory_bytes
 from aios.hw.models import adapter_files
 from aios.hw.models.aliases import Adapter
+from aios.hw.tuning.idle_messages import Kind
 from aios.syscalls.errors import InvalidArgument
 from aios.syscalls.suggest import did_you_mean
 
@@ -38,6 +39,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     exact: bool = True
     tuned: bool = True
     drafts: bool = True
+    tune: Literal["off", "test", "quick", "full"] = "quick"
     kv_ram: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] = 1 << 30
     kv_disk: Annotated[int, Meta(ge=0, le=1 << 46)] = 2 << 30
     memory: Annotated[int, Meta(ge=1 << 20, le=1 << 44)] | None = None
@@ -66,6 +68,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         except adapter_files.BadAdapter as error:
             raise InvalidArgument(f"lora: {error.args[0]}", f"lora: {HELP['lora']}") from None
 
+    @property
+    def idle_kinds(self) -> tuple[Kind, ...]:
+        """The jobs of models' idle time."""
+        searches = self.tune in ("quick", "full") and self.tuned
+        return () if self.tune == "off" else ("settings", "tune") if searches else ("settings",)
+
 
 HELP = {
     "model": "model to serve: default, a GGUF file, or a name in the models folder",
@@ -82,6 +90,8 @@ HELP = {
     "tuned": "use the settings that aios model tune has found (on or off)",
     "drafts": "compute likely next tokens along with the one before them, where the model's logits "
     "stay the same (on or off)",
+    "tune": "work in idle time: off; test (the self-test of exactness); quick (a faster weight "
+    "format, too); full (all formats and settings)",
     "kv_ram": "bytes of shared memory for parked contexts, e.g. 512M",
     "kv_disk": "bytes of files for parked contexts that do not fit there, e.g. 4G; 0: none",
     "memory": "bytes for all loaded models (default: no limit)",

@@ -43,6 +43,7 @@ class Machine:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "AIOS_RUNTIME_DIR": str(self.runtime),
             "AIOS_CONFIG": str(folder / "config.toml"),
+            "AIOS_TUNE": "off",
             "XDG_STATE_HOME": str(folder / "state"),
             "XDG_DATA_HOME": str(folder / "data"),
             "COLUMNS": "200",

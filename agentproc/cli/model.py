@@ -53,7 +53,7 @@ def tune(options: argparse.Namespace) -> int:
     words = [out.model(options.name),
              "--perplexity", str(options.perplexity), "--seats", str(options.seats)]  # fmt: skip
     words += ["--cache", str(paths.cache_dir()), "--models", str(paths.data_dir() / "models")]
-    words += ["--reset"] * options.reset + ["--json"] * options.json
+    words += ["--quick"] * options.quick + ["--reset"] * options.reset + ["--json"] * options.json
     parts.become("aios.hw.tuning.tune", *words)
 
 
@@ -106,6 +106,7 @@ COMMANDS = {"model": Command(actions={
     "unload": Command("free a model's memory", unload, (_MODEL,)),
     "tune": Command("find the fastest settings for a model on this machine", tune, (
         arg("name", nargs="?", default="default", metavar="MODEL"),
+        flag("--quick", help="try only the likely winner: Q8_0, within a minute for small models"),
         flag("--reset", help="forget what was found"),
         arg("--perplexity", type=float, default=1.0, metavar="PERCENT",
             help="limit on the increase of perplexity over the original (1)"),

@@ -33,7 +33,7 @@ from aios.syscalls.types.process import (
     SpawnRequest,
 )
 
-from . import daemonctl, order, out
+from . import daemonctl, order, out, waiting
 from .command import CLASSES, Command, arg, flag
 
 OWN_FAILURE = 125
@@ -66,6 +66,8 @@ class _Run:
         self._options, self._specs = options, specs
         self._connection: AsyncConnection | None = None
         self._agents: list[SpawnReply] = []
+        self._said = False
+        """An agent has written something."""
         self._signals = 0
         self._signal = 0
         self._broken: OSError | None = None
@@ -102,18 +104,18 @@ class _Run:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
         waits: list[asyncio.Task[ExitStatus]] = []
-        asker = None
+        assert self._connection
+        helpers = [loop.create_task(waiting.tell(self._connection, lambda: not self._said))]
         if any(spec.asks for spec in self._specs):
             from . import ask
 
-            assert self._connection
-            asker = loop.create_task(ask.ask_all(self._connection))
+            helpers.append(loop.create_task(ask.ask_all(self._connection)))
         try:
             for index, spec in enumerate(self._specs):
                 waits.append(loop.create_task(await self._start(folder, index, spec)))
             statuses = await asyncio.gather(*waits)
         finally:
-            for task in (*waits, *([asker] if asker else [])):
+            for task in (*waits, *helpers):
                 task.cancel()
         if self._options.json:
             out.as_json(statuses)
@@ -163,6 +165,7 @@ class _Run:
         return status
 
     def _copy(self, copy: _Copy) -> None:
+        self._said = True
         try:
             if not copy.some():
                 asyncio.get_running_loop().remove_reader(copy.fd)

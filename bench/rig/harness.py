@@ -99,7 +99,7 @@ def kernel(
         os.environ.update({key: str(path) for key, path in home.items()})
         try:
             _find_settings(flags, tuned)
-            daemonctl.start([*flags, "--tuned", "on" if tuned else "off"])
+            daemonctl.start([*flags, "--tune", "off", "--tuned", "on" if tuned else "off"])
             with daemonctl.operator() as connection:
                 machine = Machine(connection, folder)
                 warm, output = machine.spawn(WORKER, "--max-tokens", "1")

@@ -70,6 +70,8 @@ class TuningJob(msgspec.Struct, frozen=True, kw_only=True):
     limit_percent: float = 0.0
     against: tuple[float, ...] = ()
     """The original's log-likelihoods by window; reading stops if the candidate is clearly worse."""
+    windows: int = 0
+    """Number of windows to read, from all parts of the text; 0: all."""
 
     @property
     def key(self) -> str:
@@ -77,6 +79,7 @@ class TuningJob(msgspec.Struct, frozen=True, kw_only=True):
         if self.kind in ("copy", "drop"):
             return f"{self.kind} {self.candidate.weights}"
         limit = f" {self.limit_percent:g}" if self.against else ""
+        limit += f" of {self.windows}" if self.windows else ""
         return f"{self.kind} {self.candidate.label}{limit}{f' {self.round}' if self.round else ''}"
 
 

@@ -24,8 +24,8 @@ class Order(msgspec.Struct, frozen=True, tag=True):
     model_hash: str
     estimated: bool = False
     """The core's thread count and step times are estimates."""
-    full: bool = False
-    """Tune thoroughly, not quickly."""
+    quick: bool = True
+    """Tune with the quick search."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True):

@@ -14,24 +14,33 @@ import argparse
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 
 from aios.hw.engine.engine import EngineSettings, LoadError, Rung
 from aios.hw.machine.framing import encode, read_frame
 from aios.hw.machine.parent_death import die_with_parent
+from aios.hw.models import model_files
 
-from .candidate import ORIGINAL, Candidate, TuningJob, score
+from .candidate import ORIGINAL, Candidate, Result, TuningJob, score
 from .exact_settings import UNTESTED, Plan, fastest, kept_times, plan
 from .idle_messages import Done, Failed, IdleEvent, Order, Progress
 from .job_process import Killed, run_apart
 from .job_process import Order as JobOrder
+from .progress import DOING
+from .search import Unusable
+from .tune import TuneError, tune_file
 from .verdict_cache import Verdict, verdict
 
 log = logging.getLogger("aios.idle")
+
+COPIES, SPARE_BYTES = 3, 1 << 30
+"""Free space for tuning that nobody asked for: copies as large as the model, and what is left."""
 
 Report = Callable[[str, int], None]
 """Called with what is being done, and the percentage that is done."""
@@ -97,7 +106,49 @@ def _job(kind: str, chosen: Plan, rung: Rung) -> JobOrder:
     )  # fmt: skip
 
 
+class _Stages:
+    """Tells the kernel of a tuning's progress; see tune.Watcher."""
+
+    def __init__(self, report: Report, quick: bool) -> None:
+        self._report, self._jobs = report, 8 if quick else 40
+        self._done = 0
+
+    def start(self, known: int, damaged: bool) -> None:
+        """Nothing to tell yet."""
+
+    def begin(self, job: TuningJob) -> None:
+        """Tell which job starts."""
+        text = f"tuning: {DOING[job.kind]} {job.candidate.weights}"
+        self._report(text, min(95, 100 * self._done // self._jobs))
+
+    def end(self, job: TuningJob, result: Result) -> None:
+        """Count a job."""
+        self._done += 1
+
+
+def tune_in_idle_time(settings: EngineSettings, report: Report, *, quick: bool) -> None:
+    """Search for a faster weight format and keep the choice. Raises LoadError, OSError, Killed."""
+    source, cache_dir = Path(settings.path), Path(settings.cache_dir or "")
+    needed = COPIES * model_files.size_bytes(source) + SPARE_BYTES
+    free = shutil.disk_usage(_existing(cache_dir)).free
+    if free < needed:
+        raise LoadError(
+            f"a copy of the weights needs {needed >> 20:,} MiB in {cache_dir}, {free >> 20:,} MiB "
+            "are free"
+        )
+    try:
+        tune_file(source, cache_dir, _Stages(report, quick), seats=settings.seats, quick=quick)
+    except (TuneError, Unusable) as error:
+        raise LoadError(str(error)) from None
+
+
+def _existing(folder: Path) -> Path:
+    return folder if folder.exists() else _existing(folder.parent)
+
+
 def _do(order: Order, report: Report) -> Done:
+    if order.kind == "tune":
+        tune_in_idle_time(order.settings, report, quick=order.quick)
     after = find_settings(order.settings, report)
     timed = kept_times(after).value is not None
     changed = (after.rung, after.subject.model_hash) != (order.rung, order.model_hash)

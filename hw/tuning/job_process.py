@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -34,6 +36,13 @@ MACHINE_BUSY = "other programs use the processors"
 """A Result's failure when times could not be measured for that reason."""
 NO_ROOM = "no room"
 """Prefix of a Result's failure when the disk is full; it ends the tuning."""
+
+
+_TRIES = 3
+_continued: list[float] = []
+"""Times at which this process continued after it had been stopped."""
+
+T = TypeVar("T")
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,9 +102,9 @@ def _test(order: Order) -> Result:
 def _tested(order: Order, settings: EngineSettings, engine: Engine) -> Result:
     job = order.job
     if job.kind == "speed":
-        return measure_speed(engine)
+        return _undisturbed(lambda: measure_speed(engine))
     if job.kind == "perplexity":
-        windows, tokens = perplexity.read(engine, job.against, job.limit_percent)
+        windows, tokens = perplexity.read(engine, job.against, job.limit_percent, job.windows)
         return Result(windows=tuple(windows), tokens=tuple(tokens))
     if job.kind == "steps":
         return _timed(order, settings, engine)
@@ -109,11 +118,21 @@ def _tested(order: Order, settings: EngineSettings, engine: Engine) -> Result:
     return Result(exact=found.exact, draft_tokens=found.draft_tokens)
 
 
+def _undisturbed(measurement: Callable[[], T]) -> T:
+    """Measure, and measure again if the process was stopped meanwhile, for a few times."""
+    for _ in range(_TRIES):
+        before = len(_continued)
+        result = measurement()
+        if len(_continued) == before:
+            break
+    return result
+
+
 def _timed(order: Order, settings: EngineSettings, engine: Engine) -> Result:
     """Measure the times of steps and keep them, unless other programs disturb that."""
     use = OtherUse()
     counts = order.counts
-    times = measure(engine, counts)
+    times = _undisturbed(lambda: measure(engine, counts))
     if use.ask() > BUSY:
         return Result(failed=MACHINE_BUSY)
     subject, rung = subject_of(settings), order.job.candidate.rung
@@ -153,6 +172,7 @@ def main() -> None:
     """Do one order; a job that fails gives a Result, too."""
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     die_with_parent(order.parent_pid)
+    signal.signal(signal.SIGCONT, lambda *_: _continued.append(time.monotonic()))
     try:
         result = do(order)
     except (LoadError, OSError) as error:

@@ -27,21 +27,26 @@ def text() -> str:
 
 
 def read(
-    engine: Engine, against: Sequence[float] = (), limit_percent: float = 0.0
+    engine: Engine,
+    against: Sequence[float] = (),
+    limit_percent: float = 0.0,
+    most: int = 0,
 ) -> tuple[list[float], list[int]]:
     """Return the log-likelihood and the number of predicted tokens of each window.
 
     With the original's log-likelihoods in ``against``, stops after a window that shows the model
-    to be clearly worse. Leaves seat 0 empty.
+    to be clearly worse. ``most``: number of windows, from all parts of the text; 0: all. Leaves
+    seat 0 empty.
     """
     tokens = engine.tokenize_text(text())
     size = min(WINDOW_TOKENS, engine.info.context_tokens)
     windows: list[float] = []
     counts: list[int] = []
-    for at in range(0, len(tokens), size):
+    starts = [at for at in range(0, len(tokens), size) if len(tokens) - at >= _LEAST_TOKENS]
+    if most:
+        starts = starts[:: -(-len(starts) // most)]
+    for at in starts:
         part = tokens[at : at + size]
-        if len(part) < _LEAST_TOKENS:
-            break
         engine.trim(0, 0)
         windows.append(float(engine.log_likelihoods(0, part).sum()))
         counts.append(len(part) - 1)

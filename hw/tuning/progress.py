@@ -20,7 +20,7 @@ _START_S = 0.7
 """Usual time to start a job's process."""
 _BUSY = 0.3
 """Share of the CPU used by others from which measurements may be off."""
-_DOING = {"copy": "converting to", "drop": "removing", "speed": "measuring",
+DOING = {"copy": "converting to", "drop": "removing", "speed": "measuring",
           "perplexity": "reading with", "exact": "self-test of",
           "steps": "timing steps with"}  # fmt: skip
 
@@ -65,7 +65,7 @@ class Progress:
         """Report that a job starts."""
         self._doing = True
         candidate = job.candidate
-        what = f"{_DOING[job.kind]} {candidate.weights}"
+        what = f"{DOING[job.kind]} {candidate.weights}"
         if job.kind != "copy":
             what += f", {candidate.rung.name}, ubatch {candidate.ubatch_tokens}, "
             what += f"{candidate.threads} threads" + (f", round {job.round}" if job.round else "")

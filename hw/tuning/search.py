@@ -118,6 +118,9 @@ class Unusable(Exception):
 class Search:
     """Run ``steps`` to the end; then ``trials`` and the two choices are set."""
 
+    read_windows = 0
+    """Windows of the text to read; 0: all."""
+
     def __init__(self, wish: Wish) -> None:
         self._wish = wish
         self.trials: list[Trial] = []
@@ -159,11 +162,16 @@ class Search:
             best = trial
         assert best
         self._base, best.worse_percent = best, 0.0
-        result = yield TuningJob(kind="perplexity", candidate=best.candidate)
+        yield from self._read_original()
+        self.baseline = yield from self._climb(best)
+
+    def _read_original(self) -> Stage:
+        result = yield TuningJob(
+            kind="perplexity", candidate=self._base.candidate, windows=self.read_windows
+        )
         if result.failed:
             raise Unusable(result.failed)
         self._windows = result.windows
-        self.baseline = yield from self._climb(best)
 
     def _format(self, name: str) -> Stage:
         """Try a copy in this format: make it, measure it, read the text, run the self-test."""
@@ -229,7 +237,11 @@ class Search:
     def _reads_well(self, trial: Trial) -> Check:
         limit = self._wish.limit_percent
         result = yield TuningJob(
-            kind="perplexity", candidate=trial.candidate, limit_percent=limit, against=self._windows
+            kind="perplexity",
+            candidate=trial.candidate,
+            limit_percent=limit,
+            against=self._windows,
+            windows=self.read_windows,
         )
         if result.failed:
             trial.note = result.failed

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -27,8 +28,9 @@ from aios.hw.models import model_files, names
 from . import perplexity, profile
 from .candidate import FORMATS, ORIGINAL, Candidate, Result, TuningJob
 from .exact_settings import RUNGS
-from .job_process import NO_ROOM, Order, run_apart
+from .job_process import NO_ROOM, Killed, Order, run_apart
 from .progress import Progress
+from .quick_search import QuickSearch
 from .report import Report, complain, show
 from .search import Search, Trial, Unusable, Wish
 
@@ -111,9 +113,21 @@ class JobRunner:
         return result
 
 
-def tune(wish: Wish, journal: Journal, do: Do, progress: Progress) -> Search:
+class Watcher(Protocol):
+    """What is told of the progress of a tuning; see progress.Progress."""
+
+    def start(self, known: int, damaged: bool) -> None:
+        """Hear of the results of an earlier run, before the first job."""
+
+    def begin(self, job: TuningJob) -> None:
+        """Hear that a job starts."""
+
+    def end(self, job: TuningJob, result: Result) -> None:
+        """Hear that a job is done, now or in an earlier run."""
+
+
+def tune(search: Search, journal: Journal, do: Do, progress: Watcher) -> None:
     """Run the search to its end. Raises Unusable, TuneError."""
-    search = Search(wish)
     steps = search.steps()
     with contextlib.suppress(StopIteration):
         job = next(steps)
@@ -126,7 +140,6 @@ def tune(wish: Wish, journal: Journal, do: Do, progress: Progress) -> Search:
                     journal.keep(job, result)
             progress.end(job, result)
             job = steps.send(result)
-    return search
 
 
 def remove_parts(home: Path) -> None:
@@ -166,34 +179,54 @@ def alone(home: Path) -> Iterator[None]:
 def _run(options: argparse.Namespace) -> Report:
     if options.model == "fake" or options.model.startswith("fake:"):
         return Report(model=options.model, nothing="the fake model has nothing to tune")
+    start_s = time.monotonic()
     source = _source(options)
     home = profile.folder(Path(options.cache), model_files.model_hash(source))
-    with alone(home):
-        if options.reset:
+    if options.reset:
+        with alone(home):
             return Report(model=str(source), removed=[str(path) for path in reset(home)])
-        return _tuned(options, source, home)
-
-
-def _tuned(options: argparse.Namespace, source: Path, home: Path) -> Report:
-    """Run the search and keep its choice in the profile."""
-    from aios.hw.engine.llama_lib import build, device
-
-    start_s, parts = time.monotonic(), (build(), json_cache.machine(), device(-1))
-    name = json_cache.key(*parts, str(options.seats), perplexity.text())
-    journal = Journal(home / f"results-{name}.json")
-    wish = Wish(ladder=RUNGS, threads=_threads(), limit_percent=options.perplexity)
-    runner = JobRunner(source, home, Path(options.cache), options.seats)
-    remove_parts(home)  # of a run that was killed
     with contextlib.closing(Progress(source, len(FORMATS), quiet=options.json)) as progress:
-        progress.start(len(journal), journal.damaged)
-        search = tune(wish, journal, runner.do, progress)
-    entry = _entry(search, runner, options.seats)
-    try:
-        profile.add(home, build(), device(-1), entry)
-    except OSError as error:
-        raise _cannot_write(home, error) from None
+        search = tune_file(
+            source, Path(options.cache), progress, seats=options.seats,
+            limit_percent=options.perplexity, quick=options.quick,
+        )  # fmt: skip
     seconds = time.monotonic() - start_s
     return Report.of(str(source), options.seats, options.perplexity, search, seconds)
+
+
+def tune_file(
+    source: Path,
+    cache_dir: Path,
+    progress: Watcher,
+    *,
+    seats: int,
+    limit_percent: float = 1.0,
+    quick: bool = False,
+) -> Search:
+    """Find the best settings for a model file, and keep the choice in its profile.
+
+    Results that are known are used. Raises TuneError, Unusable, LoadError, Killed.
+    """
+    from aios.hw.engine.llama_lib import build, device
+
+    home = profile.folder(cache_dir, model_files.model_hash(source))
+    with alone(home):
+        parts = (build(), json_cache.machine(), device(-1))
+        name = json_cache.key(*parts, str(seats), perplexity.text())
+        journal = Journal(home / f"results-{name}.json")
+        runner = JobRunner(source, home, cache_dir, seats)
+        remove_parts(home)  # of a run that was killed
+        progress.start(len(journal), journal.damaged)
+        threads = (thread_counts(None)[0],) if quick else _threads()
+        wish = Wish(ladder=RUNGS, threads=threads, limit_percent=limit_percent)
+        search = QuickSearch(wish) if quick else Search(wish)
+        tune(search, journal, runner.do, progress)
+        entry = _entry(search, runner, seats)
+        try:
+            profile.add(home, build(), device(-1), entry)
+        except OSError as error:
+            raise _cannot_write(home, error) from None
+    return search
 
 
 def _source(options: argparse.Namespace) -> Path:
@@ -257,11 +290,13 @@ def main() -> int:
     """Run the command; exit status 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="aios model tune",
-        usage="aios model tune [MODEL] [--perplexity PERCENT] [--seats N] [--reset] [--json]",
+        usage="aios model tune [MODEL] [--quick] [--perplexity PERCENT] [--seats N] [--reset] "
+        "[--json]",
     )
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--perplexity", type=_percent, default=1.0)
     parser.add_argument("--seats", type=_seats, default=8)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--reset", action="store_true")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--cache", required=True)
@@ -272,7 +307,7 @@ def main() -> int:
     except TuneError as error:
         complain(str(error), error.hint)
         return 1
-    except (Unusable, LoadError) as error:
+    except (Unusable, LoadError, Killed) as error:
         complain(f"cannot tune {options.model}: {error}", "models: aios model ls")
         return 1
     except KeyboardInterrupt:

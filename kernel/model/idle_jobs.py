@@ -12,7 +12,7 @@ loaded again when nothing is under way for it; a living request is never moved t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from aios.hw.engine.engine import EngineInfo
@@ -32,6 +32,8 @@ MAX_DEATHS = 2
 """Deaths of a job's process after which it is not tried again."""
 AGAIN_S = 60.0
 """Time until the next look, if there was no memory for a job, or the machine was busy."""
+
+NAMES: Mapping[Kind, str] = {"settings": "self-test", "tune": "tuning"}
 
 State = Literal["none", "working", "paused"]
 STATES: Mapping[State, frozenset[State]] = {
@@ -69,9 +71,12 @@ class IdleJobs:
         models: Callable[[], Iterable[Model]],
         start: StartJob,
         no_room: Callable[[Model], str],
+        kinds: Sequence[Kind],
     ) -> None:
-        """``no_room`` returns why there is no memory for a model's job; '' if there is."""
+        """``no_room`` returns why there is no memory for a model's job; '' if there is. ``kinds``:
+        the jobs that are done at all, in their order."""
         self._loop, self._models, self._start, self._no_room = loop, models, start, no_room
+        self._kinds = kinds
         self.state: State = "none"
         self._job: Job | None = None
         self._model: Model | None = None
@@ -100,8 +105,12 @@ class IdleJobs:
         if model in self._outdated:
             return "faster settings are known: loaded again when idle"
         if any(self._pending(model)):
-            return self._lacking.get(model, "self-test when idle")
-        return self._finished.get((model.info.model_hash, "settings"), "") if model.info else ""
+            kind = next(iter(self._pending(model)))
+            return self._lacking.get(model, f"{NAMES[kind]} when idle")
+        if model.info is None:
+            return ""
+        said = (self._finished.get((model.info.model_hash, kind), "") for kind in NAMES)
+        return "; ".join(filter(None, said))
 
     def busy(self) -> None:
         """Note that a model has got work: stop the job now."""
@@ -156,8 +165,15 @@ class IdleJobs:
     def _pending(self, model: Model) -> Iterable[Kind]:
         """Return the kinds of jobs that a model has yet to get."""
         info = model.info
-        if info and (info.untested or info.estimated) and not self._done(info, "settings"):
-            yield "settings"
+        if info is None:
+            return
+        wanted: dict[Kind, bool] = {
+            "settings": bool(info.untested) or info.estimated,
+            "tune": info.tuned is None and info.device != "none",
+        }
+        for kind in self._kinds:
+            if wanted[kind] and not self._done(info, kind):
+                yield kind
 
     def _done(self, info: EngineInfo, kind: Kind) -> bool:
         key = info.model_hash, kind
@@ -173,16 +189,16 @@ class IdleJobs:
                     self._begin_one(model, kind)
                     return
                 if model not in self._lacking:
-                    log.warning("model %s: no self-test yet: %s", model.name, reason)
-                self._lacking[model] = f"no self-test yet: {reason}"
+                    log.warning("model %s: no %s yet: %s", model.name, NAMES[kind], reason)
+                self._lacking[model] = f"no {NAMES[kind]} yet: {reason}"
                 self._set_timer(AGAIN_S, self._look)
 
     def _begin_one(self, model: Model, kind: Kind) -> None:
-        self._model, self._kind, self._progress = model, kind, "self-test begins"
+        self._model, self._kind, self._progress = model, kind, f"{NAMES[kind]} begins"
         try:
             self._job = self._start(model, kind, self._on_event, self._on_gone)
         except OSError as error:
-            self._finish(f"no self-test: {error.strerror or error}")
+            self._finish(f"no {NAMES[kind]}: {error.strerror or error}")
             return
         self._move("working")
 
@@ -190,17 +206,18 @@ class IdleJobs:
 
     def _on_event(self, event: IdleEvent) -> None:
         assert self._model
+        name = NAMES[self._kind]
         match event:
             case Progress():
                 self._progress = f"{event.text} ({event.percent} %)"
                 log.info("model %s: %s", self._model.name, event.text)
             case Done():
-                log.info("model %s: self-test done: %s", self._model.name, event.text)
+                log.info("model %s: %s done: %s", self._model.name, name, event.text)
                 if event.better:
                     self._outdated.add(self._model)
                 self._finish(None if event.again else "")
             case Failed():
-                self._finish(f"self-test failed: {event.reason}; try: aios model tune")
+                self._finish(f"{name} failed: {event.reason}; try: aios model tune")
 
     def _on_gone(self) -> None:
         assert self._job and self._model and self._model.info
@@ -208,9 +225,9 @@ class IdleJobs:
         self._deaths[key] = self._deaths.get(key, 0) + 1
         how = self._job.end()
         if self._deaths[key] < MAX_DEATHS:
-            log.warning("model %s: the self-test ended early (%s)", self._model.name, how)
+            log.warning("model %s: %s ended early (%s)", self._model.name, NAMES[self._kind], how)
         else:
-            self._note(f"self-test ended early ({how}); try: aios model tune")
+            self._note(f"{NAMES[self._kind]} ended early ({how}); try: aios model tune")
         self._release()
         self.idle()
 

@@ -8,7 +8,7 @@ refused with both numbers. The default model is never unloaded for being idle.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,7 @@ from aios.hw.engine.engine import EngineInfo
 from aios.hw.models import names
 from aios.hw.models.aliases import Adapter
 from aios.hw.models.names import Source
+from aios.hw.tuning.idle_messages import Kind
 from aios.kernel.context.store import KvStore
 from aios.kernel.loop.loop import Loop, Timer
 from aios.kernel.scheduler.pace import Settings
@@ -55,6 +56,7 @@ class Models:
         idle_unload_s: float,
         core_timeout_s: float,
         start_job: StartJob,
+        idle_kinds: Sequence[Kind] = ("settings",),
         lora: tuple[Adapter, ...] = (),
     ) -> None:
         """``lora``: adapters of the default model."""
@@ -64,7 +66,7 @@ class Models:
         self._core_timeout_s = core_timeout_s
         self._by_name: dict[str, Model] = {}
         self._idle_timers: dict[Model, Timer] = {}
-        self.jobs = IdleJobs(loop, lambda: self, start_job, self._no_room_for_job)
+        self.jobs = IdleJobs(loop, lambda: self, start_job, self._no_room_for_job, idle_kinds)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(dict.fromkeys(self._by_name.values()))

@@ -20,7 +20,7 @@ from aios.hw.tuning import perplexity, profile
 from aios.hw.tuning.candidate import ORIGINAL, Candidate, Result, TuningJob
 from aios.hw.tuning.exact_settings import RUNGS
 from aios.hw.tuning.progress import Progress
-from aios.hw.tuning.search import Wish
+from aios.hw.tuning.search import Search, Wish
 from aios.hw.tuning.tune import Journal, _threads, tune
 from tests.conftest import Machine
 
@@ -49,7 +49,7 @@ def _interrupted(home: Path, source: Path) -> None:
     journal = Journal(home / f"results-{name}.json")
     wish = Wish(ladder=RUNGS, threads=_threads())
     with contextlib.closing(Progress(source, 5, quiet=True)) as progress:
-        tune(wish, journal, _made_up, progress)
+        tune(Search(wish), journal, _made_up, progress)
     copy = Candidate(WEIGHTS, RUNGS[0], max(wish.threads))
     jobs = [TuningJob(kind=kind, candidate=copy) for kind in ("copy", "speed", "exact")]
     for job in jobs:

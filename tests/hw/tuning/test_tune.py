@@ -83,7 +83,9 @@ def quiet(tmp_path: Path) -> Progress:
 def _search(
     world: Callable[[TuningJob], Result], tmp_path: Path, quiet: Progress, wish: Wish = WISH
 ) -> Search:
-    return tune.tune(wish, tune.Journal(tmp_path / "home" / "results.json"), world, quiet)
+    search = Search(wish)
+    tune.tune(search, tune.Journal(tmp_path / "home" / "results.json"), world, quiet)
+    return search
 
 
 def test_the_fastest_exact_and_predictive_candidate_wins(tmp_path: Path, quiet: Progress) -> None:
@@ -184,7 +186,7 @@ def test_an_unreadable_journal_is_replaced(tmp_path: Path, quiet: Progress, cont
     path.write_bytes(content)
     journal = tune.Journal(path)
     assert journal.damaged and len(journal) == 0
-    tune.tune(WISH, journal, World(), quiet)
+    tune.tune(Search(WISH), journal, World(), quiet)
     assert not tune.Journal(path).damaged and len(tune.Journal(path)) == len(journal) > 10
 
 
