@@ -171,7 +171,8 @@ def _opened(chosen: Plan) -> Engine:
 
     engine = LlamaEngine(chosen.settings, chosen.rung)
     times = kept_times(chosen).value
-    declare(engine, times or estimate(engine, chosen.threads[0]))
+    threads = min(chosen.subject.threads, chosen.threads[0])
+    declare(engine, times or estimate(engine, threads))
     for note in chosen.notes:
         if note.startswith("not "):
             log.warning("%s: %s", chosen.settings.path, note)

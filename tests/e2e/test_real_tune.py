@@ -1,7 +1,7 @@
 """``aios model tune`` on the real model, from the command to the next kernel and back.
 
 A whole run takes minutes. This one continues a run that was interrupted: its results so far are
-made up, and one copy is left to be made, measured and tested for exactness.
+made up, and one copy is left to be made and measured.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _interrupted(home: Path, source: Path) -> None:
     with contextlib.closing(Progress(source, 5, quiet=True)) as progress:
         tune(Search(wish), journal, _made_up, progress)
     copy = Candidate(WEIGHTS, RUNGS[0], max(wish.threads))
-    jobs = [TuningJob(kind=kind, candidate=copy) for kind in ("copy", "speed", "exact")]
+    jobs = [TuningJob(kind=kind, candidate=copy) for kind in ("copy", "speed")]
     for job in jobs:
         del journal._kept.results[job.key]
     json_cache.write(home / f"results-{name}.json", journal._kept)
