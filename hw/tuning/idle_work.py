@@ -102,7 +102,7 @@ def _job(kind: str, chosen: Plan, rung: Rung) -> JobOrder:
     return JobOrder(
         job=job, source=settings.path if weights == ORIGINAL else "", path=settings.path,
         seats=settings.seats, cache_dir=settings.cache_dir or "", gpu_layers=settings.gpu_layers,
-        counts=chosen.threads,
+        lora=settings.lora, counts=chosen.threads,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from aios.hw.engine.engine import Engine, EngineSettings, LoadError
 from aios.hw.machine.cpu_use import OtherUse
 from aios.hw.machine.huge_pages import engine_environment
 from aios.hw.machine.parent_death import die_with_parent
+from aios.hw.models.aliases import Adapter
 
 from . import perplexity
 from .candidate import FORMATS, ORIGINAL, Result, TuningJob
@@ -36,8 +37,6 @@ MACHINE_BUSY = "other programs use the processors"
 """A Result's failure when times could not be measured for that reason."""
 NO_ROOM = "no room"
 """Prefix of a Result's failure when the disk is full; it ends the tuning."""
-
-
 _TRIES = 3
 _continued: list[float] = []
 """Times at which this process continued after it had been stopped."""
@@ -55,6 +54,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     seats: int
     cache_dir: str
     gpu_layers: int = -1
+    lora: tuple[Adapter, ...] = ()
     counts: tuple[int, ...] = ()
     """Thread counts to choose from, in descending order; for the job ``steps``."""
     parent_pid: int = msgspec.field(default_factory=os.getpid)
@@ -90,7 +90,7 @@ def _test(order: Order) -> Result:
     settings = EngineSettings(
         path=order.path, seats=seats, threads=candidate.threads, window_limit=WINDOW_TOKENS,
         ubatch_tokens=candidate.ubatch_tokens, cache_dir=order.cache_dir,
-        gpu_layers=order.gpu_layers, look_up_tuned=False,
+        gpu_layers=order.gpu_layers, lora=order.lora, look_up_tuned=False,
     )  # fmt: skip
     engine = LlamaEngine(settings, candidate.rung)
     try:

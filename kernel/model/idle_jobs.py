@@ -169,7 +169,7 @@ class IdleJobs:
             return
         wanted: dict[Kind, bool] = {
             "settings": bool(info.untested) or info.estimated,
-            "tune": info.tuned is None and info.device != "none",
+            "tune": info.tuned is None and info.device != "none" and not model.source.lora,
         }
         for kind in self._kinds:
             if wanted[kind] and not self._done(info, kind):
