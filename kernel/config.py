@@ -84,11 +84,7 @@ HELP = {
     "quantum": "decode steps in a time slice (default: by measured speed)",
     "policy": "fifo, rr, priority, fair, mlfq or srtf",
     "chunk": "prompt tokens computed per step while others generate (default: by measured speed)",
-<<<<<<< HEAD
     "threads": "threads for the model (default: measured; fewer beside other busy programs)",
-=======
-    "threads": "threads for the model (default: measured; fewer while others use processors)",
->>>>>>> e3d91a3 (Idle jobs test a model together with its adapters)
     "gpu_layers": "model layers on the GPU, -1 for all",
     "exact": "the same tokens alone, together and preempted (on or off)",
     "tuned": "use the settings that aios model tune has found (on or off)",
