@@ -180,6 +180,7 @@ class Kernel:
             threads=config.threads, gpu_layers=config.gpu_layers, exact=config.exact,
             cache_dir=str(paths.cache_dir()),
             look_up_tuned=config.tuned, predecessor=earlier, drafts=config.drafts,
+            memory_bytes=config.memory,
         )  # fmt: skip
 
     def _start_job(

@@ -70,8 +70,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     threads: int | None = None
     gpu_layers: int = -1
     exact: bool = True
-    kv_budget_bytes: int | None = None
-    """Limit on the KV cache of all seats together if ``context_tokens`` is None."""
+    memory_bytes: int | None = None
+    """Limit on weights, KV of all seats and buffers together."""
     cache_dir: str | None = None
     """Folder for outcomes of self-test and tuning; None: nothing is known, nothing is kept."""
     window_limit: int | None = None
@@ -96,6 +96,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """llama.cpp's version; an image is only valid for the build that wrote it."""
     context_tokens: int
     train_context_tokens: int
+    memory_bytes: int = 0
+    """Weights, KV of all seats and buffers, by the file's header; 0 if not known."""
     seats: int
     batch_tokens: int
     """Limit on tokens in one decode call, all rows together."""

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import psutil
 
-from aios.hw.machine.memory_limit import memory_bytes
 from aios.hw.machine.threads import default_threads
 from aios.hw.models import model_files
 from aios.hw.models.adapter_files import identity
@@ -39,6 +37,7 @@ from .engine import (
     Tokens,
 )
 from .llama_lib import LlamaBatch, build, bytes_at, clear_errors, device, last_error, lib, logits_at
+from .window import KV_TYPES, choose_window
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -46,12 +45,6 @@ if TYPE_CHECKING:
 BATCH_TOKENS = 2048
 _SCORED_TOKENS = 256
 """Tokens whose logits are in memory at the same time if all are needed."""
-_DEFAULT_KV_BYTES = 2 << 30
-_F16, _Q8_0 = (1, 2.0), (8, 34 / 32)
-_KV_TYPES = {"f16": (_F16, _F16), "q8_0": (_Q8_0, _Q8_0), "q8_0/f16": (_Q8_0, _F16),
-             "f16/q8_0": (_F16, _Q8_0)}  # fmt: skip
-"""For keys and for values: ggml's type and the bytes per element."""
-_WINDOW_STEP = 256
 _UNKNOWN, _CONTROL, _USER_DEFINED = 1 << 0, 1 << 3, 1 << 4
 _MAX_PIECE_BYTES = 256
 _TEMPLATE, _TEMPLATES = "tokenizer.chat_template", ("", "default", "tool_use")
@@ -67,6 +60,7 @@ class LlamaEngine:
         if problem:
             raise LoadError(problem)
         lora.check(settings.path, settings.lora)
+        window = choose_window(model_files.check(path), settings, rung.kv_type)
         self._model: Any = None
         self._context: Any = None
         self._tokenizer: LLTokenizer | None = None
@@ -76,8 +70,7 @@ class LlamaEngine:
         self._vocab = lib.llama_model_get_vocab(self._model)
         self._vocab_size = int(lib.llama_vocab_n_tokens(self._vocab))
         threads = settings.threads or default_threads()
-        window = self._window(settings, rung)
-        self._context = self._open_context(settings, rung, window, threads)
+        self._context = self._open_context(settings, rung, window.tokens, threads)
         lora.attach(self._model, self._context, settings.lora)
         self._memory = lib.llama_get_memory(self._context)
         self._lengths = [0] * settings.seats
@@ -87,7 +80,8 @@ class LlamaEngine:
         self._info = EngineInfo(
             description=self._description(), model_hash=identity(path, settings.lora),
             build=build(),
-            context_tokens=window, train_context_tokens=self._train_window,
+            context_tokens=window.tokens, train_context_tokens=window.trained,
+            memory_bytes=window.memory_bytes,
             seats=settings.seats, batch_tokens=BATCH_TOKENS, vocab_size=self._vocab_size,
             threads=threads, device=device(settings.gpu_layers), rung=rung, exact=False,
             image_fixed_bytes=fixed, image_token_bytes=per_token, restorable=restorable,
@@ -110,30 +104,7 @@ class LlamaEngine:
         if lib.llama_model_has_encoder(model):
             lib.llama_model_free(model)
             raise LoadError(f"{path} is an encoder model; AIOS serves decoder-only models")
-        self._train_window = int(lib.llama_model_n_ctx_train(model))
         return model
-
-    def _window(self, settings: EngineSettings, rung: Rung) -> int:
-        if settings.context_tokens is not None:
-            if settings.context_tokens > self._train_window:
-                raise LoadError(
-                    f"--ctx {settings.context_tokens} exceeds the {self._train_window} tokens "
-                    f"that {settings.path} was trained for; use at most that"
-                )
-            return settings.context_tokens
-        limit = min(self._train_window, settings.window_limit or self._train_window)
-        model = self._model
-        heads, kv_heads = lib.llama_model_n_head(model), lib.llama_model_n_head_kv(model)
-        width = lib.llama_model_n_embd(model) // max(1, heads) * kv_heads
-        cell_bytes = sum(size for _, size in _KV_TYPES[rung.kv_type])
-        token_bytes = width * lib.llama_model_n_layer(model) * cell_bytes
-        budget = settings.kv_budget_bytes
-        if budget is None:
-            free = min(psutil.virtual_memory().available, memory_bytes())
-            budget = min(_DEFAULT_KV_BYTES, free // 4)
-        fits = int(budget / max(1, token_bytes) / settings.seats)
-        window = min(limit, max(_WINDOW_STEP, fits))
-        return max(window // _WINDOW_STEP * _WINDOW_STEP, min(_WINDOW_STEP, limit))
 
     def _open_context(self, settings: EngineSettings, rung: Rung, window: int, threads: int) -> Any:
         params = lib.llama_context_default_params()
@@ -142,7 +113,7 @@ class LlamaEngine:
         params.n_seq_max = settings.seats
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        (params.type_k, _), (params.type_v, _) = _KV_TYPES[rung.kv_type]
+        (params.type_k, _), (params.type_v, _) = KV_TYPES[rung.kv_type]
         params.kv_unified = False
         params.no_perf = True
         context = lib.llama_init_from_model(self._model, params)

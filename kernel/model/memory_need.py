@@ -14,7 +14,7 @@ def weights_bytes(model: Model) -> int:
 
 
 def needed_bytes(model: Model) -> int:
-    """Return the size of weights and KV cache; before the first load, of the weights alone."""
+    """Return the size of weights, KV and buffers; before the first load, of the weights alone."""
     info = model.info
     kv = info.seats * info.context_tokens * info.image_token_bytes if info else 0
-    return weights_bytes(model) + kv
+    return (info.memory_bytes if info else 0) or weights_bytes(model) + kv
