@@ -46,13 +46,13 @@ def kv_shape(header: Header) -> KvShape:
     value = header.number(f"{arch}.attention.value_length", usual)
     sliding_key = header.number(f"{arch}.attention.key_length_swa", key)
     sliding_value = header.number(f"{arch}.attention.value_length_swa", value)
-    sums = [0, 0, 0, 0]
+    keys, values = [0, 0], [0, 0]
     with_cache = layers - header.number(f"{arch}.attention.shared_kv_layers")
     for layer, sliding in enumerate(_sliding_layers(header, layers)[:with_cache]):
-        at = 2 if sliding else 0
-        sums[at] += kv_heads[layer] * (sliding_key if sliding else key)
-        sums[at + 1] += kv_heads[layer] * (sliding_value if sliding else value)
-    return KvShape(*sums, header.number(f"{arch}.attention.sliding_window"))
+        keys[sliding] += kv_heads[layer] * (sliding_key if sliding else key)
+        values[sliding] += kv_heads[layer] * (sliding_value if sliding else value)
+    window = header.number(f"{arch}.attention.sliding_window")
+    return KvShape(keys[0], values[0], keys[1], values[1], window)
 
 
 def buffer_bytes(header: Header, ubatch: int, seats: int) -> int:
