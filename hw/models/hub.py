@@ -104,6 +104,13 @@ def fetch(
             time.sleep(max(error.wait_s, min(2.0**failures / 2, 8.0)))
 
 
+def close() -> None:
+    """Close the connections to the hub."""
+    from huggingface_hub import close_session
+
+    close_session()
+
+
 def _stream(
     reference: Reference, revision: str, file: RemoteFile, part: Path,
     progress: Callable[[int], None],

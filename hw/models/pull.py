@@ -59,6 +59,8 @@ def pull(reference: Reference, folder: Path, report: PullReport) -> Path:
                 _put(parts[file], places[file])
     except OSError as error:
         raise _cannot_write(folder, error) from None
+    finally:
+        hub.close()
     return places[chosen[0]]
 
 
