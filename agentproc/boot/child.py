@@ -30,6 +30,8 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 MAX_FILES = 1024
+HOST_NICE = 10
+"""The host's nice value of agents and tools."""
 
 
 def prctl(option: int, value: int) -> None:
@@ -60,8 +62,20 @@ def follow(parent: int) -> bool:
     return os.getppid() == parent
 
 
-def _isolate(zygote_os_pid: int) -> None:
+def begin_session() -> None:
+    """Start a session that gives way to the model's core when both want a processor.
+
+    With autogroups, Linux weighs sessions before processes. An agent that starts in the same tenth
+    of a second as another may keep its session's weight, unless the kernel runs as root.
+    """
     os.setsid()
+    os.nice(HOST_NICE)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(HOST_NICE))
+
+
+def _isolate(zygote_os_pid: int) -> None:
+    begin_session()
     if not follow(zygote_os_pid):
         os._exit(125)
     prctl(PR_SET_NO_NEW_PRIVS, 1)

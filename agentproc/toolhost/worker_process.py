@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from aios.boot.child import PR_SET_NO_NEW_PRIVS, follow, prctl
+from aios.boot.child import PR_SET_NO_NEW_PRIVS, begin_session, follow, prctl
 from aios.syscalls.buffered_socket import BufferedSocket
 from aios.syscalls.toolwire import MAX_OUTPUT_BYTES, DescribeSource, RunTool, Source
 
@@ -131,7 +131,7 @@ def _become(
 
 def _isolate(dispatcher: int, *, limited: bool) -> None:
     """Start a session that dies with the dispatcher, gains no privileges, and has limits."""
-    os.setsid()
+    begin_session()
     if not follow(dispatcher):
         os._exit(1)
     prctl(PR_SET_NO_NEW_PRIVS, 1)

@@ -1,7 +1,8 @@
 """How much of this machine's processors other programs use, from the kernel's counters.
 
-Time of this process is not counted, time of niced programs is. The counters advance by ticks of
-10 ms, so ask over a tenth of a second or more.
+Time of this process is not counted. Niced programs, such as agents, take less from others, so
+their time counts for a quarter. The counters advance by ticks of 10 ms, so ask over a tenth of a
+second or more.
 """
 
 from __future__ import annotations
@@ -13,21 +14,24 @@ from pathlib import Path
 
 _STAT = Path("/proc/stat")
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-_IDLE, _IOWAIT, _GUEST = 3, 4, 8
+_NICE, _IDLE, _IOWAIT, _GUEST = 1, 3, 4, 8
 """Fields of a processor's line. Guest time is part of user time."""
+_NICED = 0.75
+"""Share of niced time that does not count."""
 
 
 def busy_s(stat: str, cpus: frozenset[int]) -> float:
     """Return the seconds since boot for which these processors were busy, all together.
 
-    ``stat`` is the text of /proc/stat. Raises ValueError if it has another form.
+    A second of niced time counts for a quarter. ``stat`` is the text of /proc/stat. Raises
+    ValueError if it has another form.
     """
-    ticks = 0
+    ticks = 0.0
     for line in stat.splitlines():
         name, *fields = line.split()
         if name.startswith("cpu") and name != "cpu" and int(name[3:]) in cpus:
             counts = [int(field) for field in fields[:_GUEST]]
-            ticks += sum(counts) - counts[_IDLE] - counts[_IOWAIT]
+            ticks += sum(counts) - counts[_IDLE] - counts[_IOWAIT] - _NICED * counts[_NICE]
     return ticks * _TICK_S
 
 

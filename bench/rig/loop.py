@@ -1,0 +1,4 @@
+"""An agent for benchmarks that computes without end."""
+
+while True:
+    pass
