@@ -26,6 +26,8 @@ MAX_SOURCE_BYTES = 1 << 20
 """Limit on the size of a schema, grammar, regular expression or list of choices."""
 MAX_RULES = 1000
 """Limit on the rules of a grammar; llguidance follows them recursively."""
+MAX_GBNF_CHARS = 1 << 17
+"""Limit on the size of a GBNF grammar, whose conversion is slow."""
 _LIMITS = LLParserLimits(
     max_lexer_states=50_000, max_grammar_size=200_000, step_lexer_fuel=100_000,
     verbose_errors=False,
@@ -115,6 +117,9 @@ def _from_schema(text: str) -> str:
 
 
 def _from_gbnf(text: str) -> str:
+    _check_rules("GBNF", text.count("::="))
+    if len(text) > MAX_GBNF_CHARS:
+        raise InvalidInput(f"the GBNF grammar is longer than {MAX_GBNF_CHARS:,} characters")
     try:
         lark = any_to_lark(_ESCAPE.sub(_plain_escape, text))
     except RecursionError:
@@ -135,10 +140,15 @@ def _plain_escape(found: re.Match[str]) -> str:
 
 
 def _from_lark(text: str) -> str:
-    rules = len(_RULE.findall(text))
-    if rules > MAX_RULES:
-        raise InvalidInput(f"the grammar has {rules:,} rules; the limit is {MAX_RULES:,}")
+    _check_rules("Lark", len(_RULE.findall(text)))
     return LLMatcher.grammar_from_lark(text)
+
+
+def _check_rules(language: str, count: int) -> None:
+    if count > MAX_RULES:
+        raise InvalidInput(
+            f"the {language} grammar has {count:,} rules; the limit is {MAX_RULES:,}"
+        )
 
 
 def _from_choice(text: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .document import Place, UnsupportedSchema
+from .values import comparable
 
 KINDS = {
     "null": frozenset({"null"}), "boolean": frozenset({"boolean"}),
@@ -137,17 +138,24 @@ def never(*kinds: str) -> Effect:
     return lambda branch: _typed(branch, branch.types - forbidden)
 
 
+def within(types: frozenset[str]) -> Effect:
+    """Allow these types, as in ``ALL``."""
+    return lambda branch: _typed(branch, branch.types & types)
+
+
 def _typed(branch: Branch, types: frozenset[str]) -> Branch | None:
     return replace(branch, types=types) if types else None
 
 
 def one_of(values: tuple[Any, ...]) -> Effect:
-    """Allow these values; with others before, the shorter list, as all values are tested later."""
+    """Allow these values; of values allowed before, those among them."""
 
-    def effect(branch: Branch) -> Branch:
-        known = branch.values
-        return branch if known is not None and len(known) <= len(values) else replace(
-            branch, values=values)  # fmt: skip
+    def effect(branch: Branch) -> Branch | None:
+        left = values
+        if branch.values is not None:
+            known = {comparable(value) for value in values}
+            left = tuple(value for value in branch.values if comparable(value) in known)
+        return replace(branch, values=left) if left else None
 
     return effect
 

@@ -25,10 +25,14 @@ class Expander:
     """Expands the schemas of one document."""
 
     def __init__(
-        self, document: Document, disjoint: Callable[[Place, Place], bool], *, formats: bool
+        self,
+        document: Document,
+        overlap: Callable[[Place, Place], frozenset[str]],
+        *,
+        formats: bool,
     ) -> None:
-        """``disjoint`` tells if no value is valid in both places; False if that is not known."""
-        self._document, self._disjoint, self._formats = document, disjoint, formats
+        """``overlap`` returns the types of values that may be valid in both places."""
+        self._document, self._overlap, self._formats = document, overlap, formats
         self._steps = 0
         self._scopes = itertools.count()
 
@@ -71,7 +75,7 @@ class Expander:
         if term.positive and ("unevaluatedProperties" in schema or "unevaluatedItems" in schema):
             scopes = (*scopes, next(self._scopes))
         above = (*term.above, term.key)
-        uses = [(CLAUSES[word], Use(self._document, place, word, scopes, above, self._disjoint,
+        uses = [(CLAUSES[word], Use(self._document, place, word, scopes, above, self._overlap,
                                     self._formats)) for word in rows(schema)]  # fmt: skip
         if term.positive:
             return [clause for (positive, _), use in uses for clause in positive(use)]

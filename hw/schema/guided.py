@@ -16,7 +16,7 @@ from collections.abc import Hashable, Iterable
 from typing import Any
 
 from . import values
-from .branch import Term, Terms
+from .branch import ALL, KINDS, Term, Terms
 from .document import Document, EmptySchema, Place, UnsupportedSchema
 from .expansion import Expander
 from .shape import ArrayShape, ObjectShape, Plain, Shape, Values, joined
@@ -78,10 +78,9 @@ class _Graph:
     """The schemas of all parts of a value, each expanded once."""
 
     def __init__(self, document: Document, *, literal: bool) -> None:
-        self._open = literal
-        self._rough = Expander(document, lambda _a, _b: True, formats=not literal)
-        self._expander = Expander(document, self._disjoint, formats=not literal)
-        self._shaper = Shaper(document, self._finite, self._shapes)
+        self._rough = Expander(document, lambda _a, _b: frozenset(), formats=not literal)
+        self._expander = Expander(document, self._overlap, formats=not literal)
+        self._shaper = Shaper(document, self._finite, self._shapes, closes=not literal)
         self._known: dict[Hashable, list[Shape]] = {}
         self._numbers: dict[Hashable, int] = {}
         self._productive: set[Hashable] = set()
@@ -101,20 +100,11 @@ class _Graph:
         if key not in self._known:
             made = [shape for branch in self._expander.branches(terms)
                     for shape in self._shaper.shapes(terms, branch)]  # fmt: skip
-            self._known[key] = [self._closed(shape) for shape in made]
+            self._known[key] = made
             if len(self._known) > MAX_NODES:
                 reason = f"has more than {MAX_NODES:,} parts, references followed"
                 raise UnsupportedSchema("#", "the schema", reason)
         return self._known[key]
-
-    def _closed(self, shape: Shape) -> Shape:
-        """Close an object that lists its properties and says nothing of others."""
-        if self._open or not isinstance(shape, ObjectShape):
-            return shape
-        listed = any(each is not None for each in shape.named.values())
-        if not listed or shape.rest != () or shape.patterns or shape.least > len(shape.required):
-            return shape
-        return ObjectShape(shape.named, {}, None, shape.required)
 
     def _explore(self, root: Terms) -> None:
         waiting = [root]
@@ -140,23 +130,25 @@ class _Graph:
     def _ends(self, shape: Shape) -> bool:
         return _possible(shape, lambda terms: not terms or _key(terms) in self._productive)
 
-    def _disjoint(self, one: Place, other: Place) -> bool:
-        """Return True if no value is valid in both; False if that is not seen quickly."""
+    def _overlap(self, one: Place, other: Place) -> frozenset[str]:
+        """Return the types of values that may be valid in both, as far as is seen quickly."""
         terms = joined((Term(one), Term(other)))
         try:
-            return terms is None or self._is_empty(terms, _ROUGH_DEPTH)
+            return frozenset() if terms is None else self._types(terms, _ROUGH_DEPTH)
         except UnsupportedSchema:
-            return False
+            return ALL
 
-    def _is_empty(self, terms: Terms, depth: int) -> bool:
+    def _types(self, terms: Terms, depth: int) -> frozenset[str]:
+        """Return the types of the values that terms may have, looking so deep into values."""
         if not terms or not depth:
-            return False
-        shaper = self._shaper
-        return not any(
-            _possible(shape, lambda part: not self._is_empty(part, depth - 1))
+            return ALL
+        found = [
+            _types_of(shape)
             for branch in self._rough.branches(terms)
-            for shape in shaper.shapes(terms, branch)
-        )
+            for shape in self._shaper.shapes(terms, branch)
+            if _possible(shape, lambda part: bool(self._types(part, depth - 1)))
+        ]
+        return frozenset().union(*found)
 
     def _finite(self, terms: Terms) -> list[Any] | None:
         """Return all values of terms if they are few."""
@@ -232,6 +224,14 @@ class _Graph:
             said["maxProperties"] = shape.most
         self.names_tell_apart |= rest is not False and bool(kept or by_pattern)
         return said
+
+
+def _types_of(shape: Shape) -> frozenset[str]:
+    if isinstance(shape, Values):
+        return frozenset(map(values.kind, shape.listed))
+    if isinstance(shape, dict):
+        return KINDS[shape["type"]]
+    return KINDS["array" if isinstance(shape, ArrayShape) else "object"]
 
 
 def _key(terms: Terms) -> Hashable:

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import part_keywords as parts
 from . import scalar_keywords as scalars
-from .branch import Alternative, Clause, Term, more, never, one_of, only, require
+from .branch import ALL, Alternative, Clause, Term, more, never, one_of, only, require, within
 from .use import Negative, Positive, Use, always, impossible, unless_true
 
 MAX_CHOICES_SEEN = 6
@@ -49,17 +49,20 @@ def _check_seen(use: Use, count: int) -> None:
 
 
 def _one_of(use: Use) -> list[Clause]:
-    """Return each choice, and that those do not hold which may overlap with it."""
+    """Return each choice, and, for the types of values where others overlap with it, that those
+    do not hold."""
     count = range(len(use.value))
     places = [use.document.below(use.place, "oneOf", n) for n in count]
-    apart = {(a, b) for a, b in itertools.combinations(count, 2)
-             if use.disjoint(places[a], places[b])}  # fmt: skip
-    return [[
-        (use.term("oneOf", n),
-         *(use.term("oneOf", m, positive=False) for m in count
-           if m != n and (min(m, n), max(m, n)) not in apart))
-        for n in count
-    ]]  # fmt: skip
+    shared = {pair: use.overlap(places[pair[0]], places[pair[1]])
+              for pair in itertools.combinations(count, 2)}  # fmt: skip
+    made: Clause = []
+    for n in count:
+        others = {m: shared[min(m, n), max(m, n)] for m in count if m != n}
+        doubtful = frozenset().union(*others.values())
+        nots = [use.term("oneOf", m, positive=False) for m, types in others.items() if types]
+        made.append((within(ALL - doubtful), use.term("oneOf", n)))
+        made.append((within(doubtful), use.term("oneOf", n), *nots))
+    return [made]
 
 
 def _not_one_of(use: Use) -> Clause:

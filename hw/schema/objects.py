@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from . import patterns
@@ -18,9 +19,11 @@ Holds = Callable[[Term, Any], bool]
 """Tells if a value meets a term."""
 
 
-def object_shapes(terms: Terms, branch: Branch, holds: Holds, expand: Expand) -> list[Shape]:
-    """Return the objects of a branch; ``expand`` returns the shapes of terms. Raises
-    UnsupportedSchema."""
+def object_shapes(
+    terms: Terms, branch: Branch, holds: Holds, expand: Expand, *, closes: bool
+) -> list[Shape]:
+    """Return the objects of a branch. ``expand`` returns the shapes of terms. ``closes``: an object
+    that lists members, and is not told of others, has no others. Raises UnsupportedSchema."""
     least, most = limits(terms, branch.members, "minProperties", "maxProperties")
     if excludes(branch, {}):
         least = max(least, 1)
@@ -37,6 +40,10 @@ def object_shapes(terms: Terms, branch: Branch, holds: Holds, expand: Expand) ->
     if overlap:
         raise unsupported(terms, "patternProperties", overlap)
     rest = joined(term for part in branch.objects for term in part.rest or ())
+    listed = sum(each is not None for each in named.values())
+    told = bool(regexes or branch.names) or any(part.rest is not None for part in branch.objects)
+    if closes and listed and not told and least <= listed:
+        rest = None
     shape = ObjectShape(named, by_pattern, rest, branch.required, least, most)
     shape = _with_names(terms, branch, shape, holds, expand)
     if any(shape.named[name] is None for name in shape.required):
@@ -91,7 +98,7 @@ def _counted(terms: Terms, shape: ObjectShape) -> Iterable[ObjectShape]:
                 if each is not None and name not in shape.required]  # fmt: skip
     count = len(shape.required)
     if shape.least <= count and shape.most is None:
-        yield ObjectShape(shape.named, shape.patterns, shape.rest, shape.required)
+        yield replace(shape, least=0)
         return
     if len(optional) > MAX_OPTIONAL_COUNTED:
         reason = f"cannot be enforced with more than {MAX_OPTIONAL_COUNTED} optional properties"
@@ -111,6 +118,5 @@ def _counted(terms: Terms, shape: ObjectShape) -> Iterable[ObjectShape]:
                 raise unsupported(terms, "minProperties", reason)
             named = {name: each if name in shape.required or name in chosen else None
                      for name, each in shape.named.items()}  # fmt: skip
-            most = None if shape.most is None else shape.most - have
-            yield ObjectShape(named, shape.patterns, shape.rest, (*shape.required, *chosen),
-                              missing + have, None if most is None else most + have)  # fmt: skip
+            required = (*shape.required, *chosen)
+            yield replace(shape, named=named, required=required, least=missing + have)

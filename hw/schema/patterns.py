@@ -20,7 +20,12 @@ UNENFORCED_FORMATS = ("idn-email", "idn-hostname", "iri", "iri-reference", "uri-
 
 def problem(pattern: str) -> str:
     """Return why a pattern cannot be enforced; "" if it can."""
-    return _matcher({"type": "string", "pattern": pattern}).get_error().partition("\n")[0][:200]
+    return schema_problem({"type": "string", "pattern": pattern})
+
+
+def schema_problem(schema: dict[str, object]) -> str:
+    """Return what llguidance says against a schema; "" if it can be enforced."""
+    return _matcher(schema).get_error().partition("\n")[0][:200]
 
 
 @functools.lru_cache(10_000)

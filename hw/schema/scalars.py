@@ -10,6 +10,9 @@ from . import patterns, values
 from .branch import Branch, Terms
 from .shape import Plain, Shape, Values, excludes, limits, unsupported
 
+_LONG = 10**18
+"""Integers from here on have as many digits as the greatest of 64 bits."""
+
 
 def booleans(branch: Branch) -> list[Shape]:
     left = tuple(value for value in (True, False) if not excludes(branch, value))
@@ -79,14 +82,18 @@ def _integer(
         first = math.floor(low[0]) + 1 if low[1] else math.ceil(low[0])
         if first > edge:
             raise unsupported(terms, "minimum", f"is {first}; the limit is {edge}")
-        if first > -edge:
-            shape["minimum"] = first if abs(first) <= values.EXACT else first + (-first) % 1024
+        near = abs(first) <= values.EXACT
+        shape["minimum"] = first if near else max(-edge, first + (-first) % 1024)
     if high is not None:
         last = math.floor(high[0]) if high[1] else math.ceil(high[0]) - 1
         if last < -edge:
             raise unsupported(terms, "maximum", f"is {last}; the limit is {-edge}")
-        if last < edge:
-            shape["maximum"] = last if abs(last) <= values.EXACT else last - last % 1024
+        near = abs(last) <= values.EXACT
+        shape["maximum"] = last if near else min(edge, last - last % 1024)
+    if shape.get("minimum", 0) >= _LONG:  # llguidance wants both ends of such a range
+        shape.setdefault("maximum", edge)
+    if shape.get("maximum", 0) <= -_LONG:
+        shape.setdefault("minimum", -edge)
     return None if first is not None and last is not None and first > last else shape
 
 
@@ -103,7 +110,15 @@ def strings(terms: Terms, branch: Branch) -> list[Shape]:
         shape["minLength"] = least
     if most is not None:
         shape["maxLength"] = most
-    return [] if most is not None and least > most else [shape]
+    if most is not None and least > most:
+        return []
+    if parts and shape.keys() != {"type", "format"}:
+        problem = patterns.schema_problem(shape)
+        if problem.startswith("Unsatisfiable"):
+            return []
+        if problem:
+            raise unsupported(terms, "pattern", f"cannot be enforced here: {problem}")
+    return [shape]
 
 
 def as_pattern(shape: Shape) -> str | None:

@@ -6,14 +6,15 @@ from typing import Any
 
 from . import patterns, scalars, values
 from .arrays import Finite, array_shapes
-from .branch import KINDS, Branch, Term, Terms
+from .branch import Branch, Term, Terms
 from .document import Document
 from .objects import Expand, object_shapes
-from .shape import Plain, Shape, Values, excludes, unsupported
+from .shape import Shape, Values, excludes, unsupported
 
+MAX_TESTED = 1000
+"""Limit on the values of an enum that are tested one by one, for what other keywords say."""
 MAX_EXCLUDED = 64
 """Limit on the values that ``not`` excludes."""
-_QUICK = frozenset({"enum", "const", "type", "title", "description", "default", "$comment"})
 
 
 class Shaper:
@@ -22,9 +23,9 @@ class Shaper:
     ``finite`` returns all values of terms if they are few, ``expand`` the shapes of terms.
     """
 
-    def __init__(self, document: Document, finite: Finite, expand: Expand) -> None:
+    def __init__(self, document: Document, finite: Finite, expand: Expand, *, closes: bool) -> None:
         self._document, self._finite, self._expand = document, finite, expand
-        self._sets: dict[int, frozenset[Any]] = {}
+        self._closes = closes
 
     def shapes(self, terms: Terms, branch: Branch) -> list[Shape]:
         """Return the shapes of a branch of the terms. Raises UnsupportedSchema."""
@@ -47,13 +48,19 @@ class Shaper:
         if "array" in branch.types:
             made += array_shapes(terms, branch, self._finite)
         if "object" in branch.types:
-            made += object_shapes(terms, branch, self._holds, self._expand)
+            made += object_shapes(terms, branch, self._holds, self._expand, closes=self._closes)
         return made
 
     def _values(self, terms: Terms, branch: Branch) -> list[Shape]:
+        excluded = {values.comparable(value) for value in branch.excluded}
         fit = [value for value in branch.values or () if values.kind(value) in branch.types
-               and all(self._holds(term, value) for term in terms)
-               and _has_format(branch, value)]  # fmt: skip
+               and values.comparable(value) not in excluded]  # fmt: skip
+        if branch != Branch(branch.types, branch.values, branch.excluded):  # other conditions
+            if len(fit) > MAX_TESTED:
+                reason = f"has {len(fit):,} values beside other keywords; at most {MAX_TESTED:,}"
+                raise unsupported(terms, "enum", reason)
+            fit = [value for value in fit if all(self._holds(term, value) for term in terms)
+                   and _has_format(branch, value)]  # fmt: skip
         for value in fit:
             number = values.inexact(value)
             if number is not None:
@@ -63,21 +70,7 @@ class Shaper:
     def _holds(self, term: Term, value: Any) -> bool:
         if term.place is None:
             return any(self._holds(each, value) for each in term.options)
-        schema = term.place.schema
-        listed = isinstance(schema, dict) and schema.keys() & {"enum", "const"}
-        if listed and len(listed) == 1 and schema.keys() <= _QUICK:  # a long enum is common
-            return term.positive == self._is_listed(schema, value)
         return self._document.accepts(term.place, value) is term.positive
-
-    def _is_listed(self, schema: Plain, value: Any) -> bool:
-        if id(schema) not in self._sets:
-            listed = schema.get("enum", [schema.get("const")])
-            self._sets[id(schema)] = frozenset(map(values.comparable, listed))
-        kinds = schema.get("type", list(KINDS))
-        kinds = kinds if isinstance(kinds, list) else [kinds]
-        return values.comparable(value) in self._sets[id(schema)] and any(
-            values.kind(value) in KINDS[each] for each in kinds
-        )
 
 
 def _has_format(branch: Branch, value: Any) -> bool:

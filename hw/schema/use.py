@@ -17,7 +17,7 @@ class Use(NamedTuple):
     keyword: str
     scopes: tuple[int, ...]
     above: tuple[Any, ...]
-    disjoint: Callable[[Place, Place], bool]
+    overlap: Callable[[Place, Place], frozenset[str]]
     assert_formats: bool
 
     @property
