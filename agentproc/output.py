@@ -79,4 +79,5 @@ def _adapter(wanted: Any, name: str) -> tuple[str, Callable[[str], Any]]:
             adapter: Any = TypeAdapter(wanted)
             return json.dumps(adapter.json_schema()), adapter.validate_json
         except (ImportError, TypeError, ValueError, AttributeError, RuntimeError):
-            raise InvalidArgument(f"output={name} has no JSON schema: {error}") from None
+            reason = " ".join(str(error).split())[:300]
+            raise InvalidArgument(f"output={name} has no JSON schema: {reason}") from None
