@@ -20,7 +20,8 @@ from aios.cli.trace import read_all
 from aios.hw.engine.engine import EngineSettings
 from aios.hw.machine.huge_pages import engine_environment
 from aios.hw.models import names
-from aios.hw.tuning.idle_work import find_settings
+from aios.hw.tuning.exact_settings import plan
+from aios.hw.tuning.idle_work import find_settings, tune_in_idle_time
 from aios.syscalls import paths
 from aios.syscalls.client import Connection, Credentials
 from aios.syscalls.types.common import Empty
@@ -86,7 +87,7 @@ def kernel(
 ) -> Iterator[Machine]:
     """Run a kernel in temporary folders, with its model loaded.
 
-    ``tuned``: use the settings that ``aios model tune`` found. ``data``: an existing folder to use
+    ``tuned``: as it comes out of the box, tuned. ``data``: an existing folder to use
     as XDG_DATA_HOME.
     """
     with tempfile.TemporaryDirectory(prefix="aios-bench-") as name:
@@ -117,16 +118,19 @@ def kernel(
 
 
 def _find_settings(flags: Sequence[str], tuned: bool) -> None:
-    """Have the kernel's model tested before, so that it is measured with its fastest settings."""
+    """Have the model tested, and tuned if wanted, as a kernel does in its idle time."""
     given = dict(zip(flags[::2], flags[1::2], strict=True))
     model = given.get("--model", "default")
     if not model.startswith("fake"):
         threads = given.get("--threads", "auto")
-        find_settings(EngineSettings(
+        settings = EngineSettings(
             path=names.resolve(model, Path()), exact=given.get("--exact") != "off",
             threads=int(threads) if threads.isdecimal() else None, look_up_tuned=tuned,
             cache_dir=str(paths.cache_dir()),
-        ))  # fmt: skip
+        )  # fmt: skip
+        if tuned and not plan(settings).tuned:
+            tune_in_idle_time(settings, lambda text, percent: progress(text), quick=True)
+        find_settings(settings)
 
 
 @contextlib.contextmanager
@@ -141,10 +145,13 @@ def guest() -> Iterator[Connection]:
 
 
 @contextlib.contextmanager
-def bare_loop(seats: int) -> Iterator[Callable[[Sequence[str], int], dict[str, float]]]:
+def bare_loop(
+    seats: int, *, tuned: bool = False
+) -> Iterator[Callable[[Sequence[str], int], dict[str, float]]]:
     """Run rawloop.py; yield a function (prompts, tokens of each) → its times in seconds."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "aios.bench.rig.rawloop", str(seats), str(paths.cache_dir())],
+        [sys.executable, "-P", "-m", "aios.bench.rig.rawloop", str(seats), str(paths.cache_dir()),
+         *["tuned"] * tuned],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=engine_environment(),
     )  # fmt: skip
     assert process.stdin and process.stdout

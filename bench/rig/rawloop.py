@@ -22,10 +22,10 @@ from aios.hw.tuning.idle_work import find_settings
 
 
 def main() -> None:
-    """Serve standard input: ``python -m aios.bench.rig.rawloop SEATS [CACHE]``."""
+    """Serve standard input: ``python -m aios.bench.rig.rawloop SEATS [CACHE [tuned]]``."""
     settings = EngineSettings(
         path=names.resolve("default", Path()), seats=int(sys.argv[1]),
-        cache_dir=sys.argv[2] if len(sys.argv) > 2 else None, look_up_tuned=False,
+        cache_dir=sys.argv[2] if len(sys.argv) > 2 else None, look_up_tuned="tuned" in sys.argv,
     )  # fmt: skip
     if settings.cache_dir:
         find_settings(settings)

@@ -1,10 +1,10 @@
 """``throughput``: tokens/s of N agent processes, against a bare loop and against llama-server.
 
-All start at once, and the clock stops with the last; prompts are new in each repeat. ``bare``:
-llama_decode alone, with our settings. ``server``: llama-server with its defaults, -np N, the same
-file, context and threads, and N client processes. ``same``: llama-server with our KV types.
-``long``: contexts of 900 tokens whose prompt is already computed, which measures decoding alone.
-``tuned``: ours after ``aios model tune``, against llama-server on the original file.
+All start at once, and the clock stops with the last; prompts are new in each repeat. ``ours``: as
+it comes out of the box, tuned; ``untuned``: with the original weights. ``bare``: llama_decode
+alone, with our settings. ``server``: llama-server with its defaults, -np N, the same file, context
+and threads, and N client processes. ``same``: llama-server with our KV types. ``long``: contexts of
+900 tokens whose prompt is already computed, which measures decoding alone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
                            ("llama_server_same", "same")):  # fmt: skip
             report.ratio(f"over_{name}_n{count}", f"ours_n{count}", f"{peer}_n{count}",
                          "tokens_per_s")  # fmt: skip
-    report.ratio("tuned_over_llama_server_n8", "tuned_n8", "server_n8", "tokens_per_s")
+        report.ratio(f"untuned_over_llama_server_n{count}", f"untuned_n{count}",
+                     f"server_n{count}", "tokens_per_s")  # fmt: skip
     report.ratio("long_over_llama_server_n8", "ours_long_n8", "server_long_n8", "tokens_per_s")
     return report
 
@@ -45,19 +46,16 @@ def _count(report: Report, count: int, seed: int, repeats: int) -> None:
     progress(f"{count} agents: loading")
     flags, tokens = ["--seats", str(count), "--ctx", str(CONTEXT)], COUNTS[count]
     with contextlib.ExitStack() as stack:
-        machine = stack.enter_context(kernel(flags))
+        machine = stack.enter_context(kernel(flags, tuned=True))
         model = machine.status().models[0]
         threads = model.threads
         fleets = {"ours": stack.enter_context(agents(machine, count))}
+        untuned = stack.enter_context(kernel(flags))
+        fleets["untuned"] = stack.enter_context(agents(untuned, count))
         for arm, kv in (("server", None), ("same", model.kv_type)):
             address = stack.enter_context(llama_server(count, CONTEXT, threads, kv))
             fleets[arm] = stack.enter_context(http_clients(address, count))
-        if count == 8:
-            machine = stack.enter_context(kernel(flags, tuned=True))
-            if "tuned" not in machine.status().models[0].description:
-                raise RuntimeError("the model is not tuned here\n  tune it with: aios model tune")
-            fleets["tuned"] = stack.enter_context(agents(machine, count))
-        bare = stack.enter_context(bare_loop(count))
+        bare = stack.enter_context(bare_loop(count, tuned=True))
         arms: dict[str, Callable[[list[str]], float]] = {
             name: functools.partial(_fleet, fleet, tokens) for name, fleet in fleets.items()
         }
