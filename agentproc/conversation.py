@@ -42,6 +42,7 @@ class Context:
         if system is not None:
             self.messages.insert(0, Message("system", system))
         self.last: ChatReply | None = None
+        self.recomputed = ""
         """The last reply."""
 
     def __repr__(self) -> str:
@@ -99,9 +100,13 @@ class Context:
         return session.call("context.save", SaveRequest(name, self.messages), NamedContext)
 
     def restore(self, name: str) -> Context:
-        """Replace the messages with those saved under a name; return self. Raises NotFound."""
+        """Replace the messages with those saved under a name; return self. Raises NotFound.
+
+        ``recomputed`` then tells why the next call computes the conversation again, if it does:
+        its KV was saved with other weights or settings of the model.
+        """
         reply = session.call("context.restore", ContextName(name), ContextReply)
-        self.messages, self.last = list(reply.messages), None
+        self.messages, self.last, self.recomputed = list(reply.messages), None, reply.recomputed
         return self
 
     @staticmethod

@@ -56,6 +56,13 @@ class ContextManager:
         return bool(self._operations)
 
     @property
+    def weights(self) -> str:
+        """Name what the KV depends on: the weights, by format and hash, and the rung."""
+        info = self._info
+        form = info.tuned.weights if info.tuned else "original"
+        return f"{form} ({info.model_hash[-8:]}), {info.rung.name}"
+
+    @property
     def shares(self) -> bool:
         """Requests can share computed prefixes by copies."""
         return self._info.restorable

@@ -39,6 +39,8 @@ class _File(msgspec.Struct, frozen=True):
     tokens: bytes
     image: str
     stamp: int = 0
+    weights: str = ""
+    """Weights and rung that the KV was computed with; '' if it was saved without."""
 
 
 class SavedContexts:
@@ -59,14 +61,21 @@ class SavedContexts:
         await self._worker.run(lambda: _make_room(folder, name))
         count, stamp = await kv.save(tokens, str(image))
         kept, now = tokens[:count].tobytes(), self._clock.unix()
-        record = _File(1, now, messages, kept, image.name if count else "", stamp)
+        weights = kv.weights if count else ""
+        record = _File(1, now, messages, kept, image.name if count else "", stamp, weights)
         return await self._worker.run(lambda: _replace(folder, name, record, image))
 
     async def restore(self, agent: str, kv: SavedKv, name: str) -> ContextReply:
-        """Return the messages, and how many tokens of KV came with them. Raises NotFound."""
+        """Return the messages, and how many tokens of KV came with them. Raises NotFound.
+
+        KV of other weights than the model has now is left out, and the reply says so.
+        """
         path = self._folder / agent / f"{name}.ctx"
         record = await self._worker.run(lambda: _found(path))
         tokens = array("i", record.tokens)
+        if record.weights and kv.weights and record.weights != kv.weights:
+            reason = f"saved with {record.weights}; the model now runs with {kv.weights}"
+            return ContextReply(record.messages, 0, recomputed=reason)
         if tokens and record.image:
             kv.restore(tokens, str(path.parent / record.image), record.stamp)
         return ContextReply(record.messages, len(tokens))
@@ -177,4 +186,5 @@ def _row(path: Path, record: _File) -> NamedContext:
     for part in (path, *([path.parent / record.image] if record.image else [])):
         with contextlib.suppress(OSError):
             size += part.stat().st_size
-    return NamedContext(path.stem, record.saved_unix, len(record.tokens) // 4, size)
+    count = len(record.tokens) // 4
+    return NamedContext(path.stem, record.saved_unix, count, size, record.weights)

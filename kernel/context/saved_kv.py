@@ -34,6 +34,11 @@ class SavedKv:
         """Return True if there is something to write."""
         return bool(self._saves)
 
+    @property
+    def weights(self) -> str:
+        """Name the weights that KV is saved of now; '' without a core."""
+        return self.context.weights if self.context else ""
+
     def save(self, tokens: array[int], path: str) -> Promise[Written]:
         """Write the KV that exists of these tokens to a file."""
         promise: Promise[Written] = Promise()

@@ -206,19 +206,22 @@ class SaveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class NamedContext(msgspec.Struct, frozen=True):
-    """A saved conversation. ``tokens``: length of its saved KV; 0 if none was saved."""
+    """A saved conversation. ``tokens``: length of its saved KV; 0 if none was saved. ``weights``:
+    weights and settings that the KV was computed with; it is used only with the same."""
 
     name: str
     saved_unix: float
     tokens: int
     size_bytes: int
+    weights: str = ""
 
 
 class ContextReply(msgspec.Struct, frozen=True):
-    """A restored conversation."""
+    """A restored conversation. ``recomputed``: why its KV is computed again, if it is."""
 
     messages: list[Message]
     tokens: int
+    recomputed: str = ""
 
 
 class ContextName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

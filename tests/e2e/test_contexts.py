@@ -83,6 +83,29 @@ print(aios.context.saved())
     assert "Traceback" not in stopped.log()
 
 
+def test_a_context_of_other_weights_is_recomputed_and_says_so(stopped: Machine) -> None:
+    stopped.start(*FLAGS)
+    assert stopped.aios("run", "--name", "keeper", stopped.agent("save", SAVE)).returncode == 0
+    other = ("--model", "fake:end=90", *FLAGS[2:])
+    assert stopped.aios("daemon", "restart", *other).returncode == 0
+    code = """
+import aios
+aios.chat("so that the model is loaded", max_tokens=1)
+(saved,) = aios.context.saved()
+print(saved.weights)
+aios.context.restore("trip")
+print(aios.context.recomputed)
+print(aios.context.chat("go on", max_tokens=4).usage.cached_tokens < 50, len(aios.context.messages))
+"""
+    got = stopped.aios("run", "--name", "keeper", stopped.agent("other", code))
+    weights, recomputed, last = got.stdout.splitlines()
+    assert weights == "original (ke:end=0), fake", got.stderr
+    assert recomputed == (
+        f"saved with {weights}; the model now runs with original (e:end=90), fake"
+    )
+    assert last == "True 5"
+
+
 def test_saving_again_replaces_and_the_limit_holds(machine: Machine) -> None:
     code = """
 import aios
