@@ -64,14 +64,29 @@ def main() -> None:
     with alone(BUILD / "setup.lock"):
         if up_to_date() and linked():
             return
-        gpu, started = chosen_gpu(), time.monotonic()
-        if not up_to_date():
+        gpu, started, fresh = chosen_gpu(), time.monotonic(), not up_to_date()
+        if fresh:
             environment = build_environment(gpu)
             make_venv(gpu)
             install(gpu, environment)
         link()
         mark(gpu, inputs(gpu), files())
+        if fresh:
+            tune()
         step(f"ready after {time.monotonic() - started:.0f} s")
+
+
+def tune() -> None:
+    """Find the default model's fastest exact settings, once per machine; a failure changes nothing.
+
+    AIOS_TUNE=off leaves that to the model's idle time, as continuous integration does.
+    """
+    if os.environ.get("AIOS_TUNE") == "off" or os.environ.get("CI"):
+        return
+    step("finding the default model's fastest exact settings (AIOS_TUNE=off skips this)")
+    command = [VENV / "bin" / "aios", "model", "tune", "--quick"]
+    if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode:
+        print("  not found now; it is tried again while the model is idle", flush=True)
 
 
 def up_to_date() -> bool:
