@@ -47,6 +47,7 @@ from aios.syscalls.types.tool import ToolInfo, ToolReply
 from . import fs, kv, memory, tools
 from .act import ActResult, Step, ToolUse, aact, act
 from .conversation import Context, context
+from .embedding import embed
 from .sdk import (
     AsyncReplyStream,
     ChatOptions,
@@ -122,6 +123,7 @@ __all__ = [
     "astream",
     "chat",
     "context",
+    "embed",
     "fs",
     "getpid",
     "getppid",

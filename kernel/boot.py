@@ -44,6 +44,7 @@ from aios.kernel.memory.recall import Recall
 from aios.kernel.memory.scopes import Scopes
 from aios.kernel.model.calls import ModelCalls
 from aios.kernel.model.core_life import Core
+from aios.kernel.model.embed_calls import EmbedCalls
 from aios.kernel.model.idle_jobs import Job
 from aios.kernel.model.model import Model
 from aios.kernel.model.models import Models
@@ -145,7 +146,12 @@ class Kernel:
     def _own_children(self) -> set[int]:
         """Host pids of children that are no agents; 0 for one that does not run."""
         cores = {model.core.os_pid for model in self._models}
-        return cores | {self._embedder.os_pid, self._tool_host.os_pid, self._models.jobs.os_pid}
+        embedders = {each.os_pid for each in self._embed_calls.embedders()}
+        return (
+            cores
+            | embedders
+            | {self._embedder.os_pid, self._tool_host.os_pid, self._models.jobs.os_pid}
+        )
 
     def _make_models(self) -> None:
         config = self._config
@@ -203,6 +209,10 @@ class Kernel:
             Limits(config.storage_quota, config.storage_versions),
         )  # fmt: skip
         self._embedder = children.embedder(self.loop, config.embedder)
+        self._embed_calls = EmbedCalls(
+            self._access, self._embedder, paths.data_dir() / "models", self._worker,
+            lambda path: children.embedder_of(self.loop, f"gguf:{path}"), config.memory,
+        )  # fmt: skip
         if self._embedder.unavailable() is None:
             self._storage.use_embedder(self._embedder)
 
@@ -261,6 +271,7 @@ class Kernel:
         return (
             process_calls.handlers
             | model_calls.handlers
+            | self._embed_calls.handlers
             | storage_calls.handlers
             | memory_calls.handlers
             | access_calls.handlers
@@ -294,6 +305,7 @@ class Kernel:
         """End all agents and cores, close the doors, remove the sockets."""
         self._supervisor.end_all("the kernel is shutting down")
         self._embedder.close()
+        self._embed_calls.close()
         self._memory.close()  # before the models: a chat may wait for notes
         self._models.close()
         self._worker.close()

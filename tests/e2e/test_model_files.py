@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Machine
+from tests.hw.models.bert_maker import write_bert
 from tests.hw.models.gguf_maker import write, write_split
 from tests.hw.models.hub_server import REPO, Hub
 
@@ -78,3 +81,47 @@ def test_a_name_serves_what_it_stands_for(stopped: Machine) -> None:
     assert json.loads(got.stdout)["name"] == "quick", "the same model"
     got = stopped.aios("daemon", "restart", "--lora", "none.gguf")
     assert got.returncode == 1 and "fake model takes no LoRA" in got.stderr
+
+
+_EMBED = """
+import aios
+near = aios.embed(["the cat sat", "the cat sat down", "a stone"])
+dot = lambda a, b: sum(x * y for x, y in zip(a, b))
+print(len(near[0]), dot(near[0], near[1]) > dot(near[0], near[2]))
+for texts, model in ((["x"], "chat"), (["x"], "nowhere"), ("x", None), ([], None)):
+    try:
+        aios.embed(texts, model=model)
+    except aios.AiosError as error:
+        print(error.code, error.message)
+"""
+
+
+def test_texts_become_vectors(stopped: Machine) -> None:
+    write(_folder(stopped) / "chat.gguf")
+    stopped.start("--model", "fake", "--embedder", "fake")
+    got = stopped.aios("run", stopped.agent("e", _EMBED))
+    lines = got.stdout.splitlines()
+    assert lines[0] == "384 True", got.stderr
+    assert lines[1].startswith("INVALID_ARGUMENT") and "chat is a chat model" in lines[1]
+    assert lines[2].startswith("MODEL_UNAVAILABLE") and "no model 'nowhere'" in lines[2]
+    assert "is a single text" in lines[3] and lines[4].startswith("INVALID_ARGUMENT")
+
+
+_EMBED_BERT = """
+import aios
+one, two = aios.embed(["the cat sat", "the dog ran"], model="bert")
+print(len(one), one != two)
+try:
+    aios.chat("hello", model="bert")
+except aios.ModelUnavailable as error:
+    print(error)
+"""
+
+
+@pytest.mark.real
+def test_an_embedding_model_embeds_and_does_not_chat(stopped: Machine) -> None:
+    write_bert(_folder(stopped) / "bert.gguf")
+    stopped.start("--model", "fake", "--embedder", "off")
+    got = stopped.aios("run", stopped.agent("e", _EMBED_BERT))
+    assert got.stdout.startswith("32 True\n"), got.stderr + stopped.log()
+    assert "is an embedding model (bert)" in got.stdout and "aios.embed" in got.stdout
