@@ -15,6 +15,7 @@ SUITES = {
     "consistency": ("the same tokens alone and together, with many parks and killed cores", 1),
     "syscall": ("the null system call against a raw pyzmq echo", 7),
     "throughput": ("tokens/s of 1 to 16 agents against a bare loop and llama-server", 5),
+    "constrained": ("texts held to a JSON schema, against free texts and llama-server", 5),
     "interactive": ("short interactive requests while eight batch agents hold every seat", 5),
     "stall": ("the pause of four streams when a long prompt arrives", 5),
     "swap": ("parking and restoring a context: bandwidth, throughput, against recomputing", 5),

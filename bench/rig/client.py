@@ -108,7 +108,11 @@ class _Http:
 
     def ask(self, order: Order) -> dict[str, Any]:
         """Send the order; stream the reply if it says so. Raises RuntimeError on an HTTP error."""
-        body = {k: v for k, v in order.items() if k not in ("at_s", "expected_tokens")}
+        own = ("at_s", "expected_tokens", "schema")
+        body: dict[str, Any] = {k: v for k, v in order.items() if k not in own}
+        if "schema" in order:
+            form = {"name": "reply", "schema": order["schema"]}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
         response = self._post(json.dumps(body))
         if not order.get("stream"):
             said = json.loads(response.read())
