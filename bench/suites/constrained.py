@@ -53,6 +53,8 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
         ours = stack.enter_context(agents(machine, SEATS))
         address = stack.enter_context(llama_server(SEATS, CONTEXT, threads))
         server = stack.enter_context(http_clients(address, SEATS))
+        for fleet in (ours, server):  # the first schema takes longer
+            _schema(Report("", {}), "first", fleet, 1, seed)
         for repeat in range(repeats):
             progress(f"repeat {repeat + 1}/{repeats}")
             for count in COUNTS if repeat % 2 else reversed(COUNTS):

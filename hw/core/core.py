@@ -20,7 +20,7 @@ import numpy as np
 
 from aios.hw.chat.chat import Chat, Prompt
 from aios.hw.chat.reply_format import ReplyFormat
-from aios.hw.engine.engine import Engine, InvalidInput, LoadError, Logits, Row
+from aios.hw.engine.engine import Engine, Grammar, InvalidInput, LoadError, Logits, Row
 from aios.hw.machine.arena import SharedMemory
 from aios.hw.machine.framing import encode
 from aios.hw.machine.parent_death import die_with_parent
@@ -32,6 +32,7 @@ from . import messages
 from .batch import BatchComposer, Waiting, waiting
 from .drafts import Past
 from .generation import Generation
+from .grammar_maker import GrammarMaker
 from .seat_operations import SeatOperations
 from .truncation import truncated
 
@@ -45,9 +46,18 @@ class Core:
     """Reads commands and carries them out; between the steps of a slice it reads more."""
 
     def __init__(
-        self, sock: socket.socket, engine: Engine, memory: SharedMemory, watch: ThreadWatch
+        self,
+        sock: socket.socket,
+        engine: Engine,
+        memory: SharedMemory,
+        watch: ThreadWatch,
+        maker: GrammarMaker | None = None,
     ) -> None:
+        """Without a ``maker``, grammars are made here, one step of the core each."""
         self._socket = sock
+        self._maker = maker
+        self._unmade: dict[int, tuple[messages.Prepare, Prompt, int]] = {}
+        """Requests whose grammar is being made; their prompts, and the turns left out."""
         self._engine = engine
         self._seat_operations = SeatOperations(engine, memory)
         self._watch = watch
@@ -61,6 +71,8 @@ class Core:
         self._past, self._draft_tokens = Past(), engine.info.draft_tokens
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
+        if maker:
+            self._poll.register(maker, select.POLLIN)
 
     def run(self) -> None:
         """Serve until the kernel closes the link."""
@@ -75,6 +87,14 @@ class Core:
         self._socket.sendall(encode(event))
 
     def _next_command(self) -> None:
+        """Wait for a command, or for grammars, and carry it out."""
+        ready = [descriptor for descriptor, _ in self._poll.poll()]
+        if self._maker and self._maker.fileno() in ready:
+            for request, made in self._maker.take():
+                if request in self._unmade:
+                    self._begin(*self._unmade.pop(request), made)
+        if self._socket.fileno() not in ready:
+            return
         command = messages.read_command(self._socket)
         if command is None:
             self._alive = False
@@ -100,28 +120,52 @@ class Core:
                 raise RuntimeError("the core was started twice")
 
     def _prepare(self, command: messages.Prepare) -> None:
-        engine, params = self._engine, command.params
+        constraint = command.params.constraint
         try:
             prompt, dropped = self._prompt(command)
-            tokens = prompt.tokens
-            if not len(tokens):
+            if not len(prompt.tokens):
                 raise InvalidInput("the prompt has no tokens; give it some text")
-            if len(tokens) < engine.info.context_tokens:
+        except Exception as error:
+            self._refuse(command.request, error)
+            return
+        if self._maker and constraint and len(prompt.tokens) < self._engine.info.context_tokens:
+            self._unmade[command.request] = command, prompt, dropped
+            self._maker.make(command.request, constraint)
+        else:
+            self._begin(command, prompt, dropped, None)
+
+    def _begin(
+        self,
+        command: messages.Prepare,
+        prompt: Prompt,
+        dropped: int,
+        grammar: Grammar | Exception | None,
+    ) -> None:
+        """Make the generation of a request whose prompt, and grammar if any, are made."""
+        tokens = prompt.tokens
+        try:
+            if isinstance(grammar, Exception):
+                raise grammar
+            if len(tokens) < self._engine.info.context_tokens:
                 self._generations[command.request] = Generation(
-                    engine, tokens, len(tokens), params, command.streamed, prompt.format,
-                    self._past, command.account,
+                    self._engine, tokens, len(tokens), command.params, command.streamed,
+                    prompt.format, self._past, command.account, grammar,
                 )  # fmt: skip
-        except InvalidInput as error:
-            self._send(messages.Refused(command.request, str(error)))
-        except Exception as error:  # an unforeseen one must not end the other requests
-            log.exception("a request could not be prepared")
-            reason = f"the core cannot prepare this request: {type(error).__name__}: {error}"
-            self._send(messages.Refused(command.request, reason))
+        except Exception as error:
+            self._refuse(command.request, error)
         else:
             self._send(messages.Prepared(
                 command.request, tokens.astype(np.int32).tobytes(), dropped, prompt.format,
                 prompt.notes,
             ))  # fmt: skip
+
+    def _refuse(self, request: int, error: Exception) -> None:
+        """Tell the kernel why a request cannot begin; it must not end the others."""
+        reason = str(error)
+        if not isinstance(error, InvalidInput):
+            log.error("a request could not be prepared", exc_info=error)
+            reason = f"the core cannot prepare this request: {type(error).__name__}: {error}"
+        self._send(messages.Refused(request, reason))
 
     def _prompt(self, command: messages.Prepare) -> tuple[Prompt, int]:
         """Return the prompt and the number of turns left out."""
@@ -132,6 +176,8 @@ class Core:
         return self._chat.prompt(command.talk), 0
 
     def _forget(self, request: int) -> None:
+        if self._unmade.pop(request, None):  # the kernel waits for an answer to each prompt
+            self._send(messages.Refused(request, "the request was cancelled"))
         generation = self._generations.pop(request, None)
         if generation:
             generation.close()
@@ -240,13 +286,14 @@ def main() -> None:
     threads = thread_counts(start.settings.threads, tuned.threads if tuned else None)
     if not engine.info.estimated:  # more are slower even on an idle machine
         threads = [count for count in threads if count <= engine.info.threads]
-    memory = SharedMemory(options.arena, start.arena_bytes)
+    memory, maker = SharedMemory(options.arena, start.arena_bytes), GrammarMaker(engine)
     try:
         sock.sendall(encode(messages.Hello(engine.info)))
-        Core(sock, engine, memory, ThreadWatch(engine, threads)).run()
+        Core(sock, engine, memory, ThreadWatch(engine, threads), maker).run()
     except ConnectionError:
         pass  # the kernel is gone
     finally:
+        maker.close()
         engine.close()
 
 

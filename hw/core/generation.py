@@ -37,8 +37,10 @@ class Generation:
         form: ReplyFormat = _TEXT_ONLY,
         past: Past | None = None,
         account: int = 0,
+        grammar: Grammar | None = None,
     ) -> None:
-        """``past``: the outputs of earlier generations, by account, for drafts."""
+        """``past``: the outputs of earlier generations, by account, for drafts. ``grammar``: that
+        of the request, if it is made already."""
         self.urgent = True
         """The kernel wants the next token at once: the first one, or each one of a stream."""
         self.streamed, self.prompt = streamed, prompt
@@ -57,7 +59,8 @@ class Generation:
         self._reply = ReplyStream(form, params.stop)
         self._grammar: Grammar | None = None
         if params.constraint is not None:
-            self._grammar = TextGrammar(engine.grammar(params.constraint), engine, self._reply)
+            made = grammar or engine.grammar(params.constraint)
+            self._grammar = TextGrammar(made, engine, self._reply)
         self._sampler = Sampler(params, self._grammar)
         for token in tokens[prompt:]:
             self._say(int(token))

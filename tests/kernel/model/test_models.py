@@ -194,7 +194,7 @@ def test_a_grammar_without_a_next_token_ends_its_own_request_only(
     monkeypatch.setattr(FakeGuide, "allowed", stuck)
     with open_rig(tmp_path, A) as rig:
         good = rig.ask("good", tokens=30)
-        bad = rig.ask("bad", tokens=30, grammar='root ::= "yes"')
+        bad = rig.ask("bad", tokens=30, grammar="root ::= [yz] [ab]")
         rig.run()
         outcome = rig.outcomes[bad.id]
         assert isinstance(outcome, InvalidArgument) and "grammar" in outcome.message
