@@ -83,6 +83,8 @@ class IdleJobs:
         self._kind: Kind = "settings"
         self._progress = ""
         self._timer: Timer | None = None
+        self._pause_timer: Timer | None = None
+        """Ends the job when it has been paused for long."""
         self._finished: dict[tuple[str, Kind], str] = {}
         """Jobs that are done or given up, by model hash; what to say of them."""
         self._deaths: dict[tuple[str, Kind], int] = {}
@@ -117,7 +119,7 @@ class IdleJobs:
         if self._timer:
             self._timer.cancel()
         if self._job and self.state == "working":
-            self._set_timer(MAX_PAUSE_S, self.stop)
+            self._pause_timer = self._loop.after(MAX_PAUSE_S, self.stop)
             self._move("paused")
             self._job.pause()
 
@@ -156,6 +158,7 @@ class IdleJobs:
             if self._job is None and self._not_before:
                 self._set_timer(AGAIN_S, self._look)
         elif self.state == "paused":
+            self._end_pause()
             self._move("working")
             self._job.resume()
 
@@ -251,10 +254,16 @@ class IdleJobs:
         self._finished[self._model.info.model_hash, self._kind] = text
 
     def _release(self) -> None:
+        self._end_pause()
         if self._job:
             self._job = None
             self._move("none")
         self._model = None
+
+    def _end_pause(self) -> None:
+        if self._pause_timer:
+            self._pause_timer.cancel()
+        self._pause_timer = None
 
     def _move(self, state: State) -> None:
         self.state = step(STATES, "idle job", self.state, state)

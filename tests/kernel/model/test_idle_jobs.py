@@ -94,6 +94,25 @@ def test_a_long_pause_ends_the_job(tmp_path: Path) -> None:
         assert len(rig.jobs) == 2
 
 
+@pytest.mark.parametrize("quiet_s", [0.0, IDLE_S / 2])
+def test_a_long_pause_ends_the_job_however_many_requests_come(
+    tmp_path: Path, quiet_s: float
+) -> None:
+    with open_rig(tmp_path) as rig:
+        _untested(rig)
+        _pass(rig, IDLE_S)
+        (job,) = rig.jobs
+        for _ in range(3):
+            request = rig.ask("x", tokens=5)
+            rig.ask("y", tokens=5)
+            rig.run()
+            assert rig.reply(request)
+            _pass(rig, quiet_s)
+        rig.ask("x", tokens=5)
+        _pass(rig, MAX_PAUSE_S)
+        assert job.state == "ended"
+
+
 def test_better_settings_are_used_when_nothing_is_under_way(tmp_path: Path) -> None:
     with open_rig(tmp_path) as rig:
         _untested(rig)
