@@ -30,7 +30,7 @@ from aios.hw.models import model_files
 from .candidate import ORIGINAL, Candidate, Result, TuningJob, score
 from .exact_settings import UNTESTED, Plan, fastest, kept_times, plan
 from .idle_messages import Done, Failed, IdleEvent, Order, Progress
-from .job_process import Killed, run_apart
+from .job_process import MACHINE_BUSY, Killed, run_apart
 from .job_process import Order as JobOrder
 from .progress import DOING
 from .search import Unusable
@@ -52,16 +52,30 @@ def find_settings(settings: EngineSettings, report: Report = lambda text, percen
 
     ``settings`` name a cache. Outcomes that are known are used. Raises LoadError, OSError, Killed.
     """
+    return _found(settings, report)[0]
+
+
+def _found(settings: EngineSettings, report: Report) -> tuple[Plan, str]:
+    """Do the same; return also why the steps could not be timed."""
     chosen = plan(settings)
     if chosen.untested:
         (_test_rungs if settings.exact else _measure_rungs)(chosen, report)
         chosen = plan(settings)
-    if kept_times(chosen).value is None:
-        report(f"timing steps: {chosen.rung.name}", 95)
-        result = run_apart(_job("steps", chosen, chosen.rung))
-        if result.failed:
-            log.info("%s: steps are not timed: %s", settings.path, result.failed)
-    return chosen
+    if kept_times(chosen).value is not None:
+        return chosen, ""
+    report(f"timing steps: {chosen.rung.name}", 95)
+    result = run_apart(_job("steps", chosen, chosen.rung))
+    if result.failed:
+        log.info("%s: steps are not timed: %s", settings.path, result.failed)
+    elif kept_times(chosen).value is None:
+        raise _not_kept(settings)
+    return chosen, result.failed
+
+
+def _not_kept(settings: EngineSettings) -> LoadError:
+    return LoadError(
+        f"its outcome cannot be kept in {settings.cache_dir}; make room there, or make it writable"
+    )
 
 
 def _test_rungs(chosen: Plan, report: Report) -> None:
@@ -77,7 +91,9 @@ def _test_rungs(chosen: Plan, report: Report) -> None:
             if result.failed and not result.crashed:
                 failed = result.failed
                 continue  # it cannot be loaded now; a later test may succeed
-            known.keep(Verdict(result.exact, rung.name, result.failed, result.draft_tokens))
+            found = Verdict(result.exact, rung.name, result.failed, result.draft_tokens)
+            if not known.keep(found):
+                raise _not_kept(chosen.settings)
         if known.value and known.value.exact:
             return
     if failed:
@@ -91,7 +107,8 @@ def _measure_rungs(chosen: Plan, report: Report) -> None:
         report(f"measuring {number}/{len(UNTESTED)}: {rung.name}",
                100 * (number - 1) // len(UNTESTED))  # fmt: skip
         scores[rung.name] = score(run_apart(_job("speed", chosen, rung)))
-    fastest(chosen.settings, chosen.subject).keep(scores)
+    if not fastest(chosen.settings, chosen.subject).keep(scores):
+        raise _not_kept(chosen.settings)
 
 
 def _job(kind: str, chosen: Plan, rung: Rung) -> JobOrder:
@@ -149,10 +166,10 @@ def _existing(folder: Path) -> Path:
 def _do(order: Order, report: Report) -> Done:
     if order.kind == "tune":
         tune_in_idle_time(order.settings, report, quick=order.quick)
-    after = find_settings(order.settings, report)
-    timed = kept_times(after).value is not None
+    after, untimed = _found(order.settings, report)
     changed = (after.rung, after.subject.model_hash) != (order.rung, order.model_hash)
-    return Done(changed or (timed and order.estimated), after.rung.name, again=not timed)
+    better = changed or (not untimed and order.estimated)
+    return Done(better, after.rung.name, again=untimed == MACHINE_BUSY)
 
 
 def _calm() -> None:

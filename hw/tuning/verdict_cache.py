@@ -6,7 +6,6 @@ model is loaded. The number of seats is no part of it: tests always use ``TEST_S
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -62,12 +61,17 @@ class Finding(Generic[T]):
             self._path = Path(cache_dir) / folder / f"{key}.json"
             self.value = json_cache.read(self._path, kind)
 
-    def keep(self, value: T) -> None:
-        """Keep the outcome; a cache that cannot be written is not an error."""
-        if self._path and self.value is None:
-            with contextlib.suppress(OSError):
-                json_cache.write(self._path, value)
-        self.value = value
+    def keep(self, value: T) -> bool:
+        """Keep the outcome, if none is known. Return False if the cache cannot be written, which
+        is not an error."""
+        known, self.value = self.value, value
+        if known is not None or self._path is None:
+            return known is not None
+        try:
+            json_cache.write(self._path, value)
+        except OSError:
+            return False
+        return True
 
 
 class Verdict(msgspec.Struct, frozen=True):

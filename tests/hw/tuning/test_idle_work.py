@@ -26,7 +26,7 @@ class Jobs:
     def __init__(self, **results: Result | Exception) -> None:
         """``r0=Result(exact=True)``: the outcome for the first rung; others are not exact."""
         self._results = results
-        self.busy = False
+        self.failed = ""
         self.tested: list[Rung] = []
         self.timed: list[Rung] = []
 
@@ -43,8 +43,8 @@ class Jobs:
         return outcome
 
     def _steps(self, order: JobOrder) -> Result:
-        if self.busy:
-            return Result(failed=MACHINE_BUSY)
+        if self.failed:
+            return Result(failed=self.failed)
         settings = EngineSettings(path=order.path, threads=order.job.candidate.threads)
         found = step_times(
             order.cache_dir, subject_of(settings), order.job.candidate.rung, order.seats,
@@ -142,12 +142,43 @@ def test_a_busy_machine_is_measured_later(
     settings: EngineSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = _with(monkeypatch, Jobs(r0=Result(exact=True)))
-    jobs.busy = True
+    jobs.failed = MACHINE_BUSY
     hash_ = plan(settings).subject.model_hash
     order = Order("settings", settings, RUNGS[0], hash_, estimated=True)
     done = idle_work._do(order, lambda text, percent: None)
     assert done.again and not done.better
-    jobs.busy = False
+    jobs.failed = ""
     done = idle_work._do(order, lambda text, percent: None)
     assert done.better and not done.again
     assert jobs.tested == [RUNGS[0]] and jobs.timed == [RUNGS[0]] * 2
+
+
+def test_steps_that_cannot_be_timed_are_not_tried_again(
+    settings: EngineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = _with(monkeypatch, Jobs(r0=Result(exact=True)))
+    jobs.failed = "llama.cpp crashed (signal 11)"
+    hash_ = plan(settings).subject.model_hash
+    done = idle_work._do(Order("settings", settings, SAFE, hash_), lambda text, percent: None)
+    assert done.better and not done.again
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_cache_that_cannot_be_written_is_an_error(
+    exact: bool, known: bool, settings: EngineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = msgspec.structs.replace(settings, exact=exact)
+    jobs = _with(monkeypatch, Jobs(r0=Result(exact=True)))
+    if known:
+        jobs.failed = MACHINE_BUSY
+        find_settings(settings)
+        jobs.failed = ""
+
+    def full(path: Path, value: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("aios.hw.machine.json_cache.write", full)
+    order = Order("settings", settings, SAFE, plan(settings).subject.model_hash, estimated=True)
+    with pytest.raises(LoadError, match=r"cannot be kept in .*cache"):
+        idle_work._do(order, lambda text, percent: None)
