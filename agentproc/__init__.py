@@ -34,10 +34,20 @@ from aios.syscalls.errors import (
     StorageDamaged,
     StorageUnavailable,
     ToolFailed,
+    ToolsUnsupported,
     ToolUnavailable,
     VersionConflict,
 )
-from aios.syscalls.types.chat import ChatReply, Message, NamedContext, Timing, Usage, WindowReport
+from aios.syscalls.types.chat import (
+    ChatReply,
+    Chunk,
+    Message,
+    NamedContext,
+    Timing,
+    ToolCall,
+    Usage,
+    WindowReport,
+)
 from aios.syscalls.types.mail import MailReply
 from aios.syscalls.types.memory import Hit, Note, SearchReply
 from aios.syscalls.types.process import ExitStatus, ProcessInfo
@@ -45,12 +55,13 @@ from aios.syscalls.types.storage import FileInfo, SearchHit, VersionInfo
 from aios.syscalls.types.tool import ToolInfo, ToolReply
 
 from . import fs, kv, memory, tools
-from .act import ActResult, Step, ToolUse, aact, act
+from .act import ActResult, Step, aact, act
+from .act_turns import ToolUse
+from .chat_request import ChatOptions
 from .conversation import Context, context
 from .embedding import embed
 from .sdk import (
     AsyncReplyStream,
-    ChatOptions,
     Process,
     ReplyStream,
     achat,
@@ -76,6 +87,7 @@ __all__ = [
     "Cancelled",
     "ChatOptions",
     "ChatReply",
+    "Chunk",
     "ConfirmationRequired",
     "Context",
     "ContextOverflow",
@@ -108,11 +120,13 @@ __all__ = [
     "StorageUnavailable",
     "Timing",
     "Tool",
+    "ToolCall",
     "ToolFailed",
     "ToolInfo",
     "ToolReply",
     "ToolUnavailable",
     "ToolUse",
+    "ToolsUnsupported",
     "Usage",
     "VersionConflict",
     "VersionInfo",

@@ -3,58 +3,39 @@
     result = aios.act("What is 17 * 23?", tools=["calculate"])
     print(result.text, [use.tool for step in result.steps for use in step.uses])
 
-In each turn the model writes calls or an answer. A grammar enforces the tools' schemas, so even a
-small model writes nothing invalid. A turn cut off by its token limit is not carried out: it is
-retried with a schema whose texts fit. The results of the calls become the next message; the context
-grows at its end only, so its KV is reused. Steps and tokens are limited.
+In each turn the model writes calls or an answer (act_turns.py), held to the tools' schemas, so even
+a small model writes nothing invalid. The results of the calls become the next messages; the context
+grows at its end only, so its KV is reused. Steps and tokens are limited. A call that the model has
+just made is not made again: it is told so, and a turn of nothing else is followed by an answer.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from aios.syscalls.errors import (
     AiosError,
     Cancelled,
     ContextOverflow,
     DeadlineExceeded,
-    InvalidArgument,
     KernelUnavailable,
+    ToolsUnsupported,
 )
 from aios.syscalls.types.chat import ChatReply, Message, Usage
 from aios.syscalls.types.tool import ToolInfo, ToolSpec
 
-from . import act_schema, sdk, tools
+from . import act_drive, tools
+from .act_drive import LookUp, Plan, Use, Write
+from .act_turns import JsonTurns, OwnTurns, ToolUse, Turn, Turns
+from .chat_request import ChatOptions, TextOptions
 from .tool import Tool
 
 if TYPE_CHECKING:
     from typing import Unpack
-
-MAX_CALLS = 4
-"""Limit on the calls of one turn."""
-_MAX_CHARS = 240
-"""Limit on the characters of a string, in the first try of a turn."""
-_MAX_RESULT_CHARS = 2000
-"""Limit on the characters of one result in the prompt."""
-_SYSTEM = """You do the user's task with tools. Write JSON only.
-To call tools: {{"calls": [{{"tool": NAME, "arguments": {{...}}}}]}}
-When you know the answer: {{"answer": TEXT}}
-Tools:
-{tools}"""
-
-
-@dataclass(frozen=True)
-class ToolUse:
-    """One call by the model: its result, or the error that was reported to the model."""
-
-    tool: str
-    arguments: dict[str, Any]
-    result: Any = None
-    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +69,7 @@ def act(
     budget_tokens: int = 2048,
     step_tokens: int = 384,
     timeout: float = 600.0,
-    **options: Unpack[sdk.ChatOptions],
+    **options: Unpack[TextOptions],
 ) -> ActResult:
     """Have the model do a task with tools: names of the kernel's tools, and the caller's own
     functions.
@@ -101,19 +82,7 @@ def act(
     of ``aios.chat``.
     """
     limits = _Limits(max_steps, budget_tokens, step_tokens, timeout)
-    plan = _plan(task, tools, limits, options)
-    try:
-        action = next(plan)
-        while True:
-            try:
-                outcome = _perform(action)
-            except Exception as error:  # the plan reports some to the model and raises the others
-                action = plan.throw(error)
-            else:
-                action = plan.send(outcome)
-    except StopIteration as end:
-        result: ActResult = end.value
-        return result
+    return act_drive.here(_plan(task, tools, limits, options))
 
 
 async def aact(
@@ -124,7 +93,7 @@ async def aact(
     budget_tokens: int = 2048,
     step_tokens: int = 384,
     timeout: float = 600.0,
-    **options: Unpack[sdk.ChatOptions],
+    **options: Unpack[TextOptions],
 ) -> ActResult:
     """``act`` for asyncio. Cancelling the task cancels the current generation or tool call.
 
@@ -132,19 +101,7 @@ async def aact(
     until they return.
     """
     limits = _Limits(max_steps, budget_tokens, step_tokens, timeout)
-    plan = _plan(task, tools, limits, options)
-    try:
-        action = next(plan)
-        while True:
-            try:
-                outcome = await _aperform(action)
-            except Exception as error:
-                action = plan.throw(error)
-            else:
-                action = plan.send(outcome)
-    except StopIteration as end:
-        result: ActResult = end.value
-        return result
+    return await act_drive.in_loop(_plan(task, tools, limits, options))
 
 
 @dataclass(frozen=True)
@@ -157,68 +114,9 @@ class _Limits:
     timeout_s: float
 
 
-@dataclass(frozen=True)
-class _LookUp:
-    """An action of a plan: look up a tool."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class _Chat:
-    """An action of a plan: have the model write a turn."""
-
-    messages: list[Message]
-    timeout_s: float
-    options: sdk.ChatOptions
-
-
-@dataclass(frozen=True)
-class _Call:
-    """An action of a plan: call a tool; ``own`` is the caller's own function."""
-
-    name: str
-    arguments: dict[str, Any]
-    timeout_s: float
-    own: Tool[..., Any] | None
-
-
-_Action = _LookUp | _Chat | _Call
-T = TypeVar("T")
-_Plan = Generator[_Action, Any, T]
-"""Yields actions; the result of each is sent to it, an error is thrown into it."""
-
-
-def _perform(action: _Action) -> Any:
-    match action:
-        case _LookUp(name):
-            return tools.show(name)
-        case _Chat(messages, timeout_s, options):
-            return sdk.chat(messages, timeout=timeout_s, **options)
-        case _Call(name, arguments, timeout_s, None):
-            return tools.call(name, arguments, timeout=timeout_s)
-        case _Call(_, arguments, _, Tool() as own):
-            return json.loads(own.run(json.dumps(arguments)))
-
-
-async def _aperform(action: _Action) -> Any:
-    match action:
-        case _LookUp(name):
-            return await tools.ashow(name)
-        case _Chat(messages, timeout_s, options):
-            return await sdk.achat(messages, timeout=timeout_s, **options)
-        case _Call(name, arguments, timeout_s, None):
-            return await tools.acall(name, arguments, timeout=timeout_s)
-        case _Call(_, arguments, _, Tool() as own):
-            return json.loads(await own.arun(json.dumps(arguments)))
-
-
 def _plan(
-    task: str,
-    wanted: Sequence[str | tools.Function],
-    limits: _Limits,
-    options: sdk.ChatOptions,
-) -> _Plan[ActResult]:
+    task: str, wanted: Sequence[str | tools.Function], limits: _Limits, options: TextOptions
+) -> Plan[ActResult]:
     """Do a task, from its first turn to its result."""
     deadline_s = time.monotonic() + limits.timeout_s
     own: dict[str, Tool[..., Any]] = {}
@@ -226,13 +124,12 @@ def _plan(
     for each in wanted:
         found: ToolInfo | Tool[..., Any]
         if isinstance(each, str):
-            found = yield _LookUp(each)
+            found = yield LookUp(each)
         else:
             found = tools.as_tool(each)
             own[found.spec.name] = found
         specs.append(found.spec)
-    work = _Task(own, specs, options, limits, deadline_s)
-    work.messages += [Message("user", task)]
+    work = _Task(task, own, specs, options, limits, deadline_s)
     for step in range(max(1, limits.max_steps)):
         try:
             if not (yield from work.step(last=step + 1 >= limits.max_steps)):
@@ -242,7 +139,7 @@ def _plan(
                 raise
             work.result.finish = "context"
             break
-    work.result.messages = work.messages
+    work.result.messages = work.turns.messages
     return work.result
 
 
@@ -251,74 +148,72 @@ class _Task:
 
     def __init__(
         self,
+        task: str,
         own: Mapping[str, Tool[..., Any]],
         specs: Sequence[ToolSpec],
-        options: sdk.ChatOptions,
+        options: TextOptions,
         limits: _Limits,
         deadline_s: float,
     ) -> None:
-        self._own, self._specs = own, specs
+        self._task, self._own, self._specs = task, own, specs
         self._options, self._deadline_s = options.copy(), deadline_s
         self._step_tokens, self._left = limits.step_tokens, limits.budget_tokens
-        act_schema.turn(specs, 1, _MAX_CHARS, False, False)  # raises for unsupported tools at once
-        about = self._options.pop("system", "")
-        text = _SYSTEM.format(tools="\n".join(map(_signature, self._specs)))
-        self.messages = [Message("system", f"{about}\n{text}".strip())]
+        self._about = self._options.pop("system", "")
+        self.turns: Turns = OwnTurns(specs, task, self._about, self._ask)
         self.result = ActResult()
+        self._uses: dict[str, ToolUse] = {}
+        """The calls of the turn before and of this one, by name and arguments."""
+        self._stuck = False
+        """The turn before only repeated calls."""
 
-    def step(self, *, last: bool) -> _Plan[bool]:
+    def step(self, *, last: bool) -> Plan[bool]:
         """Do one turn. Return True if another may follow."""
-        written = yield from self._write_turn(last)
-        if written is None:
+        turn = yield from self._write(last or self._stuck)
+        if turn is None:
             self.result.finish = "tokens"
             return False
-        reply, said, tries = written
-        self.messages.append(Message("assistant", reply.text))
-        uses = []
-        for call in said.get("calls", []):
-            uses.append((yield from self._carry_out(call["tool"], call["arguments"])))
-        self.result.steps.append(Step(reply.text, uses, reply.usage, tries))
+        before, self._uses, uses = self._uses, {}, list[ToolUse]()
+        for name, arguments in turn.calls:
+            key = json.dumps([name, arguments], sort_keys=True)
+            use = yield from self._carry_out(name, arguments, self._uses.get(key, before.get(key)))
+            self._uses[key] = use
+            uses.append(use)
+        self._stuck = bool(uses) and all(use.repeated for use in uses)
+        self.turns.tell(turn, uses)
+        self.result.steps.append(Step(turn.reply.text, uses, turn.reply.usage, turn.tries))
         if not uses:
-            self.result.text = said["answer"]
-            return False
-        self.messages.append(Message("user", _results(uses)))
-        return True
+            self.result.text = turn.answer
+            self.result.finish = "answer" if turn.whole else "tokens"
+        return bool(uses)
 
-    def _write_turn(self, last: bool) -> _Plan[tuple[ChatReply, dict[str, Any], int] | None]:
-        """Return a complete turn (reply, parsed text, tries); None if too few tokens are left."""
+    def _write(self, last: bool) -> Plan[Turn | None]:
         limit = min(self._step_tokens, self._left)
-        if limit > 0:
-            schema = act_schema.turn(self._specs, MAX_CALLS, _MAX_CHARS, False, last)
-            reply = yield from self._chat(schema, limit)
-            if reply.finish == "stop" and (said := _parsed(reply.text)):
-                return reply, said, 1
-        for calls, chars in ((2, 120), (1, 60), (1, 24), (1, 8)):
-            try:
-                schema = act_schema.turn(self._specs, calls, chars, True, last)
-            except InvalidArgument:  # a string that must be longer than that
-                return None
-            most = act_schema.max_bytes(schema) + 1  # and the end of the turn
-            if most <= min(self._left, max(self._step_tokens, 512)):
-                reply = yield from self._chat(schema, most)
-                said = _parsed(reply.text) if reply.finish == "stop" else None
-                return (reply, said, 2) if said else None
-        return None
+        try:
+            return (yield from self.turns.write(limit, lambda: self._left, last))
+        except ToolsUnsupported:
+            self.turns = JsonTurns(self._specs, self._task, self._about, self._ask)
+            return (yield from self.turns.write(limit, lambda: self._left, last))
 
-    def _chat(self, schema: act_schema.Schema, limit: int) -> _Plan[ChatReply]:
-        options = self._options.copy()
-        options.update({"schema": schema, "max_tokens": limit})
-        reply: ChatReply = yield _Chat(self.messages, self._left_s(), options)
+    def _ask(self, messages: Sequence[Message], options: ChatOptions) -> Plan[ChatReply]:
+        wanted: ChatOptions = {**self._options, **options}
+        reply: ChatReply = yield Write(list(messages), self._left_s(), wanted)
         self._left -= reply.usage.completion_tokens
         self.result.tokens += reply.usage.completion_tokens
         return reply
 
-    def _carry_out(self, name: str, arguments: dict[str, Any]) -> _Plan[ToolUse]:
+    def _carry_out(
+        self, name: str, arguments: dict[str, Any], before: ToolUse | None
+    ) -> Plan[ToolUse]:
+        """Make a call, unless it has just been made; one that failed is made once more."""
+        if before and (not before.error or before.failures > 1):
+            return replace(before, repeated=True)
         try:
-            result = yield _Call(name, arguments, self._left_s(), self._own.get(name))
+            result = yield Use(name, arguments, self._left_s(), self._own.get(name))
         except (KernelUnavailable, Cancelled):
             raise
         except AiosError as error:
-            return ToolUse(name, arguments, error=error.message)
+            failures = before.failures + 1 if before else 1
+            return ToolUse(name, arguments, error=error.message, failures=failures)
         return ToolUse(name, arguments, result)
 
     def _left_s(self) -> float:
@@ -326,43 +221,3 @@ class _Task:
         if left_s <= 0:
             raise DeadlineExceeded("the task was not done by its deadline", "give a larger timeout")
         return left_s
-
-
-def _parsed(text: str) -> dict[str, Any] | None:
-    """Return the object that a turn's text holds; None if it is invalid in spite of the grammar."""
-    try:
-        said = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return said if isinstance(said, dict) and ("answer" in said or said.get("calls")) else None
-
-
-def _signature(spec: ToolSpec) -> str:
-    """Return a tool as one line of the prompt."""
-    schema = json.loads(spec.parameters)
-    required = schema.get("required", [])
-    parameters = [
-        f"{name}{'' if name in required else '?'}: {_type_name(each)}"
-        for name, each in schema.get("properties", {}).items()
-    ]
-    return f"- {spec.name}({', '.join(parameters)}): {spec.description.partition(chr(10))[0]}"
-
-
-def _type_name(schema: Any) -> str:
-    if not isinstance(schema, Mapping):
-        return "any"
-    if "enum" in schema:
-        return "|".join(json.dumps(value) for value in schema["enum"][:8])
-    return str(schema.get("type", "any"))
-
-
-def _results(uses: Sequence[ToolUse]) -> str:
-    """Return the results as the model's next message."""
-    lines = []
-    for use in uses:
-        text = f"error: {use.error}" if use.error else json.dumps(use.result, ensure_ascii=False)
-        cut = len(text) - _MAX_RESULT_CHARS
-        lines.append(
-            f"{use.tool}: {text[:_MAX_RESULT_CHARS]}" + (f" … ({cut} more)" if cut > 0 else "")
-        )
-    return "\n".join(lines)

@@ -33,6 +33,7 @@ _MAX_VALUES = 100
 """Limit on the numbers listed where only a list can express the bounds."""
 _PLAIN = r"[ !#-\[\]-~]"
 """A character that is one byte and needs no escape in JSON."""
+_VISIBLE = r"[!#-\[\]-~]"
 _ANY = ("string", "number", "boolean", "null")
 _PYTHON: dict[str, Any] = {"string": str, "integer": int, "number": (int, float), "array": list,
                            "object": dict, "null": type(None)}  # fmt: skip
@@ -56,7 +57,7 @@ def turn(specs: Sequence[ToolSpec], calls: int, chars: int, plain: bool, last: b
     """Return the schema of a turn: at most ``calls`` calls, or an answer; only an answer if it is
     the ``last``. Raises InvalidArgument for a tool whose schema a grammar cannot express."""
     limits = _Bounder(chars, plain)
-    answer = _object({"answer": limits.string({})})
+    answer = _object({"answer": limits.words()})
     if last or not specs:
         return answer
     each = [
@@ -100,6 +101,12 @@ class _Bounder:
         if self._plain:
             return {"type": "string", "pattern": f"^{_PLAIN}{{{least},{most}}}$"}
         return {"type": "string", "minLength": least, "maxLength": most}
+
+    def words(self) -> Schema:
+        """Return a bounded string that says something: it does not begin with white space."""
+        if self._plain:
+            return {"type": "string", "pattern": f"^{_VISIBLE}{_PLAIN}{{0,{self._chars - 1}}}$"}
+        return {"type": "string", "pattern": r"^\S", "maxLength": self._chars}
 
     def _bound(self, schema: Any, root: Schema, depth: int) -> Schema:
         self._left -= 1

@@ -27,6 +27,7 @@ from aios.syscalls.types.chat import (
 from aios.syscalls.types.common import Empty
 
 from . import sdk, session
+from .chat_request import ChatOptions
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -49,7 +50,7 @@ class Context:
         return f"<aios.Context of {len(self.messages)} messages>"
 
     def chat(
-        self, text: str, *, timeout: float | None = None, **options: Unpack[sdk.ChatOptions]
+        self, text: str, *, timeout: float | None = None, **options: Unpack[ChatOptions]
     ) -> ChatReply:
         """Send a message; the reply becomes part of the context. Raises the errors of
         ``aios.chat``."""
@@ -58,7 +59,7 @@ class Context:
         return self._heard(said, reply)
 
     async def achat(
-        self, text: str, *, timeout: float | None = None, **options: Unpack[sdk.ChatOptions]
+        self, text: str, *, timeout: float | None = None, **options: Unpack[ChatOptions]
     ) -> ChatReply:
         """``chat`` for asyncio."""
         said = Message("user", text)
@@ -78,7 +79,9 @@ class Context:
                     self.messages.pop()
                 self.messages.append(Message("system", SUMMARY + reply.window.summary))
             self.messages += kept
-        self.messages += [said, Message("assistant", reply.text)]
+        self.messages += [
+            said, Message("assistant", reply.text, tool_calls=reply.tool_calls)
+        ]  # fmt: skip
         self.last = reply
         return reply
 

@@ -5,16 +5,11 @@ Synchronous functions use the calling thread's connection, asynchronous ones the
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-import msgspec
-
-from aios.syscalls import codec
-from aios.syscalls.errors import InvalidArgument
-from aios.syscalls.types.chat import ChatReply, ChatRequest, Chunk, Message, ToolCall
+from aios.syscalls.types.chat import ChatReply, Chunk
 from aios.syscalls.types.common import Empty
 from aios.syscalls.types.mail import MailReply, RecvRequest, SendRequest
 from aios.syscalls.types.process import (
@@ -33,6 +28,7 @@ from aios.syscalls.types.process import (
 )
 
 from . import session
+from .chat_request import ChatOptions, Prompt, request
 from .output import Output
 
 if TYPE_CHECKING:
@@ -41,94 +37,6 @@ if TYPE_CHECKING:
     from .aio import AsyncConnection
 
 T = TypeVar("T")
-Prompt = str | Sequence[Message | Mapping[str, Any]]
-
-
-class ChatOptions(TypedDict, total=False):
-    """Options of a generation; ChatRequest has the defaults and limits.
-
-    ``model``: a name or path, by default the agent's model. ``seed``: 0 by default, so the same
-    call gives the same text; None draws one. ``stop``: strings that end the text. At most one of
-    these holds the text: ``schema``, a JSON schema (dict or text); ``grammar``, in GBNF; ``regex``,
-    which the whole text matches; ``lark``, a grammar of llguidance's; ``choice``, texts of which it
-    is one. ``window``: what to do when the messages outgrow the context window; the reply's
-    ``window`` says what was done.
-    ``expected_tokens``: estimated length of the reply, for the policy ``srtf``. ``recall``: limit
-    on notes from memory (``recall_scopes``, by default the agent's own) that match the last message
-    and are put before it; the reply's ``recalled`` lists them with their scores. Notes with a score
-    below ``recall_min`` (0 to 1, 0.5 by default) are not recalled. ``thinking``: turn the model's
-    reasoning on or off, if its template can. ``date`` (YYYY-MM-DD): the day that a template tells
-    the model, today by default.
-    """
-
-    system: str
-    model: str
-    max_tokens: int
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    repeat_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    seed: int | None
-    stop: list[str]
-    schema: Mapping[str, Any] | str
-    grammar: str
-    regex: str
-    lark: str
-    choice: Sequence[str]
-    window: Literal["error", "truncate", "summarise"]
-    expected_tokens: int
-    recall: int
-    recall_scopes: list[str]
-    recall_min: float
-    thinking: bool
-    date: str
-
-
-def _request(prompt: Prompt, options: Mapping[str, Any], *, streamed: bool) -> ChatRequest:
-    values: dict[str, Any] = dict(options)
-    system, schema = values.pop("system", None), values.pop("schema", None)
-    messages = [Message("system", system)] if system is not None else []
-    if isinstance(prompt, str):
-        messages.append(Message("user", prompt))
-    else:
-        messages += [_message(turn) for turn in prompt]
-    if schema is not None:
-        values["json_schema"] = schema if isinstance(schema, str) else json.dumps(schema)
-    if not isinstance(values.get("choice", []), list):
-        values["choice"] = list(values["choice"])
-    unknown = sorted(set(values) - set(ChatRequest.__struct_fields__))
-    if unknown:
-        known = ", ".join(sorted(ChatOptions.__annotations__))
-        raise InvalidArgument(f"unknown option {unknown[0]!r}", f"options: {known}")
-    return ChatRequest(messages=messages, stream=streamed, **values)
-
-
-def _message(turn: Message | Mapping[str, Any]) -> Message:
-    """Return a turn as a message: a dict in the chat-completion format, other keys ignored."""
-    if isinstance(turn, Message):
-        return turn
-    try:
-        known = {key: turn[key] for key in Message.__struct_fields__ if key in turn}
-        if not {"content", "tool_calls"} & known.keys():
-            raise KeyError("content")
-        calls = [_call(each) for each in known.pop("tool_calls", None) or []]
-        return codec.convert({**known, "tool_calls": calls}, Message)
-    except (KeyError, TypeError, AttributeError):
-        raise InvalidArgument(f"a message has role and content; got {turn!r}") from None
-
-
-def _call(call: ToolCall | Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tool call, also in the form with ``function``, as fields of ToolCall."""
-    if isinstance(call, ToolCall):
-        return msgspec.structs.asdict(call)
-    function = call.get("function", call)
-    arguments = function.get("arguments", {})
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments)
-    return {"id": call["id"], "name": function["name"], "arguments_json": arguments}
 
 
 @overload
@@ -159,7 +67,7 @@ def chat(
     KernelUnavailable; with ``output`` OutputIncomplete if ``max_tokens`` cuts the text.
     """
     shape = None if output is None else Output(output)
-    body = _request(prompt, shape.options(options) if shape else options, streamed=False)
+    body = request(prompt, shape.options(options) if shape else options, streamed=False)
     reply = session.call("llm.chat", body, ChatReply, timeout)
     return shape.value(reply, options) if shape else reply
 
@@ -205,7 +113,7 @@ def stream(
     prompt: Prompt, *, timeout: float | None = None, **options: Unpack[ChatOptions]
 ) -> ReplyStream:
     """Generate a reply like ``chat``, but return its text piece by piece."""
-    body = _request(prompt, options, streamed=True)
+    body = request(prompt, options, streamed=True)
     return ReplyStream(session.current().connection().stream("llm.chat", body, timeout))
 
 
@@ -237,7 +145,7 @@ async def achat(
 ) -> Any:
     """``chat`` for asyncio. Cancelling the task cancels the generation."""
     shape = None if output is None else Output(output)
-    body = _request(prompt, shape.options(options) if shape else options, streamed=False)
+    body = request(prompt, shape.options(options) if shape else options, streamed=False)
     reply: ChatReply = await (await _connection()).call("llm.chat", body, timeout)
     return shape.value(reply, options) if shape else reply
 
@@ -274,7 +182,7 @@ async def astream(
     prompt: Prompt, *, timeout: float | None = None, **options: Unpack[ChatOptions]
 ) -> AsyncReplyStream:
     """``stream`` for asyncio."""
-    body = _request(prompt, options, streamed=True)
+    body = request(prompt, options, streamed=True)
     return AsyncReplyStream((await _connection()).stream("llm.chat", body, timeout))
 
 

@@ -233,9 +233,9 @@ class Kernel:
         self._tool_calls = ToolCalls(self.loop, self._tool_host)
         self._tool_worker = Worker(self.loop, "tools")
         files = ToolFiles()
-        registry = Registry(self._tool_host, files, _standard(self._config))
+        self._registry = Registry(self._tool_host, files, _standard(self._config))
         self._tool_handlers = ToolHandlers(
-            self._table, self._access, registry, self._tool_calls, self._tool_host, files,
+            self._table, self._access, self._registry, self._tool_calls, self._tool_host, files,
             self._tool_worker,
         )  # fmt: skip
 
@@ -261,6 +261,7 @@ class Kernel:
         saved = SavedContexts(paths.data_dir() / "contexts", self._worker, self.loop.clock)
         model_calls = ModelCalls(
             table, access, self._models, saved, self._memory, Recall(scopes, self._memory),
+            self._registry,
         )  # fmt: skip
         storage_calls = StorageCalls(
             table, access, self._storage, self._runtime, self.loop.clock

@@ -1,7 +1,8 @@
 """The errors that cross the system-call boundary.
 
     AiosError
-    ├── InvalidArgument, NotFound, IllegalState, VersionConflict, ContextOverflow
+    ├── InvalidArgument ── ToolsUnsupported
+    ├── NotFound, IllegalState, VersionConflict, ContextOverflow
     ├── PermissionDenied ── ConfirmationRequired
     ├── ResourceExhausted ── BudgetExceeded, QuotaExceeded, DiskFull, OutputIncomplete
     ├── DeadlineExceeded, Cancelled
@@ -50,6 +51,12 @@ class InvalidArgument(AiosError):
     """A value is outside its limits. Nothing was done. Correct the value that is named."""
 
     code = "INVALID_ARGUMENT"
+
+
+class ToolsUnsupported(InvalidArgument):
+    """The model's template has no tools. Describe them in the system text, or ask another model."""
+
+    code = "TOOLS_UNSUPPORTED"
 
 
 class PermissionDenied(AiosError):

@@ -7,19 +7,22 @@ out, and each change has a note, which the reply repeats.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import string
 
-from .conversation import Message, Turn, as_turn
+from .call_parser import short_id
+from .conversation import Message, Tool, Turn, as_function, as_turn
 from .traits import Traits, in_parts
 
 _GAP = "\n\n"
-_LETTERS = string.ascii_letters + string.digits
 SYSTEM_IN_USER = "system text put into a user turn"
 SYSTEMS_MERGED = "system messages merged"
 TURNS_MERGED = "turns of one role merged"
 CALLS_AS_TEXT = "tool calls and results written as text"
+TOOLS_TOLD = "tools described in the system text"
+_TOOLS = (
+    'You can call tools. To call one, write only {"name": NAME, "arguments": {...}}, nothing '
+    "before it; for several calls write one on each line. Otherwise answer in plain text.\nTools:\n"
+)
 BEGINNING_ADDED = "a user turn added before the first"
 
 
@@ -40,6 +43,15 @@ def adapted(messages: list[Message], traits: Traits) -> tuple[list[Turn], list[s
     return turns, list(dict.fromkeys(notes))
 
 
+def tools_told(messages: list[Message], tools: list[Tool]) -> list[Message]:
+    """Return the messages with the tools, and how to call them, at the end of the system text."""
+    listed = "\n".join(json.dumps(as_function(tool)["function"], ensure_ascii=False)
+                       for tool in tools)  # fmt: skip
+    head = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
+    before = [message.content for message in messages[:head]]
+    return [Message("system", _GAP.join([*before, _TOOLS + listed])), *messages[head:]]
+
+
 def _with_role(message: Message, role: str) -> Message:
     return Message(role, message.content, message.name, message.calls, message.call_id)
 
@@ -53,7 +65,7 @@ def _without_calls(messages: list[Message], notes: list[str]) -> list[Message]:
     made = []
     for message in messages:
         if message.calls:
-            lines = [json.dumps({"name": call.name, "arguments": json.loads(call.arguments)},
+            lines = [json.dumps({"name": call.name, "arguments": call.values},
                                 ensure_ascii=False) for call in message.calls]  # fmt: skip
             text = "\n".join([message.content, *lines] if message.content else lines)
             message = Message("assistant", text, message.name)
@@ -134,5 +146,4 @@ def _short(call_id: str) -> str:
     """Return an id of nine letters and digits for any id: the id itself if it is one."""
     if len(call_id) == 9 and call_id.isascii() and call_id.isalnum():
         return call_id
-    number = int.from_bytes(hashlib.sha256(call_id.encode()).digest())
-    return "".join(_LETTERS[number // len(_LETTERS) ** n % len(_LETTERS)] for n in range(9))
+    return short_id(call_id)

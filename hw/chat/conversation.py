@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from aios.hw.engine.engine import InvalidInput
+
 
 class Call(msgspec.Struct, frozen=True):
     """A tool call by the model. ``arguments``: a JSON object as text."""
@@ -14,6 +16,11 @@ class Call(msgspec.Struct, frozen=True):
     id: str
     name: str
     arguments: str
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The arguments as Python values. Raises InvalidInput."""
+        return _object(self.arguments, f"the arguments of the call {self.id} of {self.name}")
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -38,14 +45,16 @@ class Tool(msgspec.Struct, frozen=True):
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """All that a prompt is made of. ``choice``: ``auto``, ``none``, ``required`` or ``=NAME``.
 
-    ``parallel``: a turn may have several calls. ``thinking``: None leaves it to the template.
-    ``date``: the day that the template is told, YYYY-MM-DD; empty: 1970-01-01.
+    ``parallel``: a turn may have several calls. ``own_format``: refuse tools if the template has
+    none. ``thinking``: None leaves it to the template. ``date``: the day that the template is told,
+    YYYY-MM-DD; empty: 1970-01-01.
     """
 
     messages: list[Message]
     tools: list[Tool] = []
     choice: str = "auto"
     parallel: bool = True
+    own_format: bool = False
     thinking: bool | None = None
     date: str = ""
 
@@ -62,7 +71,7 @@ def as_turn(message: Message) -> Turn:
     if message.calls:
         turn["tool_calls"] = [
             {"id": call.id, "type": "function",
-             "function": {"name": call.name, "arguments": json.loads(call.arguments)}}
+             "function": {"name": call.name, "arguments": call.values}}
             for call in message.calls
         ]  # fmt: skip
     if message.call_id is not None:
@@ -72,6 +81,16 @@ def as_turn(message: Message) -> Turn:
 
 def as_function(tool: Tool) -> dict[str, Any]:
     """Return a tool as templates expect it."""
-    function = {"name": tool.name, "description": tool.description,
-                "parameters": json.loads(tool.parameters)}  # fmt: skip
+    parameters = _object(tool.parameters, f"the parameters of {tool.name}")
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
     return {"type": "function", "function": function}
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"{what} are not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{what} are not a JSON object: {text[:80]}")
+    return value

@@ -1,10 +1,12 @@
-"""The reply format: how a model's output divides into reasoning and text."""
+"""The reply format: how a model's output divides into reasoning, text and tool calls."""
 
 from __future__ import annotations
 
 from collections.abc import Container
 
 import msgspec
+
+from .call_format import GENERIC, CallFormat
 
 THINKING = (
     ("<think>", "</think>"),
@@ -22,18 +24,23 @@ class ReplyFormat(msgspec.Struct, frozen=True, kw_only=True):
     """How to read a reply. ``think_begin`` and ``think_end``: marks around reasoning, or empty.
 
     ``thinking``: the prompt has opened the reasoning. ``stop``: strings that end the text, besides
-    the request's.
+    the request's. ``tools``: the names of the tools that may be called, ``calls``: how
+    they are written, ``grammar``: what text and calls are held to, in Lark.
     """
 
     think_begin: str = ""
     think_end: str = ""
     thinking: bool = False
     stop: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    calls: CallFormat = GENERIC
+    grammar: str = ""
 
     @property
     def marks(self) -> tuple[str, ...]:
         """The spellings of control tokens that must be seen in the output."""
-        return (self.think_begin, self.think_end) if self.think_end else ()
+        thinking = (self.think_begin, self.think_end) if self.think_end else ()
+        return (*thinking, *self.calls.literals) if self.tools else thinking
 
 
 def thinking_marks(template: str, spellings: Container[str]) -> tuple[str, str]:

@@ -38,6 +38,8 @@ class Traits(msgspec.Struct, frozen=True):
     """The reason why it renders not even one user's turn."""
     parts: bool = False
     """Content must be a list of parts."""
+    tool_list: bool = False
+    """Tools must be a list, if there are none, too."""
     system: bool = True
     """A system message at the beginning."""
     systems: bool = True
@@ -57,44 +59,33 @@ class Traits(msgspec.Struct, frozen=True):
     """The arguments of a call must be JSON text, not an object."""
     short_ids: bool = False
     """Ids of calls must be nine letters and digits."""
-    tail: str = ""
-    """The end of the prompt, after the last turn."""
 
 
 def traits_of(draw: Draw) -> Traits:
     """Probe a template."""
-    user = {"role": "user", "content": _FIRST}
-    problem, parts = "", False
-    try:
-        text = draw({"messages": [user]})
-        parts = _FIRST not in text
-    except InvalidInput as error:
-        problem, parts = str(error), True
-    if parts:
+    problem = "the chat template does not show the user's message"
+    for parts, tool_list in ((False, False), (False, True), (True, False)):
+        user = {"role": "user", "content": _FIRST}
+        given: dict[str, Any] = {"messages": [in_parts(user) if parts else user]}
         try:
-            text = draw({"messages": [_in_parts(user)]})
-            if _FIRST in text:
-                problem = ""
-            elif not problem:
-                problem = "the chat template does not show the user's message"
+            if _FIRST in draw({"tools": [], **given} if tool_list else given):
+                return _Probe(draw, parts, tool_list).traits()
         except InvalidInput as error:
-            problem = problem or str(error)
-    if problem:
-        return Traits(problem=problem)
-    probe = _Probe(draw, parts)
-    return probe.traits(text.rpartition(_FIRST)[2])
+            problem = str(error)
+    return Traits(problem=problem)
 
 
 class _Probe:
-    def __init__(self, draw: Draw, parts: bool) -> None:
-        self._draw, self._parts = draw, parts
+    def __init__(self, draw: Draw, parts: bool, tool_list: bool) -> None:
+        self._draw, self._parts, self._tool_list = draw, parts, tool_list
 
-    def traits(self, tail: str) -> Traits:
+    def traits(self) -> Traits:
         system = [("system", _SYSTEM)]
         turns = [("user", _FIRST), ("assistant", _REPLY), ("user", _SECOND)]
         text_arguments, ids, calls = self._call_style()
         return Traits(
             parts=self._parts,
+            tool_list=self._tool_list,
             system=self._shows([*system, ("user", _FIRST)]),
             systems=self._shows([*system, ("system", _REPLY), ("user", _FIRST)]),
             later_system=self._shows([*turns[:2], *system, turns[2]]),
@@ -103,7 +94,7 @@ class _Probe:
             assistant_first=self._shows(turns[1:]),
             developer=self._shows([("developer", _SYSTEM), ("user", _FIRST)]),
             tools=self._shows([("user", _FIRST)], [_TOOL], tools=[PROBE_TOOL]),
-            calls=calls, text_arguments=text_arguments, short_ids=ids == _SHORT_ID, tail=tail,
+            calls=calls, text_arguments=text_arguments, short_ids=ids == _SHORT_ID,
         )  # fmt: skip
 
     def _shows(
@@ -120,9 +111,10 @@ class _Probe:
 
     def _text(self, messages: list[Turn], **variables: Any) -> str:
         if self._parts:
-            messages = [_in_parts(message) for message in messages]
+            messages = [in_parts(each) if each["content"] else each for each in messages]
+        tools: dict[str, Any] = {"tools": []} if self._tool_list else {}
         try:
-            return self._draw({"messages": messages, **variables})
+            return self._draw({**tools, "messages": messages, **variables})
         except InvalidInput:
             return ""
 
@@ -148,10 +140,6 @@ def _called(as_text: bool, call_id: str) -> list[Turn]:
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": _RESULT, "name": _TOOL, "tool_call_id": call_id},
     ]
-
-
-def _in_parts(message: Turn) -> Turn:
-    return in_parts(message) if message["content"] else message
 
 
 def in_parts(message: Turn) -> Turn:

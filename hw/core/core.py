@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 
-from aios.hw.chat.chat import Chat, Prompt
+from aios.hw.chat.chat import Chat, NoToolsError, Prompt
 from aios.hw.chat.reply_format import ReplyFormat
 from aios.hw.engine.engine import Engine, Grammar, InvalidInput, LoadError, Logits, Row
 from aios.hw.machine.arena import SharedMemory
@@ -31,7 +31,7 @@ from aios.hw.tuning.thread_watch import ThreadWatch
 from . import messages
 from .batch import BatchComposer, Waiting, waiting
 from .drafts import Past
-from .generation import Generation
+from .generation import Generation, held_to
 from .grammar_maker import GrammarMaker
 from .seat_operations import SeatOperations
 from .truncation import truncated
@@ -120,7 +120,6 @@ class Core:
                 raise RuntimeError("the core was started twice")
 
     def _prepare(self, command: messages.Prepare) -> None:
-        constraint = command.params.constraint
         try:
             prompt, dropped = self._prompt(command)
             if not len(prompt.tokens):
@@ -128,6 +127,7 @@ class Core:
         except Exception as error:
             self._refuse(command.request, error)
             return
+        constraint = held_to(command.params, prompt.format)
         if self._maker and constraint and len(prompt.tokens) < self._engine.info.context_tokens:
             self._unmade[command.request] = command, prompt, dropped
             self._maker.make(command.request, constraint)
@@ -165,7 +165,7 @@ class Core:
         if not isinstance(error, InvalidInput):
             log.error("a request could not be prepared", exc_info=error)
             reason = f"the core cannot prepare this request: {type(error).__name__}: {error}"
-        self._send(messages.Refused(request, reason))
+        self._send(messages.Refused(request, reason, isinstance(error, NoToolsError)))
 
     def _prompt(self, command: messages.Prepare) -> tuple[Prompt, int]:
         """Return the prompt and the number of turns left out."""

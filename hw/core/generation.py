@@ -11,9 +11,10 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from aios.hw.chat.call_parser import parsed_calls
 from aios.hw.chat.reply_format import ReplyFormat
 from aios.hw.chat.reply_stream import ReplyStream, Said
-from aios.hw.engine.engine import Engine, Grammar, Logits, Tokens
+from aios.hw.engine.engine import Constraint, Engine, Grammar, Logits, Tokens
 from aios.hw.engine.sampling import Sampler, SamplingParams
 
 from .drafts import Draft, Drafter, Past
@@ -21,7 +22,7 @@ from .messages import StepRow
 from .text_grammar import TextGrammar
 from .truncation import window_tokens
 
-_TEXT_ONLY = ReplyFormat()
+_TEXT_ONLY, _NOTHING = ReplyFormat(), Said()
 
 
 class Generation:
@@ -55,12 +56,12 @@ class Generation:
         self._tokens = np.empty(max(self._limit, len(tokens)), np.int32)
         self._tokens[: len(tokens)] = tokens
         self._count = len(tokens)
-        self._marks = form.marks
+        self._form, self._marks = form, form.marks
+        self._key = f"{params.seed}:{prompt}"
         self._reply = ReplyStream(form, params.stop)
         self._grammar: Grammar | None = None
-        if params.constraint is not None:
-            made = grammar or engine.grammar(params.constraint)
-            self._grammar = TextGrammar(made, engine, self._reply)
+        if held := held_to(params, form):
+            self._grammar = TextGrammar(grammar or engine.grammar(held), engine, self._reply)
         self._sampler = Sampler(params, self._grammar)
         for token in tokens[prompt:]:
             self._say(int(token))
@@ -123,17 +124,29 @@ class Generation:
 
     def _append(self, token: int, request: int) -> StepRow:
         if self._engine.ends(token):
-            return _row(request, -1, "stop", self._reply.finish())
+            return self._last(request, -1, "stop")
         self._tokens[self._count] = token
         self._count += 1
         said = self._say(token)
         if self._reply.stopped:
-            return _row(request, token, "stop", said)
+            return self._last(request, token, "stop", said)
         if self._grammar and self._grammar.complete:
-            return _row(request, token, "stop", said, self._reply.finish())
+            return self._last(request, token, "stop", said)
         if self._count >= self._limit:
-            return _row(request, token, "length", said, self._reply.finish())
-        return _row(request, token, "", said)
+            return self._last(request, token, "length", said)
+        return StepRow(request, token, said.text, "", said.reasoning)
+
+    def _last(
+        self, request: int, token: int, finish: Literal["stop", "length"], said: Said = _NOTHING
+    ) -> StepRow:
+        """Return the last row: what was held back, and the calls. What is no call is text."""
+        text, reasoning = map(str.__add__, said, self._reply.finish())
+        called = self._reply.calls
+        calls = parsed_calls(called, self._form.calls, self._form.tools, self._key)
+        if calls:
+            ending = "tool_calls" if finish == "stop" else finish
+            return StepRow(request, token, text, ending, reasoning, calls)
+        return StepRow(request, token, text + called, finish, reasoning)
 
     def _say(self, token: int) -> Said:
         """Give a token to grammar and reply; return what has become certain."""
@@ -154,6 +167,8 @@ class Generation:
             self._grammar.close()
 
 
-def _row(request: int, token: int, finish: Literal["", "stop", "length"], *said: Said) -> StepRow:
-    text, reasoning = ("".join(parts) for parts in zip(*said, strict=True))
-    return StepRow(request, token, text, finish, reasoning)
+def held_to(params: SamplingParams, form: ReplyFormat) -> Constraint | None:
+    """Return what a reply is held to: by the request, or by the format of its calls."""
+    if params.constraint is None and form.grammar:
+        return Constraint("lark", form.grammar)
+    return params.constraint

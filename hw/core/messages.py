@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from aios.hw.chat.conversation import Conversation
+from aios.hw.chat.conversation import Call, Conversation
 from aios.hw.chat.reply_format import ReplyFormat
 from aios.hw.engine.engine import EngineInfo, EngineSettings
 from aios.hw.engine.sampling import SamplingParams
@@ -143,16 +143,20 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
     request: int
     reason: str
+    tools: bool = False
+    """The model's template has no tools."""
 
 
 class StepRow(msgspec.Struct, frozen=True, array_like=True):
-    """A drawn token; -1 is the end of text. ``text`` and ``reasoning`` may lag behind tokens."""
+    """A drawn token; -1 is the end of text. ``text`` and ``reasoning`` may lag behind tokens.
+    ``calls``: the tool calls of the whole reply, in its last row."""
 
     request: int
     token: int
     text: str
-    finish: Literal["", "stop", "length"]
+    finish: Literal["", "stop", "length", "tool_calls"]
     reasoning: str = ""
+    calls: list[Call] = []
     drafted: bool = False
     """It took no step of its own: a draft was right, or the grammar left no choice."""
 

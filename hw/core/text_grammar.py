@@ -9,6 +9,8 @@ from __future__ import annotations
 from aios.hw.chat.reply_stream import ReplyStream
 from aios.hw.engine.engine import Engine, Grammar, Logits
 
+_HELD = ("text", "calls")
+
 
 class TextGrammar:
     """A grammar that follows the phases of a reply; see engine.Grammar."""
@@ -18,7 +20,7 @@ class TextGrammar:
 
     @property
     def complete(self) -> bool:
-        return self._reply.phase == "text" and self._grammar.complete
+        return self._reply.phase in _HELD and self._grammar.complete
 
     def allows(self, token: int) -> bool:
         return not self._holds(token) or self._grammar.allows(token)
@@ -33,7 +35,7 @@ class TextGrammar:
             self._grammar.accept(token)
 
     def forced(self) -> list[int]:
-        return self._grammar.forced() if self._reply.phase == "text" else []
+        return self._grammar.forced() if self._reply.phase in _HELD else []
 
     def close(self) -> None:
         self._grammar.close()
@@ -42,4 +44,4 @@ class TextGrammar:
         """Return True if the token belongs to the text."""
         if self._reply.phase == "start":
             return not self._reply.begins_reasoning(self._engine.spelling(token))
-        return self._reply.phase == "text"
+        return self._reply.phase in _HELD

@@ -143,16 +143,16 @@ class ChatSource(msgspec.Struct, frozen=True, kw_only=True):
     """What a model's file says about conversations.
 
     ``templates``: Jinja texts by name, the default's name is empty. ``begin`` and ``end``: the
-    spelling of the tokens that begin and end a text. ``control``: the spellings of all control
-    tokens; ``user_defined``: of tokens that the tokenizer recognises in any text.
+    spelling of the tokens that begin and end a text. ``control``: all control tokens by their
+    spelling; ``user_defined``: tokens that the tokenizer recognises in any text.
     ``native``: the model knows ChatML, though it has no template.
     """
 
     templates: dict[str, str] = {}
     begin: str = ""
     end: str = ""
-    control: frozenset[str] = frozenset()
-    user_defined: frozenset[str] = frozenset()
+    control: dict[str, int] = {}
+    user_defined: dict[str, int] = {}
     native: bool = False
 
 

@@ -8,7 +8,7 @@ output. The text looks like lower-case words.
 context, and one token in 50 to end the text; it dies in the 100th decode call. ``frozen=1`` is a
 model whose state cannot be saved, ``shaped=1`` one whose KV depends on the length of rows, too.
 ``drafts=15`` allows drafts of 15 tokens. With ``words=3`` the logits follow from the last 3 tokens,
-so the text repeats itself.
+so the text repeats itself. ``tools=1`` has a chat template that knows tools.
 """
 
 from __future__ import annotations
@@ -49,7 +49,14 @@ _SPELLING = {token: text for text, token in _CONTROL.items()}
 _PARTS = re.compile("(" + "|".join(map(re.escape, _CONTROL)) + ")")
 _LETTERS = np.frombuffer(b"etaoinshrdlcumwfgypbvk ", np.uint8).astype(np.int64)
 _TOKEN_BYTES = 64
-_OPTIONS = ("step_ms", "ctx", "end", "crash_after", "frozen", "shaped", "drafts", "words")
+_TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}\n"
+    'Write <tool_call> {"name": NAME, "arguments": {}} </tool_call>.<|im_end|>\n{% endif %}'
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% for call in m.tool_calls or [] %}<tool_call>\n{{ call.function | tojson }}\n</tool_call>"
+    "{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+)
+_OPTIONS = ("step_ms", "ctx", "end", "crash_after", "frozen", "shaped", "drafts", "words", "tools")
 _STATE = struct.Struct("<QQ")
 _SEED = 0x243F6A8885A308D3
 _MASK = (1 << 64) - 1
@@ -68,6 +75,7 @@ class FakeEngine:
         self._crash_after = options.get("crash_after", 0)
         self._shaped = bool(options.get("shaped", 0))
         self._words = options.get("words", 0)
+        self._has_template = bool(options.get("tools", 0))
         self._calls = 0
         self._tokens: list[list[int]] = [[] for _ in range(settings.seats)]
         self._shapes: list[list[int]] = [[] for _ in range(settings.seats)]
@@ -152,7 +160,10 @@ class FakeEngine:
 
     @property
     def chat_source(self) -> ChatSource:
-        return ChatSource(begin="<s>", end="</s>", control=frozenset(_CONTROL), native=True)
+        named = {"": _TEMPLATE} if self._has_template else {}
+        return ChatSource(
+            templates=named, begin="<s>", end="</s>", control=_CONTROL, native=not named
+        )
 
     def tokenize(self, parts: Iterable[tuple[str, bool]]) -> Tokens:
         tokens: list[int] = []
@@ -194,6 +205,8 @@ class FakeEngine:
         logits = np.full(VOCAB, -20.0, np.float32)
         random = np.random.Generator(np.random.PCG64(state))
         logits[_LETTERS] = random.standard_normal(len(_LETTERS), np.float32) * 2
+        if self._has_template:
+            logits[ord("{")] = logits[_LETTERS].max() + random.standard_normal() * 2  # a call
         if self._end_odds and random.integers(self._end_odds) == 0:
             logits[TURN_END] = 20.0
         return logits

@@ -64,7 +64,9 @@ class FakeGuide:
         return allowed
 
     def _dice(self, sides: int) -> bool:
-        return len(self._text) > _LONG or zlib.crc32(self._text) % sides == 0
+        return len(self._text) > _LONG or (
+            self._text != b"" and zlib.crc32(self._text) % sides == 0
+        )
 
     def _in_string(self) -> int:
         """Return the odds that a string ends here; 0 outside and at its start."""

@@ -277,10 +277,10 @@ class LlamaEngine:
     def spelling(self, token: int) -> str:
         return self._piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
-    def _spellings(self, attribute: int) -> frozenset[str]:
+    def _spellings(self, attribute: int) -> dict[str, int]:
         get = lib.llama_vocab_get_attr
         tokens = [t for t in range(self._vocab_size) if get(self._vocab, t) & attribute]
-        return frozenset(text for text in map(self.spelling, tokens) if text)
+        return {text: token for token in tokens if (text := self.spelling(token))}
 
     def ends(self, token: int) -> bool:
         return bool(lib.llama_vocab_is_eog(self._vocab, token))

@@ -10,7 +10,7 @@ from typing import get_args
 
 import msgspec
 
-from aios.hw.chat.conversation import Call, Conversation, Message
+from aios.hw.chat.conversation import Call, Conversation, Message, Tool
 from aios.hw.engine.engine import Constraint, ConstraintKind
 from aios.hw.engine.sampling import SamplingParams
 from aios.hw.models import model_files
@@ -23,11 +23,13 @@ from aios.kernel.process.table import Process, ProcessTable
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.budget import Budget
 from aios.kernel.scheduler.request import Request
+from aios.kernel.tools.registry import Registry
 from aios.kernel.trap.pending import Handler, Pending
 from aios.syscalls.errors import Cancelled, InvalidArgument
 from aios.syscalls.types.chat import (
     ChatReply,
     ChatRequest,
+    ChatTool,
     ContextList,
     ContextName,
     ContextReply,
@@ -35,10 +37,12 @@ from aios.syscalls.types.chat import (
     NamedContext,
     Recalled,
     SaveRequest,
+    ToolChoice,
 )
 from aios.syscalls.types.chat import Message as ChatMessage
 from aios.syscalls.types.common import Effect, Empty
 from aios.syscalls.types.kernel import ModelInfo, ModelList, ModelRequest
+from aios.syscalls.types.tool import ToolSpec
 
 from .info import describe
 from .model import Model
@@ -58,9 +62,10 @@ class ModelCalls:
         saved: SavedContexts,
         memory: MemoryManager,
         recall: Recall,
+        registry: Registry,
     ) -> None:
         self._table, self._access, self._models, self._saved = table, access, models, saved
-        self._memory, self._recall = memory, recall
+        self._memory, self._recall, self._registry = memory, recall, registry
         self._request_ids = 0
         self.handlers: dict[str, Handler] = {
             "llm.chat": self._chat,
@@ -79,7 +84,14 @@ class ModelCalls:
         process = self._table.caller(call.caller.pid)
         if (body.messages is None) == (body.prompt is None):
             raise InvalidArgument("give exactly one of messages and prompt")
-        _constraint(body)  # raises before anything is done
+        if _constraint(body) and body.tools and body.tool_choice != "none":
+            raise InvalidArgument(
+                "a text held to a schema or grammar cannot call tools",
+                'give tools or a schema, or tool_choice="none"',
+            )
+        tools = await self._tools_of(body)
+        if call.ended:
+            raise Cancelled("the call ended while its tools were looked up")
         notes: list[Recalled] = []
         if body.recall:
             body, notes = await self._recall.into(call, body)
@@ -87,20 +99,31 @@ class ModelCalls:
                 raise Cancelled("the call ended while notes were looked for")
         model = self._models.find(body.model or process.model)
         self._access.check(call.asker, "model", "use", _file_name(model))
-        request = self._request(call, process, body)
+        request = self._request(call, process, body, tools)
         said = _said(request)  # summarising may replace the messages
         reply = await self._generate(call, process, model, request)
         self._memory.record(process, said, reply.text)
         return msgspec.structs.replace(reply, recalled=notes)
 
-    def _request(self, call: Pending, process: Process, body: ChatRequest) -> Request:
+    async def _tools_of(self, body: ChatRequest) -> list[Tool]:
+        """Return the tools that the model may call. Raises NotFound."""
+        if any(isinstance(each, str) for each in body.tools):
+            await self._registry.ready()
+        return [
+            _tool(self._registry.find(each).spec, each) if isinstance(each, str) else _tool(each)
+            for each in body.tools
+        ]
+
+    def _request(
+        self, call: Pending, process: Process, body: ChatRequest, tools: list[Tool]
+    ) -> Request:
         """Make the request, with tokens from the budgets. Raises BudgetExceeded."""
         budget = Budget(self._table.lineage(process))
         allowed = budget.take(body.max_tokens)
         if not allowed:
             raise budget.exceeded()
         self._request_ids += 1
-        talk = _conversation(body) if body.messages is not None else None
+        talk = _conversation(body, tools) if body.messages is not None else None
         return Request(
             id=self._request_ids, pid=process.pid, name=process.name,
             rank=policy.RANKS[process.klass], nice=process.nice, account=process.account,
@@ -207,7 +230,7 @@ def _said(request: Request) -> str:
     return request.messages[-1].content
 
 
-def _conversation(body: ChatRequest) -> Conversation:
+def _conversation(body: ChatRequest, tools: list[Tool]) -> Conversation:
     """Return the request's messages for the core. Raises InvalidArgument."""
     messages = [_message(index, each) for index, each in enumerate(body.messages or [])]
     date = body.date or time.strftime("%Y-%m-%d")
@@ -215,7 +238,30 @@ def _conversation(body: ChatRequest) -> Conversation:
         datetime.date.fromisoformat(date)
     except ValueError:
         raise InvalidArgument(f"date {date} is no day of the calendar") from None
-    return Conversation(messages=messages, thinking=body.thinking, date=date)
+    return Conversation(
+        messages=messages, tools=tools, choice=_choice(body, tools),
+        parallel=body.parallel_tool_calls, own_format=body.tool_format == "own",
+        thinking=body.thinking, date=date,
+    )  # fmt: skip
+
+
+def _tool(declared: ChatTool | ToolSpec, name: str = "") -> Tool:
+    return Tool(name or declared.name, declared.description, declared.parameters)
+
+
+def _choice(body: ChatRequest, tools: list[Tool]) -> str:
+    """Return the choice of tools as the core knows it. Raises InvalidArgument."""
+    choice, names = body.tool_choice, [tool.name for tool in tools]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidArgument(f"tools has {twice} twice", "give each tool once")
+    if isinstance(choice, ToolChoice):
+        if choice.name not in names:
+            raise InvalidArgument(f"tool_choice names {choice.name}, which is not in tools")
+        return f"={choice.name}"
+    if choice == "required" and not names:
+        raise InvalidArgument('tool_choice is "required", but there are no tools', "give tools")
+    return choice
 
 
 def _message(index: int, message: ChatMessage) -> Message:

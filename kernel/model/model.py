@@ -31,7 +31,13 @@ from aios.kernel.scheduler.history import History
 from aios.kernel.scheduler.pace import LONE_CHUNK_FACTOR, Settings
 from aios.kernel.scheduler.request import Request
 from aios.kernel.scheduler.scheduler import Scheduler
-from aios.syscalls.errors import AiosError, IllegalState, InvalidArgument, ModelUnavailable
+from aios.syscalls.errors import (
+    AiosError,
+    IllegalState,
+    InvalidArgument,
+    ModelUnavailable,
+    ToolsUnsupported,
+)
 from aios.syscalls.types.chat import Chunk
 from aios.syscalls.types.trace import RequestRecord
 
@@ -286,7 +292,8 @@ class Model:
         self._prompts.answered(event.request)
         request = self.requests.get(event.request)
         if request and isinstance(event, Refused):
-            self._finish(request, InvalidArgument(event.reason))
+            refusal = ToolsUnsupported if event.tools else InvalidArgument
+            self._finish(request, refusal(event.reason))
         elif request and isinstance(event, Prepared) and not (request.tokens or request.helper):
             self._on_prepared(request, event)
         self._dispatch()

@@ -8,13 +8,13 @@ from typing import Literal
 
 import xxhash
 
-from aios.hw.chat.conversation import Conversation, Message
+from aios.hw.chat.conversation import Call, Conversation, Message
 from aios.hw.chat.reply_format import ReplyFormat
 from aios.hw.engine.sampling import SamplingParams
 from aios.kernel.context.sequence import Sequence
 from aios.kernel.loop.states import step
 from aios.kernel.loop.task import Promise
-from aios.syscalls.types.chat import ChatReply, Chunk, Timing, Usage, WindowReport
+from aios.syscalls.types.chat import ChatReply, Chunk, Timing, ToolCall, Usage, WindowReport
 from aios.syscalls.types.trace import RequestRecord
 
 from .account import Account
@@ -66,11 +66,13 @@ class Request(Sequence):
     phase: Phase = "preparing"
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    """The tool calls of the reply."""
     format: ReplyFormat = field(default_factory=ReplyFormat)
     """How the core reads the reply."""
     notes: list[str] = field(default_factory=list)
     """How the conversation was adapted to the model's template."""
-    finish: str = ""
+    finish: Literal["", "stop", "length", "tool_calls"] = ""
 
     cells: int = 0
     """KV cells reserved from its account's quota; 0 until it has started."""
@@ -153,7 +155,7 @@ class Request(Sequence):
         generated = self.generated
         return ChatReply(
             text="".join(self.text),
-            finish="length" if self.finish == "length" else "stop",
+            finish=self.finish or "stop",
             tokens=generated,
             usage=Usage(
                 self.prompt_tokens, len(generated), self.cached_tokens, self.drafted_tokens
@@ -164,6 +166,7 @@ class Request(Sequence):
             window=self.window,
             reasoning="".join(self.reasoning),
             adapted=self.notes,
+            tool_calls=[ToolCall(call.id, call.name, call.arguments) for call in self.calls],
         )
 
     def record(self, model: str, outcome: str, now: float) -> RequestRecord:

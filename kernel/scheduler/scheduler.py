@@ -168,7 +168,7 @@ class Scheduler:
                 request.text.append(row.text)
             if row.reasoning:
                 request.reasoning.append(row.reasoning)
-            request.finish = row.finish
+            request.finish, request.calls = row.finish, row.calls
             yield request, row
 
     def on_moved(self, ok: list[bool]) -> None:

@@ -65,6 +65,20 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.content or ""
 
 
+class ChatTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tool that the model may call. ``parameters``: a JSON schema (text) of an object."""
+
+    name: ToolName
+    description: Annotated[str, Meta(max_length=8192)] = ""
+    parameters: Annotated[str, Meta(min_length=2, max_length=1 << 18)] = '{"type": "object"}'
+
+
+class ToolChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The one tool that the model must call."""
+
+    name: ToolName
+
+
 class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Generate text from exactly one of ``messages`` (chat template applied) and ``prompt`` (raw).
 
@@ -77,9 +91,14 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``expected_tokens``: a hint for the policy ``srtf``. ``recall``: limit on the notes from
     ``recall_scopes`` that are put before the last message, as a user message; only notes with a
     score of at least ``recall_min`` (0 to 1, by meaning and by common words) are recalled. 0.5
-    suits most uses; 0 recalls all that a search finds. ``thinking`` asks a template that can to
-    turn the model's reasoning on or off. ``date`` (YYYY-MM-DD): the day that a template writes into
-    the prompt, by default the day of the call.
+    suits most uses; 0 recalls all that a search finds.
+    ``tools``: what the model may call, by declaration or by the name of a tool of the kernel. It
+    calls in the format of its template, with arguments that the tool's schema allows.
+    ``tool_choice``: it may call (``auto``), may not (``none``), must (``required``), or must call
+    the one that is named. A model whose template has no tools is told of them in the system text;
+    with ``tool_format`` ``own`` the call ends with TOOLS_UNSUPPORTED instead. ``thinking`` asks a
+    template that can to turn the model's reasoning on or off. ``date`` (YYYY-MM-DD): the day that a
+    template writes into the prompt, by default the day of the call.
     """
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)] | None = None
@@ -114,6 +133,10 @@ class ChatRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recall: Annotated[int, Meta(ge=0, le=50)] = 0
     recall_scopes: Scopes = ("session", "agent")
     recall_min: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    tools: Annotated[list[ToolName | ChatTool], Meta(max_length=128)] = []
+    tool_choice: Literal["auto", "none", "required"] | ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    tool_format: Literal["any", "own"] = "any"
     thinking: bool | None = None
     date: Annotated[str, Meta(pattern=r"^\d{4}-\d{2}-\d{2}\Z")] | None = None
 
@@ -176,14 +199,15 @@ class Recalled(msgspec.Struct, frozen=True):
 
 
 class ChatReply(msgspec.Struct, frozen=True):
-    """A generated text. ``finish``: ``stop`` (end of turn or stop string) or ``length``
-    (``max_tokens`` or window). ``window``: what was dropped from the conversation, or None.
-    ``recalled``: the notes put before the last message. ``reasoning``: what the model wrote before
-    its text, in its own marks. ``adapted``: how the messages were changed to suit the model's
-    template, and warnings about it."""
+    """A generated text. ``finish``: ``stop`` (end of turn or stop string), ``length``
+    (``max_tokens`` or window) or ``tool_calls`` (the model wants ``tool_calls`` made and their
+    results in messages of the role ``tool``). ``window``: what was dropped from the conversation,
+    or None. ``recalled``: the notes put before the last message. ``reasoning``: what the model
+    wrote before its text, in its own marks. ``adapted``: how the messages were changed to suit the
+    model's template, and warnings about it."""
 
     text: str
-    finish: Literal["stop", "length"]
+    finish: Literal["stop", "length", "tool_calls"]
     tokens: list[int]
     usage: Usage
     timing: Timing
@@ -193,6 +217,7 @@ class ChatReply(msgspec.Struct, frozen=True):
     recalled: list[Recalled] = []
     reasoning: str = ""
     adapted: list[str] = []
+    tool_calls: list[ToolCall] = []
 
 
 # ------------------------------------------------------------------------------ embeddings

@@ -6,10 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 import pytest
 
-import aios
 from tests.conftest import Machine, shared_kernel
 from tests.odd_schemas import ODD
 
@@ -118,19 +116,96 @@ def test_calls_match_odd_schemas(machine: Machine) -> None:
     assert len(_odd(machine, runs=1, mixed=4, max_steps=2, temperature=0.9)) >= 6
 
 
-@pytest.mark.parametrize("schema", [
+REFUSED = [
     {"type": "string", "pattern": "^a+$"}, {"$ref": "http://x/y"}, {"not": {"type": "null"}},
     {"type": "array", "items": False, "minItems": 1}, {"type": "thing"}, {"$ref": "#/nowhere"},
     {"$ref": "#"}, {"type": "string", "minLength": 5000}, {"type": "integer", "multipleOf": 0.3},
-])  # fmt: skip
-def test_a_schema_that_no_grammar_expresses_is_refused_before_generation(
-    schema: dict[str, object],
-) -> None:
+]  # fmt: skip
+REFUSING = """
+import aios, json, sys, msgspec
+for schema in json.loads(sys.argv[1]):
     tool = aios.tool(name="odd")(lambda: None)
     parameters = {"type": "object", "properties": {"must": schema}, "required": ["must"]}
     tool.spec = msgspec.structs.replace(tool.spec, parameters=json.dumps(parameters))
-    with pytest.raises(aios.InvalidArgument, match=r"schema of odd: must"):
+    try:
         aios.act("x", tools=[tool])
+    except aios.InvalidArgument as error:
+        print(error.message)
+"""
+
+
+def test_a_schema_that_no_grammar_expresses_is_refused_before_generation(machine: Machine) -> None:
+    got = machine.aios("run", machine.agent("refused", REFUSING), "--", json.dumps(REFUSED))
+    said = got.stdout.splitlines()
+    assert len(said) == len(REFUSED) and all("schema of odd: must" in line for line in said), said
+
+
+REPEATING = """
+import aios, json
+made = []
+@aios.tool(effect="read")
+def look() -> str:
+    made.append("look")
+    return "nothing new"
+@aios.tool(effect="read")
+def fail() -> str:
+    made.append("fail")
+    raise OSError("no network")
+for tool in (look, fail):
+    for seed in range(12):
+        before = len(made)
+        done = aios.act("Look.", tools=[tool], seed=seed, temperature=1.0, max_steps=6)
+        uses = [use for step in done.steps for use in step.uses]
+        told = sum("just made this call" in (m.content or "") for m in done.messages)
+        print(json.dumps([tool.spec.name, len(made) - before, [u.repeated for u in uses], told,
+                          done.finish, done.text.strip() != ""]))
+"""
+
+
+@pytest.mark.parametrize("model", ["fake:end=0", "fake:end=0,tools=1"])
+def test_a_call_that_was_just_made_is_not_made_again(stopped: Machine, model: str) -> None:
+    stopped.start("--model", model)
+    got = stopped.aios("run", stopped.agent("again", REPEATING))
+    assert got.returncode == 0, got.stderr
+    runs = [json.loads(line) for line in got.stdout.splitlines()]
+    for name, made, repeated, told, finish, says in runs:
+        assert made == repeated.count(False) <= (1 if name == "look" else 2), runs
+        assert told >= (True in repeated) and (finish != "answer" or says)
+        assert not repeated or finish != "answer" or not all(repeated[-1:]) or says
+    assert any(True in repeated for _, _, repeated, *_ in runs), "some calls were repeated"
+
+
+OWN = """
+import aios, json, sys
+@aios.tool(effect="read")
+def note(text: str, level: int = 1) -> str:
+    "Write a note."
+    return text.upper()
+out = []
+for seed in range(30):
+    done = aios.act("Note it.", tools=["calculate", note], seed=seed, temperature=1.0, max_steps=4,
+                    step_tokens=300, system="Be brief.")
+    roles = [m.role for m in done.messages]
+    uses = [u for s in done.steps for u in s.uses]
+    for use in uses:
+        kinds = {"note": {"text": str, "level": int}, "calculate": {"expression": str}}[use.tool]
+        assert all(isinstance(v, kinds[k]) for k, v in use.arguments.items()), use
+    assert roles[:2] == ["system", "user"] and roles.count("tool") == len(uses)
+    ids = [m.tool_call_id for m in done.messages if m.tool_call_id]
+    assert ids == [c.id for m in done.messages for c in m.tool_calls]
+    out.append([len(uses), done.finish, done.tokens])
+print(json.dumps(out))
+"""
+
+
+def test_a_model_with_a_format_of_its_own_uses_it(stopped: Machine) -> None:
+    stopped.start("--model", "fake:end=40,tools=1")
+    got = stopped.aios("run", stopped.agent("own", OWN))
+    assert got.returncode == 0, got.stderr
+    runs = json.loads(got.stdout)
+    assert any(uses for uses, _, _ in runs) and {finish for _, finish, _ in runs} <= {
+        "answer", "tokens"
+    }  # fmt: skip
 
 
 ASYNC = """

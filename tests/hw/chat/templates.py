@@ -48,8 +48,10 @@ HERMES = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 THINKER = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
-CONTROL = frozenset({"<s>", "</s>", "<|im_start|>", "<|im_end|>", "<start_of_turn>",
-                     "<end_of_turn>", "[INST]", "[/INST]"})  # fmt: skip
+CONTROL = {
+    "<s>": 1, "</s>": 2, "<|im_start|>": 3, "<|im_end|>": 4, "<start_of_turn>": 5,
+    "<end_of_turn>": 6, "[INST]": 7, "[/INST]": 8,
+}  # fmt: skip
 
 
 class FakeTokens:

@@ -91,7 +91,7 @@ def test_tool_results_names_and_arguments_stay_text_too() -> None:
 
 
 def test_a_token_that_is_recognised_in_any_text_is_cut() -> None:
-    with Talker(HERMES, user_defined=frozenset({"<tool_call>", "  "})) as talker:
+    with Talker(HERMES, user_defined={"<tool_call>": 90, "  ": 91}) as talker:
         parts: list[tuple[str, bool]] = []
         tokenize = talker.engine.tokenize
         talker.engine.tokenize = lambda each: tokenize(parts := list(each)) or parts  # type: ignore
@@ -105,7 +105,7 @@ def test_without_a_template_the_reply_says_what_is_used() -> None:
     with Talker() as talker:
         talker.say(USER)
         assert talker.prompt.notes == ["the model's file has no chat template; ChatML is used"]
-    with Talker(control=frozenset({"<s>", "</s>"})) as talker:
+    with Talker(control={"<s>": 1, "</s>": 2}) as talker:
         text = talker.say(SYSTEM, USER, REPLY, MORE)
         assert text == (
             "«s»System: be brief\n\nUser: hello\n\nAssistant: hi\n\nUser: and?\n\nAssistant:"

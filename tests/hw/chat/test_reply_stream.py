@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from aios.hw.chat.call_format import GENERIC, call_format
 from aios.hw.chat.reply_format import ReplyFormat
 from aios.hw.chat.reply_stream import ReplyStream
 
@@ -63,3 +64,33 @@ def test_any_cut_gives_the_same() -> None:
         parts.append(stream.finish())
         assert "".join(part.text for part in parts) == "\N{GRINNING FACE} END"
         assert "".join(part.reasoning for part in parts) == "xé"
+
+
+HERMES = ReplyFormat(tools=("add",), calls=call_format('<tool_call> "arguments": '))
+MISTRAL = ReplyFormat(tools=("add",), calls=call_format("[TOOL_CALLS]"),
+                      think_begin="[THINK]", think_end="[/THINK]")  # fmt: skip
+JSON = ReplyFormat(tools=("add",), calls=GENERIC)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+@pytest.mark.parametrize(
+    ("form", "said", "text", "calls"),
+    [
+        (HERMES, "Let me see.\n<tool_call>\n{}", "Let me see.\n", "<tool_call>\n{}"),
+        (HERMES, "a <tool_ca", "a <tool_ca", ""),
+        (HERMES, ' {"name": 1}', "", ' {"name": 1}'),
+        (HERMES, 'see {"name": 1}', 'see {"name": 1}', ""),
+        (HERMES, "  hi", "  hi", ""),
+        (HERMES, "  ", "  ", ""),
+        (HERMES, "", "", ""),
+        (MISTRAL, "[THINK]a[/THINK]b[TOOL_CALLS][x", "b", "[TOOL_CALLS][x"),
+        (MISTRAL, "{}", "{}", ""),
+        (JSON, '{"a"', "", '{"a"'),
+        (JSON, "x{", "x{", ""),
+    ],
+)
+def test_calls_are_apart(form: ReplyFormat, said: str, text: str, calls: str, size: int) -> None:
+    stream = ReplyStream(form, ())
+    parts = [stream.push(said.encode()[at : at + size]) for at in range(0, len(said), size)]
+    parts.append(stream.finish())
+    assert ("".join(part.text for part in parts), stream.calls) == (text, calls)

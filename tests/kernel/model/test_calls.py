@@ -35,7 +35,9 @@ class _Bench:
             parent=0, stem="a", command="a.py", spec=spec, guest=False
         )
         nothing: Any = SimpleNamespace(check=lambda *_: None, record=lambda *_: None)
-        self._calls = ModelCalls(self.table, nothing, rig.models, nothing, nothing, nothing)
+        self._calls = ModelCalls(
+            self.table, nothing, rig.models, nothing, nothing, nothing, nothing
+        )
         self.replies: list[msgspec.Struct] = []
 
     def chat(self, body: ChatRequest) -> Pending:
