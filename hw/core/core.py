@@ -15,16 +15,27 @@ import select
 import signal
 import socket
 import time
+from pathlib import Path
 
 import numpy as np
 
 from aios.hw.chat.chat import Chat, NoToolsError, Prompt
 from aios.hw.chat.reply_format import ReplyFormat
-from aios.hw.engine.engine import Engine, Grammar, InvalidInput, LoadError, Logits, Row
+from aios.hw.engine.engine import (
+    Engine,
+    EngineSettings,
+    Grammar,
+    InvalidInput,
+    LoadError,
+    Logits,
+    Row,
+)
 from aios.hw.machine.arena import SharedMemory
 from aios.hw.machine.framing import encode
 from aios.hw.machine.parent_death import die_with_parent
 from aios.hw.machine.threads import thread_counts
+from aios.hw.models import model_files
+from aios.hw.models.file_watch import FileWatch
 from aios.hw.tuning.exact_settings import open_engine
 from aios.hw.tuning.thread_watch import ThreadWatch
 
@@ -42,6 +53,9 @@ SIGN_OF_LIFE_S = 1.0
 """Longest silence towards the kernel during a slice, unless one step takes longer."""
 
 
+CHANGED = "{} was changed while it was {}, so its weights are mixed; use it again when it is whole"
+
+
 class Core:
     """Reads commands and carries them out; between the steps of a slice it reads more."""
 
@@ -51,6 +65,7 @@ class Core:
         engine: Engine,
         memory: SharedMemory,
         watch: ThreadWatch,
+        files: FileWatch,
         maker: GrammarMaker | None = None,
     ) -> None:
         """Without a ``maker``, grammars are made here, one step of the core each."""
@@ -60,7 +75,7 @@ class Core:
         """Requests whose grammar is being made; their prompts, and the turns left out."""
         self._engine = engine
         self._seat_operations = SeatOperations(engine, memory)
-        self._watch = watch
+        self._watch, self._files = watch, files
         self._chat = Chat(engine)
         self._generations: dict[int, Generation] = {}
         self._drawn: list[messages.StepRow] = []
@@ -96,10 +111,22 @@ class Core:
         if self._socket.fileno() not in ready:
             return
         command = messages.read_command(self._socket)
-        if command is None:
+        if command is None or not self._files_allow(command):
             self._alive = False
         else:
             self._obey(command)
+
+    def _files_allow(self, command: messages.Command) -> bool:
+        """Return False, and say why, if the model's files are no longer those that were loaded: no
+        request may get tokens of mixed weights, nor a new one tokens of a model that is gone."""
+        if changed := self._files.changed():
+            self._send(messages.Failed(CHANGED.format(changed, "served")))
+            return False
+        begins = isinstance(command, messages.Prepare) and not (self._generations or self._unmade)
+        if begins and (replaced := self._files.replaced()):
+            log.warning("%s was replaced: the new file is loaded", replaced)
+            return False
+        return True
 
     def _obey(self, command: messages.Command) -> None:
         match command:
@@ -264,6 +291,13 @@ class Core:
         return time.monotonic() - self._told_s >= SIGN_OF_LIFE_S
 
 
+def _files(settings: EngineSettings) -> list[Path]:
+    """Return the files that a model is made of; none for the fake, or if they are not there."""
+    model = [] if settings.path.startswith("fake") else model_files.parts(Path(settings.path))
+    files = [*model, *(Path(each.path) for each in settings.lora)]
+    return files if all(each.is_file() for each in files) else []
+
+
 def main() -> None:
     """``python -m aios.hw.core.core --link FD --arena FD --parent PID``; waits for Start."""
     parser = argparse.ArgumentParser(prog="aios-core")
@@ -277,8 +311,11 @@ def main() -> None:
     start = messages.read_command(sock)
     if not isinstance(start, messages.Start):
         raise SystemExit("aios-core: the kernel's first message must be Start")
+    files = FileWatch(_files(start.settings))
     try:
         engine = open_engine(start.settings)
+        if changed := files.changed() or files.replaced():
+            raise LoadError(CHANGED.format(changed, "loaded"))
     except LoadError as error:
         sock.sendall(encode(messages.Failed(str(error))))
         raise SystemExit(1) from None
@@ -289,7 +326,7 @@ def main() -> None:
     memory, maker = SharedMemory(options.arena, start.arena_bytes), GrammarMaker(engine)
     try:
         sock.sendall(encode(messages.Hello(engine.info)))
-        Core(sock, engine, memory, ThreadWatch(engine, threads), maker).run()
+        Core(sock, engine, memory, ThreadWatch(engine, threads), files, maker).run()
     except ConnectionError:
         pass  # the kernel is gone
     finally:

@@ -206,13 +206,16 @@ class CoreLife:
         self._watchdog.rest()
         how, self._core = self._core.end(), None
         how, self._hung = self._hung or how, ""
-        if self.state == "loading" or self.reason:
-            self.give_up(self.reason or f"its core ended while loading ({how})")
+        said = self.reason
+        if self.state == "loading" or (said and self.state != "ready"):
+            self.give_up(said or f"its core ended while loading ({how})")
             return
         log.error("model %s: core ended (%s)", self._name, how)
         self._move("restarting")
         self._on_death(how)
-        if not self._respawn.died():
+        if said:
+            self.give_up(said)
+        elif not self._respawn.died():
             self.give_up(f"its core died {MAX_DEATHS} times without giving a token ({how})")
 
     def _load_or_raise(self) -> None:

@@ -178,8 +178,8 @@ class Model:
         if not self.requests:
             self._rest()
 
-    def _fail_all(self, error: AiosError) -> None:
-        for request in list(self.requests.values()):
+    def _fail_all(self, error: AiosError, *, begun: bool = False) -> None:
+        for request in [each for each in self.requests.values() if each.tokens or not begun]:
             self._finish(request, error)
 
     def _rest(self) -> None:
@@ -244,14 +244,15 @@ class Model:
 
     def _on_hello(self, info: EngineInfo) -> None:
         log.info("model %s: %s, %s", self.name, info.description, info.rung.name)
+        if self.info and self.info.model_hash != info.model_hash:
+            self._on_other_weights()
         self.info = info
         if self.context is None:
             self.context = ContextManager(self.store, info)
         self.saved_kv.attach(self.context)
         self.scheduler.attach(self.context, info)
         if not info.restorable:
-            log.warning("model %s: its state cannot be saved; what loses its seat is computed "
-                        "again", self.name)  # fmt: skip
+            log.warning("model %s: no state can be saved: it is computed again", self.name)
         self.core.ready()
         for request in list(self.requests.values()):
             if request.tokens:
@@ -265,6 +266,14 @@ class Model:
         self._dispatch()
         if not self.requests:
             self._rest()
+
+    def _on_other_weights(self) -> None:
+        """Forget what is of a file that was replaced since the last core."""
+        if self.context:
+            self.context.close()
+        self.context = self.saved_kv.context = None
+        error = ModelUnavailable(f"the file of model {self.name} was replaced", "ask again")
+        self._fail_all(error, begun=True)
 
     def _on_step(self, step: Step) -> None:
         if step.rows:
@@ -355,8 +364,7 @@ class Model:
         self.core.forget(IllegalState(f"model {self.name} was unloaded", "load it again"))
 
     def reload(self) -> None:
-        """Replace the idle model's core by one with the settings that are now known to be best.
-        Contexts in seats and in the store are of the old settings; they are computed again."""
+        """Replace the idle model's core by a better one; contexts are computed again."""
         self.unload()
         try:
             self.core.load()

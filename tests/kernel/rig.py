@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest.mock import patch
 
+import msgspec
 import numpy as np
 
 from aios.hw.chat.conversation import Conversation, Message
@@ -45,6 +46,7 @@ from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.sampling import SamplingParams
 from aios.hw.machine.arena import Arena
 from aios.hw.machine.framing import encode
+from aios.hw.models.file_watch import FileWatch
 from aios.hw.models.names import Source
 from aios.hw.tuning.idle_messages import IdleEvent, Kind
 from aios.hw.tuning.thread_watch import ThreadWatch
@@ -101,10 +103,15 @@ class InlineCore:
             self._socket.sendall(encode(Failed(str(error))))
             self.kill()
             return
+        if rig.files:
+            content = rig.files[0].read_text()
+            engine.declare(msgspec.structs.replace(engine.info, model_hash=content))
         if rig.rung:
             engine.declare(_with_rung(engine.info, rig.rung))
         self.engine = engine
-        self._core = CoreLoop(self._socket, engine, rig.store.arena, ThreadWatch(engine, [1]))
+        self._core = CoreLoop(
+            self._socket, engine, rig.store.arena, ThreadWatch(engine, [1]), FileWatch(rig.files)
+        )
         operate = self._core._seat_operations.carry_out
         self._core._seat_operations.carry_out = lambda op: self._note(op, operate(op))  # type: ignore[method-assign]
         self._socket.sendall(encode(Hello(engine.info)))
@@ -124,6 +131,9 @@ class InlineCore:
             self._core._next_command()
         except Died:
             self.kill()
+        else:
+            if not self._core._alive:
+                self.kill()
         return True
 
     def kill(self) -> None:
@@ -132,6 +142,7 @@ class InlineCore:
             self.alive = False
             if self._core:
                 self._core._seat_operations.close()
+                self._core._files.close()
             self._socket.close()
 
     def end(self) -> str:
@@ -195,6 +206,8 @@ class Rig:
         self.store = KvStore(Arena(ram), folder / "kv" if disk else None, disk)
         self.settings = Settings(policy.find(name), quantum, seats, chunk)
         self.cores: list[InlineCore] = []
+        self.files: list[Path] = []
+        """Files that the cores take for those of their model."""
         self.models = Models(default, folder, self.store, self.settings, self.loop, self._start,
                              memory, idle_unload_s, core_timeout_s, self._start_job)  # fmt: skip
         self.jobs: list[FakeJob] = []
@@ -360,8 +373,6 @@ def outcome_of(promise: Promise[T]) -> T:
 
 
 def _with_rung(info: EngineInfo, rung: Rung) -> EngineInfo:
-    import msgspec
-
     return msgspec.structs.replace(info, rung=rung)
 
 
