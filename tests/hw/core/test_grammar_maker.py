@@ -19,6 +19,7 @@ from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.sampling import SamplingParams
 from aios.hw.machine.arena import Arena
 from aios.hw.machine.framing import encode
+from aios.hw.models.file_watch import FileWatch
 from aios.hw.tuning.thread_watch import ThreadWatch
 
 WAIT_S = 60.0
@@ -46,7 +47,9 @@ class _Bench:
         self.engine = engine
         self._link, self._theirs = socket.socketpair()
         self._maker, self._buffer = GrammarMaker(engine), bytearray()
-        core = Core(self._theirs, engine, arena, ThreadWatch(engine, [1]), self._maker)
+        core = Core(
+            self._theirs, engine, arena, ThreadWatch(engine, [1]), FileWatch([]), self._maker
+        )
         self._thread = threading.Thread(target=core.run)
         self._thread.start()
 
