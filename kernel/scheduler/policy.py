@@ -25,8 +25,10 @@ NICE_AGING_S = 2.0
 """``priority``: waiting time that is worth one step of niceness."""
 FIRST_LEVEL, LEVEL_GROWTH = 56.0, 8.0
 """``mlfq``: work of the first level, in prompt tokens (a short question and a dozen tokens of
-answer), and the growth from level to level. Levels are few and each is served first come, first
-served: equals that take turns would all end late."""
+answer), and the growth from level to level. A request's level is that of the work done for it, or
+of the work left at most, if that is less: a small limit on the reply is a promise that is kept.
+Within a level the least left goes first, then the first come: equals that take turns would all end
+late."""
 
 
 class Job(Protocol):
@@ -72,6 +74,10 @@ class Job(Protocol):
     def left(self) -> float:
         """Work left, by what the caller expects."""
 
+    @property
+    def most_left(self) -> float:
+        """Work left at most, by the limit on the reply."""
+
 
 J = TypeVar("J", bound=Job)
 Key = Callable[[Job, float], tuple[float, ...]]
@@ -114,8 +120,9 @@ def _fair(job: Job, now: float) -> tuple[float, ...]:
 
 
 def _mlfq(job: Job, now: float) -> tuple[float, ...]:
-    done = job.service / FIRST_LEVEL
-    return _urgency(job, now), 0 if done < 1 else 1 + int(log(done, LEVEL_GROWTH)), job.arrival
+    size = min(job.service, job.most_left) / FIRST_LEVEL
+    level = 0 if size < 1 else 1 + int(log(size, LEVEL_GROWTH))
+    return _urgency(job, now), level, job.most_left, job.arrival
 
 
 def _srtf(job: Job, now: float) -> tuple[float, ...]:
@@ -131,7 +138,7 @@ POLICIES: dict[str, Policy] = {
                turns=True),
         Policy("fair", "equal shares, by weight, for programs that want the model", _fair,
                shares=True),
-        Policy("mlfq", "what has used little comes first; long prompts join lower", _mlfq,
+        Policy("mlfq", "what has used little, or has little left at most, comes first", _mlfq,
                turns=True, preempts=True),
         Policy("srtf", "what is nearest to its end comes first, as far as is known", _srtf,
                preempts=True),

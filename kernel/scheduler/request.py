@@ -112,10 +112,17 @@ class Request(Sequence):
     @property
     def left(self) -> float:
         """Work left, by what the caller expects."""
+        return self._left(self.expected_tokens or self.params.max_tokens)
+
+    @property
+    def most_left(self) -> float:
+        """Work left at most, by the limit on the reply."""
+        return self._left(self.params.max_tokens)
+
+    def _left(self, reply_tokens: int) -> float:
         generated = len(self.tokens) - self.prompt_tokens
-        expected = self.expected_tokens or self.params.max_tokens
         prompt = max(0, self.prompt_tokens - self.length)
-        return prompt + max(1, expected - generated) * self.decode_cost
+        return prompt + max(1, reply_tokens - generated) * self.decode_cost
 
     def move(self, phase: Phase, now: float) -> None:
         """Go to a phase; count the time in which it was runnable but did not run. Raises

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from aios.bench.rig.simcore import PREFILL_TOKEN_S, Job, Simulation
+from aios.hw.engine.sampling import SamplingParams
 from aios.kernel.scheduler import policy
 from aios.kernel.scheduler.account import Account
 from aios.kernel.scheduler.fair_share import cells, fits
@@ -75,6 +76,20 @@ def test_mlfq_runs_short_requests_first_and_long_prompts_join_lower() -> None:
     machine.served.clear()
     machine.slice()
     assert set(machine.served) == {3}
+
+
+def test_mlfq_puts_a_small_limit_on_the_reply_first() -> None:
+    machine = Machine("mlfq", seats=4, width=1, quantum=4)
+    machine.add(make_request(1))
+    small = machine.add(make_request(2))
+    small.params = SamplingParams(max_tokens=8, seed=2)
+    boast = machine.add(make_request(3))
+    boast.expected_tokens = 1  # a wish is not a limit
+    machine.slice()
+    assert set(machine.served) == {2}
+    while small.phase != "done" and len(machine.served) < 8:
+        machine.slice()
+    assert set(machine.served) == {2}
 
 
 def test_srtf_goes_by_the_expected_length() -> None:
