@@ -174,8 +174,8 @@ def rungs() -> str:
         "| settings, in the order of trial | tokens/s of a mix of agents, over f16 KV |",
         "| --- | ---: |",
     ]
-    for number, rung in enumerate(RUNGS, 1):
-        ratio = ratios.get(f"rung_{number}_over_f16")
+    for rung in RUNGS:
+        ratio = ratios.get(f"{rung.name}, over f16")
         lines.append(f"| {rung.name} | {ratio['median']:.2f} |" if ratio else f"| {rung.name} | |")
     return "\n".join(lines)
 

@@ -2,8 +2,8 @@
 
 Each repeat runs stack, raw, raw, stack, so a machine that drifts affects both arms alike. ``off``:
 the stack with ``--exact off``, compared with the second run of the stack, which shows the cost of
-exactness. ``rung_1`` to ``rung_5``: a mix of prompts and batches, as agents make it, on the bare
-engine with the settings of each rung of exactness, over ``f16``, llama.cpp's default KV type.
+exactness. Then a mix of prompts and batches, as agents make it, on the bare engine with the
+settings of each rung of exactness, over ``f16``, llama.cpp's default KV type.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from aios.hw.tuning.job_process import Order, run_apart
 
 PROMPT = "Tell a long story about a river."
 TOKENS, SEATS = 96, 8
+F16 = next(rung for rung in UNTESTED if rung.kv_type == "f16")
 LOOKS = 5
 """Measurements of each rung, independent of ``--repeats``."""
 
@@ -57,13 +58,13 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
 
 
 def _rungs(report: Report, threads: int) -> None:
-    arms = {"f16": UNTESTED[0], **{f"rung_{n}": rung for n, rung in enumerate(RUNGS, 1)}}
+    arms = {"f16": F16, **{rung.name: rung for rung in RUNGS}}
     for repeat in range(LOOKS):
         progress(f"rungs of exactness: repeat {repeat + 1}/{LOOKS}")
         for name, rung in arms.items() if repeat % 2 else reversed(arms.items()):
             report.add(name, mix_tokens_per_s=_look(rung, threads))
     for name in list(arms)[1:]:
-        report.ratio(f"{name}_over_f16", name, "f16", "mix_tokens_per_s")
+        report.ratio(f"{name}, over f16", name, "f16", "mix_tokens_per_s")
 
 
 def _look(rung: Rung, threads: int) -> float:

@@ -35,6 +35,8 @@ class Rung(msgspec.Struct, frozen=True):
     """Weights may be repacked for the CPU's own kernels."""
     width: int | None = None
     """Limit on seats in one batch; None: all."""
+    pairs: bool = False
+    """A batch is computed in parts of two rows or more, with spare rows where there is only one."""
     replay: bool = False
     """What is computed again is computed as it was the first time: the prompt in chunks that end on
     the grid or with the prompt, apart from decode rows, then one generated token per step. Others
@@ -114,6 +116,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     image_fixed_bytes: int
     image_token_bytes: int
     """An image of n tokens takes at most image_fixed_bytes + n * image_token_bytes."""
+    image_window: int | None = None
+    """Longer images, in tokens, lack the beginning of some layers and cannot be cut; None: all can
+    be cut."""
     restorable: bool = True
     """False if the model's state cannot be saved; parked requests are then recomputed."""
     prefill_token_s: float = 0.001

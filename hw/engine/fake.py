@@ -9,6 +9,7 @@ context, and one token in 50 to end the text; it dies in the 100th decode call. 
 model whose state cannot be saved, ``shaped=1`` one whose KV depends on the length of rows, too.
 ``drafts=15`` allows drafts of 15 tokens. With ``words=3`` the logits follow from the last 3 tokens,
 so the text repeats itself. ``tools=1`` has a chat template that knows tools.
+The images of ``window=32`` hold only the last 32 tokens, as those of sliding windows do.
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ _TEMPLATE = (
     "{% for call in m.tool_calls or [] %}<tool_call>\n{{ call.function | tojson }}\n</tool_call>"
     "{% endfor %}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
 )
-_OPTIONS = ("step_ms", "ctx", "end", "crash_after", "frozen", "shaped", "drafts", "words", "tools")
+_OPTIONS = (
+    "step_ms", "ctx", "end", "crash_after", "frozen", "shaped", "drafts", "words", "tools",
+    "window",
+)  # fmt: skip
 _STATE = struct.Struct("<QQ")
 _SEED = 0x243F6A8885A308D3
 _MASK = (1 << 64) - 1
@@ -79,6 +83,8 @@ class FakeEngine:
         self._calls = 0
         self._tokens: list[list[int]] = [[] for _ in range(settings.seats)]
         self._shapes: list[list[int]] = [[] for _ in range(settings.seats)]
+        self._window = options.get("window")
+        self._oldest = [0] * settings.seats
         self._hash = [_SEED] * settings.seats
         self._info = EngineInfo(
             description="fake model", model_hash=settings.path, build="fake-1",
@@ -86,8 +92,8 @@ class FakeEngine:
             seats=settings.seats, batch_tokens=2048, vocab_size=VOCAB,
             threads=settings.threads or 1, device="none", rung=Rung("fake"), exact=True,
             image_fixed_bytes=_STATE.size, image_token_bytes=_TOKEN_BYTES,
-            restorable=not options.get("frozen", 0), step_s=self._step_s or 1e-3,
-            draft_tokens=options.get("drafts", 0),
+            restorable=not options.get("frozen", 0), image_window=self._window,
+            step_s=self._step_s or 1e-3, draft_tokens=options.get("drafts", 0),
             decode_token_s=1e-3 / settings.seats if options.get("drafts") else 1e-3,
         )  # fmt: skip
 
@@ -132,6 +138,10 @@ class FakeEngine:
 
     def trim(self, seat: int, length: int) -> int:
         if length < len(self._tokens[seat]):
+            if self._oldest[seat] > max(0, length - (self._window or 0)):
+                length = 0
+            if not length:
+                self._oldest[seat] = 0
             kept = list(zip(self._tokens[seat], self._shapes[seat], strict=True))[:length]
             self._tokens[seat], self._shapes[seat], self._hash[seat] = [], [], _SEED
             for token, shape in kept:
@@ -157,6 +167,7 @@ class FakeEngine:
         body = np.frombuffer(image, np.int32, offset=_STATE.size, count=count * 16)
         self._tokens[seat], self._shapes[seat] = body[::16].tolist(), body[1::16].tolist()
         self._hash[seat] = state
+        self._oldest[seat] = max(0, length - self._window) if self._window else 0
 
     @property
     def chat_source(self) -> ChatSource:

@@ -37,6 +37,7 @@ from .engine import (
     Tokens,
 )
 from .llama_lib import LlamaBatch, build, bytes_at, clear_errors, device, last_error, lib, logits_at
+from .pairs import Call, in_pairs
 from .window import KV_TYPES, choose_window
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class LlamaEngine:
         lora.attach(self._model, self._context, settings.lora)
         self._memory = lib.llama_get_memory(self._context)
         self._lengths = [0] * settings.seats
+        self._pairs, self._ubatch_tokens = rung.pairs, settings.ubatch_tokens
         self._batch = LlamaBatch(BATCH_TOKENS)
         self._pieces: dict[int, bytes] = {}
         fixed, per_token, restorable = self._measure_images()
@@ -85,6 +87,7 @@ class LlamaEngine:
             seats=settings.seats, batch_tokens=BATCH_TOKENS, vocab_size=self._vocab_size,
             threads=threads, device=device(settings.gpu_layers), rung=rung, exact=False,
             image_fixed_bytes=fixed, image_token_bytes=per_token, restorable=restorable,
+            image_window=self._image_window,
         )  # fmt: skip
 
     def _load_model(self, path: Path, settings: EngineSettings, rung: Rung) -> Any:
@@ -104,11 +107,13 @@ class LlamaEngine:
         if lib.llama_model_has_encoder(model):
             lib.llama_model_free(model)
             raise LoadError(f"{path} is an encoder model; AIOS serves decoder-only models")
+        whole = lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)
+        self._image_window = 0 if whole else int(lib.llama_model_n_swa(model)) or None
         return model
 
     def _open_context(self, settings: EngineSettings, rung: Rung, window: int, threads: int) -> Any:
         params = lib.llama_context_default_params()
-        params.n_ctx = window * settings.seats
+        params.n_ctx = (window + rung.pairs) * settings.seats
         params.n_batch, params.n_ubatch = BATCH_TOKENS, settings.ubatch_tokens
         params.n_seq_max = settings.seats
         params.n_threads = params.n_threads_batch = threads
@@ -165,10 +170,26 @@ class LlamaEngine:
         return self._info
 
     def decode(self, rows: Sequence[Row]) -> dict[int, Logits]:
-        """Run one llama_decode. Raises RuntimeError if it fails, which ends the core."""
+        """Run llama_decode. Raises RuntimeError if it fails, which ends the core."""
+        if self._pairs:
+            calls = in_pairs(rows, self._ubatch_tokens)
+            return {seat: logits for call in calls for seat, logits in self._pair(call).items()}
         wanted = self._batch.fill(rows)
         self._run(rows)
         return {seat: self._logits(first, count) for seat, first, count in wanted}
+
+    def _pair(self, call: Call) -> dict[int, Logits]:
+        """Run one llama_decode of pairs, remove the spare tokens, and copy the logits."""
+        wanted = self._batch.fill(call.rows)
+        if wanted:
+            self._batch.want_last(call.rows, 2)
+        self._run(call.rows)
+        for seat in call.spare:
+            self.trim(seat, self._lengths[seat] - 1)
+        return {
+            seat: self._logits(first - (seat in call.spare), count).copy()
+            for seat, first, count in wanted
+        }
 
     def _run(self, rows: Sequence[Row]) -> None:
         code = lib.llama_decode(self._context, self._batch.struct)
@@ -206,11 +227,22 @@ class LlamaEngine:
     def trim(self, seat: int, length: int) -> int:
         """Trim the seat; recurrent and sliding-window models may have to drop all tokens."""
         if length < self._lengths[seat]:
-            if not length or not lib.llama_memory_seq_rm(self._memory, seat, length, -1):
+            if not length or not self._cut(seat, length):
                 lib.llama_memory_seq_rm(self._memory, seat, -1, -1)
                 length = 0
             self._lengths[seat] = length
         return self._lengths[seat]
+
+    def _cut(self, seat: int, length: int) -> bool:
+        """Remove all tokens from ``length`` on; return False if the next one could not be computed.
+
+        It needs those that its layers look back to: of a sliding window, that many; of a recurrent
+        model, the state after the token before it.
+        """
+        if not lib.llama_memory_seq_rm(self._memory, seat, length, -1):
+            return False
+        oldest = int(lib.llama_memory_seq_pos_min(self._memory, seat))
+        return 0 <= oldest <= max(0, length - max(1, self._image_window or 1))
 
     def save(self, seat: int, into: memoryview) -> int:
         size = lib.llama_state_seq_get_data(self._context, bytes_at(into), len(into), seat)
@@ -228,6 +260,9 @@ class LlamaEngine:
             lib.llama_memory_seq_rm(self._memory, seat, -1, -1)
             raise ImageRejected(f"llama.cpp rejects the state: {last_error()}")
         self._lengths[seat] = length
+        if lib.llama_memory_seq_pos_max(self._memory, seat) != length - 1:
+            self.trim(seat, 0)
+            raise ImageRejected(f"the state does not end after {length} tokens")
 
     @functools.cached_property
     def chat_source(self) -> ChatSource:

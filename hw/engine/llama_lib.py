@@ -66,6 +66,14 @@ class LlamaBatch:
         self.struct.n_tokens = at
         return wanted
 
+    def want_last(self, rows: Sequence[Row], count: int) -> None:
+        """Ask for the logits of the last ``count`` tokens of each row in the batch."""
+        at = 0
+        for row in rows:
+            end = at + len(row.tokens)
+            self._wants[max(at, end - count) : end] = 1
+            at = end
+
     def want_all(self, count: int) -> None:
         """Ask for the logits of each of the first ``count`` tokens."""
         self._wants[:count] = 1

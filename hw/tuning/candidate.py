@@ -49,8 +49,9 @@ class Candidate(msgspec.Struct, frozen=True):
     def label(self) -> str:
         """A name that is unique among all candidates for one model."""
         rung, width = self.rung, self.rung.width or 0
+        flags = (rung.mixed, rung.extra_buffers, rung.pairs, rung.replay)
         return (
-            f"{self.weights} {rung.kv_type} {int(rung.mixed)}{int(rung.extra_buffers)}{width} "
+            f"{self.weights} {rung.kv_type} {''.join(str(int(flag)) for flag in flags)}{width} "
             f"{self.threads} {self.ubatch_tokens}"
         )
 

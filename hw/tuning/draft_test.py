@@ -22,8 +22,8 @@ _NEIGHBOURS = 3
 def draft_limit(engine: Engine) -> int:
     """Return how long drafts may be, in tokens: DRAFT_TOKENS, or 0. Leaves all seats empty."""
     info = engine.info
-    if info.context_tokens <= _PROMPT_TOKENS + sum(_LENGTHS):
-        return 0
+    if info.rung.width or info.context_tokens <= _PROMPT_TOKENS + sum(_LENGTHS):
+        return 0  # a limit on seats is there because more rows change logits
     random = np.random.default_rng(7)
     prompt = random.integers(info.vocab_size // 8, info.vocab_size // 2, _PROMPT_TOKENS)
     tokens, steps = _one_by_one(engine, prompt.astype(np.int32), sum(_LENGTHS))

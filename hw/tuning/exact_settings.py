@@ -35,10 +35,14 @@ SAFE = Rung(
 RUNGS = (
     Rung("q8_0/f16 KV, mixed batches", kv_type="q8_0/f16"),
     Rung("q8_0 KV, mixed batches"),
-    Rung("q8_0 KV, prefill apart", mixed=False),
-    Rung("q8_0 KV, prefill apart, no repacking", mixed=False, extra_buffers=False),
+    Rung("q8_0 KV, no repacking", extra_buffers=False),
+    Rung("q8_0 KV, prefill apart, pairs", mixed=False, extra_buffers=False, pairs=True),
+    Rung("q8_0 KV, replayed", mixed=False, replay=True),
+    Rung("q8_0 KV, replayed, 7 at a time, no repacking", mixed=False, extra_buffers=False, width=7,
+         replay=True),
+    Rung("q8_0 KV, replayed, 3 at a time", mixed=False, width=3, replay=True),
     SAFE,
-)
+)  # fmt: skip
 UNTESTED = (RUNGS[0], Rung("f16 KV, mixed batches, untested", kv_type="f16"), RUNGS[1])
 """The settings to choose the fastest from when exactness is off; the first until they are measured.
 """

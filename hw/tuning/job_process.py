@@ -21,6 +21,7 @@ from aios.hw.engine.engine import Engine, EngineSettings, LoadError
 from aios.hw.machine.cpu_use import OtherUse
 from aios.hw.machine.huge_pages import engine_environment
 from aios.hw.machine.parent_death import die_with_parent
+from aios.hw.models import model_files
 from aios.hw.models.aliases import Adapter
 
 from . import perplexity
@@ -32,7 +33,9 @@ from .step_times import BUSY, measure, step_times
 from .verdict_cache import TEST_SEATS, Verdict, subject_of, verdict
 
 WINDOW_TOKENS = 768
-"""Large enough for the self-test and for a window of the yardstick text."""
+"""Large enough for a window of the yardstick text, and for the self-test of most models."""
+TEST_WINDOW_TOKENS = 2304
+"""The self-test's: larger than sliding windows are."""
 MACHINE_BUSY = "other programs use the processors"
 """A Result's failure when times could not be measured for that reason."""
 NO_ROOM = "no room"
@@ -77,7 +80,16 @@ def _copy(order: Order) -> Result:
         )
     except NoRoom as error:
         return Result(failed=f"{NO_ROOM}: {error}")
+    if _formats(Path(order.path)) == _formats(Path(order.source)):
+        Path(order.path).unlink()
+        return Result(failed="the same as the original")
     return Result(size_bytes=size)
+
+
+def _formats(path: Path) -> dict[str, int]:
+    """Return the format of each tensor of a model."""
+    files = model_files.headers(model_files.check(path))
+    return {tensor.name: tensor.kind for file in files for tensor in file.tensors}
 
 
 def _test(order: Order) -> Result:
@@ -86,9 +98,11 @@ def _test(order: Order) -> Result:
 
     candidate = order.job.candidate
     assert order.path != order.source or candidate.weights == ORIGINAL
-    seats = TEST_SEATS if order.job.kind == "exact" else order.seats
+    seats, window = order.seats, WINDOW_TOKENS
+    if order.job.kind == "exact":
+        seats, window = TEST_SEATS, TEST_WINDOW_TOKENS
     settings = EngineSettings(
-        path=order.path, seats=seats, threads=candidate.threads, window_limit=WINDOW_TOKENS,
+        path=order.path, seats=seats, threads=candidate.threads, window_limit=window,
         ubatch_tokens=candidate.ubatch_tokens, cache_dir=order.cache_dir,
         gpu_layers=order.gpu_layers, lora=order.lora, look_up_tuned=False,
     )  # fmt: skip

@@ -44,11 +44,13 @@ FINALISTS = 3
 
 def _kv(kv_type: str) -> Change:
     """Return the change to another KV type."""
-    rung = Rung(f"{kv_type} KV, mixed batches", kv_type=kv_type)
 
     def change(candidate: Candidate) -> Candidate | None:
-        if candidate.rung.kv_type == kv_type:
+        before = candidate.rung
+        if before.kv_type == kv_type:
             return None
+        name = f"{kv_type} KV, {before.name.rpartition('KV, ')[2]}"
+        rung = msgspec.structs.replace(before, name=name, kv_type=kv_type)
         return msgspec.structs.replace(candidate, rung=rung)
 
     return change
@@ -125,11 +127,12 @@ class Search:
         self._wish = wish
         self.trials: list[Trial] = []
         self.exact: Trial
-        """The choice: the best candidate whose rung passed the self-test."""
+        """The choice: the best candidate whose rung passed the self-test, else the original."""
         self.fastest: Trial
         """The choice for ``--exact off``: the best candidate of all."""
         self.baseline: Trial
-        """The original as it is loaded without a profile, with its first exact rung."""
+        """The original as it is loaded without a profile: with its first rung that passed the
+    self-test, or as it was measured first if none has."""
         self._windows: tuple[float, ...] = ()
         self._base: Trial
 
@@ -137,9 +140,10 @@ class Search:
         """Yield all jobs. Raises Unusable."""
         yield from self._original()
         for name in self._wish.formats:
-            if name not in self._base.first.description.split():
-                yield from self._format(name)
-        yield from self._settings(max(self._exact(), key=lambda trial: trial.score))
+            yield from self._format(name)
+        best_exact = max(self._exact(), key=lambda trial: trial.score, default=None)
+        if best_exact:
+            yield from self._settings(best_exact)
         yield from self._finals()
         self._choose()
         for trial in self.trials:
@@ -163,7 +167,7 @@ class Search:
         assert best
         self._base, best.worse_percent = best, 0.0
         yield from self._read_original()
-        self.baseline = yield from self._climb(best)
+        self.baseline = (yield from self._climb(best)) or best
 
     def _read_original(self) -> Stage:
         result = yield TuningJob(
@@ -207,7 +211,8 @@ class Search:
         """Measure the remaining candidates in turns; the original always takes part."""
         ranked = sorted(self._passed(), key=lambda trial: -trial.score)
         field_ = [t for t in ranked if t.exact][:FINALISTS]
-        field_ += [t for t in ranked if not t.exact and t.score > field_[0].score][:1]
+        least = field_[0].score if field_ else 0.0
+        field_ += [t for t in ranked if not t.exact and t.score > least][:1]
         field_ += [t for t in (self._base, self.baseline) if t not in field_]
         field_ = list(dict.fromkeys(field_))
         for round_ in range(1, ROUNDS + 1):
@@ -221,7 +226,7 @@ class Search:
         finalists = [trial for trial in self.trials if trial.finals]
         self.exact = self.baseline
         for trial in (t for t in finalists if t.exact):
-            if trial.score > _GAIN * self.exact.score:
+            if not self.exact.exact or trial.score > _GAIN * self.exact.score:
                 self.exact = trial
         self.fastest = self.exact
         for trial in [self._base, *finalists]:
@@ -259,8 +264,8 @@ class Search:
             trial.note = result.failed or "not exact"
         return trial.exact
 
-    def _climb(self, trial: Trial) -> Generator[TuningJob, Result, Trial]:
-        """Try rungs until one passes; the last needs no test.
+    def _climb(self, trial: Trial) -> Generator[TuningJob, Result, Trial | None]:
+        """Try rungs until one passes, and return its trial.
 
         A later rung is not tested if another exact candidate is as fast.
         """
@@ -274,13 +279,10 @@ class Search:
                     continue
                 if trial.score <= max((t.score for t in self._exact()), default=0.0):
                     trial.note = "slower"
-                    break
-            if rung.width == 1:
-                trial.exact = True
-            elif not (yield from self._test(trial)):
-                continue
-            break
-        return trial
+                    return None
+            if (yield from self._test(trial)):
+                return trial
+        return None
 
     def _passed(self) -> list[Trial]:
         """Return the trials that may be chosen, exact or not."""

@@ -24,6 +24,7 @@ from aios.hw.engine.engine import LoadError
 from aios.hw.machine import json_cache
 from aios.hw.machine.threads import thread_counts, usable_cpus
 from aios.hw.models import model_files, names
+from aios.hw.models.catalog import weight_format
 
 from . import perplexity, profile
 from .candidate import FORMATS, ORIGINAL, Candidate, Result, TuningJob
@@ -34,7 +35,7 @@ from .quick_search import QuickSearch
 from .report import Report, complain, show
 from .search import Search, Trial, Unusable, Wish
 
-_VERSION = "2"
+_VERSION = "3"
 MAX_SEATS, MAX_PERCENT = 256, 100.0
 Do = Callable[[TuningJob], Result]
 
@@ -218,7 +219,11 @@ def tune_file(
         remove_parts(home)  # of a run that was killed
         progress.start(len(journal), journal.damaged)
         threads = (thread_counts(None)[0],) if quick else _threads()
-        wish = Wish(ladder=RUNGS, threads=threads, limit_percent=limit_percent)
+        same = weight_format(model_files.check(source))
+        wish = Wish(
+            ladder=RUNGS, threads=threads, limit_percent=limit_percent,
+            formats=tuple(name for name in FORMATS if name != same),
+        )  # fmt: skip
         search = QuickSearch(wish) if quick else Search(wish)
         tune(search, journal, runner.do, progress)
         entry = _entry(search, runner, seats)

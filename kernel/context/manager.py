@@ -241,7 +241,19 @@ class ContextManager:
             source, shared = self._index.find(sequence.tokens, most, _tier)
         if self._info.rung.replay or not self._info.rung.mixed:  # chunks lie on a fixed grid
             shared -= shared % GRID_TOKENS
-        return (source, shared) if shared else (None, 0)
+        if not source or not shared or not self._can_take(source, shared):
+            return None, 0
+        return source, shared
+
+    def _can_take(self, holder: Seat | Image, length: int) -> bool:
+        """Return True if the first tokens of a holder can be had, by a copy or in place."""
+        in_place = isinstance(holder, Seat) and holder.owner is None and self._info.image_window
+        return bool(in_place) or self._can_copy(holder, length)
+
+    def _can_copy(self, holder: Seat | Image, length: int) -> bool:
+        """Return True if an image of the holder can be cut to its first tokens."""
+        window = self._info.image_window
+        return window is None or holder.length <= window or length == holder.length
 
     def _free_source(self, tokens: array[int], most: int) -> tuple[Seat | None, int]:
         """Return the free seat with the longest common prefix, and the length of that."""
@@ -256,6 +268,8 @@ class ContextManager:
         """Return True if a free seat's content may be cut to the prefix; False if it is worth a
         copy."""
         if not self._info.restorable or 2 * shared > seat.length:
+            return True
+        if not self._can_copy(seat, shared):
             return True
         return not any(
             other is not seat and (other.owner is None or other.owner not in keep)

@@ -21,7 +21,7 @@ from aios.hw.tuning.candidate import (
     TuningJob,
     score,
 )
-from aios.hw.tuning.exact_settings import RUNGS
+from aios.hw.tuning.exact_settings import RUNGS, SAFE
 from aios.hw.tuning.progress import Progress
 from aios.hw.tuning.report import Report, show
 from aios.hw.tuning.search import Search, Unusable, Wish
@@ -67,7 +67,7 @@ class World:
         speed = self.speed.get(candidate.weights, 0.8)
         speed *= {"q8_0": 0.9, "f16": 0.8}.get(candidate.rung.kv_type, 1.0)
         speed *= 1.0 if candidate.threads == 2 else 0.6
-        speed *= {None: 1.0, 1: 0.4}[candidate.rung.width]
+        speed *= {None: 1.0, 7: 0.9, 3: 0.7, 1: 0.4}[candidate.rung.width]
         speed *= 1.0 if candidate.ubatch_tokens == 512 else 0.9
         speed *= 1.0 if candidate.rung.mixed else 0.99
         return Result(prefill=300 * speed, alone=60 * speed, together=170 * speed)
@@ -110,16 +110,52 @@ def test_the_original_stays_if_nothing_is_faster(tmp_path: Path, quiet: Progress
 
 
 def test_an_inexact_candidate_serves_only_exactness_off(tmp_path: Path, quiet: Progress) -> None:
-    search = _search(World(worse={"Q4_0": 0.5}, inexact={"Q4_0": 4}), tmp_path, quiet)
+    search = _search(World(worse={"Q4_0": 0.5}, inexact={"Q4_0": len(RUNGS)}), tmp_path, quiet)
     assert search.exact.candidate.weights == "Q8_0" and search.exact.exact
     assert search.fastest.candidate.weights == "Q4_0" and not search.fastest.exact
 
 
 def test_a_later_rung_is_scored_with_its_own_speed(tmp_path: Path, quiet: Progress) -> None:
-    world = World(worse={"Q4_0": 0.5}, inexact={"Q4_0": 1, ORIGINAL: 4})
+    world = World(worse={"Q4_0": 0.5}, inexact={"Q4_0": 1, ORIGINAL: len(RUNGS) - 1})
     search = _search(world, tmp_path, quiet)
     assert search.baseline.candidate == Candidate(ORIGINAL, RUNGS[-1], 2)
     assert search.exact.candidate == Candidate("Q4_0", RUNGS[1], 2)
+
+
+def test_only_what_passed_the_self_test_is_chosen_as_exact(tmp_path: Path, quiet: Progress) -> None:
+    for number, copies in enumerate((0, len(RUNGS))):
+        inexact = dict.fromkeys(FORMATS, copies) | {ORIGINAL: len(RUNGS)}
+        search = _search(World(inexact=inexact), tmp_path / str(number), quiet)
+        assert bool(search.exact.exact) == (copies == 0)
+        assert search.exact.candidate.weights == ("Q8_0" if copies == 0 else ORIGINAL)
+        assert search.exact.score > 0 and search.baseline.score > 0
+
+
+def test_an_exact_copy_wins_over_an_original_that_is_not(tmp_path: Path, quiet: Progress) -> None:
+    """Even one that is no faster; and a rung that cannot be measured is not exact either."""
+    world = World(speed={"Q8_0": 0.99}, inexact={ORIGINAL: len(RUNGS)})
+    assert _search(world, tmp_path / "a", quiet).exact.candidate.weights == "Q8_0"
+
+    class Narrow(World):
+        def _speed(self, candidate: Candidate) -> Result:
+            if candidate.rung == SAFE:
+                return Result(failed="llama.cpp crashed (signal 11)")
+            return super()._speed(candidate)
+
+    narrow = Narrow(speed={"Q8_0": 0.99}, inexact={ORIGINAL: len(RUNGS)})
+    search = _search(narrow, tmp_path / "b", quiet)
+    assert search.exact.candidate.weights == "Q8_0" and search.exact.exact
+    tested = {job.candidate for job in narrow.asked if job.kind == "exact"}
+    assert all(trial.candidate in tested for trial in search.trials if trial.exact)
+
+
+def test_other_kv_types_keep_the_rest_of_the_rung(tmp_path: Path, quiet: Progress) -> None:
+    world = World(inexact=dict.fromkeys((ORIGINAL, *FORMATS), 5))
+    search = _search(world, tmp_path, quiet)
+    tried = [trial.candidate.rung for trial in search.trials]
+    assert search.exact.candidate.rung == RUNGS[5]
+    assert any(r.kv_type == "f16" and r.replay and r.width == RUNGS[5].width for r in tried)
+    assert len({r.name for r in tried}) == len(set(tried))
 
 
 def test_a_candidate_that_crashes_costs_only_itself(tmp_path: Path, quiet: Progress) -> None:

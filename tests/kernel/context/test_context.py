@@ -33,6 +33,7 @@ COMMON = "the common beginning of all prompts, long enough to be worth sharing a
     ("rung", "model"),
     [
         *itertools.product([None, GRID], ["fake:end=0", "fake:end=0,frozen=1"]),
+        (None, "fake:end=0,window=80"),
         *itertools.product([REPLAY], ["fake:end=0,shaped=1", "fake:end=0,shaped=1,frozen=1"]),
     ],
 )
@@ -404,3 +405,29 @@ def test_an_operation_on_a_full_device_fails_and_leaves_no_part(tmp_path: Path) 
             Op("save", 0, size_bytes=1 << 16, path="/dev/full/x.kv")
         )
         assert not result.ok and result.reason
+
+
+def test_what_was_generated_does_not_stand_for_what_was_prompt_nor_the_reverse(
+    tmp_path: Path,
+) -> None:
+    """One request's prompt contains another's reply, and each could take the other's KV; there is
+    no room to park either."""
+    with open_rig(tmp_path, "fake:end=0,shaped=1", seats=1, ram=1 << 12, quantum=4,
+                  rung=REPLAY) as rig:  # fmt: skip
+        first = rig.ask(COMMON[:60], tokens=200)
+        rig.run(lambda: len(first.tokens) > first.prompt_tokens + 140)
+        second = rig.ask("".join(map(chr, first.tokens[1:])), tokens=40)
+        rig.run()
+        assert first.recomputes
+        for request in (first, second):
+            assert rig.reply(request).tokens == rig.alone(request)
+
+
+def test_an_image_that_cannot_be_cut_is_not_read_for_its_beginning(tmp_path: Path) -> None:
+    with open_rig(tmp_path, "fake:end=0,window=32", seats=1, ram=1 << 22) as rig:
+        for text in (COMMON, "something else " * 16, COMMON + "and more"):
+            last = rig.ask(text, tokens=4)
+            rig.run()
+        assert all(result.ok for _, result in rig.core.ops)
+        assert not any(op.kind == "load" for op, _ in rig.core.ops)
+        assert rig.reply(last).tokens == rig.alone(last)
