@@ -27,7 +27,7 @@ def draft_limit(engine: Engine) -> int:
     random = np.random.default_rng(7)
     prompt = random.integers(info.vocab_size // 8, info.vocab_size // 2, _PROMPT_TOKENS)
     tokens, steps = _one_by_one(engine, prompt.astype(np.int32), sum(_LENGTHS))
-    beside = 1 if info.rung.width == 1 else min(info.seats, 1 + _NEIGHBOURS)
+    beside = min(info.seats, 1 + _NEIGHBOURS)
     exact = all(_in_rows(engine, tokens, steps, seats) for seats in {1, beside})
     for seat in range(info.seats):
         engine.trim(seat, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from .candidate import ORIGINAL, Candidate, Result, TuningJob
-from .search import Search, Stage, Trial, Unusable
+from .search import GAIN, Search, Stage, Trial, Unusable
 
 QUICK_FORMATS = ("Q8_0",)
 _CLEAR = 1.15
@@ -31,15 +31,14 @@ class QuickSearch(Search):
         base.worse_percent = 0.0
         copies = []
         for name in QUICK_FORMATS:
-            if name not in base.first.description.split():
+            if name in wish.formats:
                 copies.append((yield from self._copy(name)))
         best = next((copy for copy in copies if copy and copy.exact), None)
         if best:
             yield from self._compare(base, best)
+        if not best or best.score <= GAIN * base.score:
+            self.baseline = (yield from self._climb(base)) or base
         self._choose()
-        if self.exact is base:
-            self.baseline = yield from self._climb(base)
-            self._choose()
         if self.exact.candidate.weights == ORIGINAL:
             for name in QUICK_FORMATS:
                 job = Candidate(name, wish.ladder[0], wish.threads[0])

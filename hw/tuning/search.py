@@ -36,7 +36,7 @@ _COMPETITIVE = 0.93
 """Share of the best score below which a candidate is dropped."""
 _CLOSE = 0.8
 """Share of the best score above which a candidate is measured again before it is dropped."""
-_GAIN = 1.02
+GAIN = 1.02
 """Minimum ratio of scores for which other settings, or a copy, are worth choosing."""
 ROUNDS = 3
 FINALISTS = 3
@@ -204,7 +204,7 @@ class Search:
                 trial.worse_percent = best.worse_percent
             elif not (yield from self._reads_well(trial)):
                 continue
-            if (yield from self._test(trial)) and trial.score > _GAIN * best.score:
+            if (yield from self._test(trial)) and trial.score > GAIN * best.score:
                 best = trial
 
     def _finals(self) -> Stage:
@@ -226,11 +226,11 @@ class Search:
         finalists = [trial for trial in self.trials if trial.finals]
         self.exact = self.baseline
         for trial in (t for t in finalists if t.exact):
-            if not self.exact.exact or trial.score > _GAIN * self.exact.score:
+            if not self.exact.exact or trial.score > GAIN * self.exact.score:
                 self.exact = trial
         self.fastest = self.exact
         for trial in [self._base, *finalists]:
-            if trial.score > _GAIN * self.fastest.score:
+            if trial.score > GAIN * self.fastest.score:
                 self.fastest = trial
 
     def _measure(self, candidate: Candidate) -> Generator[TuningJob, Result, Trial]:

@@ -14,12 +14,12 @@ TEXT = (-900.0, -900.0)
 
 
 class World:
-    """Answers jobs; ``gain``: the copy's speed over the original's."""
+    """Answers jobs; ``gain``: the copy's speed over the original's; ``refused``: a reason."""
 
     def __init__(
-        self, gain: float = 1.5, worse: float = 0.5, inexact: int = 0, description: str = "Q4_1"
+        self, gain: float = 1.5, worse: float = 0.5, inexact: int = 0, refused: str = ""
     ) -> None:
-        self.gain, self.worse, self.inexact, self.description = gain, worse, inexact, description
+        self.gain, self.worse, self.inexact, self.refused = gain, worse, inexact, refused
         self.asked: list[TuningJob] = []
 
     def __call__(self, job: TuningJob) -> Result:
@@ -27,14 +27,13 @@ class World:
         copy = job.candidate.weights != ORIGINAL
         if job.kind == "speed":
             speed = (self.gain if copy else 1.0) * (0.4 if job.candidate.rung.width else 1.0)
-            return Result(prefill=300 * speed, alone=60 * speed, together=170 * speed,
-                          description=self.description)  # fmt: skip
+            return Result(prefill=300 * speed, alone=60 * speed, together=170 * speed)
         if job.kind == "perplexity":
             loss = 300 * self.worse / 100 if copy else 0.0
             return Result(windows=tuple(w - loss for w in TEXT), tokens=(300, 300))
         if job.kind == "exact":
             return Result(exact=RUNGS.index(job.candidate.rung) >= (self.inexact if copy else 0))
-        return Result()
+        return Result(failed=self.refused if job.kind == "copy" else "")
 
     def kinds(self) -> list[str]:
         return [f"{job.kind} {job.candidate.weights}" for job in self.asked]
@@ -71,7 +70,12 @@ def test_a_small_gain_is_measured_twice() -> None:
 
 @pytest.mark.parametrize(
     "world",
-    [World(gain=0.9), World(worse=3.0), World(inexact=len(RUNGS) - 1), World(description="Q8_0")],
+    [
+        World(gain=0.9),
+        World(worse=3.0),
+        World(inexact=len(RUNGS)),
+        World(refused="the same as the original"),
+    ],
     ids=["slower", "predicts worse", "inexact", "it is the original's format"],
 )
 def test_the_original_stays_with_a_tested_rung_and_no_copy_is_left(world: World) -> None:
