@@ -220,8 +220,10 @@ class Scheduler:
             request.used_steps = 0
 
     def _charge(self, request: Request, length: int, drawn: int, now: float) -> None:
-        """Charge new work only: not cached tokens, nor those computed a second time."""
-        fresh = max(0, length - max(request.computed, request.cached_tokens) - drawn)
+        """Charge new work only: drawn tokens, and those of the prompt that are neither cached nor
+        computed a second time."""
+        known = max(request.computed, request.cached_tokens)
+        fresh = max(0, min(length, request.prompt_tokens) - known)
         request.computed = max(request.computed, length)
         work = fresh + drawn * self.pace.decode_cost
         request.done_work += work

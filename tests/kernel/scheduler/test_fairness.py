@@ -178,6 +178,23 @@ def test_a_quota_of_tokens_is_a_rate(tmp_path: Path) -> None:
         assert rig.reply(slow).tokens == rig.alone(slow)
 
 
+@pytest.mark.parametrize("model", ["fake:end=0", "fake:end=0,words=2,drafts=15"])
+@pytest.mark.parametrize("grammar", [None, f'root ::= "{"a" * 60}" [bc] "{"d" * 60}" [bc]'])
+@pytest.mark.parametrize("quantum", [1, 4])
+def test_a_token_is_charged_once_however_it_was_computed(
+    tmp_path: Path, model: str, grammar: str | None, quantum: int
+) -> None:
+    """A slice may end before the tokens that a grammar forced are in the seat."""
+    with open_rig(tmp_path, model, seats=1, quantum=quantum) as rig:
+        asked = rig.ask("x" * 40, tokens=100, grammar=grammar)
+        rig.ask("y", tokens=100)
+        charged: list[int] = []
+        asked.account.charge = lambda tokens, now: charged.append(tokens)  # type: ignore[method-assign]
+        rig.run()
+        usage = rig.reply(asked).usage
+        assert sum(charged) == usage.prompt_tokens + usage.completion_tokens == asked.done_work
+
+
 def test_a_paused_request_loses_its_seat_first() -> None:
     machine = Machine("rr", seats=2, width=1, quantum=2)
     first, second = machine.add(make_request(1)), machine.add(make_request(2))
