@@ -17,6 +17,7 @@ SUITES = {
     "throughput": ("tokens/s of 1 to 16 agents against a bare loop and llama-server", 5),
     "constrained": ("texts held to a JSON schema, against free texts and llama-server", 5),
     "interactive": ("short interactive requests while eight batch agents hold every seat", 5),
+    "start": ("seconds to the first token: nothing running, a new model, a running kernel", 5),
     "stall": ("the pause of four streams when a long prompt arrives", 5),
     "swap": ("parking and restoring a context: bandwidth, throughput, against recomputing", 5),
     "fairness": ("one agent with 8 parallel requests against 7 with one; weights 1:2:4", 5),

@@ -99,7 +99,7 @@ def kernel(
         saved = {key: os.environ.get(key) for key in home}
         os.environ.update({key: str(path) for key, path in home.items()})
         try:
-            _find_settings(flags, tuned)
+            find_known_settings(flags, tuned=tuned)
             daemonctl.start([*flags, "--tune", "off", "--tuned", "on" if tuned else "off"])
             with daemonctl.operator() as connection:
                 machine = Machine(connection, folder)
@@ -117,7 +117,7 @@ def kernel(
                     os.environ[key] = value
 
 
-def _find_settings(flags: Sequence[str], tuned: bool) -> None:
+def find_known_settings(flags: Sequence[str], *, tuned: bool) -> None:
     """Have the model tested, and tuned if wanted, as a kernel does in its idle time."""
     given = dict(zip(flags[::2], flags[1::2], strict=True))
     model = given.get("--model", "default")
