@@ -72,6 +72,7 @@ from aios.syscalls.errors import InvalidArgument, ModelUnavailable
 from . import children
 from .calls import KernelCalls, release
 from .config import Config
+from .early_core import EarlyCore
 
 log = logging.getLogger("aios.boot")
 
@@ -81,8 +82,9 @@ _KEPT_LOG_DIRS = 10
 class Kernel:
     """All parts, from ``open`` to ``close``."""
 
-    def __init__(self, config: Config, runtime: Path) -> None:
-        self._config, self._runtime = config, runtime
+    def __init__(self, config: Config, runtime: Path, early: EarlyCore | None = None) -> None:
+        """``early``: a core's process for the default model, and the memory of the arena."""
+        self._config, self._runtime, self._early = config, runtime, early
         self.loop = Loop()
         self._audit_worker = Worker(self.loop, "audit")
         self._table = ProcessTable(
@@ -159,8 +161,9 @@ class Kernel:
             policy.find(config.policy), config.quantum, config.width or config.seats, config.chunk
         )
         self._worker = Worker(self.loop, "files")
+        arena = Arena(config.kv_ram, self._early.arena_fd if self._early else None)
         self._store = KvStore(
-            Arena(config.kv_ram), _own_cache("kv", self._runtime), config.kv_disk,
+            arena, _own_cache("kv", self._runtime), config.kv_disk,
             lambda path: self._worker.submit(lambda: os.unlink(path), lambda outcome: None),
         )  # fmt: skip
         self._models = Models(
@@ -177,7 +180,10 @@ class Kernel:
         on_gone: Callable[[], None],
     ) -> Core:
         settings = self._engine_settings(source, earlier)
-        return children.CoreProcess(self.loop, settings, self._store.arena, on_event, on_gone)
+        started = self._early.take() if self._early else None
+        return children.CoreProcess(
+            self.loop, settings, self._store.arena, on_event, on_gone, started
+        )
 
     def _engine_settings(self, source: Source, earlier: EngineInfo | None = None) -> EngineSettings:
         config = self._config
@@ -284,12 +290,14 @@ class Kernel:
     def open(self) -> None:
         """Start the zygote and the core, then open the doors. Raises OSError, zmq.ZMQError."""
         self._audit.open(f"aiosd {release()}, host pid {os.getpid()}")
-        self._launcher.open()
-        self._storage.open()
         try:
             self._models.find(None).core.load()
         except ModelUnavailable as error:
             log.error("%s", error)
+        if self._early:
+            self._early.end()
+        self._launcher.open()
+        self._storage.open()
         self._remove_sockets()
         self._doors.open(AGENTS, paths.agents_endpoint(self._runtime), self._trap.on_frame)
         self._doors.open(OPERATORS, paths.operator_endpoint(self._runtime), self._trap.on_frame)

@@ -23,13 +23,14 @@ from aios.hw.embed.messages import Embed, EmbedderEvent
 from aios.hw.engine.engine import EngineSettings
 from aios.hw.machine.arena import Arena
 from aios.hw.machine.framing import encode
-from aios.hw.machine.huge_pages import engine_environment
 from aios.hw.tuning.idle_messages import IdleEvent, Order
 from aios.hw.tuning.idle_messages import take_event as take_idle_event
 from aios.kernel.loop.link import Link
 from aios.kernel.loop.loop import Loop
 from aios.kernel.retrieval.embedder import Embedder, EmbedderProcess
 from aios.syscalls import exits
+
+from .early_core import CoreStart
 
 _CORE_EXIT_TIMEOUT_S = 0.1
 _TOOL_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "USER", "LOGNAME", "AIOS_CONFIG")
@@ -46,18 +47,14 @@ class CoreProcess:
         arena: Arena,
         on_event: Callable[[Event], None],
         on_gone: Callable[[], None],
+        started: CoreStart | None = None,
     ) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            fds = (theirs.fileno(), arena.fd)
-            module = ["-m", "aios.hw.core.core", "--link", str(fds[0]), "--arena", str(fds[1])]
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", *module, "--parent", str(os.getpid())],
-                pass_fds=fds, stdin=subprocess.DEVNULL, env=engine_environment(),
-            )  # fmt: skip
+        """``started``: a process that waits for its orders; None: start one. Raises OSError."""
+        started = started or CoreStart(arena.fd)
+        self._process = started.process
         self.os_pid = self._process.pid
         self._link: Link[Command | Start, Event] = Link(
-            loop, ours, on_event, on_gone, encode, take_event
+            loop, started.socket, on_event, on_gone, encode, take_event
         )
         self._link.send(Start(settings, arena.size_bytes))
 

@@ -17,19 +17,21 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
 
 from aios.hw.machine.durable import replace_file
 from aios.hw.models import adapter_files, model_files, names
-from aios.kernel.access import groups
 from aios.syscalls import paths
 from aios.syscalls.errors import AiosError, InvalidArgument
 
-from .boot import Kernel
-from .calls import release
 from .config import HELP, Config, load
+from .early_core import EarlyCore
+
+if TYPE_CHECKING:
+    from .boot import Kernel
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -56,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0
     if "--version" in arguments:
+        from .calls import release
+
         print(f"aiosd {release()}")
         return 0
     try:
@@ -70,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load(paths.config_file(), flags)
         _check_model(config)
         if "--check" in arguments:
+            from aios.kernel.access import groups
+
             groups.load(paths.policy_file())
             return 0
     except (AiosError, ValueError) as error:
@@ -193,7 +199,13 @@ def _run(config: Config, given: Mapping[str, str], ready_fd: int) -> int:
     try:
         with _locked(runtime):
             _prepare_process()
-            kernel = Kernel(config, runtime)
+            early = None if config.model.startswith("fake") else EarlyCore()
+            try:
+                kernel = _kernel(config, runtime, early)
+            except BaseException:
+                if early:
+                    early.end()
+                raise
             try:
                 kernel.open()
                 replace_file(paths.started_with(runtime), json.dumps(given), durable=False)
@@ -212,6 +224,13 @@ def _run(config: Config, given: Mapping[str, str], ready_fd: int) -> int:
         print(f"aiosd: {text}", file=sys.stderr)
         return 1
     return 0
+
+
+def _kernel(config: Config, runtime: Path, early: EarlyCore | None) -> Kernel:
+    """Make the kernel; its modules are imported while the first core starts."""
+    from .boot import Kernel
+
+    return Kernel(config, runtime, early)
 
 
 @contextlib.contextmanager

@@ -48,6 +48,8 @@ _SCORED_TOKENS = 256
 """Tokens whose logits are in memory at the same time if all are needed."""
 _UNKNOWN, _CONTROL, _USER_DEFINED = 1 << 0, 1 << 3, 1 << 4
 _MAX_PIECE_BYTES = 256
+_PROBE_TOKENS = 9
+"""Length of the image that is measured when a model is loaded."""
 _TEMPLATE, _TEMPLATES = "tokenizer.chat_template", ("", "default", "tool_use")
 """The key of templates in the file, and the names that may follow it."""
 
@@ -130,17 +132,24 @@ class LlamaEngine:
         return context
 
     def _measure_images(self) -> tuple[int, int, bool]:
-        """Measure an image: fixed bytes, bytes per token, and if one can be loaded again."""
+        """Measure an image: fixed bytes, bytes per token, and if one can be loaded again.
+
+        Uses one thread: while a model is loaded the machine is busy, and threads that wait for each
+        other would take longer.
+        """
+        threads = int(lib.llama_n_threads(self._context))
+        lib.llama_set_n_threads(self._context, 1, 1)
         sizes = []
-        for count in (1, 33):
+        for count in (1, _PROBE_TOKENS):
             self.decode([Row(0, self._lengths[0], self._filler(count - self._lengths[0]), False)])
             sizes.append(int(lib.llama_state_seq_get_size(self._context, 0)))
-        per_token = -(-(sizes[1] - sizes[0]) // 32)
+        lib.llama_set_n_threads(self._context, threads, threads)
+        per_token = -(-(sizes[1] - sizes[0]) // (_PROBE_TOKENS - 1))
         fixed = max(0, sizes[0] - per_token) + 1024
         image = bytearray(sizes[1])
         try:
-            self.load(0, memoryview(image)[: self.save(0, memoryview(image))], 33)
-            restorable = self._lengths[0] == 33
+            self.load(0, memoryview(image)[: self.save(0, memoryview(image))], _PROBE_TOKENS)
+            restorable = self._lengths[0] == _PROBE_TOKENS
         except (ImageRejected, ImageTooLarge):
             restorable = False
         self.trim(0, 0)

@@ -51,9 +51,10 @@ class Arena(SharedMemory):
     The system provides a page when it is first written; the page stays until ``trim``.
     """
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, fd: int | None = None) -> None:
+        """``fd``: an empty memfd that becomes the arena's own; None: make one."""
         self.size_bytes = -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
-        self.fd = os.memfd_create("aios-kv", os.MFD_CLOEXEC)
+        self.fd = os.memfd_create("aios-kv", os.MFD_CLOEXEC) if fd is None else fd
         try:
             os.ftruncate(self.fd, self.size_bytes)
             super().__init__(self.fd, self.size_bytes)

@@ -18,12 +18,14 @@ import msgspec
 
 from aios.hw.engine.engine import Engine, EngineSettings, LoadError, Rung, Tuned
 from aios.hw.engine.fake import FakeEngine
+from aios.hw.machine.cpu_use import OtherUse
 from aios.hw.machine.threads import thread_counts
 from aios.hw.models import model_files
 
 from . import profile
 from .draft_test import DRAFT_TOKENS
 from .step_times import StepTimes, declare, estimate, step_times
+from .thread_watch import fitting
 from .verdict_cache import Finding, Subject, subject_of, verdict
 
 log = logging.getLogger("aios.exact")
@@ -173,9 +175,11 @@ def open_engine(settings: EngineSettings) -> Engine:
 def _opened(chosen: Plan) -> Engine:
     from aios.hw.engine.llama import LlamaEngine
 
+    use = OtherUse()
     engine = LlamaEngine(chosen.settings, chosen.rung)
     times = kept_times(chosen).value
-    threads = min(chosen.subject.threads, chosen.threads[0])
+    fit = fitting(chosen.threads, len(use.cpus), use.ask())
+    threads = min(chosen.subject.threads, fit[0])
     declare(engine, times or estimate(engine, threads))
     for note in chosen.notes:
         if note.startswith("not "):
