@@ -41,6 +41,8 @@ log = logging.getLogger("aios.idle")
 
 COPIES, SPARE_BYTES = 3, 1 << 30
 """Free space for tuning that nobody asked for: copies as large as the model, and what is left."""
+_KILLED_FIRST = 1000
+"""The highest oom_score_adj, which its children inherit."""
 
 Report = Callable[[str, int], None]
 """Called with what is being done, and the percentage that is done."""
@@ -173,8 +175,11 @@ def _do(order: Order, report: Report) -> Done:
 
 
 def _calm() -> None:
-    """Give way to every other process. With autogroups, Linux weighs sessions before processes."""
+    """Give way to every other process, also when memory runs out: the job is killed first, and not
+    a core. With autogroups, Linux weighs sessions before processes."""
     os.nice(19)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_KILLED_FIRST))
     if os.getsid(0) == os.getpid():
         with contextlib.suppress(OSError):
             Path("/proc/self/autogroup").write_text("19")

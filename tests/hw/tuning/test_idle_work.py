@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -182,3 +184,15 @@ def test_a_cache_that_cannot_be_written_is_an_error(
     order = Order("settings", settings, SAFE, plan(settings).subject.model_hash, estimated=True)
     with pytest.raises(LoadError, match=r"cannot be kept in .*cache"):
         idle_work._do(order, lambda text, percent: None)
+
+
+def test_a_job_and_its_children_give_way_in_time_and_memory() -> None:
+    show = "import os; print(os.nice(0), open('/proc/self/oom_score_adj').read())"
+    code = (
+        "import subprocess, sys; from aios.hw.tuning import idle_work; idle_work._calm(); "
+        f'subprocess.run([sys.executable, "-c", "{show}"], check=True)'
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert out.stdout.split() == ["19", "1000"]
