@@ -133,6 +133,11 @@ class IdleJobs:
             self._job.end()
             self._release()
 
+    def unloaded(self, model: Model) -> None:
+        """Note that a model has left memory: a job would bring it back."""
+        if model is self._model:
+            self.stop()
+
     def close(self) -> None:
         """End the job for good."""
         self.stop()
@@ -183,8 +188,8 @@ class IdleJobs:
         return key in self._finished or self._not_before.get(key, 0.0) > self._loop.now()
 
     def _begin(self) -> None:
-        """Begin the first job for which there is memory."""
-        for model in self._models():
+        """Begin the first job of a loaded model for which there is memory."""
+        for model in (each for each in self._models() if each.core.loaded):
             for kind in self._pending(model):
                 reason = self._no_room(model)
                 if not reason:

@@ -130,7 +130,7 @@ class Models:
                 f"model {model.name} has {len(model.requests)} requests",
                 "wait for them, or end their agents: aios ps",
             )
-        model.unload()
+        self._unload(model)
         self._serve_waiting()
 
     def close(self) -> None:
@@ -185,7 +185,7 @@ class Models:
             return False
         for victim in victims:
             log.info("model %s makes room for %s", victim.name, model.name)
-            victim.unload()
+            self._unload(victim)
         return True
 
     def _victims(self, loaded: list[Model], more_bytes: int) -> tuple[list[Model], int]:
@@ -216,14 +216,18 @@ class Models:
             self._on_idle(model)  # a context is being written
         elif not model.requests and model.state == "ready":
             log.info("model %s was idle for %g s: unloaded", model.name, self._idle_unload_s)
-            model.unload()
+            self._unload(model)
             self._serve_waiting()
+
+    def _unload(self, model: Model) -> None:
+        self.jobs.unloaded(model)
+        model.unload()
 
     def _shed(self) -> None:
         """Unload idle models while the budget is exceeded: a model's size is known once loaded."""
         for victim in self._victims([model for model in self if model.core.loaded], 0)[0]:
             log.info("model %s leaves: the memory budget is exceeded", victim.name)
-            victim.unload()
+            self._unload(victim)
 
     def _serve_waiting(self) -> None:
         self._shed()

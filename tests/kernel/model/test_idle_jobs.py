@@ -185,6 +185,23 @@ def test_a_core_that_is_loaded_ends_the_job(tmp_path: Path) -> None:
         assert rig.jobs[0].state == "ended" and len(rig.cores) == 2
 
 
+def test_a_model_that_was_unloaded_is_not_brought_back_by_a_job(tmp_path: Path) -> None:
+    with open_rig(tmp_path) as rig:
+        _untested(rig)
+        _pass(rig, IDLE_S)
+        rig.models.unload(rig.model)
+        assert rig.jobs[0].state == "ended"
+        rig.ask("x", "fake:end=1", tokens=1)
+        rig.run()
+        _pass(rig, IDLE_S)
+        assert len(rig.jobs) == 1
+        rig.ask("x", tokens=1)
+        rig.run()
+        rig.model.info = _info(rig, 3)
+        _pass(rig, IDLE_S)
+        assert len(rig.jobs) == 2
+
+
 def test_a_job_without_memory_waits_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
