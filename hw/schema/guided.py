@@ -4,9 +4,9 @@ Every keyword is enforced, or the schema is refused with the place and the keywo
 allows no value, or only values without an end, is refused. A value has one spelling, with fixed
 separators; members come in the order of ``properties``.
 
-Two things are narrower than a validator reads them, unless ``literal`` is given. The formats that
-can be enforced are. An object that lists its properties and says nothing of others has no others,
-since a model would add some without end.
+Three things are narrower than a validator reads them, unless ``literal`` is given, since a model
+may write without end. An object that lists its properties and says nothing of others has no others.
+An integer has at most 18 digits. The formats that can be enforced are.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ def guided_schema(text: str, *, literal: bool = False) -> str:
     """Return the schema for llguidance. Raises UnsupportedSchema."""
     document = Document(text)
     graph = _Graph(document, literal=literal)
-    root = graph.emitted(joined((Term(document.root),)))
+    try:
+        root = graph.emitted(joined((Term(document.root),)))
+    except RecursionError:
+        reason = "refers to itself in a way that cannot be followed"
+        raise UnsupportedSchema("#", "the schema", reason) from None
     if root is False:
         raise EmptySchema
     options = dict(_SPACED)
@@ -80,10 +84,12 @@ class _Graph:
     def __init__(self, document: Document, *, literal: bool) -> None:
         self._rough = Expander(document, lambda _a, _b: frozenset(), formats=not literal)
         self._expander = Expander(document, self._overlap, formats=not literal)
-        self._shaper = Shaper(document, self._finite, self._shapes, closes=not literal)
+        self._shaper = Shaper(document, self._finite, self._shapes, narrow=not literal)
         self._known: dict[Hashable, list[Shape]] = {}
         self._numbers: dict[Hashable, int] = {}
         self._productive: set[Hashable] = set()
+        self._listing: set[Hashable] = set()
+        """The schemas whose values are being listed; one in itself has no end."""
         self.definitions: Plain = {}
         self.names_tell_apart = False
 
@@ -152,15 +158,14 @@ class _Graph:
 
     def _finite(self, terms: Terms) -> list[Any] | None:
         """Return all values of terms if they are few."""
-        if not terms:
+        if not terms or _key(terms) in self._listing:
             return None
-        made: list[Any] = []
-        for shape in self._shapes(terms):
-            found = _listed(shape)
-            if found is None:
-                return None
-            made += found
-        return values.distinct(made)
+        self._listing.add(_key(terms))
+        listed = [_listed(shape) for shape in self._shapes(terms)]
+        self._listing.discard(_key(terms))
+        if any(each is None for each in listed):
+            return None
+        return values.distinct(value for each in listed for value in each or ())
 
     # ------------------------------------------------------------------------- as JSON
 

@@ -14,6 +14,7 @@ from .shape import ObjectShape, Shape, Values, excludes, joined, limits, unsuppo
 
 MAX_OPTIONAL_COUNTED = 6
 """Limit on the optional members of an object whose members are counted."""
+_TEXT = {"type": "string"}
 Expand = Callable[[Terms], list[Shape]]
 Holds = Callable[[Term, Any], bool]
 """Tells if a value meets a term."""
@@ -74,7 +75,7 @@ def _with_names(
     free = shape.rest is not None or any(each is not None for each in shape.patterns.values())
     if allowed == () or not free:
         return shape
-    found = [] if allowed is None else [each for each in expand(allowed) if _is_text(each)]
+    found = [] if allowed is None else expand((*allowed, _text_like(allowed[0])))
     listed = [value for each in found if isinstance(each, Values) for value in each.listed
               if isinstance(value, str)]  # fmt: skip
     named = dict(shape.named)
@@ -88,8 +89,11 @@ def _with_names(
     return ObjectShape(named, by_pattern, None, shape.required, shape.least, shape.most)
 
 
-def _is_text(shape: Shape) -> bool:
-    return isinstance(shape, Values) or (isinstance(shape, dict) and shape["type"] == "string")
+def _text_like(term: Term) -> Term:
+    """Return the term that a value is a text, as names are."""
+    while term.place is None:
+        term = term.options[0]
+    return Term(term.place._replace(schema=_TEXT, key="text"))
 
 
 def _counted(terms: Terms, shape: ObjectShape) -> Iterable[ObjectShape]:

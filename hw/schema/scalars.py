@@ -19,7 +19,8 @@ def booleans(branch: Branch) -> list[Shape]:
     return [{"type": "boolean"}] if len(left) == 2 else [Values(left)] if left else []
 
 
-def numbers(terms: Terms, branch: Branch) -> list[Shape]:
+def numbers(terms: Terms, branch: Branch, *, bounded: bool) -> list[Shape]:
+    """Return the numbers of a branch; ``bounded``: integers have at most 18 digits."""
     step = common_step(terms, branch)
     whole = "fraction" not in branch.types
     cuts = sorted(
@@ -32,6 +33,8 @@ def numbers(terms: Terms, branch: Branch) -> list[Shape]:
         limits += [] if low is None else [(">", low)]
         limits += [] if high is None else [("<", high)]
         shape = _number(terms, limits, whole)
+        if shape is not None and whole and bounded:
+            shape = _bounded(shape)
         if shape is None:
             continue
         if "integer" not in branch.types:
@@ -95,6 +98,12 @@ def _integer(
     if shape.get("maximum", 0) <= -_LONG:
         shape.setdefault("minimum", -edge)
     return None if first is not None and last is not None and first > last else shape
+
+
+def _bounded(shape: Plain) -> Plain:
+    """Return an integer with both limits, so that no text has digits without end."""
+    low = shape.get("minimum", min(1 - _LONG, shape.get("maximum", 0)))
+    return {**shape, "minimum": low, "maximum": shape.get("maximum", max(_LONG - 1, low))}
 
 
 def strings(terms: Terms, branch: Branch) -> list[Shape]:

@@ -21,11 +21,12 @@ class Shaper:
     """Makes the shapes of branches of one document.
 
     ``finite`` returns all values of terms if they are few, ``expand`` the shapes of terms.
+    ``narrow``: objects and integers are held more narrowly than validators do; see guided.py.
     """
 
-    def __init__(self, document: Document, finite: Finite, expand: Expand, *, closes: bool) -> None:
+    def __init__(self, document: Document, finite: Finite, expand: Expand, *, narrow: bool) -> None:
         self._document, self._finite, self._expand = document, finite, expand
-        self._closes = closes
+        self._narrow = narrow
 
     def shapes(self, terms: Terms, branch: Branch) -> list[Shape]:
         """Return the shapes of a branch of the terms. Raises UnsupportedSchema."""
@@ -42,13 +43,13 @@ class Shaper:
         if "boolean" in branch.types:
             made += scalars.booleans(branch)
         if branch.types & {"integer", "fraction"}:
-            made += scalars.numbers(terms, branch)
+            made += scalars.numbers(terms, branch, bounded=self._narrow)
         if "string" in branch.types:
             made += scalars.strings(terms, branch)
         if "array" in branch.types:
             made += array_shapes(terms, branch, self._finite)
         if "object" in branch.types:
-            made += object_shapes(terms, branch, self._holds, self._expand, closes=self._closes)
+            made += object_shapes(terms, branch, self._holds, self._expand, closes=self._narrow)
         return made
 
     def _values(self, terms: Terms, branch: Branch) -> list[Shape]:

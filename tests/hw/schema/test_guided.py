@@ -100,6 +100,15 @@ CASES: list[tuple[Any, list[Any], list[Any]]] = [
         [[1, "x", None], [1]],
         [["x"]],
     ),
+    (
+        {
+            "type": "object",
+            "propertyNames": {"maxLength": 1, "$ref": "#/$defs/n"},
+            "$defs": {"n": {"propertyNames": {"$ref": "#/$defs/n"}}},
+        },
+        [{"a": 1}],
+        [{"ab": 1}],
+    ),
     # keywords that are often passed over
     (HALF, [0.5, 1], [0, 7.5, -3]),
     ({"type": "integer", "multipleOf": 5}, [15, -5], [7]),
@@ -214,6 +223,7 @@ def test_what_is_no_json_in_its_one_spelling_is_not_allowed(text: str, inner: Sc
     ({"type": "array", "minItems": 1 << 20}, "minItems", "#"),
     ({"items": {"not": {"type": "integer"}}}, "not", "#/items"),
     ({"a": {"b": {"enum": list(range(60_000))}}}, "the schema", "#"),
+    ({"type": "array", "uniqueItems": True, "items": {"$ref": "#"}}, "uniqueItems", "#"),
 ])  # fmt: skip
 def test_what_cannot_be_enforced_is_refused_with_its_place(
     schema: Any, keyword: str, pointer: str
@@ -249,6 +259,14 @@ def test_objects_are_closed_unless_they_say_otherwise_or_are_read_literally() ->
     assert not allows(constraint(schema), '{"a": null, "b": 1}')
     assert allows(constraint({**schema, "additionalProperties": True}), '{"a": null, "b": 1}')
     assert '"additionalProperties": true' in guided_schema(json.dumps(schema), literal=True)
+
+
+@pytest.mark.parametrize("more", [{}, {"minimum": 3}, {"multipleOf": 5}, {"not": {"const": 7}}])
+def test_integers_end(more: dict[str, Any]) -> None:
+    schema = {"type": "integer", **more}
+    assert allows(constraint(schema), "1234567890" * 1 + "5")
+    assert not allows(constraint(schema), "1234567890" * 2 + "5")
+    assert json.loads(guided_schema(json.dumps(schema), literal=True))["allOf"]
 
 
 def test_a_declared_name_cannot_be_spelled_as_another() -> None:
