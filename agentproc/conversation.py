@@ -12,7 +12,7 @@ same messages, so each call computes only what is new.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from aios.syscalls.types.chat import (
     ChatReply,
@@ -28,10 +28,12 @@ from aios.syscalls.types.common import Empty
 
 from . import sdk, session
 from .chat_request import ChatOptions
+from .output import Output
 
 if TYPE_CHECKING:
     from typing import Unpack
 
+T = TypeVar("T")
 SUMMARY = "Summary of the conversation so far: "
 
 
@@ -49,22 +51,54 @@ class Context:
     def __repr__(self) -> str:
         return f"<aios.Context of {len(self.messages)} messages>"
 
+    @overload
     def chat(
-        self, text: str, *, timeout: float | None = None, **options: Unpack[ChatOptions]
-    ) -> ChatReply:
-        """Send a message; the reply becomes part of the context. Raises the errors of
-        ``aios.chat``."""
-        said = Message("user", text)
-        reply = sdk.chat([*self.messages, said], timeout=timeout, **options)
-        return self._heard(said, reply)
+        self, text: str, *, output: None = ..., timeout: float | None = ...,
+        **options: Unpack[ChatOptions],
+    ) -> ChatReply: ...  # fmt: skip
+    @overload
+    def chat(
+        self, text: str, *, output: type[T], timeout: float | None = ...,
+        **options: Unpack[ChatOptions],
+    ) -> T: ...  # fmt: skip
+    def chat(
+        self,
+        text: str,
+        *,
+        output: Any = None,
+        timeout: float | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Any:
+        """Send a message; the reply becomes part of the context. With ``output``, a type, return a
+        value of it; the reply is in ``last``. Raises the errors of ``aios.chat``."""
+        said, shape = Message("user", text), None if output is None else Output(output)
+        asked: Any = shape.options(options) if shape else options
+        reply = self._heard(said, sdk.chat([*self.messages, said], timeout=timeout, **asked))
+        return shape.value(reply, options) if shape else reply
 
+    @overload
     async def achat(
-        self, text: str, *, timeout: float | None = None, **options: Unpack[ChatOptions]
-    ) -> ChatReply:
+        self, text: str, *, output: None = ..., timeout: float | None = ...,
+        **options: Unpack[ChatOptions],
+    ) -> ChatReply: ...  # fmt: skip
+    @overload
+    async def achat(
+        self, text: str, *, output: type[T], timeout: float | None = ...,
+        **options: Unpack[ChatOptions],
+    ) -> T: ...  # fmt: skip
+    async def achat(
+        self,
+        text: str,
+        *,
+        output: Any = None,
+        timeout: float | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Any:
         """``chat`` for asyncio."""
-        said = Message("user", text)
-        reply = await sdk.achat([*self.messages, said], timeout=timeout, **options)
-        return self._heard(said, reply)
+        said, shape = Message("user", text), None if output is None else Output(output)
+        asked: Any = shape.options(options) if shape else options
+        reply = await sdk.achat([*self.messages, said], timeout=timeout, **asked)
+        return shape.value(self._heard(said, reply), options) if shape else self._heard(said, reply)
 
     def _heard(self, said: Message, reply: ChatReply) -> ChatReply:
         """Append a turn, and drop from the messages what the window policy dropped."""

@@ -89,6 +89,10 @@ for seed in range(6):
     assert all(type(each) is int for each in aios.chat(output=list[int], **ask))
     assert aios.chat(output=int | None, **ask) is None or True
     assert type(asyncio.run(aios.achat(output=City, **ask))) is City
+    talk, options = aios.Context(), {k: v for k, v in ask.items() if k != "prompt"}
+    assert type(talk.chat("Give me one.", output=City, **options)) is City
+    assert type(asyncio.run(talk.achat("Another.", output=City, **options))) is City
+    assert [m.role for m in talk.messages] == ["user", "assistant"] * 2 and talk.last.text
 def fails(kind, **options):
     try:
         aios.chat("x", **options)
