@@ -126,6 +126,7 @@ def find_known_settings(flags: Sequence[str], *, tuned: bool) -> None:
         settings = EngineSettings(
             path=names.resolve(model, Path()), exact=given.get("--exact") != "off",
             threads=int(threads) if threads.isdecimal() else None, look_up_tuned=tuned,
+            seats=int(given.get("--seats", "8")),
             cache_dir=str(paths.cache_dir()),
         )  # fmt: skip
         if tuned and not plan(settings).tuned:
