@@ -34,7 +34,7 @@ from .job_process import MACHINE_BUSY, Killed, run_apart
 from .job_process import Order as JobOrder
 from .progress import DOING
 from .search import Unusable
-from .tune import TuneError, tune_file
+from .tune import InProgress, TuneError, tune_file
 from .verdict_cache import Verdict, verdict
 
 log = logging.getLogger("aios.idle")
@@ -146,7 +146,10 @@ class _Stages:
 
 
 def tune_in_idle_time(settings: EngineSettings, report: Report, *, quick: bool) -> None:
-    """Search for a faster weight format and keep the choice. Raises LoadError, OSError, Killed."""
+    """Search for a faster weight format and keep the choice.
+
+    Raises InProgress, LoadError, OSError, Killed.
+    """
     source, cache_dir = Path(settings.path), Path(settings.cache_dir or "")
     needed = COPIES * model_files.size_bytes(source) + SPARE_BYTES
     free = shutil.disk_usage(_existing(cache_dir)).free
@@ -157,6 +160,8 @@ def tune_in_idle_time(settings: EngineSettings, report: Report, *, quick: bool) 
         )
     try:
         tune_file(source, cache_dir, _Stages(report, quick), seats=settings.seats, quick=quick)
+    except InProgress:
+        raise
     except (TuneError, Unusable) as error:
         raise LoadError(str(error)) from None
 
@@ -166,8 +171,11 @@ def _existing(folder: Path) -> Path:
 
 
 def _do(order: Order, report: Report) -> Done:
-    if order.kind == "tune":
-        tune_in_idle_time(order.settings, report, quick=order.quick)
+    if order.kind == "tune" and not plan(order.settings).tuned:  # the user's choice stays
+        try:
+            tune_in_idle_time(order.settings, report, quick=order.quick)
+        except InProgress as error:
+            return Done(False, str(error), again=True)
     after, untimed = _found(order.settings, report)
     changed = (after.rung, after.subject.model_hash) != (order.rung, order.model_hash)
     better = changed or (not untimed and order.estimated)

@@ -48,6 +48,10 @@ class TuneError(Exception):
         self.hint = hint
 
 
+class InProgress(TuneError):
+    """Another process tunes the model now."""
+
+
 class _Kept(msgspec.Struct):
     """The results of one tuning by job key."""
 
@@ -162,7 +166,7 @@ def reset(home: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def alone(home: Path) -> Iterator[None]:
-    """Lock the model against a second tuning at the same time. Raises TuneError."""
+    """Lock the model against a second tuning at the same time. Raises InProgress, TuneError."""
     path = home.with_suffix(".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +177,7 @@ def alone(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TuneError("this model is already being tuned", "wait until that ends") from None
+            raise InProgress("this model is already being tuned", "wait until that ends") from None
         yield
 
 

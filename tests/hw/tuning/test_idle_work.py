@@ -10,14 +10,16 @@ import msgspec
 import pytest
 
 from aios.hw.engine.engine import EngineSettings, LoadError, Rung
-from aios.hw.tuning import idle_work
-from aios.hw.tuning.candidate import Result
+from aios.hw.models import model_files
+from aios.hw.tuning import idle_work, profile
+from aios.hw.tuning.candidate import ORIGINAL, Candidate, Result
 from aios.hw.tuning.exact_settings import RUNGS, SAFE, UNTESTED, plan
 from aios.hw.tuning.idle_messages import Order
 from aios.hw.tuning.idle_work import find_settings
 from aios.hw.tuning.job_process import MACHINE_BUSY, Killed
 from aios.hw.tuning.job_process import Order as JobOrder
 from aios.hw.tuning.step_times import StepTimes, step_times
+from aios.hw.tuning.tune import alone
 from aios.hw.tuning.verdict_cache import subject_of, verdict
 from tests.hw.models.gguf_maker import write
 
@@ -196,3 +198,27 @@ def test_a_job_and_its_children_give_way_in_time_and_memory() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )
     assert out.stdout.split() == ["19", "1000"]
+
+
+def test_what_the_user_has_tuned_is_not_tuned_again(
+    settings: EngineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with(monkeypatch, Jobs(r1=Result(exact=True)))
+    subject = plan(settings).subject
+    cache, source = Path(settings.cache_dir or ""), Path(settings.path)
+    home = profile.folder(cache, subject.model_hash)
+    order = Order("tune", settings, SAFE, subject.model_hash)
+    with alone(home):
+        done = idle_work._do(order, lambda text, percent: None)
+    assert done.again and not done.better
+    choice = profile.Choice(
+        candidate=Candidate(ORIGINAL, RUNGS[1], 1), copy_hash=model_files.model_hash(source),
+        mix_tokens_per_s=2.0, over_original=2.0, worse_percent=0.0,
+    )  # fmt: skip
+    entry = profile.Entry(seats=settings.seats, exact=choice, fastest=choice)
+    profile.add(home, subject.build, subject.device, entry)
+    done = idle_work._do(order, lambda text, percent: None)
+    assert done.better and done.text == RUNGS[1].name
+    assert profile.read(home, subject.build, subject.device) == profile.Profile(
+        version=profile.VERSION, entries=[entry]
+    )
