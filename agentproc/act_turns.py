@@ -27,8 +27,8 @@ _MAX_CHARS = 240
 _MAX_RESULT_CHARS = 2000
 """Limit on the characters of one result in the prompt."""
 _REPEATED = " (You have just made this call. Use this result, or do something else.)"
-_WORDS = r"\s*\S(.|\n)*"
-"""A text that says something, as a regular expression."""
+_WORDS = r"\s*[^\s{](.|\n)*"
+"""A text that says something and is no call, as a regular expression."""
 _SYSTEM = """You do the user's task with tools. Write JSON only.
 To call tools: {{"calls": [{{"tool": NAME, "arguments": {{...}}}}]}}
 When you know the answer: {{"answer": TEXT}}
@@ -54,7 +54,9 @@ class ToolUse:
     @property
     def told(self) -> str:
         """What the model is told of it."""
-        text = f"error: {self.error}" if self.error else json.dumps(self.result, ensure_ascii=False)
+        text = self.result
+        if self.error or not isinstance(text, str):
+            text = f"error: {self.error}" if self.error else json.dumps(text, ensure_ascii=False)
         cut = len(text) - _MAX_RESULT_CHARS
         text = text[:_MAX_RESULT_CHARS] + (f" … ({cut} more)" if cut > 0 else "")
         if self.repeated:

@@ -91,6 +91,7 @@ class Core:
 
     def run(self) -> None:
         """Serve until the kernel closes the link."""
+        self._chat.start()
         try:
             while self._alive:
                 self._next_command()

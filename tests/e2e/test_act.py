@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -271,3 +273,15 @@ def test_the_default_model_matches_odd_schemas(_real: Machine) -> None:
         _real, "enums", "unicode", "bounds", runs=1, mixed=1, max_steps=2,
         temperature=0.9, step_tokens=96, budget_tokens=500,
     )  # fmt: skip
+
+
+@pytest.mark.real
+def test_the_example_in_the_documents_uses_its_tool(_real: Machine) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "tools.md").read_text()
+    code = textwrap.dedent(text.partition("    # weather.py\n")[2].partition("    aios run")[0])
+    agent = _real.folder / "weather.py"
+    agent.write_text(code)
+    got = _real.aios("run", str(agent))
+    assert "ToolUse(tool='weather', arguments={'city': 'Oslo'" in got.stdout, (
+        got.stdout + got.stderr
+    )
