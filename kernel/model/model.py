@@ -43,6 +43,7 @@ from aios.syscalls.types.trace import RequestRecord
 
 from . import context_window as window
 from .core_life import CoreLife, StartCore, State
+from .core_requests import adopt, prepare
 from .prompt_queue import PromptQueue
 
 log = logging.getLogger("aios.model")
@@ -88,7 +89,7 @@ class Model:
         self.context: ContextManager | None = None
         """Set while the model is loaded; it outlives the cores."""
         self.requests: dict[int, Request] = {}
-        self._prompts = PromptQueue(self._send_prompt)
+        self._prompts = PromptQueue(lambda request: self.core.send(prepare(request)))
         self.saved_kv = SavedKv(self._write_contexts)
         self.records = History[RequestRecord](_MAX_RECORDS)
         self._quota_timer: Timer | None = None
@@ -256,11 +257,7 @@ class Model:
         self.core.ready()
         for request in list(self.requests.values()):
             if request.tokens:
-                self.core.send(messages.Adopt(
-                    request.id, request.params, request.on_text is not None,
-                    request.tokens.tobytes(), request.prompt_tokens, request.format,
-                    request.account.id,
-                ))  # fmt: skip
+                self.core.send(adopt(request))
             elif not request.helper:
                 self._prompts.add(request)
         self._dispatch()
@@ -288,13 +285,6 @@ class Model:
             self._dispatch()
 
     # ------------------------------------------------------------------ prompts
-
-    def _send_prompt(self, request: Request) -> None:
-        streamed, cut = request.on_text is not None, request.window_policy != "error"
-        self.core.send(messages.Prepare(
-            request.id, request.params, streamed, request.talk, request.prompt, cut,
-            request.account.id,
-        ))  # fmt: skip
 
     def _on_answer(self, event: Prepared | Refused) -> None:
         """Handle a prompt's tokens or its refusal. Prompts that wait are sent after the slice."""
