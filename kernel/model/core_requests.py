@@ -1,4 +1,4 @@
-"""What a core is told of a request: its prompt, when it is new, or its tokens, for the next core."""
+"""What a core is told of a request: its prompt when it is new, or its tokens from an earlier core."""
 
 from __future__ import annotations
 
