@@ -1,4 +1,4 @@
-"""What a core is told of a request: its prompt when it is new, or its tokens from an earlier core."""
+"""What a core is told of a request: its prompt if it is new, else its tokens so far."""
 
 from __future__ import annotations
 
