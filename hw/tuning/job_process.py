@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,7 +61,6 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     lora: tuple[Adapter, ...] = ()
     counts: tuple[int, ...] = ()
     """Thread counts to choose from, in descending order; for the job ``steps``."""
-    parent_pid: int = msgspec.field(default_factory=os.getpid)
 
 
 def do(order: Order) -> Result:
@@ -166,6 +166,7 @@ def run_apart(order: Order) -> Result:
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "aios.hw.tuning.job_process"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+        preexec_fn=partial(die_with_parent, os.getpid()),  # it may be stopped before it runs
     )  # fmt: skip
     try:
         out, said = child.communicate(msgspec.json.encode(order))
@@ -185,7 +186,6 @@ def run_apart(order: Order) -> Result:
 def main() -> None:
     """Do one order; a job that fails gives a Result, too."""
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
-    die_with_parent(order.parent_pid)
     signal.signal(signal.SIGCONT, lambda *_: _continued.append(time.monotonic()))
     try:
         result = do(order)

@@ -82,6 +82,8 @@ class IdleJobs:
         self._model: Model | None = None
         self._kind: Kind = "settings"
         self._progress = ""
+        self._heard = False
+        """The job has said something."""
         self._timer: Timer | None = None
         self._pause_timer: Timer | None = None
         """Ends the job when it has been paused for long."""
@@ -118,7 +120,9 @@ class IdleJobs:
         """Note that a model has got work: stop the job now."""
         if self._timer:
             self._timer.cancel()
-        if self._job and self.state == "working":
+        if self._job and not self._heard:
+            self.stop()  # a program that is stopped before it runs would outlive the kernel
+        elif self._job and self.state == "working":
             self._pause_timer = self._loop.after(MAX_PAUSE_S, self.stop)
             self._move("paused")
             self._job.pause()
@@ -203,6 +207,7 @@ class IdleJobs:
 
     def _begin_one(self, model: Model, kind: Kind) -> None:
         self._model, self._kind, self._progress = model, kind, f"{NAMES[kind]} begins"
+        self._heard = False
         try:
             self._job = self._start(model, kind, self._on_event, self._on_gone)
         except OSError as error:
@@ -214,7 +219,7 @@ class IdleJobs:
 
     def _on_event(self, event: IdleEvent) -> None:
         assert self._model
-        name = NAMES[self._kind]
+        name, self._heard = NAMES[self._kind], True
         match event:
             case Progress():
                 self._progress = f"{event.text} ({event.percent} %)"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import psutil
 import pytest
 import xxhash
 
@@ -13,9 +15,10 @@ from aios.hw.engine.engine import EngineInfo, EngineSettings, Row, Rung
 from aios.hw.engine.fake import FakeEngine
 from aios.hw.engine.image import identity
 from aios.hw.models import model_files, names
-from aios.hw.tuning import job_process, perplexity, profile, speed
+from aios.hw.tuning import perplexity, profile, speed
 from aios.hw.tuning.candidate import FORMATS, Candidate
 from aios.hw.tuning.exact_settings import RUNGS, open_engine
+from tests.waiting import wait_until
 
 
 def _fake(options: str = "", seats: int = 3) -> FakeEngine:
@@ -102,18 +105,28 @@ def test_a_tuned_copy_is_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert xxhash.xxh3_64_hexdigest(source.read_bytes()) == before
 
 
-def test_a_job_ends_if_its_parent_is_gone() -> None:
-    import subprocess
-    import sys
+def test_a_child_that_is_stopped_before_it_runs_ends_with_its_parent() -> None:
+    code = (
+        "from aios.hw.tuning.job_process import *; from aios.hw.tuning.exact_settings import SAFE; "
+        "from aios.hw.tuning.candidate import *; "
+        'job = TuningJob(kind="exact", candidate=Candidate(ORIGINAL, SAFE, 1)); '
+        'run_apart(Order(job=job, source="x", path="x", seats=1, cache_dir="/nowhere"))'
+    )
+    parent = psutil.Popen([sys.executable, "-c", code])
+    try:
+        found: list[psutil.Process] = []
 
-    from aios.hw.tuning.candidate import TuningJob
+        def begun() -> bool:
+            found[:] = [c for c in parent.children() if "aios.hw.tuning.job_process" in c.cmdline()]
+            return bool(found)
 
-    order = job_process.Order(
-        job=TuningJob(kind="speed", candidate=Candidate("original", RUNGS[0], 1)),
-        source="x", path="x", seats=1, cache_dir="/nowhere", parent_pid=1,
-    )  # fmt: skip
-    ended = subprocess.run(
-        [sys.executable, "-P", "-m", "aios.hw.tuning.job_process"],
-        input=msgspec.json.encode(order), capture_output=True,
-    )  # fmt: skip
-    assert ended.returncode == 1 and not ended.stdout
+        wait_until(begun, "the child")
+        found[0].suspend()
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_until(lambda: _gone(found[0]), "its end")
+
+
+def _gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE

@@ -67,6 +67,7 @@ def test_a_request_stops_the_job_until_all_is_quiet_again(tmp_path: Path) -> Non
         _untested(rig)
         _pass(rig, IDLE_S)
         (job,) = rig.jobs
+        job.on_event(Progress("self-test 1/5", 0))
         request = rig.ask("x", tokens=5)
         assert job.state == "paused" and "paused" in _doing(rig)
         rig.run()
@@ -77,11 +78,23 @@ def test_a_request_stops_the_job_until_all_is_quiet_again(tmp_path: Path) -> Non
         assert job.state == "runs" and rig.jobs == [job]
 
 
+def test_a_job_that_has_said_nothing_is_ended_and_not_paused(tmp_path: Path) -> None:
+    with open_rig(tmp_path) as rig:
+        for number in range(2):
+            _untested(rig)
+            _pass(rig, IDLE_S)
+            assert len(rig.jobs) == number + 1
+            rig.ask("x", tokens=5)
+            assert rig.jobs[number].state == "ended"
+            rig.run()
+
+
 def test_a_long_pause_ends_the_job(tmp_path: Path) -> None:
     with open_rig(tmp_path) as rig:
         _untested(rig)
         _pass(rig, IDLE_S)
         (job,) = rig.jobs
+        job.on_event(Progress("self-test 1/5", 0))
         request = rig.ask("x", tokens=5)
         rig.models.hold(request)
         rig.run()
@@ -102,6 +115,7 @@ def test_a_long_pause_ends_the_job_however_many_requests_come(
         _untested(rig)
         _pass(rig, IDLE_S)
         (job,) = rig.jobs
+        job.on_event(Progress("self-test 1/5", 0))
         for _ in range(3):
             request = rig.ask("x", tokens=5)
             rig.ask("y", tokens=5)
@@ -118,6 +132,7 @@ def test_better_settings_are_used_when_nothing_is_under_way(tmp_path: Path) -> N
         _untested(rig)
         _pass(rig, IDLE_S)
         (job,) = rig.jobs
+        job.on_event(Progress("self-test 1/5", 0))
         running = rig.ask("x", tokens=8)
         job.on_event(Done(True, "faster"))
         assert job.state == "ended" and rig.models.jobs.os_pid == 0
