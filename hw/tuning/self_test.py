@@ -28,11 +28,12 @@ from aios.hw.engine.engine import (
 )
 from aios.hw.engine.image import image_bytes
 
-_LENGTHS = (530, 23, 90, 5, 41, 12, 67, 8)
-"""Prompt lengths in tokens, one sequence each. The first exceeds a sliding window, too."""
+_LENGTHS = (23, 90, 5, 41, 12, 67, 8)
+_LONG = 530
+"""Prompt lengths in tokens, one sequence each. The last one exceeds a sliding window, too."""
 _GENERATED = 24
 _FEW_ROWS = 5
-_FEW_ROWS_TOKENS = 160
+_FEW_ROWS_TOKENS = 480
 """Length of the part of a prompt that is computed a few rows at a time."""
 
 
@@ -50,10 +51,9 @@ def is_exact(engine: Engine) -> bool:
     try:
         for prompt in _prompts(engine):
             sequences.append(_alone(engine, prompt))
-            check = _again if len(sequences) > 1 or engine.info.seats == 1 else _parts
-            if not check(engine, sequences[-1]):
+            if not _again(engine, sequences[-1]):
                 return False
-        checks = (_chunks, _rows, _together)
+        checks = (_parts, _chunks, _rows, _together)
         return all(check(engine, sequences) for check in checks)
     except (ImageRejected, ImageTooLarge):
         return False
@@ -64,8 +64,8 @@ def is_exact(engine: Engine) -> bool:
 def _prompts(engine: Engine) -> Iterator[Tokens]:
     info = engine.info
     longest = info.context_tokens - _GENERATED - 2
-    first = max(_LENGTHS[0], (info.image_window or 0) + GRID_TOKENS + 6)
-    for seed, length in enumerate([first, *_LENGTHS[1:]][: info.seats]):
+    long = max(_LONG, (info.image_window or 0) + GRID_TOKENS + 6)
+    for seed, length in enumerate([*_LENGTHS[: info.seats - 1], long]):
         random = np.random.default_rng(seed)
         tokens = random.integers(info.vocab_size // 8, info.vocab_size // 2, min(length, longest))
         yield tokens.astype(np.int32)
@@ -111,7 +111,7 @@ def _chunks(engine: Engine, sequences: list[_Sequence]) -> bool:
     rung = engine.info.rung
     if rung.replay:
         return True
-    tokens = sequences[0].tokens[:_FEW_ROWS_TOKENS]
+    tokens = sequences[-1].tokens[:_FEW_ROWS_TOKENS]
     steps = (GRID_TOKENS, _FEW_ROWS, *([3 * GRID_TOKENS] if rung.mixed else []))
     images = [_in_steps(engine, tokens, step) for step in steps]
     return all(image == images[0] for image in images)
@@ -129,7 +129,7 @@ def _in_steps(engine: Engine, tokens: Tokens, step: int) -> bytes:
 def _rows(engine: Engine, sequences: list[_Sequence]) -> bool:
     """Generate short sequences in batches of all seats, then of fewer and fewer."""
     _clear(engine)
-    short = [*sequences[1:], *sequences[1:2]] or sequences
+    short = [*sequences[:-1], sequences[0]]
     for seat, (tokens, prompt, _) in enumerate(short):
         _continue(engine, seat, tokens[:prompt], prompt)
     width = engine.info.rung.width or len(short)
@@ -207,9 +207,12 @@ def _move_all(engine: Engine, by_seat: list[_Sequence]) -> list[_Sequence]:
     return [*by_seat[-1:], *by_seat[:-1]]
 
 
-def _parts(engine: Engine, sequence: _Sequence) -> bool:
-    """Continue from parts of what seat 0 holds, there and from its image in another seat."""
-    tokens, prompt, logits = sequence
+def _parts(engine: Engine, sequences: list[_Sequence]) -> bool:
+    """Continue from parts of the longest sequence, in the seat that computed it and, from its
+    image, in another."""
+    tokens, prompt, logits = sequences[-1]
+    if engine.length(0) < len(tokens):
+        _continue(engine, 0, tokens, prompt)
     image = _saved(engine, 0) if engine.info.restorable else None
     last = engine.info.seats - 1
     grid = prompt // GRID_TOKENS * GRID_TOKENS

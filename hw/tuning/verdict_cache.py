@@ -16,7 +16,7 @@ from aios.hw.machine import json_cache
 from aios.hw.machine.threads import default_threads
 from aios.hw.models.adapter_files import identity
 
-TEST_VERSION = "8"
+TEST_VERSION = "9"
 """Version of the self-test; outcomes of an older one are not used."""
 TEST_SEATS = 8
 """Seats of an engine under test; the verdict counts for every number of seats."""
