@@ -59,10 +59,7 @@ def find_settings(settings: EngineSettings, report: Report = lambda text, percen
 
 def _found(settings: EngineSettings, report: Report) -> tuple[Plan, str]:
     """Do the same; return also why the steps could not be timed."""
-    chosen = plan(settings)
-    if chosen.untested:
-        (_test_rungs if settings.exact else _measure_rungs)(chosen, report)
-        chosen = plan(settings)
+    chosen = _with_rung(settings, report)
     if kept_times(chosen).value is not None:
         return chosen, ""
     report(f"timing steps: {chosen.rung.name}", 95)
@@ -78,6 +75,15 @@ def _not_kept(settings: EngineSettings) -> LoadError:
     return LoadError(
         f"its outcome cannot be kept in {settings.cache_dir}; make room there, or make it writable"
     )
+
+
+def _with_rung(settings: EngineSettings, report: Report) -> Plan:
+    """Find the fastest rung, without timing its steps; return the plan."""
+    chosen = plan(settings)
+    if chosen.untested:
+        (_test_rungs if settings.exact else _measure_rungs)(chosen, report)
+        chosen = plan(settings)
+    return chosen
 
 
 def _test_rungs(chosen: Plan, report: Report) -> None:
@@ -176,10 +182,11 @@ def _do(order: Order, report: Report) -> Done:
             tune_in_idle_time(order.settings, report, quick=order.quick)
         except InProgress as error:
             return Done(False, str(error), again=True)
+    after = _with_rung(order.settings, report)
+    if (after.rung, after.subject.model_hash) != (order.rung, order.model_hash):
+        return Done(True, after.rung.name, again=True)  # its steps are timed once it is in use
     after, untimed = _found(order.settings, report)
-    changed = (after.rung, after.subject.model_hash) != (order.rung, order.model_hash)
-    better = changed or (not untimed and order.estimated)
-    return Done(better, after.rung.name, again=untimed == MACHINE_BUSY)
+    return Done(not untimed and order.estimated, after.rung.name, again=untimed == MACHINE_BUSY)
 
 
 def _calm() -> None:

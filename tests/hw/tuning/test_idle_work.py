@@ -127,7 +127,7 @@ def test_the_core_is_told_if_it_would_be_faster_now(
     subject = plan(settings).subject
     order = Order("settings", settings, SAFE, subject.model_hash)
     done = idle_work._do(order, lambda text, percent: None)
-    assert done.better and done.text == RUNGS[0].name and not done.again
+    assert done.better and done.text == RUNGS[0].name and done.again
     fast = msgspec.structs.replace(order, rung=RUNGS[0])
     assert not idle_work._do(fast, lambda text, percent: None).better
 
@@ -163,8 +163,8 @@ def test_steps_that_cannot_be_timed_are_not_tried_again(
     jobs = _with(monkeypatch, Jobs(r0=Result(exact=True)))
     jobs.failed = "llama.cpp crashed (signal 11)"
     hash_ = plan(settings).subject.model_hash
-    done = idle_work._do(Order("settings", settings, SAFE, hash_), lambda text, percent: None)
-    assert done.better and not done.again
+    done = idle_work._do(Order("settings", settings, RUNGS[0], hash_), lambda text, percent: None)
+    assert not done.better and not done.again
 
 
 @pytest.mark.parametrize("exact", [True, False])
@@ -183,7 +183,8 @@ def test_a_cache_that_cannot_be_written_is_an_error(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("aios.hw.machine.json_cache.write", full)
-    order = Order("settings", settings, SAFE, plan(settings).subject.model_hash, estimated=True)
+    now = plan(settings)
+    order = Order("settings", settings, now.rung, now.subject.model_hash, estimated=True)
     with pytest.raises(LoadError, match=r"cannot be kept in .*cache"):
         idle_work._do(order, lambda text, percent: None)
 
