@@ -84,7 +84,7 @@ def tune() -> None:
     if os.environ.get("AIOS_TUNE") == "off" or os.environ.get("CI"):
         return
     step("finding the default model's fastest exact settings (AIOS_TUNE=off skips this)")
-    command = [VENV / "bin" / "aios", "model", "tune", "--quick"]
+    command: list[str | Path] = [VENV / "bin" / "aios", "model", "tune", "--quick"]
     if subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode:
         print("  not found now; it is tried again while the model is idle", flush=True)
 
