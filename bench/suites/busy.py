@@ -1,6 +1,7 @@
 """``busy``: tokens/s of 8 agents beside endless loops of other programs, over tokens/s alone.
 
-``ours``: the tuned model, as it comes out of the box. ``spinning``: the same with a fixed number of
+``ours``: the tuned model, as it comes out of the box, but without drafts: their gain depends on the
+text. ``spinning``: the same with a fixed number of
 threads, which always spin: what an idle machine can reach. ``server``: llama-server with its
 defaults. Loops are plain processes of normal priority, ended after each run; for ``agents_kept``
 they are agents of the same kernel.
@@ -35,7 +36,7 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
     """Run the suite."""
     report = Report("busy", {"seed": seed, "agents": AGENTS, "tokens": TOKENS,
                              "repeats": repeats})  # fmt: skip
-    flags = ["--seats", str(AGENTS), "--ctx", str(CONTEXT)]
+    flags = ["--seats", str(AGENTS), "--ctx", str(CONTEXT), "--drafts", "off"]
     with contextlib.ExitStack() as stack:
         machine = stack.enter_context(kernel(flags, tuned=True))
         pinned = str(machine.status().models[0].threads)

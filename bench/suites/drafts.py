@@ -1,4 +1,4 @@
-"""``drafts``: tokens/s with drafts over tokens/s without them, in two kernels with one model.
+"""``drafts``: tokens/s with drafts over tokens/s without them, in two kernels with the tuned model.
 
 ``act``: N agents write JSON calls of tools in turns, each after the results of the turn before.
 ``rewrite``: an agent copies a text with a small change. ``free``: a story, where drafts should not
@@ -49,7 +49,7 @@ def run(seed: int, repeats: int, plot: Path | None) -> Report:
     with contextlib.ExitStack() as stack:
         fleets = {
             arm: stack.enter_context(
-                agents(stack.enter_context(kernel([*flags, "--drafts", arm])), SEATS)
+                agents(stack.enter_context(kernel([*flags, "--drafts", arm], tuned=True)), SEATS)
             )
             for arm in ARMS
         }

@@ -1,7 +1,7 @@
 """How much of this machine's processors other programs use, from the kernel's counters.
 
 Time of this process is not counted. Niced programs, such as agents, take less from others, so
-their time counts for a quarter. The counters advance by ticks of 10 ms, so ask over a tenth of a
+their time counts for a tenth. The counters advance by ticks of 10 ms, so ask over a tenth of a
 second or more.
 """
 
@@ -16,14 +16,14 @@ _STAT = Path("/proc/stat")
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _NICE, _IDLE, _IOWAIT, _GUEST = 1, 3, 4, 8
 """Fields of a processor's line. Guest time is part of user time."""
-_NICED = 0.75
+_NICED = 0.9
 """Share of niced time that does not count."""
 
 
 def busy_s(stat: str, cpus: frozenset[int]) -> float:
     """Return the seconds since boot for which these processors were busy, all together.
 
-    A second of niced time counts for a quarter. ``stat`` is the text of /proc/stat. Raises
+    A second of niced time counts for a tenth. ``stat`` is the text of /proc/stat. Raises
     ValueError if it has another form.
     """
     ticks = 0.0

@@ -18,8 +18,9 @@ _ASK_S = 0.1
 """Time between two looks at what others use."""
 _CALM_S = 1.0
 """Time for which more threads must fit before their number grows."""
-_SHARE = 0.5
-"""Part of a processor that others may use without a thread giving way."""
+_SHARE = 0.3
+"""Part of a processor that others may use without a thread giving way. One that competes with a
+thread for one processor gets half of it."""
 
 
 def fitting(counts: Sequence[int], cpus: int, others: float) -> list[int]:
