@@ -132,7 +132,7 @@ def shared_kernel() -> Iterator[Machine]:
 def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """Run an HTTP server of the test's own; yield its host:port."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
             yield f"127.0.0.1:{server.server_address[1]}"

@@ -53,7 +53,7 @@ SCHEMAS = st.recursive(
 )
 
 
-@settings(max_examples=400, deadline=None, derandomize=True,
+@settings(max_examples=150, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
 @given(SCHEMAS, SCHEMAS, SCHEMAS)
 def test_every_text_is_valid(schema: Any, one: Any, two: Any) -> None:
