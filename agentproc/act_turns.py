@@ -53,7 +53,7 @@ class ToolUse:
 
     @property
     def told(self) -> str:
-        """What the model is told of it."""
+        """The text that the model gets as the call's result."""
         text = self.result
         if self.error or not isinstance(text, str):
             text = f"error: {self.error}" if self.error else json.dumps(text, ensure_ascii=False)

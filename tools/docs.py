@@ -181,7 +181,7 @@ def rungs() -> str:
 
 
 RUNGS_ABOUT = (
-    "At the first load of a model a self-test tries these settings in order and keeps the fastest "
+    "While a model is idle, a self-test tries these settings in order and keeps the fastest "
     "that passes. The speeds are from the suite `overhead`."
 )
 

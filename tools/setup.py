@@ -77,10 +77,7 @@ def main() -> None:
 
 
 def tune() -> None:
-    """Find the default model's fastest exact settings, once per machine; a failure changes nothing.
-
-    AIOS_TUNE=off leaves that to the model's idle time, as continuous integration does.
-    """
+    """Find the default model's fastest exact settings, unless AIOS_TUNE=off; it may fail."""
     if os.environ.get("AIOS_TUNE") == "off" or os.environ.get("CI"):
         return
     step("finding the default model's fastest exact settings (AIOS_TUNE=off skips this)")

@@ -1,4 +1,4 @@
-"""What an agent waits for, told on standard error until it has said something.
+"""Lines on standard error that say what an agent waits for, until it has said something.
 
 While its model is loaded, or waits for memory, the kernel is asked once a second; otherwise not.
 """
@@ -25,7 +25,7 @@ async def tell(connection: AsyncConnection, silent: Callable[[], bool]) -> None:
     """Print what the models in use are doing, each time that changes, while ``silent``."""
     said = ""
     await asyncio.sleep(FIRST_S)
-    with contextlib.suppress(AiosError):  # whoever makes a call that matters will see it
+    with contextlib.suppress(AiosError):  # a call that matters will meet the same error
         while silent():
             models: ModelList = await connection.call("model.list", Empty())
             text = next(filter(None, map(waits_for, models.models)), "")

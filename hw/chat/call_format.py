@@ -36,7 +36,7 @@ class CallFormat(NamedTuple):
     end: str = ""
     parallel: bool = True
     trigger: str = "{"
-    """What tells calls from other text: it is what they begin with."""
+    """The text that calls begin with, and other text does not."""
     bare: bool = False
     """Models of this family also write calls in the generic format, at the beginning of the text.
     Small ones forget the marks."""

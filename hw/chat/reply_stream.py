@@ -17,7 +17,7 @@ from .reply_format import ReplyFormat
 
 
 class Said(NamedTuple):
-    """What has become certain: a piece of text, a piece of reasoning."""
+    """The text and the reasoning that have become certain."""
 
     text: str = ""
     reasoning: str = ""

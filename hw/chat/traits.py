@@ -32,7 +32,7 @@ PROBE_TOOL = {
 
 
 class Traits(msgspec.Struct, frozen=True):
-    """What a template can render. All True for the formats that need no template."""
+    """The kinds of conversations that a template can render."""
 
     problem: str = ""
     """The reason why it renders not even one user's turn."""
